@@ -1,0 +1,71 @@
+"""The command line. Commands load when they are called: ``--help`` and an unchanged build stay fast."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from vllm_ci import __version__
+from vllm_ci.domain.errors import Interrupted, VllmCiError
+
+# Verb -> where its click command lives.
+COMMANDS = {
+    "run": "vllm_ci.cli.run:run",
+    "build": "vllm_ci.cli.build:build",
+    "serve": "vllm_ci.cli.serve:serve",
+    "server": "vllm_ci.cli.serve:server",
+    "test": "vllm_ci.cli.run:test",
+    "config": "vllm_ci.cli.config:config",
+    "doctor": "vllm_ci.cli.doctor:doctor",
+    "show": "vllm_ci.cli.show:show",
+    "lock": "vllm_ci.cli.lock:lock",
+    "image": "vllm_ci.cli.image:image",
+    "cache": "vllm_ci.cli.cache:cache",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VLLM_CI", "max_content_width": 120},
+)
+@click.version_option(__version__, prog_name="vllm-ci")
+def root(**_: Any) -> None:
+    """From a commit to a signed, tested, traceable, live vLLM."""
+
+
+def main() -> None:
+    """Entry point: every error of ours ends with its message on standard error and its class's exit code."""
+    try:
+        code = root.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _complain(Interrupted("interrupted"))
+    except KeyboardInterrupt:
+        code = _complain(Interrupted("interrupted"))
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except VllmCiError as error:
+        code = _complain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: VllmCiError) -> int:
+    click.echo(f"vllm-ci: {error}", err=True)
+    return error.exit_code

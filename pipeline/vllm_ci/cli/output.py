@@ -1,0 +1,21 @@
+"""What commands print: one JSON object on standard output with ``--json``; everything else is for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def json_option(command: _Command) -> _Command:
+    """``--json``: standard output is one JSON object, progress and logs go to standard error."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` (dicts, lists, scalars) as the command's one JSON object."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

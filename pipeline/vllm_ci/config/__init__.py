@@ -1,0 +1,1 @@
+"""``vllm-ci.yaml``, parsed and validated here and nowhere else."""

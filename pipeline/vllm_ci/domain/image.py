@@ -1,0 +1,32 @@
+"""What identifies an image."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef:
+    """Repository, digest and tags of an image; the digest is the identity.
+
+    Attributes:
+        repository: Name without tag or digest (``registry.example/team/name`` or just ``name``).
+        digest: ``sha256:`` and 64 hex digits, of the manifest (or of the index, for several platforms).
+        tags: Tags that point at the digest, the commit's first.
+    """
+
+    repository: str
+    digest: str
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"not a sha256 digest: {self.digest!r}")
+
+    @property
+    def reference(self) -> str:
+        """``repository@digest``: the only form that names one image for ever."""
+        return f"{self.repository}@{self.digest}"

@@ -1,0 +1,143 @@
+"""Verdicts, and the report that carries them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.image import ImageRef
+
+
+class Verdict(enum.StrEnum):
+    """What is known after a check, worst last in ``exit_code`` of a run."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERRORED = "errored"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed, 3 errored, 4 inconclusive."""
+        return {"passed": 0, "failed": 1, "errored": 3, "inconclusive": 4}[self.value]
+
+    @classmethod
+    def worst(cls, verdicts: Iterable[Verdict]) -> Verdict:
+        """The verdict of a whole: failed beats errored beats inconclusive beats passed; of nothing, errored."""
+        found = set(verdicts)
+        for verdict in (cls.FAILED, cls.ERRORED, cls.INCONCLUSIVE, cls.PASSED):
+            if verdict in found:
+                return verdict
+        return cls.ERRORED
+
+
+class CaseStatus(enum.StrEnum):
+    """How one case ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERRORED = "errored"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One case of a stage.
+
+    Attributes:
+        name: Its id, unique in the stage (a pytest node id without the path of any machine).
+        status: How it ended.
+        seconds: Wall time of set-up, call and tear-down.
+        message: Why it failed, errored or was skipped; empty when it passed.
+        details: Longer text (traceback, diff).
+        properties: Metrics and facts it recorded: numbers (unit in the name), strings, lists of either.
+    """
+
+    name: str
+    status: CaseStatus
+    seconds: float = 0.0
+    message: str = ""
+    details: str = ""
+    properties: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage found.
+
+    Attributes:
+        name: ``unit``, ``integration``, ``streaming``, ``security`` ...
+        verdict: See :func:`verdict_of`.
+        seconds: Wall time of the stage.
+        cases: In the order they ran.
+        message: Why the stage as a whole errored, if it did.
+        metrics: Figures of the stage as a whole (unit in the name).
+        log: The stage's log, in full.
+    """
+
+    name: str
+    verdict: Verdict
+    seconds: float
+    cases: tuple[Case, ...] = ()
+    message: str = ""
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    log: str = ""
+
+    def count(self, status: CaseStatus) -> int:
+        """Number of cases that ended with ``status``."""
+        return sum(case.status is status for case in self.cases)
+
+
+def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, str]:
+    """Verdict of a set of cases and, unless it passed, the reason.
+
+    Fewer cases run (skips do not count as absent) than ``promised`` is ``errored``: a check that did not happen says nothing.
+    """
+    cases = tuple(cases)
+    failed = sum(case.status is CaseStatus.FAILED for case in cases)
+    errored = sum(case.status is CaseStatus.ERRORED for case in cases)
+    if failed:
+        return Verdict.FAILED, f"{failed} of {len(cases)} cases failed"
+    if errored:
+        return Verdict.ERRORED, f"{errored} of {len(cases)} cases could not be judged"
+    if len(cases) < max(promised, 1):
+        return Verdict.ERRORED, f"{len(cases)} cases ran, {max(promised, 1)} were promised"
+    if all(case.status is CaseStatus.SKIPPED for case in cases):
+        return Verdict.ERRORED, f"all {len(cases)} cases were skipped"
+    return Verdict.PASSED, ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a run found out; JSON, and the source of its JUnit, CTRF and HTML views.
+
+    Attributes:
+        commit: What was tested, ``None`` for a server that was only given by its URL.
+        image: Which image, ``None`` likewise.
+        engine: Name of the engine.
+        hardware: Facts about the machine (cpu, memory_bytes, gpus ...).
+        server: Facts probed from the server (version, models ...).
+        stages: In the order they were asked for.
+        started_at: ISO 8601, UTC.
+        seconds: Wall time of the whole.
+        timings: Seconds by step (build, model, ready, ...).
+        double: The server is one of our test doubles; such a report can never satisfy a gate.
+    """
+
+    commit: Commit | None
+    image: ImageRef | None
+    engine: str
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    server: Mapping[str, object] = field(default_factory=dict)
+    stages: tuple[StageResult, ...] = ()
+    started_at: str = ""
+    seconds: float = 0.0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    double: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its stages; ``errored`` without stages."""
+        return Verdict.worst(stage.verdict for stage in self.stages)
