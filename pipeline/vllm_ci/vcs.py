@@ -1,0 +1,113 @@
+"""Git, called from here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ErroredError, UsageError
+
+# Variables with which a caller (a git hook, say) could point our git at another repository than the one we name.
+_FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
+
+
+class GitError(ErroredError):
+    """Git said no; ``exit_status`` is what it exited with."""
+
+    def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "") -> None:
+        super().__init__(message, why=why, remedy=remedy)
+        self.exit_status = exit_status
+
+
+def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
+    """Standard output of ``git ARGUMENTS`` run in ``cwd``.
+
+    Raises:
+        GitError: It exited with something other than 0.
+        UsageError: There is no git.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    # A checkout that another user owns (a volume in a container, a CI cache) is still the one that was named.
+    command = ["git", "-c", f"safe.directory={cwd.absolute()}", "-c", "safe.directory=*", *arguments]
+    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, check=False, **feed)  # type: ignore[call-overload]
+    except FileNotFoundError as error:
+        if not cwd.is_dir():
+            raise UsageError(f"{cwd} is no folder", remedy="name a checkout of your repository") from error
+        raise UsageError("git was not found", remedy="install git (apt-get install git)") from error
+    if done.returncode:
+        raise GitError(
+            f"git {' '.join(arguments[:3])} failed in {cwd}",
+            exit_status=done.returncode,
+            why=done.stderr.decode(errors="replace").strip(),
+            remedy="run the same command by hand in that folder",
+        )
+    output: bytes = done.stdout
+    return output
+
+
+def _text(*arguments: str, cwd: Path) -> str:
+    return git(*arguments, cwd=cwd).decode(errors="surrogateescape").strip()
+
+
+def root(path: Path) -> Path:
+    """Top folder of the checkout that ``path`` lies in.
+
+    Raises:
+        UsageError: It lies in none.
+    """
+    folder = path if path.is_dir() else path.parent
+    try:
+        return Path(_text("rev-parse", "--show-toplevel", cwd=folder))
+    except GitError as error:
+        raise UsageError(
+            f"{folder} lies in no git checkout",
+            why="an image is made from a commit, so there has to be one",
+            remedy="git init && git add . && git commit, or name a checkout with --source",
+        ) from error
+
+
+def discover(checkout: Path, revision: str = "HEAD") -> Commit:
+    """The commit that ``revision`` names in ``checkout``; ``dirty`` is only ever true of ``HEAD``.
+
+    Raises:
+        UsageError: There is no such commit.
+    """
+    try:
+        sha, committed_at = _text("log", "-1", "--format=%H %ct", revision, "--", cwd=checkout).split()
+    except (GitError, ValueError) as error:
+        raise UsageError(
+            f"{checkout} has no commit {revision}",
+            why="the repository is empty, the name is misspelt, or the clone is shallow",
+            remedy="git log, or git fetch --unshallow",
+        ) from error
+    return Commit(
+        sha=sha,
+        ref=_ref(checkout, revision),
+        dirty=revision == "HEAD" and bool(git("status", "--porcelain", "--untracked-files=normal", cwd=checkout).strip()),
+        committed_at=int(committed_at),
+        source=_remote(checkout),
+    )
+
+
+def _ref(checkout: Path, revision: str) -> str:
+    name = _text("rev-parse", "--abbrev-ref", revision, cwd=checkout) if revision == "HEAD" else revision
+    return "" if name == "HEAD" else name
+
+
+def _remote(checkout: Path) -> str:
+    """URL of ``origin`` without any credentials in it; empty for a folder of this machine."""
+    try:
+        url = _text("config", "--get", "remote.origin.url", cwd=checkout)
+    except GitError:
+        return ""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url if "@" in url and not url.startswith("/") else ""
+    if scheme == "file":
+        return ""
+    return f"{scheme}://{rest.rpartition('@')[2] if '@' in rest.split('/')[0] else rest}"
