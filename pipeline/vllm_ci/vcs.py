@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError, UsageError
@@ -30,11 +31,9 @@ def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
     """
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    # A checkout that another user owns (a volume in a container, a CI cache) is still the one that was named.
-    command = ["git", "-c", f"safe.directory={cwd.absolute()}", "-c", "safe.directory=*", *arguments]
-    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    feed: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
-        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, check=False, **feed)  # type: ignore[call-overload]
+        done = subprocess.run(["git", *arguments], cwd=cwd, env=env, capture_output=True, check=False, **feed)
     except FileNotFoundError as error:
         if not cwd.is_dir():
             raise UsageError(f"{cwd} is no folder", remedy="name a checkout of your repository") from error
