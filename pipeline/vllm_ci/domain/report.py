@@ -40,6 +40,7 @@ class CaseStatus(enum.StrEnum):
     FAILED = "failed"
     ERRORED = "errored"
     SKIPPED = "skipped"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class StageResult:
         message: Why the stage as a whole errored, if it did.
         metrics: Figures of the stage as a whole (unit in the name).
         log: The stage's log, in full.
+        facts: What it learnt about the server or the image (``server``: version, models, capabilities, ``double``).
     """
 
     name: str
@@ -84,6 +86,7 @@ class StageResult:
     message: str = ""
     metrics: Mapping[str, object] = field(default_factory=dict)
     log: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def count(self, status: CaseStatus) -> int:
         """Number of cases that ended with ``status``."""
@@ -104,6 +107,8 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
         return Verdict.ERRORED, f"{errored} of {len(cases)} cases could not be judged"
     if len(cases) < max(promised, 1):
         return Verdict.ERRORED, f"{len(cases)} cases ran, {max(promised, 1)} were promised"
+    if undecided := sum(case.status is CaseStatus.INCONCLUSIVE for case in cases):
+        return Verdict.INCONCLUSIVE, f"{undecided} of {len(cases)} cases were measured without a decision"
     if all(case.status is CaseStatus.SKIPPED for case in cases):
         return Verdict.ERRORED, f"all {len(cases)} cases were skipped"
     return Verdict.PASSED, ""
