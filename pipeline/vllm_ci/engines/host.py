@@ -1,0 +1,323 @@
+"""Programs and services as processes of this machine: the embedded default, no container engine needed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.abc
+
+from vllm_ci.domain.errors import EngineError, ServiceError
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
+from vllm_ci.engine import Capabilities
+from vllm_ci.engines import rootfs, scratch, supervise
+from vllm_ci.home import home
+
+# What a program of the tool's own environment inherits; everything else is named by the program or stays out.
+_INHERITED = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CI_HOME", "NO_COLOR", "CI"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+)
+_STOP_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class HostDirectory:
+    """A folder of this machine."""
+
+    path: Path
+
+    async def read(self, name: str) -> bytes:
+        """Content of one file."""
+        return await anyio.Path(self.path / name).read_bytes()
+
+    async def names(self) -> tuple[str, ...]:
+        """All files below, sorted."""
+        return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
+
+
+@dataclass(kw_only=True)
+class HostService:
+    """A supervised process that listens on a port of the loopback interface."""
+
+    name: str
+    url: str
+    ready_s: float = math.nan
+    place: Path
+    process: anyio.abc.Process
+    ready: list[str]
+    env: dict[str, str]
+
+    async def log(self) -> str:
+        """All it wrote so far."""
+        return await anyio.Path(self.place / "log").read_text(errors="replace")
+
+    async def alive(self) -> bool:
+        """Whether its process still runs."""
+        return self.process.returncode is None
+
+    async def become_ready(self, spec: ServiceSpec) -> None:
+        """Try the ``ready`` command until it succeeds, which sets ``ready_s``; or the process ends, or time runs out."""
+        started = time.monotonic()
+        place = self.place / "ready"
+        place.mkdir()
+        with anyio.move_on_after(spec.ready_timeout_s):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_when_ended, self.process, group.cancel_scope)
+                while True:
+                    code, _ = await _run(self.ready, self.env, place, max(10.0, spec.ready_timeout_s / 4))
+                    if code == 0 and await self.alive():
+                        self.ready_s = time.monotonic() - started
+                        group.cancel_scope.cancel()
+                    await anyio.sleep(spec.ready_interval_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Environment:
+    """Where a command runs: variables and what ``argv`` becomes."""
+
+    env: dict[str, str]
+    root: rootfs.RootFilesystem | None = None
+
+    def command(self, argv: tuple[str, ...], values: Mapping[str, str]) -> list[str]:
+        """``argv`` ready to be executed.
+
+        Raises:
+            EngineError: Its first word names nothing that can be run.
+        """
+        inside = self.root.arguments(argv) if self.root else argv
+        words = [fill(word, values) for word in inside]
+        if words[0] == "python":
+            words[0] = str(self.root.bin / "python") if self.root else sys.executable
+        elif (found := shutil.which(words[0], path=self.env.get("PATH"))) is None:
+            raise EngineError(f"{words[0]} was not found", why="it is on no folder of PATH", remedy=f"install {words[0]}")
+        else:
+            words[0] = found
+        return words
+
+
+@dataclass(kw_only=True)
+class HostEngine:
+    """Runs programs and services as supervised processes; use it as an asynchronous context.
+
+    Attributes:
+        port: The port that a service which does not ask for one gets; 0 is any free port.
+    """
+
+    port: int = 0
+    name: str = "host"
+    _folder: Path = field(init=False)
+    _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
+    _count: int = field(init=False, default=0)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Processes are not isolated from each other, and devices are those of the machine."""
+        machine = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine(), platform.machine())
+        return Capabilities(isolated=False, gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))), shm=False, platforms=(machine,))
+
+    async def __aenter__(self) -> Self:
+        self._folder = self._stack.enter_context(scratch.folder(home() / "work"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stack.__aexit__(kind, error, trace)
+
+    def directory(self, path: Path) -> HostDirectory:
+        """Handle on a folder of this machine."""
+        return HostDirectory(path.absolute())
+
+    async def export(self, directory: Directory, path: Path) -> None:
+        """Copy a directory's files to ``path``."""
+        try:
+            await anyio.to_thread.run_sync(lambda: shutil.copytree(_path(directory), path, dirs_exist_ok=True))
+        except (OSError, shutil.Error) as error:
+            raise EngineError(f"cannot write to {path}", why=str(error), remedy="free space, or name another folder") from error
+
+    async def run(self, program: Program) -> Outcome:
+        """Run a program to its end; see :class:`vllm_ci.engine.Engine`."""
+        kept = home() / "outputs" / program.cache_key if program.cache_key else None
+        if kept is not None and kept.is_dir():
+            return Outcome(exit_code=0, seconds=0.0, output=HostDirectory(kept), log="", reused=True)
+        place = self._place(program.name)
+        out = place / "out"
+        out.mkdir()
+        values = {"out": str(out), **_inputs(program.inputs)}
+        values |= {f"url.{name}": service.url for name, service in program.needs.items()}
+        where = await self._environment(program.image, place, program.env, program.secrets, values)
+        started = time.monotonic()
+        code, timed_out = await _run(where.command(program.argv, values), where.env, place, program.timeout_s)
+        seconds = time.monotonic() - started
+        log = (place / "log").read_text(errors="replace")
+        if kept is not None and code == 0 and not timed_out:
+            out = await anyio.to_thread.run_sync(scratch.keep, out, kept)
+        return Outcome(exit_code=code, seconds=seconds, output=HostDirectory(out), log=log, timed_out=timed_out)
+
+    @asynccontextmanager
+    async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
+        """Hold a service; see :class:`vllm_ci.engine.Engine`."""
+        wanted = spec.port or self.port
+        for last in (False, False, True):
+            port = wanted or _free_port()
+            if wanted and _taken(wanted):
+                raise ServiceError(
+                    f"port {wanted} is taken",
+                    why="another program listens on it",
+                    remedy="stop that program, name another port with --port, or leave the port out to get a free one",
+                )
+            async with self._started(spec, port) as service:
+                await service.become_ready(spec)
+                if not math.isnan(service.ready_s):
+                    yield service
+                    return
+                # Between our choice of a free port and its bind somebody else can take the port: then another one is tried.
+                lost_port = not await service.alive() and not wanted and _taken(port)
+                if last or not lost_port:
+                    raise await _not_ready(spec, service)
+
+    @asynccontextmanager
+    async def _started(self, spec: ServiceSpec, port: int) -> AsyncIterator[HostService]:
+        place = self._place(spec.name)
+        (place / "out").mkdir()
+        url = f"http://127.0.0.1:{port}"
+        values = {"out": str(place / "out"), "port": str(port), "url": url, **_inputs(spec.inputs)}
+        env = {**_devices(spec.gpus), **spec.env}
+        where = await self._environment(spec.image, place, env, spec.secrets, values)
+        async with _supervised(where.command(spec.argv, values), where.env, place, spec.stop_grace_s) as process:
+            ready = where.command(spec.ready, values)
+            yield HostService(name=spec.name, url=url, place=place, process=process, ready=ready, env=where.env)
+
+    def _place(self, name: str) -> Path:
+        self._count += 1
+        place = self._folder / f"{self._count:03d}-{name}"
+        place.mkdir()
+        return place
+
+    async def _environment(
+        self, image: ImageRef | None, place: Path, env: Mapping[str, str], secrets: tuple[str, ...], values: Mapping[str, str]
+    ) -> _Environment:
+        root: rootfs.RootFilesystem | None = None
+        if image is None:
+            base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+            base["NO_PROXY"] = base["no_proxy"] = "127.0.0.1,localhost"
+        else:
+            from vllm_ci.images import store, tree
+
+            path = await anyio.to_thread.run_sync(tree.materialise, image.digest)
+            root = rootfs.prepare(path, store.image_config(image.digest), place / "python")
+            (place / "home").mkdir()
+            base = {"LANG": "C.UTF-8", **root.env, "HOME": str(place / "home")}
+        base |= {name: fill(value, values) for name, value in env.items()}
+        for name in secrets:
+            if name not in os.environ:
+                raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+            base[name] = os.environ[name]
+        return _Environment(env=base, root=root)
+
+
+def _path(directory: Directory) -> Path:
+    if not isinstance(directory, HostDirectory):
+        raise EngineError(f"{directory!r} is another engine's directory", remedy="hand over directories of the host engine")
+    return directory.path
+
+
+def _inputs(inputs: Mapping[str, Directory]) -> dict[str, str]:
+    return {f"in.{name}": str(_path(directory)) for name, directory in inputs.items()}
+
+
+def _devices(gpus: str) -> dict[str, str]:
+    return {} if gpus == "all" else {"CUDA_VISIBLE_DEVICES": "" if gpus == "none" else gpus}
+
+
+@asynccontextmanager
+async def _supervised(command: list[str], env: dict[str, str], place: Path, grace_s: float) -> AsyncIterator[anyio.abc.Process]:
+    """Start ``command`` under the supervisor, its output in ``place/log``; when the context ends, so has the command."""
+    argv = [sys.executable, "-I", "-S", supervise.__file__, str(grace_s), *command]
+    try:
+        with (place / "log").open("ab") as log:
+            process = await anyio.open_process(argv, env=env, cwd=place, stdout=log, stderr=log, start_new_session=True)
+    except OSError as error:
+        raise EngineError(f"cannot start {command[0]}", why=str(error), remedy="vllm-ci doctor") from error
+    try:
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(process, grace_s)
+
+
+async def _run(command: list[str], env: dict[str, str], place: Path, timeout_s: float) -> tuple[int, bool]:
+    """Exit code of ``command``, and whether it had to be ended because time ran out."""
+    async with _supervised(command, env, place, _STOP_GRACE_S) as process:
+        with anyio.move_on_after(timeout_s) as scope:
+            await process.wait()
+        if scope.cancelled_caught:
+            await _stop(process, _STOP_GRACE_S)
+    code = process.returncode if process.returncode is not None else 128 + signal.SIGKILL
+    return code, scope.cancelled_caught
+
+
+async def _stop(process: anyio.abc.Process, grace_s: float) -> None:
+    """Ask the supervisor to end its command by closing the pipe; it escalates by itself."""
+    if process.returncode is None and process.stdin is not None:
+        await process.stdin.aclose()
+        with anyio.move_on_after(grace_s + 15):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _cancel_when_ended(process: anyio.abc.Process, scope: anyio.CancelScope) -> None:
+    await process.wait()
+    scope.cancel()
+
+
+async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
+    tail = "\n".join((await service.log()).splitlines()[-25:])
+    if await service.alive():
+        return ServiceError(
+            f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
+            why=f"the end of its log:\n{tail}",
+            remedy="give it more time (server.ready_timeout_s), or a smaller model",
+        )
+    return ServiceError(
+        f"{spec.name} ended with exit code {service.process.returncode} before it was ready",
+        why=f"the end of its log:\n{tail}",
+        remedy="mend what the log names, then try it by hand: vllm-ci serve",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

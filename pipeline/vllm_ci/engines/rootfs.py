@@ -1,0 +1,119 @@
+"""Running a program of an image from its unpacked tree: no container, no root, no namespaces.
+
+The image's interpreter starts through the image's own dynamic loader (``ld.so --library-path --argv0``, glibc 2.33 or newer),
+so that neither the host's libc nor its libraries matter. A folder with a ``pyvenv.cfg`` beside a launcher makes the interpreter
+find the tree's standard library and the image's site-packages (PEP 405); in child processes too, since ``sys.executable`` is
+that launcher.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_ci.domain.errors import EngineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootFilesystem:
+    """An unpacked image and how to run its Python.
+
+    Attributes:
+        root: Top of the tree; only read.
+        bin: Folder with launchers named ``python`` and ``python3``; first on ``PATH``.
+        env: The image's environment, with its paths turned into those of the tree.
+    """
+
+    root: Path
+    bin: Path
+    env: Mapping[str, str]
+
+    def arguments(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """``argv`` with paths of the image (``/x``, ``--option=/x``) turned into paths of its tree where they exist there."""
+        return tuple(self._inside(argument) for argument in argv)
+
+    def _inside(self, argument: str) -> str:
+        option, separator, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+        return f"{option}{separator}{inside(self.root, value)}"
+
+
+def inside(root: Path, path: str) -> str:
+    """``path`` below ``root`` if it is absolute and exists there, else unchanged."""
+    if len(path) > 1 and path.startswith("/") and "\n" not in path and len(path) < 1024:
+        there = root / path.lstrip("/")
+        if there.exists() or there.is_symlink():
+            return str(there)
+    return path
+
+
+def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesystem:
+    """Make launchers for the tree ``root`` in ``scratch``.
+
+    Args:
+        root: Unpacked image.
+        config: OCI image configuration (``config.Env``), image-spec "Image Configuration".
+        scratch: Folder that is made for the launchers and lives as long as they are used.
+
+    Raises:
+        EngineError: The tree has no interpreter or no loader for it.
+    """
+    image_env = dict(entry.partition("=")[::2] for entry in config.get("config", {}).get("Env") or ())
+    interpreter, site_packages = _interpreter(root, image_env.get("PATH", "/usr/bin"))
+    loader = _one(root, "usr/lib/*/ld-linux-*.so.*", "lib/*/ld-linux-*.so.*", "usr/lib64/ld-linux-*.so.*")
+    libraries = ":".join(str(path) for path in (loader.parent, root / "usr/lib", root / "usr/local/lib"))
+    launchers = scratch / "bin"
+    launchers.mkdir(parents=True)
+    for name in ("python", "python3", interpreter.name):
+        launcher = launchers / name
+        command = [str(loader), "--library-path", libraries, "--argv0", str(launcher), str(interpreter)]
+        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        launcher.chmod(0o755)
+    (scratch / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
+    if site_packages is not None:
+        library = scratch / "lib" / interpreter.name
+        library.mkdir(parents=True)
+        (library / "site-packages").symlink_to(site_packages)
+    env = {name: ":".join(inside(root, part) for part in value.split(":")) for name, value in image_env.items()}
+    env["PATH"] = f"{launchers}:{env.get('PATH', '')}:/usr/bin:/bin".replace("::", ":")
+    return RootFilesystem(root=root, bin=launchers, env=env)
+
+
+def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
+    """The real interpreter that ``python`` on the image's ``PATH`` is, and the site-packages of its virtual environment."""
+    for folder in path.split(":"):
+        for name in ("python", "python3"):
+            entry = root / folder.lstrip("/") / name
+            if not (entry.exists() or entry.is_symlink()):
+                continue
+            real = _resolve(root, entry)
+            found = sorted(entry.parent.parent.glob("lib/python3.*/site-packages"))
+            return real, found[0] if (entry.parent.parent / "pyvenv.cfg").exists() and found else None
+    raise EngineError(
+        f"the image's tree {root} has no python on its PATH {path}",
+        why="only images with a Python environment can be run from their files",
+        remedy="use an engine with containers (--engine dagger) for this image",
+    )
+
+
+def _resolve(root: Path, entry: Path) -> Path:
+    """Follow links as they are meant inside the image: absolute ones start at its root."""
+    for _ in range(40):
+        if not entry.is_symlink():
+            return entry
+        target = entry.readlink()
+        entry = root / str(target).lstrip("/") if target.is_absolute() else entry.parent / target
+    raise EngineError(f"too many links at {entry}", remedy="rebuild the image: vllm-ci build --check")
+
+
+def _one(root: Path, *patterns: str) -> Path:
+    for pattern in patterns:
+        for found in sorted(root.glob(pattern)):
+            return _resolve(root, found)
+    raise EngineError(
+        f"the image's tree {root} has no glibc loader",
+        why="images of musl or without a C library cannot be run from their files",
+        remedy="use an engine with containers (--engine dagger) for this image",
+    )
