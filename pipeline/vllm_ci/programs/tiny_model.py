@@ -138,6 +138,8 @@ def main(out: Path, parameters: dict[str, Any]) -> None:
         (out / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     made.save(str(out / "tokenizer.json"))
     save_file(weights(config, parameters["seed"]), out / "model.safetensors", metadata={"format": "pt"})
+    for file in out.iterdir():
+        file.chmod(0o644)  # whoever the server runs as
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""``model:`` and ``server:``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from vllm_ci.config.section import Section
+from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
+
+
+class TinyModelConfig(Section):
+    """A Llama with random weights, made on the spot."""
+
+    vocabulary: Annotated[int, Field(ge=300, le=32000)] = 1024
+    """Largest size of its vocabulary, in tokens."""
+    hidden_size: Annotated[int, Field(ge=32, le=4096)] = 128
+    """Width; divided by `heads` it must be a head size that vLLM serves (32, 64, 80, 96, 112, 128)."""
+    layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Number of layers."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    """Query heads."""
+    kv_heads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Key and value heads; divides `heads`."""
+    max_length: Annotated[int, Field(ge=64, le=131072)] = 2048
+    """Longest sequence, in tokens."""
+    seed: int = 7
+    """Seed of the weights."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TinyModelConfig:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads:
+            raise ValueError("heads must divide hidden_size, and kv_heads must divide heads")
+        if self.hidden_size // self.heads not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
+            raise ValueError("hidden_size / heads must be 32, 64, 80, 96, 112, 128, 160, 192, 224 or 256")
+        return self
+
+
+class ModelConfig(Section):
+    """Which model is served: `tiny` (the default), `path` or `name`."""
+
+    served_name: str = "tiny"
+    """What clients call the model."""
+    tiny: TinyModelConfig | None = None
+    """Make a tiny model with random weights on the spot."""
+    path: str = ""
+    """Folder with a checkpoint, relative to this file."""
+    name: str = ""
+    """Reference on the model hub, e.g. `org/model`."""
+    revision: str = ""
+    """Commit of `name` on the hub; pin it."""
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelConfig:
+        if sum(map(bool, (self.tiny is not None, self.path, self.name))) > 1:
+            raise ValueError("name one of tiny, path and name, not several")
+        return self
+
+    def domain(self) -> ModelSpec:
+        """As the pipeline takes it."""
+        tiny = None
+        if not self.path and not self.name:
+            tiny = TinyModel(**(self.tiny or TinyModelConfig()).model_dump())
+        return ModelSpec(served_name=self.served_name, tiny=tiny, path=self.path, name=self.name, revision=self.revision)
+
+
+class ServerConfig(Section):
+    """How vLLM is served."""
+
+    args: list[str] = Field(default_factory=list)
+    """vLLM's own flags, e.g. `--max-model-len=2048`; paths are those inside the image."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables on top of the image's."""
+    secrets: list[str] = Field(default_factory=list)
+    """Names of environment variables handed through from the caller, e.g. `HF_TOKEN`; values never stand here."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the API key the server shall ask for."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port on this machine; 0 is any free one."""
+    gpus: Annotated[str, Field(pattern=r"^(none|all|\d+(,\d+)*)$")] = "none"
+    """`none`, `all` or device numbers separated by commas."""
+    shm_mib: Annotated[int, Field(ge=0)] = 0
+    """Size of /dev/shm in MiB; 0 leaves the engine's default. Tensor parallelism needs more than 64."""
+    ready_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time to the first completion, in seconds."""
+    stop_grace_s: Annotated[float, Field(ge=0)] = 30.0
+    """Time that streams in flight get to end when the server stops, in seconds."""
+
+    def domain(self) -> ServerSpec:
+        """As the pipeline takes it (the port is the engine's business)."""
+        return ServerSpec(
+            args=tuple(self.args),
+            env=dict(self.env),
+            secrets=tuple(self.secrets),
+            api_key_env=self.api_key_env,
+            ready_timeout_s=self.ready_timeout_s,
+            stop_grace_s=self.stop_grace_s,
+            gpus=self.gpus,
+            shm_bytes=self.shm_mib * 1024 * 1024,
+        )
