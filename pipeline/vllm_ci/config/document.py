@@ -1,0 +1,92 @@
+"""YAML with line numbers: plain data, and where each key stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vllm_ci.domain.errors import ConfigError
+
+Place = tuple[str | int, ...]
+"""Keys and list positions from the top of a document to a value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A YAML file.
+
+    Attributes:
+        path: The file.
+        data: Its mapping, as plain data.
+        lines: Line (from 1) of each key and list item, by place.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[Place, int]
+
+    def line(self, place: Place) -> int:
+        """Line of ``place``, or of the nearest place around it that stands in the file."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and strict about keys that stand twice."""
+
+
+def read(path: Path) -> Document:
+    """Parse ``path``.
+
+    Raises:
+        ConfigError: It cannot be read, is no YAML, holds a key twice, or its top is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read {path}", why=str(error), remedy="name a configuration with --config or VLLM_CI_CONFIG"
+        ) from error
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[Place, int] = {}
+        if node is not None:
+            _walk(node, (), lines, path)
+        data = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: this is no YAML", why=str(error.problem), remedy="mend that line") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="mend the file") from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}:1: the top must be a mapping", why=f"it is a {type(data).__name__}", remedy="see docs/configuration.md"
+        )
+    return Document(path=path, data=data, lines=lines)
+
+
+def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen and name != "<<":
+                raise ConfigError(
+                    f"{path}:{key.start_mark.line + 1}: the key {name} stands twice",
+                    why="only one of the two could count",
+                    remedy="remove one",
+                )
+            seen.add(name)
+            lines[(*place, name)] = key.start_mark.line + 1
+            _walk(value, (*place, name), lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*place, index)] = value.start_mark.line + 1
+            _walk(value, (*place, index), lines, path)

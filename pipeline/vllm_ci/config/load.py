@@ -1,0 +1,170 @@
+"""From a file, the environment and the command line to one validated configuration, each value with its origin.
+
+Precedence: flag, environment variable, file, default.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from vllm_ci.config import document
+from vllm_ci.config.document import Document, Place
+from vllm_ci.config.project import ProjectConfig
+from vllm_ci.domain.errors import ConfigError
+
+FILE_NAME = "vllm-ci.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A value from outside the file.
+
+    Attributes:
+        value: As it goes into the document.
+        origin: ``flag --port`` or ``environment VLLM_CI_PORT``.
+    """
+
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A configuration and where its values come from.
+
+    Attributes:
+        path: The file.
+        config: Validated.
+        origins: Dotted key to ``flag ...``, ``environment ...`` or ``FILE:LINE``; what is absent is a default.
+    """
+
+    path: Path
+    config: ProjectConfig
+    origins: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the file, which relative paths in it start from."""
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self.config.name or self.folder.name.lower()
+
+    def values(self) -> list[tuple[str, object, str]]:
+        """Every value as (dotted key, value, origin)."""
+        return [(key, value, self._origin(key)) for key, value in _flat(self.config.model_dump(mode="json"), "")]
+
+    def _origin(self, key: str) -> str:
+        while key:
+            if key in self.origins:
+                return self.origins[key]
+            key = key.rpartition(".")[0]
+        return "default"
+
+
+def find(start: Path) -> Path:
+    """``vllm-ci.yaml`` in ``start`` or the nearest folder above it.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise ConfigError(
+        f"no {FILE_NAME} in {start} or above it",
+        why="a project says in that file what is to be built and tested",
+        remedy="write one (a line `version: 1` will do), or name one with --config",
+    )
+
+
+def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
+    """Read and validate ``path`` with ``overrides`` (by dotted key) over it.
+
+    Raises:
+        ConfigError: It does not parse or does not validate; the message has file, line and the nearest known name.
+    """
+    read = document.read(path)
+    data = copy.deepcopy(read.data)
+    origins = {".".join(map(str, place)): f"{path}:{line}" for place, line in read.lines.items() if not _in_list(place)}
+    for key, override in (overrides or {}).items():
+        _set(data, key, override.value)
+        origins[key] = override.origin
+    try:
+        config = ProjectConfig.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, read, origins) from error
+    return Loaded(path=path.absolute(), config=config, origins=origins)
+
+
+def _in_list(place: Place) -> bool:
+    return any(isinstance(step, int) for step in place)
+
+
+def _set(data: dict[str, Any], key: str, value: object) -> None:
+    *above, last = key.split(".")
+    for step in above:
+        if not isinstance(data.get(step), dict):
+            data[step] = {}
+        data = data[step]
+    data[last] = value
+
+
+def _flat(value: object, key: str) -> list[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else str(name))]
+    return [(key, value)]
+
+
+def _explain(error: ValidationError, read: Document, origins: Mapping[str, str]) -> ConfigError:
+    first, *others = error.errors()
+    place = tuple(first["loc"])
+    key = ".".join(map(str, place))
+    origin = origins.get(key, "")
+    where = origin if origin and not origin.startswith(str(read.path)) else f"{read.path}:{read.line(place)}"
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        known = _known(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}" if known else "remove it"
+        return ConfigError(f"{where}: unknown key {key}{more}", why="no such setting exists", remedy=remedy)
+    return ConfigError(
+        f"{where}: {key or 'the file'} is not valid{more}", why=_reason(first), remedy="see docs/configuration.md"
+    )
+
+
+def _reason(detail: ErrorDetails) -> str:
+    given = detail.get("input")
+    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{detail['msg']}{shown}"
+
+
+def _known(place: Place) -> list[str]:
+    """Names of the keys that are allowed at ``place``."""
+    model: Any = ProjectConfig
+    for step in place:
+        if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(str(step))
+        model = _model_in(field.annotation) if field else None
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]`` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _model_in(inner)) is not None:
+            return found
+    return None

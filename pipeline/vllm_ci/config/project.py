@@ -1,0 +1,40 @@
+"""The whole of ``vllm-ci.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vllm_ci.config.image import ImageConfig
+from vllm_ci.config.section import Section
+from vllm_ci.config.server import ModelConfig, ServerConfig
+from vllm_ci.config.stages import StagesConfig
+
+
+class ReportConfig(Section):
+    """Where reports go."""
+
+    directory: str = ".vllm-ci/runs"
+    """Folder that gets one folder per run; relative to this file."""
+
+
+class ProjectConfig(Section):
+    """What vllm-ci builds, serves, tests and releases for one project."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    name: Annotated[str, Field(pattern=r"^([a-z0-9]+([._-][a-z0-9]+)*)?$")] = ""
+    """Name of the project; by default that of its folder."""
+    engine: Literal["auto", "host", "dagger"] = "auto"
+    """Where programs and services run."""
+    image: ImageConfig = Field(default_factory=ImageConfig)
+    """Which image is built from a commit."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """Which model is served."""
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    """How vLLM is served."""
+    stages: StagesConfig = Field(default_factory=StagesConfig)
+    """Which stages run, and what each of them asks."""
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    """Where reports go."""
