@@ -1,0 +1,179 @@
+"""What an image is made of, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+
+def selected(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the last of ``patterns`` that matches ``name`` is one without ``!`` in front (shell patterns, ``*`` crosses ``/``)."""
+    chosen = False
+    for pattern in patterns:
+        if fnmatchcase(name, pattern.removeprefix("!")):
+            chosen = not pattern.startswith("!")
+    return chosen
+
+
+class Files(StrEnum):
+    """Which files of a wheel belong to a tier."""
+
+    ALL = "all"
+    COMPILED = "compiled"
+    PYTHON = "python"
+
+
+class Compression(StrEnum):
+    """How layers are compressed; every container engine reads gzip, Docker before 23 cannot read zstd."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """Wheels that change at the same rate and therefore share layers.
+
+    Attributes:
+        name: Short name (``torch``).
+        wheels: Patterns of normalised project names; ``!`` takes back what an earlier pattern matched.
+        files: Which of their files; the two halves of a wheel are two tiers with the same patterns.
+        max_bytes: Wheels are dealt into several layers so that no layer holds more bytes of wheels than this, if it can be helped.
+    """
+
+    name: str
+    wheels: tuple[str, ...]
+    files: Files = Files.ALL
+    max_bytes: int = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What lies under the Python environment: locked Debian packages, or an image by digest.
+
+    Attributes:
+        suite: Debian suite (``bookworm``); empty with ``image``.
+        packages: Packages asked for; their dependencies are locked with them.
+        exclude: Patterns of paths left out (documentation, manuals); ``!`` takes back.
+        links: Symbolic links that maintainer scripts would have made: path to target.
+        image: ``NAME@sha256:...`` of an image to stand on, empty with ``suite``.
+    """
+
+    suite: str = ""
+    packages: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """Files of the user's commit and where they go.
+
+    Attributes:
+        source: Path in the repository, a file or a folder.
+        target: Absolute path in the image.
+        exclude: Patterns of paths below ``source`` that stay out; ``!`` takes back.
+    """
+
+    source: str
+    target: str
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """Who the image runs as, written into ``/etc/passwd``; owns nothing: what it may write, its group may."""
+
+    name: str = "vllm"
+    uid: int = 2000
+    gid: int = 0
+    home: str = "/home/vllm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """``HEALTHCHECK`` of the image config (read by Docker and Podman; Kubernetes has its own)."""
+
+    argv: tuple[str, ...]
+    interval_s: float = 30.0
+    timeout_s: float = 10.0
+    start_period_s: float = 600.0
+    retries: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """``images/NAME.yaml`` with the user's ``vllm-ci.yaml`` over it.
+
+    Attributes:
+        name: Name of the spec (``cpu``); also the repository's last component unless the user names one.
+        variant: Suffix of the tag: ``<sha>-<variant>``.
+        repository: Name the image is known by, without tag and digest.
+        base: What lies underneath.
+        python: Minor version of the interpreter (``3.11``).
+        glibc: Newest glibc that wheels may need, that of the base (``2.36``).
+        prefix: Where the Python environment lies in the image.
+        platforms: Platforms the locks cover (``linux/amd64``).
+        targets: Platforms to build, some of ``platforms``.
+        requirements: What the wheel lock is resolved from.
+        overrides: Requirements that replace what packages say of their own dependencies.
+        wheels_lock: Wheel lock file.
+        debs_lock: Debian lock file.
+        tiers: Layers of wheels, lowest first.
+        winners: For paths that two wheels claim with different content: path pattern to the project whose file stays.
+        writable: Folders that the image's group may write to.
+        env: Environment of the image.
+        entrypoint: Entry point.
+        command: Default arguments.
+        workdir: Working directory.
+        ports: Ports it listens on (``8000/tcp``).
+        user: Who it runs as.
+        labels: Labels on top of those every image gets.
+        health: Health check, if any.
+        compression: Of layers that we write.
+        overlays: Files of the commit.
+    """
+
+    name: str
+    variant: str
+    repository: str
+    base: Base
+    python: str
+    glibc: str
+    prefix: str
+    platforms: tuple[str, ...]
+    targets: tuple[str, ...]
+    requirements: tuple[str, ...]
+    wheels_lock: Path
+    debs_lock: Path
+    tiers: tuple[Tier, ...]
+    overrides: tuple[str, ...] = ()
+    winners: Mapping[str, str] = field(default_factory=dict)
+    writable: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    workdir: str = "/"
+    ports: tuple[str, ...] = ()
+    user: User = User()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    health: Health | None = None
+    compression: Compression = Compression.GZIP
+    overlays: tuple[Overlay, ...] = ()
+
+    @property
+    def site_packages(self) -> str:
+        """Where wheels are installed, absolute."""
+        return f"{self.prefix}/lib/python{self.python}/site-packages"
+
+    def tag(self, sha: str) -> str:
+        """Tag of the image of a commit."""
+        return f"{sha}-{self.variant}" if self.variant else sha
+
+    def changed(self, **values: object) -> ImageSpec:
+        """A copy with some attributes replaced."""
+        return replace(self, **values)  # type: ignore[arg-type]

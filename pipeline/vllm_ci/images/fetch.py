@@ -1,0 +1,178 @@
+"""Downloads: parallel, resumed, verified; into one folder, one file a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_ci.domain.errors import BuildError
+from vllm_ci.images.store import locked, publish, room_for
+
+if TYPE_CHECKING:
+    import httpx
+
+_CHUNK = 1 << 20
+_TRIES = 4
+PARALLEL = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A file to have.
+
+    Attributes:
+        name: Its name, for messages.
+        sha256: Hex digest.
+        size_bytes: Its size.
+        target: Where it has to be.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    target: Path
+
+
+# Finds the places that may serve a file; called only for files that are not there, from several threads.
+Locate = Callable[[Wanted], Iterable[str]]
+
+
+@contextmanager
+def client(certificates: str = "") -> Iterator[httpx.Client]:
+    """An HTTP client that follows the user's proxies, certificates and netrc."""
+    import ssl  # noqa: PLC0415  (a build that needs no download does not load HTTP)
+
+    import httpx  # noqa: PLC0415
+
+    context = ssl.create_default_context(cafile=certificates or None)
+    timeout = httpx.Timeout(60.0, connect=20.0)
+    limits = httpx.Limits(max_connections=2 * PARALLEL, max_keepalive_connections=2 * PARALLEL)
+    with httpx.Client(verify=context, timeout=timeout, limits=limits, follow_redirects=True, auth=_netrc()) as opened:
+        yield opened
+
+
+def _netrc() -> httpx.NetRCAuth | None:
+    import httpx  # noqa: PLC0415
+
+    try:
+        return httpx.NetRCAuth()
+    except (OSError, ValueError):
+        return None
+
+
+def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", progress: Callable[[str], None]) -> None:
+    """Make sure that every wanted file lies at its target.
+
+    Raises:
+        BuildError: One could not be had.
+    """
+    absent = [item for item in wanted if not _present(item)]
+    if not absent:
+        return
+    total = sum(item.size_bytes for item in absent)
+    progress(f"fetching {len(absent)} files, {total / 1e6:,.0f} MB")
+    room_for(absent[0].target.parent.parent, total, what=f"{len(absent)} downloads")
+    # Largest first: the last one to end would otherwise be one that started last.
+    absent.sort(key=lambda item: -item.size_bytes)
+    with client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
+        running = [pool.submit(_have, item, locate, http) for item in absent]
+        done, rest = wait(running, return_when=FIRST_EXCEPTION)
+        for future in rest:
+            future.cancel()
+        for future in done:
+            future.result()
+
+
+def _present(item: Wanted) -> bool:
+    try:
+        return item.target.stat().st_size == item.size_bytes or not item.size_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
+    item.target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(item.target.parent / ".lock"):
+        if _present(item):
+            return
+        part = item.target.parent / f".{item.target.name}.part"
+        reasons = []
+        for place in locate(item):
+            try:
+                _download(place, part, item, http)
+            except _Unavailable as error:
+                reasons.append(str(error))
+                continue
+            publish(part, item.target)
+            return
+    raise BuildError(
+        f"{item.name} with sha256 {item.sha256[:12]}... is to be had nowhere",
+        why="; ".join(dict.fromkeys(reasons)) or "no configured index or mirror lists it",
+        remedy="mirrors drop old versions: run vllm-ci lock to move on to the current ones, or name an archive that keeps them "
+        "(VLLM_CI_DEBIAN_MIRROR, pip's or uv's index settings)",
+    )
+
+
+class _Unavailable(Exception):
+    """This place does not serve the file."""
+
+
+def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
+    """Bring ``place`` to ``part``, going on where an earlier try stopped; the hash decides."""
+    if not place.startswith(("http://", "https://")):
+        part.write_bytes(Path(place.removeprefix("file://")).read_bytes())
+        _verify(part, item, place)
+        return
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(0.5 * 2**attempt)
+        if _attempt(place, part, http):
+            _verify(part, item, place)
+            return
+    raise _Unavailable(f"{_shown(place)} broke off {_TRIES} times")
+
+
+def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
+    """One request; false when the connection broke and another may go on."""
+    import httpx  # noqa: PLC0415
+
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    headers["Accept-Encoding"] = "identity"
+    try:
+        with http.stream("GET", place, headers=headers) as answer:
+            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return True
+            if answer.status_code in {408, 429} or answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                return False
+            if answer.is_error:
+                raise _Unavailable(f"{_shown(place)} answered {answer.status_code}")
+            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in answer.iter_raw(_CHUNK):
+                    file.write(chunk)
+    except httpx.TransportError as error:
+        if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.ProxyError):
+            raise _Unavailable(f"{_shown(place)} cannot be reached: {error}") from error
+        return False
+    return True
+
+
+def _shown(place: str) -> str:
+    """The host of ``place``: whole URLs may carry credentials."""
+    return place.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+def _verify(part: Path, item: Wanted, place: str) -> None:
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != item.sha256:
+        os.unlink(part)  # noqa: PTH108
+        raise _Unavailable(f"{_shown(place) or place} serves another file under this name (sha256 {found[:12]}...)")

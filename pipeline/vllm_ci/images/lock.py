@@ -1,0 +1,123 @@
+"""From a spec's requirements to its two locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.images import apt, uv
+from vllm_ci.images.fetch import client
+from vllm_ci.images.index import configured
+from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels, write_debs, write_wheels
+from vllm_ci.images.mirrors import sources
+from vllm_ci.images.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a new lock does to one package; an empty version means absent."""
+
+    name: str
+    before: str
+    after: str
+
+
+def lock(spec: ImageSpec, *, arguments: Iterable[str] = (), progress: Callable[[str], None]) -> tuple[Change, ...]:
+    """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
+
+    Args:
+        spec: What to lock.
+        arguments: Options for uv's resolver (``--upgrade-package NAME``, ``--exclude-newer DATE``).
+        progress: Told what happens.
+
+    Raises:
+        BuildError: Nothing satisfies the spec.
+    """
+    before = _versions(spec)
+    progress(f"resolving wheels for {', '.join(spec.platforms)}")
+    wheels = resolve_wheels(spec, arguments=tuple(arguments))
+    write_wheels(spec.wheels_lock, wheels, spec.platforms, spec=spec.name)
+    if spec.base.suite:
+        progress(f"resolving Debian packages of {spec.base.suite}")
+        write_debs(spec.debs_lock, resolve_debs(spec), spec=spec.name)
+    after = _versions(spec)
+    return tuple(
+        Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )
+
+
+def _versions(spec: ImageSpec) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for read in (lambda: read_wheels(spec.wheels_lock, spec.platforms), lambda: read_debs(spec.debs_lock)):
+        try:
+            locked: Iterable[LockedWheel | LockedDeb] = read()
+        except ConfigError:
+            continue
+        for item in locked:
+            name = f"{item.project} (wheel)" if isinstance(item, LockedWheel) else f"{item.name} ({item.architecture})"
+            found[name] = item.version
+    return found
+
+
+def resolve_wheels(spec: ImageSpec, *, arguments: tuple[str, ...] = ()) -> tuple[LockedWheel, ...]:
+    """The wheels for each platform of ``spec``; one entry where several platforms take the same file."""
+    indexes = configured()
+    chosen: dict[str, tuple[dict[str, str], list[str]]] = {}
+    for platform in spec.platforms:
+        for package in uv.resolve(
+            spec.requirements,
+            overrides=spec.overrides,
+            python=spec.python,
+            glibc=spec.glibc,
+            platform=platform,
+            indexes=indexes,
+            arguments=arguments,
+        ):
+            filename, sha256, place = uv.wheel_of(package)
+            facts = {"project": package["name"], "version": package["version"], "filename": filename, "place": place}
+            chosen.setdefault(sha256, (facts, []))[1].append(platform)
+    with client(indexes.certificates) as http, ThreadPoolExecutor(16) as pool:
+        sizes = pool.map(lambda item: _size(item[0]["place"], http), chosen.values())
+        return tuple(
+            LockedWheel(
+                project=facts["project"],
+                version=facts["version"],
+                filename=facts["filename"],
+                sha256=sha256,
+                size_bytes=size,
+                platforms=tuple(platforms),
+            )
+            for (sha256, (facts, platforms)), size in zip(chosen.items(), sizes, strict=True)
+        )
+
+
+def _size(place: str, http: object) -> int:
+    """Size of a wheel without fetching it (not every index lists sizes)."""
+    import httpx  # noqa: PLC0415
+
+    parts = urlsplit(place)
+    if parts.scheme in {"", "file"}:
+        return Path(parts.path).stat().st_size
+    assert isinstance(http, httpx.Client)  # noqa: S101
+    answer = http.head(place)
+    if answer.is_error or "content-length" not in answer.headers:
+        raise BuildError(f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}")
+    return int(answer.headers["content-length"])
+
+
+def resolve_debs(spec: ImageSpec) -> tuple[LockedDeb, ...]:
+    """The Debian packages of the base for each platform of ``spec``."""
+    where = sources(spec.base.suite)
+    state = Store().root / "apt"
+    return tuple(
+        deb
+        for platform in spec.platforms
+        for deb in apt.resolve(spec.base.packages, architecture=platform.partition("/")[2], sources=where, state=state)
+    )

@@ -1,0 +1,221 @@
+"""The cache folder: content-addressed, shared by concurrent builders, good after a kill at any moment.
+
+Everything appears by rename of a finished, synced temporary file or folder; whoever makes something holds the lock of its key.
+
+=================  =========================================================================================
+``images/``        an OCI image layout: ``blobs/sha256/*``, ``index.json`` with the images built here
+``layers/``        layer key -> what the layer is
+``files/``         layer digest -> which files of which wheel it holds
+``wheels/``        downloaded wheels by hash
+``debs/``          downloaded Debian packages by hash
+``bytecode/``      compiled files, packed by wheel or single
+``trees/``         unpacked layers, and image trees made of hard links to them
+=================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm_ci.domain.errors import BuildError
+from vllm_ci.home import home
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, across threads and processes; the kernel lets go when the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def disk(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn a full disk into an error that says how much is needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        need = f"about {needed_bytes / 1e9:.1f} GB more" if needed_bytes else "more room"
+        raise BuildError(
+            f"the disk that holds {path} is full",
+            why=f"{free_bytes(path) / 1e9:.1f} GB are free, {need} is needed; nothing half-written was kept",
+            remedy="free some, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
+        ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk that holds ``path`` or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def room_for(path: Path, needed_bytes: int, *, what: str) -> None:
+    """Refuse early what would fill the disk.
+
+    Raises:
+        BuildError: Less is free than needed.
+    """
+    if (free := free_bytes(path)) < needed_bytes:
+        raise BuildError(
+            f"{what} need {needed_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free at {path}",
+            remedy="free some, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
+        )
+
+
+def publish(part: Path, target: Path) -> None:
+    """Make the finished file ``part`` appear as ``target``, for ever or not at all."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in ``path`` survive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(target: Path, content: bytes) -> None:
+    """Write a small file in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with disk(target, needed_bytes=len(content)):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).chmod(0o644)
+            publish(Path(name), target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def canonical(value: object) -> bytes:
+    """JSON that is the same for the same value: sorted, without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sha256(content: bytes) -> str:
+    """``sha256:`` and the hex digest."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Store:
+    """The folders under ``VLLM_CI_HOME`` that the builder uses."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or home()
+        self.layout = self.root / "images"
+        self.blobs = self.layout / "blobs" / "sha256"
+        self.wheels = self.root / "wheels"
+        self.debs = self.root / "debs"
+        self.bytecode = self.root / "bytecode"
+        self.trees = self.root / "trees"
+
+    def lock(self, key: str) -> Any:
+        """Context in which this builder alone works on ``key``."""
+        return locked(self.root / "locks" / key)
+
+    def prepare(self) -> None:
+        """Make the layout one."""
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        marker = self.layout / "oci-layout"
+        if not marker.exists():
+            write(marker, canonical({"imageLayoutVersion": "1.0.0"}))
+
+    def blob(self, digest: str) -> Path:
+        """Where the blob with ``digest`` lies, or would."""
+        return self.blobs / digest.removeprefix("sha256:")
+
+    def read(self, digest: str) -> bytes:
+        """Content of a blob.
+
+        Raises:
+            BuildError: It is not here.
+        """
+        try:
+            return self.blob(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise BuildError(f"{digest} is not in {self.layout}", remedy="build the image again: vllm-ci build") from error
+
+    def add(self, content: bytes) -> str:
+        """Keep a small blob; its digest."""
+        digest = sha256(content)
+        if not self.blob(digest).exists():
+            self.prepare()
+            write(self.blob(digest), content)
+        return digest
+
+    def record(self, kind: str, key: str) -> Any:
+        """What was kept under ``key``, or ``None``."""
+        try:
+            return json.loads((self.root / kind / f"{key}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def keep(self, kind: str, key: str, value: object) -> None:
+        """Keep ``value`` (JSON) under ``key``."""
+        write(self.root / kind / f"{key}.json", canonical(value))
+
+    def tag(self, descriptor: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Name an image in the layout's index; a name that was another image's moves.
+
+        Format: OCI image specification, image layout, ``index.json``.
+        """
+        self.prepare()
+        path = self.layout / "index.json"
+        with self.lock("index"):
+            index = json.loads(path.read_bytes()) if path.exists() else {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+            wanted = [{**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: name}} for name in names]
+            kept = [item for item in index["manifests"] if item.get("annotations", {}).get(REF_NAME) not in names]
+            manifests = kept + wanted
+            if manifests != index["manifests"]:
+                write(path, canonical({**index, "manifests": manifests}))
+
+
+def image_manifest(digest: str, *, platform: str = "", store: Store | None = None) -> dict[str, Any]:
+    """The manifest with ``digest``; of an index, the one for ``platform``.
+
+    Raises:
+        BuildError: It is not here, or the index has no such platform.
+    """
+    store = store or Store()
+    manifest: dict[str, Any] = json.loads(store.read(digest))
+    if "manifests" not in manifest:
+        return manifest
+    for item in manifest["manifests"]:
+        found = item.get("platform", {})
+        if f"{found.get('os')}/{found.get('architecture')}" == platform:
+            return image_manifest(item["digest"], store=store)
+    raise BuildError(f"{digest} has no image for {platform or 'an unnamed platform'}", remedy="build it with --platform")
+
+
+def image_config(digest: str, *, platform: str = "", store: Store | None = None) -> dict[str, Any]:
+    """OCI image config of the image with ``digest`` (its ``config`` key has Env, Entrypoint, Labels ...)."""
+    store = store or Store()
+    config: dict[str, Any] = json.loads(store.read(image_manifest(digest, platform=platform, store=store)["config"]["digest"]))
+    return config

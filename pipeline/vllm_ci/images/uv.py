@@ -1,0 +1,95 @@
+"""uv, called from here and nowhere else: it resolves for any platform on any host."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from vllm_ci.domain.errors import BuildError, UsageError
+from vllm_ci.images.index import Indexes
+from vllm_ci.images.locks import MACHINES
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def program() -> str:
+    """Path of uv: ``VLLM_CI_UV``, the one beside this interpreter or in the checkout's ``.tools``, or that on ``PATH``.
+
+    Raises:
+        UsageError: There is none.
+    """
+    tools = Path(__file__).resolve().parents[3] / ".tools" / "uv" / "bin" / "uv"
+    for candidate in (os.environ.get("VLLM_CI_UV", ""), str(Path(sys.executable).parent / "uv"), str(tools), shutil.which("uv") or ""):
+        if candidate and os.access(candidate, os.X_OK):
+            return candidate
+    raise UsageError("uv was not found", why="locking resolves with it", remedy="pip install uv, or set VLLM_CI_UV to its path")
+
+
+def resolve(
+    requirements: Iterable[str],
+    *,
+    overrides: Iterable[str],
+    python: str,
+    glibc: str,
+    platform: str,
+    indexes: Indexes,
+    arguments: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """The packages of a resolution, as ``pylock.toml`` (PEP 751) has them: wheels for ``platform`` only.
+
+    Raises:
+        BuildError: There is none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, replaced, output = (Path(folder) / name for name in ("requirements.in", "overrides.txt", "pylock.toml"))
+        wanted.write_text("\n".join(requirements) + "\n")
+        replaced.write_text("\n".join(overrides) + "\n")
+        target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
+        places = ["--default-index", indexes.urls[0]]
+        for url in indexes.urls[1:]:
+            places += ["--index", url]
+        for link in indexes.find_links:
+            places += ["--find-links", link]
+        command = [
+            *(program(), "pip", "compile", "--quiet", "--no-config", "--format", "pylock.toml", "--only-binary", ":all:"),
+            *("--python-version", python, "--python-platform", target, "--override", str(replaced)),
+            *("--no-annotate", "--no-header", *places, *arguments, "--output-file", str(output), str(wanted)),
+        ]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(
+                f"no set of wheels for {platform} satisfies the spec",
+                why=_CREDENTIALS.sub("", done.stderr.strip()),
+                remedy="change requirements or overrides in the spec, or name another index (UV_DEFAULT_INDEX, pip's configuration)",
+            )
+        content = tomllib.loads(output.read_text())
+    packages: list[dict[str, Any]] = content["packages"]
+    return packages
+
+
+def wheel_of(package: dict[str, Any]) -> tuple[str, str, str]:
+    """File name, sha256 and place of the wheel that uv chose for a package.
+
+    Raises:
+        BuildError: It chose none, or something else than a wheel with a hash.
+    """
+    wheels = package.get("wheels", [])
+    if not wheels:
+        raise BuildError(
+            f"{package['name']} {package.get('version', '')} has no wheel for this platform",
+            why="images are assembled from wheels; a source distribution would have to be built first",
+            remedy="build a wheel of it and name its folder (UV_FIND_LINKS), or override the package away",
+        )
+    wheel = wheels[0]
+    place = wheel.get("url") or wheel.get("path") or ""
+    name = unquote(place.partition("#")[0].rpartition("/")[2])
+    return wheel.get("name", name), wheel["hashes"]["sha256"], place
