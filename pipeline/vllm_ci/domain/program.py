@@ -7,6 +7,7 @@ port number or container name is ever part of a program:
 ``{in.NAME}``       where the input directory NAME is mounted (read-only)
 ``{out}``           the program's own, empty, writable output directory
 ``{url.NAME}``      base URL (``http://host:port``) of the service NAME the program needs
+``{host}``          (services only) the address to listen on
 ``{port}``          (services only) the port to listen on
 ``{url}``           (services only, in ``ready``) the service's own base URL as seen from beside it
 ==================  ==========================================================================
@@ -21,7 +22,7 @@ from typing import Protocol
 
 from vllm_ci.domain.image import ImageRef
 
-_PLACEHOLDER = re.compile(r"\{((?:in|url)\.[a-z0-9_-]+|out|port|url)\}")
+_PLACEHOLDER = re.compile(r"\{((?:in|url)\.[a-z0-9_-]+|out|host|port|url)\}")
 
 
 class Directory(Protocol):
@@ -46,7 +47,8 @@ class Program:
         name: Short name for progress and logs (``streaming``).
         argv: Command line; ``python`` as its first word is the interpreter of the environment it runs in.
         env: Environment variables on top of the environment's own.
-        secrets: Names of variables of the caller's environment handed through; values never stand in a Program.
+        secrets: Names of variables of the caller's environment handed through, ``NEW=NAME`` under a new name; values never
+            stand in a Program.
         image: Runs inside this image; ``None`` is the tool's own environment (suites, builder).
         inputs: Read-only input directories by name.
         needs: Services (by the name used in ``{url.NAME}``) that must be up.

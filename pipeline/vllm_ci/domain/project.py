@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from vllm_ci.domain.stage import StageSpec
+
 
 @dataclass(frozen=True, kw_only=True)
 class TinyModel:
@@ -78,6 +80,27 @@ class ServerSpec:
     stop_grace_s: float = 30.0
     gpus: str = "none"
     shm_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A user's project.
+
+    Attributes:
+        name: Its name.
+        config: Path of the configuration file in the checkout (``examples/quickstart/vllm-ci.yaml``).
+        model: Which model is served.
+        server: How.
+        stages: Which stages run, in this order.
+        build_args: Further arguments of the build (``--image cuda``).
+    """
+
+    name: str
+    config: str
+    model: ModelSpec
+    server: ServerSpec
+    stages: tuple[StageSpec, ...]
+    build_args: tuple[str, ...] = ()
 
 
 def cache_key(*parts: str | bytes) -> str:

@@ -29,6 +29,7 @@ from vllm_ci.engines import rootfs, scratch, supervise
 from vllm_ci.home import home
 
 # What a program of the tool's own environment inherits; everything else is named by the program or stays out.
+_INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
 _INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CI_HOME", "NO_COLOR", "CI"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
@@ -104,12 +105,12 @@ class _Environment:
         inside = self.root.arguments(argv) if self.root else argv
         words = [fill(word, values) for word in inside]
         if words[0] == "python":
-            words[0] = str(self.root.bin / "python") if self.root else sys.executable
-        elif (found := shutil.which(words[0], path=self.env.get("PATH"))) is None:
+            return [str(self.root.bin / "python") if self.root else sys.executable, *words[1:]]
+        if self.root and Path(words[0]).is_relative_to(self.root.root):
+            return [*self.root.executable(Path(words[0])), *words[1:]]
+        if (found := shutil.which(words[0], path=self.env.get("PATH"))) is None:
             raise EngineError(f"{words[0]} was not found", why="it is on no folder of PATH", remedy=f"install {words[0]}")
-        else:
-            words[0] = found
-        return words
+        return [found, *words[1:]]
 
 
 @dataclass(kw_only=True)
@@ -199,7 +200,7 @@ class HostEngine:
         place = self._place(spec.name)
         (place / "out").mkdir()
         url = f"http://127.0.0.1:{port}"
-        values = {"out": str(place / "out"), "port": str(port), "url": url, **_inputs(spec.inputs)}
+        values = {"out": str(place / "out"), "host": "127.0.0.1", "port": str(port), "url": url, **_inputs(spec.inputs)}
         env = {**_devices(spec.gpus), **spec.env}
         where = await self._environment(spec.image, place, env, spec.secrets, values)
         async with _supervised(where.command(spec.argv, values), where.env, place, spec.stop_grace_s) as process:
@@ -217,7 +218,9 @@ class HostEngine:
     ) -> _Environment:
         root: rootfs.RootFilesystem | None = None
         if image is None:
-            base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+            base = {
+                name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+            }
             base["NO_PROXY"] = base["no_proxy"] = "127.0.0.1,localhost"
         else:
             from vllm_ci.images import store, tree
@@ -227,10 +230,11 @@ class HostEngine:
             (place / "home").mkdir()
             base = {"LANG": "C.UTF-8", **root.env, "HOME": str(place / "home")}
         base |= {name: fill(value, values) for name, value in env.items()}
-        for name in secrets:
+        for secret in secrets:
+            name = secret.rpartition("=")[2]
             if name not in os.environ:
                 raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
-            base[name] = os.environ[name]
+            base[secret.partition("=")[0]] = os.environ[name]
         return _Environment(env=base, root=root)
 
 

@@ -25,15 +25,39 @@ class RootFilesystem:
         root: Top of the tree; only read.
         bin: Folder with launchers named ``python`` and ``python3``; first on ``PATH``.
         env: The image's environment, with its paths turned into those of the tree.
+        loader: Command that runs a program of the image: its path, then its arguments, follow.
     """
 
     root: Path
     bin: Path
     env: Mapping[str, str]
+    loader: tuple[str, ...]
 
     def arguments(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``argv`` with paths of the image (``/x``, ``--option=/x``) turned into paths of its tree where they exist there."""
         return tuple(self._inside(argument) for argument in argv)
+
+    def executable(self, path: Path) -> tuple[str, ...]:
+        """Command that runs the file ``path`` of the tree: its Python, one of its Python scripts, or any of its programs.
+
+        Raises:
+            EngineError: It is none of them.
+        """
+        real = _resolve(self.root, path)
+        launcher = str(self.bin / "python")
+        if (self.bin / real.name).exists():
+            return (launcher,)
+        with real.open("rb") as file:
+            start = file.readline(256)
+        if start.startswith(b"#!") and b"python" in start:
+            return (launcher, str(real))
+        if start.startswith(b"\x7fELF"):
+            return (*self.loader, str(real))
+        raise EngineError(
+            f"{path} of the image cannot be run from its files",
+            why="it is neither Python nor a program of the image's own libc",
+            remedy="call Python or a program, or use an engine with containers",
+        )
 
     def _inside(self, argument: str) -> str:
         option, separator, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
@@ -66,9 +90,10 @@ def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesys
     libraries = ":".join(str(path) for path in (loader.parent, root / "usr/lib", root / "usr/local/lib"))
     launchers = scratch / "bin"
     launchers.mkdir(parents=True)
+    run = (str(loader), "--library-path", libraries)
     for name in ("python", "python3", interpreter.name):
         launcher = launchers / name
-        command = [str(loader), "--library-path", libraries, "--argv0", str(launcher), str(interpreter)]
+        command = [*run, "--argv0", str(launcher), str(interpreter)]
         launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         launcher.chmod(0o755)
     (scratch / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
@@ -78,7 +103,7 @@ def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesys
         (library / "site-packages").symlink_to(site_packages)
     env = {name: ":".join(inside(root, part) for part in value.split(":")) for name, value in image_env.items()}
     env["PATH"] = f"{launchers}:{env.get('PATH', '')}:/usr/bin:/bin".replace("::", ":")
-    return RootFilesystem(root=root, bin=launchers, env=env)
+    return RootFilesystem(root=root, bin=launchers, env=env, loader=run)
 
 
 def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
