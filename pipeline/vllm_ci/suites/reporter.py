@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 
+from vllm_ci.suites.stash import FACTS, MASKS
 from vllm_ci.suites.verdicts import Errored, Inconclusive
 
 FORMAT = 1
-FACTS = pytest.StashKey[dict[str, Any]]()
-MASKS = pytest.StashKey[list[str]]()  # secrets; text that holds one is masked before it is printed or written
 _MARKER = "/vllm_ci/suites/"
 _SEVERITY = ("passed", "skipped", "inconclusive", "failed", "errored")
 
@@ -77,7 +76,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo is not None and report.failed:
         if call.excinfo.errisinstance(Inconclusive):
             report.vllm_status = "inconclusive"
-        elif call.excinfo.errisinstance(Errored) or call.when != "call":
+        elif call.excinfo.errisinstance(Errored) or (
+            call.when != "call" and not call.excinfo.errisinstance(pytest.fail.Exception)
+        ):
             report.vllm_status = "errored"
         report.vllm_message = _one_line(call.excinfo)
     _mask(report, item.config.stash[MASKS])
@@ -122,15 +123,15 @@ class Recorder:
         self._cases[name] = _case(name, status, message=_reason(report), details="" if report.skipped else report.longreprtext)
         self._append({"case": self._cases[name]})
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
+    def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
         """Note what is running, for a run that does not come back."""
-        self._append({"running": case_name(nodeid)})
+        self._append({"running": case_name(nodeid, location[0])})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Set-up, call and tear-down add up to one case; the worst of the three is its status."""
         if hasattr(report, "context"):  # a subtest: pytest fails the test that holds it
             return
-        name = case_name(report.nodeid)
+        name = case_name(report.nodeid, report.location[0])
         case = self._cases.setdefault(name, _case(name, "passed"))
         case["seconds"] = round(case["seconds"] + report.duration, 6)
         case["properties"].update((key, _plain(value)) for key, value in report.user_properties)
@@ -171,12 +172,18 @@ class Recorder:
         return _masked(json.dumps(value, indent=indent, ensure_ascii=False, default=str), escaped)
 
 
-def case_name(nodeid: str) -> str:
-    """A node id without any path of the machine: ours from the suite's folder on, a user's as it stands in the checkout."""
+def case_name(nodeid: str, location: str = "") -> str:
+    """A node id without any path of the machine: ours from the suite's folder on, a user's as it stands in the checkout.
+
+    Args:
+        nodeid: pytest's; its path is relative to the root directory, or to nothing when the file lies outside of that.
+        location: Path of the file as pytest locates it, which tells more then.
+    """
     path, separator, rest = nodeid.partition("::")
+    located = "/" + location.replace("\\", "/")
     path = path.replace("\\", "/")
-    if _MARKER in f"/{path}":
-        path = f"/{path}".rpartition(_MARKER)[2]
+    if _MARKER in located or _MARKER in f"/{path}":
+        path = (located if _MARKER in located else f"/{path}").rpartition(_MARKER)[2]
     elif path.startswith(("/", "..")):
         path = path.rpartition("/")[2]
     return f"{path}{separator}{rest}"

@@ -40,7 +40,12 @@ def test_tells_failures_from_errors_and_skips_from_passes(pytester: pytest.Pytes
             yield
             raise RuntimeError("left over")
 
+        @pytest.fixture
+        def verdict_in_setup():
+            pytest.fail("required, but absent")
+
         def test_passes(): pass
+        def test_decided_before_the_call(verdict_in_setup): pass
         def test_fails(): assert 1 == 2, "one is not two"
         def test_raises(): {}["missing"]
         def test_setup(broken_setup): pass
@@ -57,6 +62,7 @@ def test_tells_failures_from_errors_and_skips_from_passes(pytester: pytest.Pytes
     )
     assert statuses(document) == {
         "test_passes": "passed",
+        "test_decided_before_the_call": "failed",
         "test_fails": "failed",
         "test_raises": "failed",
         "test_setup": "errored",
@@ -74,7 +80,7 @@ def test_tells_failures_from_errors_and_skips_from_passes(pytester: pytest.Pytes
     assert messages["test_noise"] == "too noisy"
     assert messages["test_skips"] == "no GPU"
     assert document["format"] == 1
-    assert document["collected"] == 10
+    assert document["collected"] == 11
     assert document["exit_status"] == 1
     assert result.ret == 1
 
@@ -133,7 +139,7 @@ def test_secrets_are_masked_everywhere(pytester: pytest.Pytester) -> None:
         pytester,
         """
         import pytest
-        from vllm_ci.suites.reporter import MASKS
+        from vllm_ci.suites.stash import MASKS
 
         @pytest.fixture(autouse=True)
         def secret(request):
@@ -182,17 +188,18 @@ def test_works_with_workers(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodeid", "name"),
+    ("nodeid", "location", "name"),
     [
-        ("pipeline/vllm_ci/suites/streaming/test_order.py::test_a[x/y]", "streaming/test_order.py::test_a[x/y]"),
-        ("../../opt/site-packages/vllm_ci/suites/unit/test_files.py::test_a", "unit/test_files.py::test_a"),
-        ("vllm_ci/suites/unit/test_files.py::test_a", "unit/test_files.py::test_a"),
-        ("tests/integration/test_mine.py::TestA::test_b", "tests/integration/test_mine.py::TestA::test_b"),
-        ("../elsewhere/test_mine.py::test_b", "test_mine.py::test_b"),
+        ("test_order.py::test_a", "../a/vllm_ci/suites/unit/test_order.py", "unit/test_order.py::test_a"),
+        ("pipeline/vllm_ci/suites/streaming/test_order.py::test_a[x/y]", "", "streaming/test_order.py::test_a[x/y]"),
+        ("../../opt/site-packages/vllm_ci/suites/unit/test_files.py::test_a", "", "unit/test_files.py::test_a"),
+        ("vllm_ci/suites/unit/test_files.py::test_a", "", "unit/test_files.py::test_a"),
+        ("tests/integration/test_mine.py::TestA::test_b", "", "tests/integration/test_mine.py::TestA::test_b"),
+        ("../elsewhere/test_mine.py::test_b", "", "test_mine.py::test_b"),
     ],
 )
-def test_names_hold_no_path_of_the_machine(nodeid: str, name: str) -> None:
-    assert case_name(nodeid) == name
+def test_names_hold_no_path_of_the_machine(nodeid: str, location: str, name: str) -> None:
+    assert case_name(nodeid, location) == name
 
 
 def test_needs_only_pytest_and_the_standard_library(pytester: pytest.Pytester) -> None:

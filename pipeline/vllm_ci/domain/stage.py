@@ -1,0 +1,68 @@
+"""What a user says about a stage."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SEVERITIES = ("low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptedFinding:
+    """A known security finding that is lived with, for a while.
+
+    Attributes:
+        id: Stable id of the finding (``open-route:POST /invocations``).
+        reason: Why it is lived with.
+        until: Last day on which it is accepted; afterwards it fails again.
+    """
+
+    id: str
+    reason: str
+    until: dt.date
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedRule:
+    """Which of a fork's own tests a change calls for.
+
+    Attributes:
+        changed: Patterns of changed files (``vllm/entrypoints/**``); one that matches is enough.
+        run: Test paths, relative to the checkout, that are then run.
+    """
+
+    changed: tuple[str, ...]
+    run: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What a user says about one stage.
+
+    Attributes:
+        name: ``unit``, ``integration``, ``streaming``, ``security`` ...
+        suite: Run the cases this tool brings as well.
+        paths: The user's own tests, relative to the checkout, run with the same fixtures.
+        changed: Rules that add paths by what changed (a fork's own tests).
+        promises: Least number of cases of the user's own tests; fewer is ``errored``.
+        require: Capabilities whose absence is a failure, not a skip.
+        accept: Findings that do not fail the stage.
+        fail_on: Least severity that fails the stage.
+        timeout_s: Seconds for each of its programs.
+        pytest_args: Further arguments for pytest (``-k`` expressions, a plugin's options).
+        env: Environment for the tests.
+    """
+
+    name: str
+    suite: bool = True
+    paths: tuple[str, ...] = ()
+    changed: tuple[ChangedRule, ...] = ()
+    promises: int = 1
+    require: tuple[str, ...] = ()
+    accept: tuple[AcceptedFinding, ...] = ()
+    fail_on: str = "medium"
+    timeout_s: float = 1800.0
+    pytest_args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)

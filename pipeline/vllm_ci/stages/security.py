@@ -1,0 +1,55 @@
+"""Security: who may call what, what hostile input does, and what leaks, into the server's log too."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_ci.domain.program import Outcome
+from vllm_ci.domain.report import Case, CaseStatus, StageResult
+from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.suite import ServerStage
+from vllm_ci.suites import leaks
+from vllm_ci.suites.findings import Policy
+
+LOG_CASE = "security/server_log::test_holds_no_secret_and_no_prompt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecurityStage(ServerStage):
+    """Adds what only the pipeline can see: the log of the server that it holds."""
+
+    async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
+        """Cases of the programs, and one about the log that the server wrote meanwhile."""
+        extra = (await log_case(context, outcomes),) if context.service is not None and outcomes else ()
+        return await self.judged(context, outcomes, extra)
+
+
+async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
+    """Whether the server's log holds its own key, or the unguessable words that the cases put into their prompts."""
+    if context.service is None:
+        return Case(name=LOG_CASE, status=CaseStatus.SKIPPED, message="the log of a foreign server cannot be seen from here")
+    words = [word for outcome in outcomes for word in await _canaries(outcome)]
+    if context.spec.suite and not words:
+        return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message="the cases left no list of the words they sent")
+    key = os.environ.get(context.api_key_env, "") if context.api_key_env else ""
+    found = leaks.in_log(await context.service.log(), secrets={"the API key": key}, prompts=words)
+    policy = Policy(accepted=context.spec.accept, fail_on=context.spec.fail_on, today=dt.datetime.now(dt.UTC).date())
+    judgement = policy.judge(found)
+    properties = {"findings": [str(finding) for finding in found], "accepted": [finding.id for finding in judgement.accepted]}
+    status = CaseStatus.FAILED if judgement.failing else CaseStatus.PASSED
+    return Case(name=LOG_CASE, status=status, message=str(judgement), properties=properties)
+
+
+async def _canaries(outcome: Outcome) -> list[str]:
+    try:
+        words = json.loads(await outcome.output.read("canaries.json"))
+    except (FileNotFoundError, ValueError):
+        return []
+    return [str(word) for word in words]
+
+
+STAGE = SecurityStage(name="security", promises=1)

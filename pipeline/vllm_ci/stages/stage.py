@@ -1,0 +1,70 @@
+"""The port of a stage: data in, programs out; outcomes in, a result out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Outcome, Program, Service
+from vllm_ci.domain.report import StageResult
+from vllm_ci.domain.stage import StageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """What a stage may look at.
+
+    Attributes:
+        spec: What the user said about the stage.
+        commit: What is tested; ``None`` for a foreign server.
+        image: Built from the commit; ``None`` for a foreign server.
+        service: The server, held by the engine.
+        url: Base URL of a foreign server, when there is no service.
+        model: Served model name; empty takes the first of the server's list.
+        api_key_env: Name of the variable that holds the server's API key; empty when it asks for none.
+        source: The user's checkout at the commit.
+        tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
+        image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
+        changed: Files that differ from the base branch, relative to the checkout.
+        tensor_parallel_size: That the server was started with; 0 when nobody knows.
+        quantization: Likewise; empty when nobody knows.
+    """
+
+    spec: StageSpec
+    commit: Commit | None = None
+    image: ImageRef | None = None
+    service: Service | None = None
+    url: str = ""
+    model: str = ""
+    api_key_env: str = ""
+    source: Directory | None = None
+    tools: Directory | None = None
+    image_facts: Directory | None = None
+    changed: tuple[str, ...] = ()
+    tensor_parallel_size: int = 0
+    quantization: str = ""
+
+
+class Stage(Protocol):
+    """Judges one aspect."""
+
+    @property
+    def name(self) -> str:
+        """As in the configuration and the report."""
+
+    @property
+    def needs_server(self) -> bool:
+        """Its programs need a server (a service or a URL); otherwise they need an image."""
+
+    def programs(self, context: StageContext) -> tuple[Program, ...]:
+        """What to run, in this order.
+
+        Raises:
+            UsageError: The context lacks what the stage cannot do without.
+        """
+
+    async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
+        """Read what the programs (one outcome each, in the same order) left behind."""

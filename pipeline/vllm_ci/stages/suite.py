@@ -1,0 +1,124 @@
+"""What the stages that judge a server have in common: our cases, then the user's own, each a run of pytest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.program import Outcome, Program
+from vllm_ci.domain.report import Case, StageResult
+from vllm_ci.stages import reading
+from vllm_ci.stages.stage import StageContext
+
+# Nothing may be written beside the tests (they may be read-only), and no configuration of a folder above may change the run.
+QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", "COLUMNS": "132"}
+REPORT = (
+    *("-p", "no:cacheprovider", "-o", "junit_family=xunit1", "-ra", "-v"),
+    *("--vllm-report", "{out}", "--junitxml", "{out}/junit.xml"),
+)
+OURS_ALONE = ("-c", "/dev/null", "--rootdir", "{out}")
+USERS_OWN = ("--rootdir", "{in.source}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStage:
+    """A stage whose cases need only a URL.
+
+    Attributes:
+        name: That of the stage and of its package below ``vllm_ci.suites``.
+        promises: Number of cases the package holds at least.
+    """
+
+    name: str
+    promises: int
+    needs_server: bool = True
+
+    def programs(self, context: StageContext) -> tuple[Program, ...]:
+        """Our package, and the user's own tests where the stage names some."""
+        if context.service is None and not context.url:
+            raise UsageError(
+                f"the stage {self.name} needs a server",
+                why="neither a service nor a URL was given",
+                remedy="let the pipeline serve the image, or give --url",
+            )
+        spec = context.spec
+        ours = self._program(context, self.name, ("--pyargs", f"vllm_ci.suites.{self.name}", *OURS_ALONE))
+        users = self._program(context, f"{self.name}-own", (*(f"{{in.source}}/{path}" for path in spec.paths), *USERS_OWN))
+        return (*((ours,) if spec.suite else ()), *((users,) if spec.paths else ()))
+
+    async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
+        """Cases of both runs."""
+        return await self.judged(context, outcomes)
+
+    async def judged(self, context: StageContext, outcomes: Sequence[Outcome], extra: Sequence[Case] = ()) -> StageResult:
+        """Cases of both runs and those that the stage itself judged."""
+        promised = (
+            *((self.promises,) if context.spec.suite else ()),
+            *((context.spec.promises,) if context.spec.paths else ()),
+        )
+        names = [program.name for program in self.programs(context)]
+        readings = [
+            await reading.read(outcome, name=name, promised=count)
+            for outcome, name, count in zip(outcomes, names, promised, strict=True)
+        ]
+        empty = "the stage names no tests: its own cases are switched off, and paths is empty"
+        return reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
+
+    def _program(self, context: StageContext, name: str, tests: tuple[str, ...]) -> Program:
+        own_tests = "{in.source}" in " ".join(tests)
+        if own_tests and context.source is None:
+            raise UsageError(
+                f"the stage {self.name} names tests of yours, but there is no checkout to take them from",
+                remedy="run it inside the checkout, or take `paths` out of the stage",
+            )
+        return Program(
+            name=name,
+            argv=(
+                "python",
+                "-m",
+                "pytest",
+                "-p",
+                "vllm_ci.suites.plugin",
+                *tests,
+                *REPORT,
+                *options(context),
+                *context.spec.pytest_args,
+            ),
+            env={**QUIET, **context.spec.env},
+            secrets=(context.api_key_env,) if context.api_key_env else (),
+            inputs={
+                **({"source": context.source} if own_tests and context.source is not None else {}),
+                **({"image": context.image_facts} if context.image_facts is not None else {}),
+            },
+            needs={"vllm": context.service} if context.service is not None else {},
+            timeout_s=context.spec.timeout_s,
+        )
+
+
+def options(context: StageContext) -> tuple[str, ...]:
+    """Our options of pytest, from what is known."""
+    spec = context.spec
+    accepted = [{"id": each.id, "reason": each.reason, "until": each.until.isoformat()} for each in spec.accept]
+    said = {
+        "--base-url": "{url.vllm}" if context.service is not None else context.url,
+        "--vllm-model": context.model,
+        "--vllm-api-key-env": context.api_key_env,
+        "--vllm-require": ",".join(spec.require),
+        "--vllm-accept": json.dumps(accepted) if accepted else "",
+        "--vllm-fail-on": spec.fail_on,
+        "--vllm-tensor-parallel-size": str(context.tensor_parallel_size or ""),
+        "--vllm-quantization": context.quantization,
+        "--vllm-image-config": "{in.image}/config.json" if context.image_facts is not None else "",
+        **identity(context),
+    }
+    return tuple(f"{name}={value}" for name, value in said.items() if value)
+
+
+def identity(context: StageContext) -> dict[str, str]:
+    """Which commit and which image a report is about."""
+    return {
+        "--vllm-commit": context.commit.sha if context.commit else "",
+        "--vllm-image-digest": context.image.digest if context.image else "",
+    }

@@ -1,0 +1,35 @@
+"""What must not show up in a server's log, and how to see that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vllm_ci.suites.findings import Finding
+
+
+def in_log(log: str, *, secrets: Mapping[str, str], prompts: Iterable[str]) -> list[Finding]:
+    """Findings of a server log that holds a secret or what users said.
+
+    Args:
+        log: The whole text.
+        secrets: What must never be there, by the name to report it under.
+        prompts: Unguessable words that were sent in prompts.
+    """
+    found = [
+        Finding(
+            id=f"secret-in-log:{name}", severity="critical", message=f"the server wrote {name} to its log, {_where(log, value)}"
+        )
+        for name, value in secrets.items()
+        if value and value in log
+    ]
+    seen = [word for word in prompts if word in log]
+    if seen:
+        message = (
+            f"{len(seen)} prompts are in the server's log, the first {_where(log, seen[0])}; run it without request logging"
+        )
+        found.append(Finding(id="prompt-in-log", severity="medium", message=message))
+    return found
+
+
+def _where(log: str, text: str) -> str:
+    return f"line {log[: log.index(text)].count(chr(10)) + 1}"

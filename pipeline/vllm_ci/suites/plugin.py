@@ -1,0 +1,149 @@
+"""The pytest plugin: tests for a server of which nothing but the URL is known.
+
+::
+
+    pytest -p vllm_ci.suites.plugin --pyargs vllm_ci.suites.integration --base-url http://127.0.0.1:8000
+
+A user's own tests get the same fixtures: ``server`` (what was found out about it), ``client`` (requests and answers as plain
+JSON), ``openai_client`` (the official SDK), ``canary`` (words that nobody can guess), ``metric`` and ``note`` (for the report).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from vllm_ci.suites.client import Client
+from vllm_ci.suites.server import CAPABILITIES, Server, probe
+from vllm_ci.suites.stash import MASKS
+
+if TYPE_CHECKING:
+    import openai
+
+pytest_plugins = ("vllm_ci.suites.reporter",)
+
+_SERVER = pytest.StashKey[Server]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours; the URL is pytest-base-url's ``--base-url``."""
+    group = parser.getgroup("vllm-ci")
+    option = group.addoption
+    option("--vllm-model", metavar="NAME", default="", help="served model name; by default the first that the server lists")
+    option("--vllm-api-key-env", metavar="NAME", default="", help="name of the environment variable that holds the API key")
+    option("--vllm-require", metavar="LIST", default="", help="capabilities whose absence fails: " + ", ".join(CAPABILITIES))
+    option("--vllm-timeout", metavar="SECONDS", type=float, default=120.0, help="longest wait for one answer (120)")
+    option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="as the server was started")
+    option("--vllm-quantization", metavar="NAME", default="", help="as the server was started")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, and refuse what would silently test nothing."""
+    config.addinivalue_line(
+        "markers", "requires_capability(*names): skipped, or failed where the profile requires it, when the server lacks one"
+    )
+    unknown = set(_required(config)) - set(CAPABILITIES)
+    if unknown:
+        raise pytest.UsageError(f"--vllm-require: unknown {sorted(unknown)}; known are {', '.join(CAPABILITIES)}")
+    name = config.option.vllm_api_key_env
+    if name and not os.environ.get(name):
+        raise pytest.UsageError(f"--vllm-api-key-env: the environment variable {name} is empty or not set")
+    if name:
+        masks: list[str] = config.stash[MASKS]
+        masks.append(os.environ[name])
+
+
+@pytest.fixture(scope="session")
+def api_key(request: pytest.FixtureRequest) -> str:
+    """The server's API key; empty when none was named."""
+    name = request.config.option.vllm_api_key_env
+    return os.environ[name] if name else ""
+
+
+@pytest.fixture(scope="session")
+def http(request: pytest.FixtureRequest, base_url: str | None, api_key: str) -> Iterator[httpx.Client]:
+    """A plain HTTP client with base URL, key and timeouts."""
+    if not base_url:
+        raise pytest.UsageError("no server was named: give --base-url URL")
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    timeout = httpx.Timeout(request.config.option.vllm_timeout, connect=10.0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    with httpx.Client(base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, http: httpx.Client, note: Callable[[str, object], None]) -> Server:
+    """What was found out about the server, once per session."""
+    options = request.config.option
+    found = probe(
+        http,
+        model=options.vllm_model,
+        tensor_parallel_size=options.vllm_tensor_parallel_size,
+        quantization=options.vllm_quantization,
+    )
+    note("server", found.facts)
+    return found
+
+
+@pytest.fixture(scope="session")
+def client(http: httpx.Client, server: Server) -> Client:
+    """Requests and answers as plain JSON."""
+    return Client(http=http, model=server.model)
+
+
+@pytest.fixture(scope="session")
+def openai_client(request: pytest.FixtureRequest, server: Server, api_key: str) -> Iterator[openai.OpenAI]:
+    """The official SDK, without its retries: a server that has to be asked twice is not well."""
+    import openai  # here, because it takes a second and only a few cases want it
+
+    timeout = request.config.option.vllm_timeout
+    base_url = f"{server.url.rstrip('/')}/v1"
+    with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0) as sdk:
+        yield sdk
+
+
+@pytest.fixture(scope="session")
+def canary(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """A function that makes words nobody can guess; those made are listed in ``canaries.json`` beside the report."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"canary-{secrets.token_hex(8)}")
+        return made[-1]
+
+    yield make
+    if request.config.option.vllm_report and made:
+        folder = Path(request.config.option.vllm_report)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "canaries.json").write_text(json.dumps(made), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _capabilities(request: pytest.FixtureRequest) -> None:
+    """Skip a case whose capability is missing, with the reason; fail it where the profile requires it."""
+    names = [name for marker in request.node.iter_markers("requires_capability") for name in marker.args]
+    if not names:
+        return
+    found: Server = request.getfixturevalue("server")
+    required = _required(request.config)
+    for name in names:
+        assert name in CAPABILITIES, f"{name} is no capability; known are {', '.join(CAPABILITIES)}"
+        if found.can(name):
+            continue
+        message = f"the server lacks {name}: {found.absent[name]}"
+        if name in required:
+            request.node.user_properties.append(("required", name))
+            pytest.fail(f"required, but {message}", pytrace=False)
+        pytest.skip(message)
+
+
+def _required(config: pytest.Config) -> list[str]:
+    return [name.strip() for name in config.option.vllm_require.split(",") if name.strip()]

@@ -1,0 +1,1 @@
+"""Inside an image: it is what its locks say. Standard library and pytest only."""
