@@ -76,7 +76,7 @@ class StageResult:
         message: Why the stage as a whole errored, if it did.
         metrics: Figures of the stage as a whole (unit in the name).
         log: The stage's log, in full.
-        facts: What it learnt about the server or the image (``server``: version, models, capabilities, ``double``).
+        facts: What it learnt about the server (``version``, ``models``, ``capabilities``, ``double`` ...).
     """
 
     name: str

@@ -70,7 +70,7 @@ def combine(
         message=message,
         metrics=distributions(cases),
         log="\n".join(outcome.log for outcome in outcomes),
-        facts={key: value for reading in readings for key, value in reading.facts.items()},
+        facts={key: value for reading in readings for key, value in dict(reading.facts.get("server") or {}).items()},
     )
 
 

@@ -44,9 +44,13 @@ class ServerStage:
                 remedy="let the pipeline serve the image, or give --url",
             )
         spec = context.spec
-        ours = self._program(context, self.name, ("--pyargs", f"vllm_ci.suites.{self.name}", *OURS_ALONE))
-        users = self._program(context, f"{self.name}-own", (*(f"{{in.source}}/{path}" for path in spec.paths), *USERS_OWN))
-        return (*((ours,) if spec.suite else ()), *((users,) if spec.paths else ()))
+        programs = []
+        if spec.suite:
+            programs.append(self._program(context, self.name, ("--pyargs", f"vllm_ci.suites.{self.name}", *OURS_ALONE)))
+        if spec.paths:
+            tests = (*(f"{{in.source}}/{path}" for path in spec.paths), *USERS_OWN)
+            programs.append(self._program(context, f"{self.name}-own", tests))
+        return tuple(programs)
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """Cases of both runs."""

@@ -1,0 +1,71 @@
+"""Outcomes and services that exist in memory only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_ci.domain.program import Outcome
+
+
+@dataclass(frozen=True)
+class MemoryDirectory:
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    async def read(self, name: str) -> bytes:
+        try:
+            return self.files[name]
+        except KeyError as error:
+            raise FileNotFoundError(name) from error
+
+    async def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.files))
+
+
+@dataclass(kw_only=True)
+class MemoryService:
+    name: str = "vllm"
+    url: str = "http://127.0.0.1:1"
+    ready_s: float = 0.1
+    text: str = ""
+
+    async def log(self) -> str:
+        return self.text
+
+    async def alive(self) -> bool:
+        return True
+
+
+def case(name: str, status: str = "passed", **properties: Any) -> dict[str, Any]:
+    message = "" if status == "passed" else f"{name} {status}"
+    return {"name": name, "status": status, "seconds": 0.5, "message": message, "details": "", "properties": properties}
+
+
+def left(
+    cases: list[dict[str, Any]],
+    *,
+    exit_code: int = 0,
+    collected: int | None = None,
+    server: Mapping[str, Any] | None = None,
+    timed_out: bool = False,
+    also: Mapping[str, bytes] | None = None,
+) -> Outcome:
+    document = {
+        "format": 1,
+        "collected": len(cases) if collected is None else collected,
+        "exit_status": exit_code,
+        "seconds": 1.0,
+        "session": {"server": dict(server or {})},
+        "cases": cases,
+    }
+    files = {"cases.json": json.dumps(document).encode(), **(also or {})}
+    return Outcome(exit_code=exit_code, seconds=2.0, output=MemoryDirectory(files), log="the log", timed_out=timed_out)
+
+
+def crashed(
+    exit_code: int, *, lines: list[dict[str, Any]] | None = None, log: str = "Segmentation fault", timed_out: bool = False
+) -> Outcome:
+    files = {"cases.jsonl": "\n".join(map(json.dumps, lines)).encode()} if lines is not None else {}
+    return Outcome(exit_code=exit_code, seconds=2.0, output=MemoryDirectory(files), log=log, timed_out=timed_out)

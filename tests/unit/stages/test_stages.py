@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+
+from unit.stages.memory import MemoryDirectory, MemoryService, case, crashed, left
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.report import CaseStatus, Verdict
+from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
+from vllm_ci.stages import STAGES, StageContext
+from vllm_ci.stages.changed import matches, paths_for
+from vllm_ci.stages.security import LOG_CASE, SecurityStage
+
+COMMIT = Commit(sha="a" * 40)
+IMAGE = ImageRef(repository="x", digest="sha256:" + "b" * 64)
+TOMORROW = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def in_image(spec: StageSpec) -> StageContext:
+    folder = MemoryDirectory()
+    return StageContext(spec=spec, commit=COMMIT, image=IMAGE, source=folder, tools=folder, image_facts=folder)
+
+
+@pytest.mark.parametrize("name", ["integration", "streaming", "security"])
+def test_a_server_stage_runs_our_package_against_the_service(name: str) -> None:
+    service = MemoryService()
+    context = StageContext(
+        spec=StageSpec(name=name, require=("tools", "chat")),
+        commit=COMMIT,
+        image=IMAGE,
+        service=service,
+        model="tiny",
+        api_key_env="MY_KEY",
+    )
+    (program,) = STAGES[name].programs(context)
+    assert program.argv[:5] == ("python", "-m", "pytest", "-p", "vllm_ci.suites.plugin")
+    assert f"vllm_ci.suites.{name}" in program.argv
+    for expected in (
+        "--base-url={url.vllm}",
+        "--vllm-model=tiny",
+        "--vllm-api-key-env=MY_KEY",
+        "--vllm-require=tools,chat",
+        f"--vllm-commit={COMMIT.sha}",
+        f"--vllm-image-digest={IMAGE.digest}",
+    ):
+        assert expected in program.argv
+    assert program.secrets == ("MY_KEY",)
+    assert program.needs == {"vllm": service}
+    assert program.image is None
+
+
+def test_a_foreign_server_is_named_by_its_url() -> None:
+    context = StageContext(spec=StageSpec(name="integration"), url="http://elsewhere:1")
+    (program,) = STAGES["integration"].programs(context)
+    assert "--base-url=http://elsewhere:1" in program.argv
+    assert program.needs == {}
+
+
+def test_a_users_own_tests_are_a_second_program_with_the_same_options() -> None:
+    context = StageContext(
+        spec=StageSpec(name="integration", paths=("tests/api", "tests/x.py"), pytest_args=("-k", "fast")),
+        url="http://elsewhere:1",
+        source=MemoryDirectory(),
+    )
+    ours, own = STAGES["integration"].programs(context)
+    assert "{in.source}/tests/api" in own.argv
+    assert "{in.source}/tests/x.py" in own.argv
+    assert own.argv[-2:] == ("-k", "fast")
+    assert set(own.inputs) == {"source"}
+    assert "source" not in ours.inputs
+    only_own = StageContext(
+        spec=StageSpec(name="integration", suite=False, paths=("t",)), url="http://e", source=MemoryDirectory()
+    )
+    assert [program.name for program in STAGES["integration"].programs(only_own)] == ["integration-own"]
+
+
+def test_what_a_stage_cannot_do_without_is_said() -> None:
+    with pytest.raises(UsageError, match="needs a server"):
+        STAGES["integration"].programs(StageContext(spec=StageSpec(name="integration")))
+    with pytest.raises(UsageError, match="no checkout"):
+        STAGES["integration"].programs(StageContext(spec=StageSpec(name="integration", paths=("t",)), url="http://e"))
+    with pytest.raises(UsageError, match="looks into an image"):
+        STAGES["unit"].programs(StageContext(spec=StageSpec(name="unit"), url="http://e"))
+
+
+def test_the_unit_stage_runs_inside_the_image() -> None:
+    ours, own = STAGES["unit"].programs(in_image(StageSpec(name="unit", paths=("tests/unit",))))
+    for program in (ours, own):
+        assert program.image is IMAGE
+        assert program.argv[:2] == ("python", "{in.tools}/start.py")
+        assert program.needs == {}
+        assert set(program.inputs) == {"tools", "image", "source"}
+    assert "vllm_ci.suites.unit" in ours.argv
+    assert "--import-mode=append" in own.argv
+
+
+@pytest.mark.anyio
+async def test_a_stage_promises_its_own_cases_and_those_of_the_user() -> None:
+    spec = StageSpec(name="integration", paths=("t",), promises=2)
+    context = StageContext(spec=spec, url="http://e", source=MemoryDirectory())
+    stage = STAGES["integration"]
+    ours = left([case(f"c{n}") for n in range(500)])
+    good = await stage.result(context, [ours, left([case("x"), case("y")])])
+    assert good.verdict is Verdict.PASSED
+    short = await stage.result(context, [ours, left([case("x")])])
+    assert short.verdict is Verdict.ERRORED
+    assert "integration-own ran 1 cases, 2 were promised" in short.message
+    none = await stage.result(context, [left([]), left([case("x"), case("y")])])
+    assert none.verdict is Verdict.ERRORED
+
+
+@pytest.mark.anyio
+async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    stage = SecurityStage(name="security", promises=1)
+
+    async def verdict(log: str, *accept: str) -> tuple[Verdict, CaseStatus, str]:
+        accepted = tuple(AcceptedFinding(id=name, reason="r", until=TOMORROW) for name in accept)
+        context = StageContext(
+            spec=StageSpec(name="security", accept=accepted), service=MemoryService(text=log), api_key_env="MY_KEY"
+        )
+        outcome = left([case("a")], also={"canaries.json": json.dumps(["canary-1"]).encode()})
+        result = await stage.result(context, [outcome])
+        (log_case,) = (each for each in result.cases if each.name == LOG_CASE)
+        return result.verdict, log_case.status, log_case.message
+
+    assert await verdict("INFO started") == (Verdict.PASSED, CaseStatus.PASSED, "")
+    found = await verdict("INFO\nkey s3cret")
+    assert found[:2] == (Verdict.FAILED, CaseStatus.FAILED)
+    assert "secret-in-log" in found[2]
+    assert "line 2" in found[2]
+    assert "s3cret" not in found[2]
+    assert (await verdict("prompt: canary-1"))[0] is Verdict.FAILED
+    assert (await verdict("prompt: canary-1", "prompt-in-log"))[0] is Verdict.PASSED
+
+
+@pytest.mark.anyio
+async def test_a_log_cannot_be_judged_without_the_words_that_were_sent() -> None:
+    context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""))
+    result = await SecurityStage(name="security", promises=1).result(context, [crashed(137)])
+    assert result.verdict is Verdict.ERRORED
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("vllm/entrypoints/**", "vllm/entrypoints/openai/api.py", True),
+        ("vllm/entrypoints", "vllm/entrypoints/openai/api.py", True),
+        ("vllm/entry", "vllm/entrypoints/api.py", False),
+        ("vllm/*.py", "vllm/envs.py", True),
+        ("vllm/*.py", "vllm/a/envs.py", False),
+        ("**/*.py", "envs.py", True),
+        ("**/*.py", "a/b/envs.py", True),
+        ("a?c", "abc", True),
+        ("a?c", "a/c", False),
+        ("a.c", "abc", False),
+    ],
+)
+def test_patterns_of_changed_files(pattern: str, path: str, expected: bool) -> None:
+    assert matches(path, pattern) is expected
+
+
+def test_changes_choose_tests_each_once() -> None:
+    spec = StageSpec(
+        name="unit",
+        paths=("tests/always",),
+        changed=(
+            ChangedRule(changed=("vllm/**",), run=("tests/core", "tests/always")),
+            ChangedRule(changed=("docs/**",), run=("tests/docs",)),
+        ),
+    )
+    assert paths_for(spec, ["vllm/a.py", "README.md"]) == ("tests/always", "tests/core")
+    assert paths_for(spec, []) == ("tests/always",)
