@@ -1,0 +1,127 @@
+"""The synchronous door to the measuring client, for pytest suites."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from vllm_ci.loadgen.client import Client, new_loop
+from vllm_ci.loadgen.exchange import Exchange, Headers, Request, Timeouts
+from vllm_ci.loadgen.stream import Stream
+
+Body = Mapping[str, object]
+_Result = TypeVar("_Result")
+
+
+class Recorder:
+    """Sends requests and records the answers; concurrent ones share one event loop.
+
+    Args:
+        base_url: ``http://host:port``, with a path prefix if the server has one.
+        headers: Sent with every request.
+        tls: Context for https; by default the system's trust store.
+        timeouts: Limits of every request that has none of its own.
+        keep_alive: Reuse connections; otherwise each request opens its own.
+        continuous_usage: Ask streams for token counts in every chunk (``stream_options.continuous_usage_stats``, a vLLM
+            extension: leave it off for servers that refuse unknown fields).
+
+    Raises:
+        UsageError: ``base_url`` is no http or https URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Headers | None = None,
+        tls: ssl.SSLContext | None = None,
+        timeouts: Timeouts | None = None,
+        keep_alive: bool = True,
+        continuous_usage: bool = False,
+    ) -> None:
+        self.base_url = base_url
+        self.continuous_usage = continuous_usage
+        self._client = Client(base_url, headers=headers, tls=tls, timeouts=timeouts, keep_alive=keep_alive)
+        self._runner = asyncio.Runner(loop_factory=new_loop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop connections and end the event loop."""
+
+        async def drop() -> None:
+            self._client.close()
+            await asyncio.sleep(0)  # transports end in the loop's next round
+
+        self._run(drop())
+        self._runner.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+        return self._runner.run(coroutine)
+
+    def send(self, request: Request) -> Exchange:
+        """One exchange, exactly as the request says."""
+        return self._run(self._client.send(request))
+
+    def gather(self, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Exchange, ...]:
+        """All of ``requests`` at once (``limit``: at most so many under way together), results in their order."""
+        return self._run(self._client.gather(requests, limit=limit))
+
+    def get(self, path: str, *, headers: Headers | None = None, timeouts: Timeouts | None = None) -> Exchange:
+        """A GET."""
+        return self.send(Request(path=path, headers=headers or {}, timeouts=timeouts))
+
+    def post(self, path: str, body: object, *, headers: Headers | None = None, timeouts: Timeouts | None = None) -> Exchange:
+        """A POST of ``body`` as JSON."""
+        return self.send(Request.post(path, body, headers=headers, timeouts=timeouts))
+
+    def posts(self, path: str, bodies: Sequence[object], *, limit: int | None = None) -> tuple[Exchange, ...]:
+        """POSTs at once, answers in the order of ``bodies``."""
+        return self.gather([Request.post(path, body) for body in bodies], limit=limit)
+
+    def stream(
+        self,
+        path: str,
+        body: Body,
+        *,
+        headers: Headers | None = None,
+        stop_after_events: int | None = None,
+        stop_after_s: float | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Stream:
+        """A streamed completion; ``stream`` and ``stream_options`` are added unless ``body`` has them.
+
+        Args:
+            path: ``/v1/chat/completions`` or ``/v1/completions``.
+            body: The request without ``stream``.
+            headers: On top of the recorder's.
+            stop_after_events: Hang up once this many events have arrived.
+            stop_after_s: Hang up this many seconds after sending.
+            timeouts: In place of the recorder's.
+        """
+        request = Request.post(
+            path,
+            self.streamed(body),
+            headers=headers,
+            stop_after_events=stop_after_events,
+            stop_after_s=stop_after_s,
+            timeouts=timeouts,
+        )
+        return Stream(exchange=self.send(request))
+
+    def streams(self, path: str, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
+        """Streamed completions at once, in the order of ``bodies``."""
+        requests = [Request.post(path, self.streamed(body)) for body in bodies]
+        return tuple(Stream(exchange=exchange) for exchange in self.gather(requests, limit=limit))
+
+    def streamed(self, body: Body) -> dict[str, object]:
+        """``body`` asking for a stream with usage; what it says itself stays."""
+        options = {"include_usage": True} | ({"continuous_usage_stats": True} if self.continuous_usage else {})
+        return {"stream": True, "stream_options": options} | dict(body)
