@@ -1,0 +1,87 @@
+"""A report as CTRF (Common Test Report Format, specification 1.0.0), for dashboards that read it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from vllm_ci import __version__
+from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+
+# CTRF knows no "errored": what could not be judged must not look harmless. What decides nothing is "other".
+_STATUS = {
+    CaseStatus.PASSED: "passed",
+    CaseStatus.FAILED: "failed",
+    CaseStatus.ERRORED: "failed",
+    CaseStatus.SKIPPED: "skipped",
+    CaseStatus.INCONCLUSIVE: "other",
+}
+
+
+def from_report(report: Report) -> dict[str, Any]:
+    """The report as a CTRF document; ``rawStatus`` keeps our own word for each case."""
+    tests = [_test(stage, case) for stage in report.stages for case in cases_of(stage)]
+    start = int(datetime.fromisoformat(report.started_at).timestamp() * 1000) if report.started_at else 0
+    counts = {status: sum(test["status"] == status for test in tests) for status in ("passed", "failed", "skipped", "other")}
+    return {
+        "reportFormat": "CTRF",
+        "specVersion": "1.0.0",
+        "generatedBy": f"vllm-ci {__version__}",
+        "results": {
+            "tool": {"name": "vllm-ci", "version": __version__},
+            "summary": {
+                "tests": len(tests),
+                **counts,
+                "pending": 0,
+                "suites": len(report.stages),
+                "start": start,
+                "stop": start + round(report.seconds * 1000),
+            },
+            "tests": tests,
+            "environment": _environment(report),
+        },
+    }
+
+
+def cases_of(stage: StageResult) -> tuple[Case, ...]:
+    """Cases of a stage; one stands for the stage itself where its verdict is worse than its cases tell."""
+    bad = (CaseStatus.FAILED, CaseStatus.ERRORED, CaseStatus.INCONCLUSIVE)
+    if stage.verdict is Verdict.PASSED or any(case.status in bad for case in stage.cases):
+        return stage.cases
+    whole = Case(name=stage.name, status=CaseStatus(stage.verdict.value), message=stage.message)
+    return (*stage.cases, whole)
+
+
+def identity(report: Report) -> dict[str, str]:
+    """Commit and image of a report, without what is not known."""
+    known = {
+        "commit": report.commit.sha if report.commit else "",
+        "image_digest": report.image.digest if report.image else "",
+        "engine": report.engine,
+        "double": "true" if report.double else "",
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _test(stage: StageResult, case: Case) -> dict[str, Any]:
+    optional = {"message": case.message, "trace": case.details, "extra": dict(case.properties)}
+    return {
+        "name": case.name,
+        "status": _STATUS[case.status],
+        "rawStatus": case.status.value,
+        "duration": round(case.seconds * 1000),
+        "suite": [stage.name],
+        "type": stage.name,
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def _environment(report: Report) -> dict[str, Any]:
+    known = {
+        "commit": report.commit.sha if report.commit else "",
+        "branchName": report.commit.ref if report.commit else "",
+        "repositoryUrl": report.commit.source if report.commit else "",
+    }
+    environment: dict[str, Any] = {name: value for name, value in known.items() if value}
+    environment["extra"] = identity(report)
+    return environment
