@@ -76,6 +76,8 @@ class ServerConfig(Section):
     """Names of environment variables handed through from the caller, e.g. `HF_TOKEN`; values never stand here."""
     api_key_env: str = ""
     """Name of the environment variable that holds the API key the server shall ask for."""
+    generate_api_key: bool = False
+    """Make a new API key for each run, for a server that lives only as long as its tests."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port on this machine; 0 is any free one."""
     gpus: Annotated[str, Field(pattern=r"^(none|all|\d+(,\d+)*)$")] = "none"
@@ -86,6 +88,12 @@ class ServerConfig(Section):
     """Longest time to the first completion, in seconds."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 30.0
     """Time that streams in flight get to end when the server stops, in seconds."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> ServerConfig:
+        if self.api_key_env and self.generate_api_key:
+            raise ValueError("name one of api_key_env and generate_api_key, not both")
+        return self
 
     def domain(self) -> ServerSpec:
         """As the pipeline takes it (the port is the engine's business)."""

@@ -1,0 +1,40 @@
+"""``vllm-ci config``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from vllm_ci.cli.options import loaded, option, project_options
+from vllm_ci.cli.output import json_option, print_json
+
+
+@click.command()
+@project_options
+@option("--report-dir", type=click.Path(file_okay=False), help="Folder that gets one folder per run.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of vllm-ci.yaml instead.")
+@json_option
+@click.pass_context
+def config(context: click.Context, /, *, schema: bool, as_json: bool, **_: Any) -> None:
+    """Print every setting, and where its value comes from: flag, environment, file or default.
+
+    \b
+    Examples:
+      vllm-ci config
+      VLLM_CI_PORT=8000 vllm-ci config --json
+      vllm-ci config --schema > vllm-ci.schema.json
+    """
+    if schema:
+        from vllm_ci.config.schema import schema as of_configuration
+
+        print_json(of_configuration())
+        return
+    values = loaded(context).values()
+    if as_json:
+        print_json({key: {"value": value, "origin": origin} for key, value, origin in values})
+        return
+    width = max(len(key) for key, _, _ in values)
+    for key, value, origin in values:
+        click.echo(f"{key:<{width}}  {json.dumps(value, ensure_ascii=False):<30}  {origin}")

@@ -1,0 +1,94 @@
+"""A server that somebody else runs, as ``vllm-ci test --url`` works on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+from click.core import ParameterSource
+
+from vllm_ci.cli import options
+from vllm_ci.config.load import FILE_NAME, Loaded
+from vllm_ci.config.project import ProjectConfig
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.stage import StageSpec
+from vllm_ci.engines import choose
+from vllm_ci.stages import STAGES
+from vllm_ci.stages.stage import StageContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """What is tested, and how.
+
+    Attributes:
+        context: URL, model and key of the server.
+        stages: Which stages run.
+        engine: Where their programs run.
+        folder: The project's folder, when there is a configuration.
+        report_directory: Folder that gets one folder per run.
+    """
+
+    context: StageContext
+    stages: tuple[StageSpec, ...]
+    engine: str
+    folder: Path | None
+    report_directory: Path
+
+
+def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Foreign:
+    """Read options, and the configuration if there is one.
+
+    Raises:
+        UsageError: The URL is none, a stage cannot do without an image, or the key's variable is not set.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no URL of a server", remedy="give scheme and host: --url http://127.0.0.1:8000")
+    loaded = _configuration(context)
+    config = loaded.config if loaded else ProjectConfig()
+    specs = config.stages.specs()
+    for name in named:
+        if name not in specs:
+            raise UsageError(f"there is no stage {name}", remedy=f"choose from {', '.join(specs)}")
+        if not STAGES[name].needs_server:
+            raise UsageError(
+                f"the stage {name} looks inside an image; a URL has none to look into",
+                remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
+            )
+    chosen = named or tuple(name for name in config.stages.enabled() if STAGES[name].needs_server)
+    key = str(context.params.get("api_key_env") or config.server.api_key_env)
+    if key and key not in os.environ:
+        raise UsageError(f"the environment has no variable {key}", remedy=f"export {key}=... before the call")
+    return Foreign(
+        context=StageContext(
+            spec=StageSpec(name=""), url=url.rstrip("/"), model=context.params.get("model") or "", api_key_env=key
+        ),
+        stages=tuple(specs[name] for name in specs if name in chosen),
+        engine=choose(config.engine)[0],
+        folder=loaded.folder if loaded else None,
+        report_directory=_report_directory(context, loaded),
+    )
+
+
+def _configuration(context: click.Context) -> Loaded | None:
+    """The named configuration, or one found here or above; none is fine unless one was named on the command line."""
+    if context.params.get("config") is None and not any(
+        (folder / FILE_NAME).is_file() for folder in (Path.cwd(), *Path.cwd().parents)
+    ):
+        return None
+    # --model is the served name here: it does not choose which model is served.
+    given = context.params.pop("model")
+    try:
+        return options.loaded(context)
+    finally:
+        context.params["model"] = given
+
+
+def _report_directory(context: click.Context, loaded: Loaded | None) -> Path:
+    if context.get_parameter_source("report_dir") is not ParameterSource.DEFAULT:
+        return Path(context.params["report_dir"]).absolute()
+    return loaded.folder / loaded.config.report.directory if loaded else Path.cwd() / ProjectConfig().report.directory

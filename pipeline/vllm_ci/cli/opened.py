@@ -1,0 +1,95 @@
+"""A project as a command works on it: configuration, commit, checkout."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from vllm_ci import ci, vcs
+from vllm_ci.cli import options
+from vllm_ci.config.load import Loaded
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.project import Project
+from vllm_ci.engine import Engine
+from vllm_ci.pipeline import Source
+
+_GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What a command works on.
+
+    Attributes:
+        loaded: The configuration.
+        checkout: Top folder of the repository.
+        commit: HEAD of it.
+        project: What the configuration asks for.
+    """
+
+    loaded: Loaded
+    checkout: Path
+    commit: Commit
+    project: Project
+
+    def source(self, engine: Engine) -> Source:
+        """The files, as handles of ``engine``.
+
+        Raises:
+            ConfigError: The folder of the model does not exist.
+        """
+        model = None
+        if self.project.model.path:
+            folder = self.loaded.folder / self.project.model.path
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"model.path: there is no folder {folder}", remedy="correct the path, or leave it out for a tiny model"
+                )
+            model = engine.directory(folder)
+        return Source(
+            commit=self.commit,
+            checkout=engine.directory(self.checkout),
+            project=engine.directory(self.loaded.folder),
+            model=model,
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that may stand in no report."""
+        server = self.project.server
+        names = (*(name.rpartition("=")[2] for name in server.secrets), server.api_key_env)
+        return tuple(os.environ[name] for name in names if name and os.environ.get(name))
+
+
+def open_project(context: click.Context, stages: tuple[str, ...] = ()) -> Opened:
+    """Configuration and commit for a command.
+
+    Raises:
+        ConfigError: The configuration is not valid, or a stage has no such name.
+        UsageError: The configuration lies in no git checkout.
+    """
+    loaded = options.loaded(context)
+    checkout = vcs.root(loaded.folder)
+    commit = vcs.discover(checkout)
+    commit = replace(commit, ref=ci.ref() or commit.ref, pull_request=ci.pull_request())
+    config = loaded.config
+    server = config.server.domain()
+    if config.server.generate_api_key:
+        os.environ.setdefault(_GENERATED_KEY, secrets.token_urlsafe(24))
+        server = replace(server, api_key_env=_GENERATED_KEY)
+    specs = config.stages.specs()
+    if unknown := [name for name in stages if name not in specs]:
+        raise ConfigError(f"there is no stage {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
+    project = Project(
+        name=loaded.name,
+        config=loaded.path.resolve().relative_to(checkout.resolve()).as_posix(),
+        model=config.model.domain(),
+        server=server,
+        stages=tuple(specs[name] for name in specs if name in (stages or config.stages.enabled())),
+    )
+    return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project)

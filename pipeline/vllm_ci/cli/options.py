@@ -1,0 +1,78 @@
+"""Options that several commands share, and how they go over the configuration file.
+
+Precedence: flag, environment variable, file, default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from vllm_ci.config import load
+from vllm_ci.config.load import Loaded, Override
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
+    """``--name``, also by ``VLLM_CI_NAME``."""
+    variable = "VLLM_CI_" + name.removeprefix("--").partition("/")[0].replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_envvar=True, **settings)
+
+
+def config_option(command: _Command) -> _Command:
+    """``--config``."""
+    return option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Configuration file; by default vllm-ci.yaml here or in a folder above.",
+    )(command)
+
+
+def project_options(command: _Command) -> _Command:
+    """What every command that builds or serves a project takes."""
+    for each in (
+        option("--gpus", help="none, all, or device numbers separated by commas."),
+        option("--port", type=click.IntRange(0, 65535), help="Port of the server; 0 is any free one."),
+        option("--model", help="tiny, a folder with a checkpoint, or a name on the model hub."),
+        option("--engine", type=click.Choice(["auto", "host", "dagger"]), help="Where programs and services run."),
+        config_option,
+    ):
+        command = each(command)
+    return command
+
+
+def loaded(context: click.Context) -> Loaded:
+    """The configuration with what the command line and the environment say over it."""
+    path = context.params.get("config")
+    overrides: dict[str, Override] = {}
+    for name, keys in _KEYS.items():
+        source = context.get_parameter_source(name)
+        if source not in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT) or context.params.get(name) is None:
+            continue
+        flag = "--" + name.replace("_", "-")
+        origin = f"flag {flag}" if source is ParameterSource.COMMANDLINE else f"environment VLLM_CI_{name.upper()}"
+        overrides |= {key: Override(value=value, origin=origin) for key, value in keys(context.params[name]).items()}
+    return load.load(path or load.find(Path.cwd()), overrides)
+
+
+def _model(value: str) -> dict[str, Any]:
+    if value == "tiny":
+        return {"model.path": "", "model.name": ""}
+    if Path(value).is_dir():
+        return {"model.tiny": None, "model.name": "", "model.path": str(Path(value).absolute())}
+    return {"model.tiny": None, "model.path": "", "model.name": value}
+
+
+# Option -> what it writes over the configuration, by dotted key.
+_KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "engine": lambda value: {"engine": value},
+    "port": lambda value: {"server.port": value},
+    "gpus": lambda value: {"server.gpus": value},
+    "report_dir": lambda value: {"report.directory": str(Path(value).absolute())},
+    "model": _model,
+}

@@ -1,0 +1,130 @@
+"""What a person sees while a pipeline runs: a live display on a terminal, plain lines elsewhere, folds where a CI has them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from vllm_ci.domain.events import Emit, Event, Finished, Started
+from vllm_ci.domain.report import CaseStatus, Report, Verdict
+from vllm_ci.report.html import seconds
+
+COLOURS = {
+    Verdict.PASSED: "green",
+    Verdict.FAILED: "bold red",
+    Verdict.ERRORED: "bold yellow",
+    Verdict.INCONCLUSIVE: "magenta",
+}
+
+
+def console() -> Console:
+    """Standard error, with ``NO_COLOR`` and ``CI`` honoured by rich; standard output belongs to ``--json``."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def watch(screen: Console) -> Iterator[Emit]:
+    """Show the events of a pipeline for as long as the context lasts."""
+    if not screen.is_terminal:
+        yield _Lines(screen)
+        return
+    display = _Live(screen)
+    with Live(get_renderable=display.table, console=screen, refresh_per_second=8, transient=True, redirect_stdout=False):
+        yield display
+
+
+class _Lines:
+    """One line at each start and each end."""
+
+    def __init__(self, screen: Console) -> None:
+        self._screen = screen
+        self._begun = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        clock = f"{time.monotonic() - self._begun:7.1f}s"
+        if isinstance(event, Started):
+            self._screen.print(Text(f"{clock}  {event.step}: started{_suffix(event.detail)}"))
+        else:
+            self._screen.print(Text(f"{clock}  ").append(_outcome(event)))
+
+
+class _Live:
+    """Finished steps scroll away above, running ones stay below with their elapsed time."""
+
+    def __init__(self, screen: Console) -> None:
+        self._screen = screen
+        self._running: dict[str, tuple[Started, float, Spinner]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._running[event.step] = (event, time.monotonic(), Spinner("dots"))
+        else:
+            self._running.pop(event.step, None)
+            self._screen.print(_outcome(event))
+
+    def table(self) -> Table:
+        """What is running now."""
+        table = Table.grid(padding=(0, 1))
+        for event, begun, spinner in self._running.values():
+            table.add_row(
+                spinner, event.step, Text(seconds(time.monotonic() - begun), style="cyan"), Text(event.detail, style="dim")
+            )
+        return table
+
+
+def _suffix(detail: str) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def _outcome(event: Finished) -> Text:
+    colour = COLOURS[event.verdict] if event.verdict else "green"
+    mark = "✓" if event.verdict in (None, Verdict.PASSED) else "✗"
+    text = Text(f"{mark} ", style=colour).append(f"{event.step:<12}", style="bold").append(f" {seconds(event.seconds):>8}  ")
+    if event.verdict:
+        text.append(event.verdict.value, style=colour).append("  ")
+    return text.append(event.detail.splitlines()[0] if event.detail else "", style="dim")
+
+
+def table(report: Report) -> Table:
+    """Stage, verdict, cases, seconds."""
+    made = Table(box=None, header_style="dim", pad_edge=False)
+    made.add_column("stage")
+    made.add_column("verdict")
+    for status in CaseStatus:
+        made.add_column(status.value, justify="right")
+    made.add_column("seconds", justify="right")
+    for stage in report.stages:
+        made.add_row(
+            stage.name,
+            Text(stage.verdict.value, style=COLOURS[stage.verdict]),
+            *(str(stage.count(status) or "-") for status in CaseStatus),
+            f"{stage.seconds:.1f}",
+        )
+    return made
+
+
+def close(screen: Console, report: Report, folder: str) -> None:
+    """The end of a run: what failed, the table, the digest, the folder."""
+    for stage in report.stages:
+        if stage.message:
+            screen.print(Text(f"\n{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
+            screen.print(Text(stage.message))
+        for case in stage.cases:
+            if case.status in (CaseStatus.FAILED, CaseStatus.ERRORED):
+                screen.print(
+                    Text(f"  ✗ {case.name}", style="red").append(f"  {case.message.splitlines()[0] if case.message else ''}")
+                )
+    screen.print()
+    screen.print(table(report))
+    screen.print()
+    if report.image:
+        screen.print(Text("image    ").append(report.image.reference))
+    screen.print(Text("report   ").append(folder))
+    screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))

@@ -1,0 +1,116 @@
+"""``vllm-ci run`` and ``vllm-ci test``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vllm_ci.cli.options import option, project_options
+from vllm_ci.cli.output import json_option, print_json
+
+_STAGE = {"multiple": True, "metavar": "NAME", "help": "Run only this stage; repeat for several."}
+_REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets one folder per run."}
+
+
+@click.command()
+@project_options
+@option("--stage", **_STAGE)
+@option("--report-dir", **_REPORT_DIR)
+@json_option
+@click.pass_context
+def run(context: click.Context, /, *, stage: tuple[str, ...], as_json: bool, **_: Any) -> int:
+    """Build the image of the checkout's commit, serve it, test it, report.
+
+    \b
+    Examples:
+      vllm-ci run
+      vllm-ci run --stage streaming --stage security
+      vllm-ci run --engine dagger --json
+
+    Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
+    """
+    return _run(context, stage, as_json)
+
+
+@click.command()
+@project_options
+@option("--url", help="Test the OpenAI-compatible server at this URL; nothing is built.")
+@option("--api-key-env", metavar="NAME", help="Name of the environment variable with that server's API key.")
+@option("--stage", **_STAGE)
+@option("--report-dir", **_REPORT_DIR)
+@json_option
+@click.pass_context
+def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], as_json: bool, **_: Any) -> int:
+    """Test a server: the one at --url, or else that of the commit's image (as `run` does).
+
+    \b
+    Examples:
+      vllm-ci test --url http://127.0.0.1:8000
+      vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
+      vllm-ci test --stage unit
+
+    With --url, --model is the name that the server knows the model by (default: the first it lists), a configuration file is
+    used if there is one, and stages that look inside an image are left out unless they are named.
+    """
+    return _test(context, url, stage, as_json) if url else _run(context, stage, as_json)
+
+
+def _run(context: click.Context, stages: tuple[str, ...], as_json: bool) -> int:
+    from vllm_ci import pipeline
+    from vllm_ci.cli import interruptible, progress
+    from vllm_ci.cli.opened import open_project
+    from vllm_ci.engines import choose, open_engine
+
+    opened = open_project(context, stages)
+    name, why = choose(opened.loaded.config.engine)
+    screen = progress.console()
+    screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")
+    if opened.commit.dirty:
+        screen.print("the work tree is dirty: its image can be tested, never published", style="yellow")
+
+    async def main() -> pipeline.Run:
+        async with open_engine(name, port=opened.loaded.config.server.port) as engine:
+            return await pipeline.run(engine, opened.project, opened.source(engine), emit)
+
+    with progress.watch(screen) as emit:
+        result = interruptible.run(main)
+    return _close(result, opened.loaded.folder / opened.loaded.config.report.directory, opened.secrets, as_json)
+
+
+def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
+    import os
+
+    from vllm_ci import pipeline
+    from vllm_ci.cli import interruptible, progress
+    from vllm_ci.cli.foreign import open_foreign
+
+    foreign = open_foreign(context, url, stages)
+    screen = progress.console()
+    screen.print(f"testing {url}")
+
+    async def main() -> pipeline.Run:
+        from vllm_ci.engines import open_engine
+
+        async with open_engine(foreign.engine) as engine:
+            source = engine.directory(foreign.folder) if foreign.folder else None
+            return await pipeline.test(engine, foreign.stages, replace(foreign.context, source=source), emit)
+
+    with progress.watch(screen) as emit:
+        result = interruptible.run(main)
+    key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
+    return _close(result, foreign.report_directory, (key,), as_json)
+
+
+def _close(result: Any, directory: Path, secrets: tuple[str, ...], as_json: bool) -> int:
+    from vllm_ci.cli import hardware, progress
+    from vllm_ci.report import document, folder
+
+    report = replace(result.report, hardware=hardware.facts())
+    written = folder.write(directory, report, result.logs, secrets=secrets)
+    progress.close(progress.console(), report, str(written))
+    if as_json:
+        print_json(document.summary(report, str(written)))
+    return int(report.verdict.exit_code)

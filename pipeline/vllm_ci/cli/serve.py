@@ -1,0 +1,101 @@
+"""``vllm-ci serve``, and ``vllm-ci server list|stop`` for those that run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vllm_ci.cli.options import option, project_options
+from vllm_ci.cli.output import json_option, print_json
+
+
+@click.command()
+@project_options
+@option("--name", help="Name to stop it by; by default the project's.")
+@json_option
+@click.pass_context
+def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: Any) -> None:
+    """Build the image of the checkout's commit and serve it in the foreground until Ctrl-C.
+
+    \b
+    Examples:
+      vllm-ci serve --port 8000
+      vllm-ci serve --name second --model ./checkpoint &
+      vllm-ci server stop second
+
+    Once the server has answered a real completion, its URL is printed on standard output (--json: name, url, model, image).
+    """
+    from vllm_ci import pipeline
+    from vllm_ci.cli import interruptible, progress, servers
+    from vllm_ci.cli.opened import open_project
+    from vllm_ci.engines import choose, open_engine
+
+    opened = open_project(context)
+    engine_name, why = choose(opened.loaded.config.engine)
+    screen = progress.console()
+    screen.print(f"{opened.project.name} at {opened.commit.short}, engine {engine_name} ({why})")
+
+    async def main() -> None:
+        async with (
+            open_engine(engine_name, port=opened.loaded.config.server.port) as engine,
+            pipeline.serve(engine, opened.project, opened.source(engine), emit) as (built, service),
+        ):
+            facts = {"url": service.url, "model": opened.project.model.served_name, "image": built.image.reference}
+            entry.announce(facts)
+            if as_json:
+                print_json({"name": entry.name, **facts})
+            else:
+                click.echo(service.url)
+            if opened.project.server.api_key_env:
+                screen.print(f"its API key is in {entry.write_key(opened.project.server.api_key_env)}")
+            screen.print("Ctrl-C stops it")
+            await servers.until_gone(service)
+
+    with servers.register(name or opened.project.name) as entry, progress.watch(screen) as emit:
+        interruptible.run(main)
+
+
+@click.group()
+def server() -> None:
+    """List and stop the servers that `vllm-ci serve` runs on this machine."""
+
+
+@server.command("list")
+@json_option
+def list_(*, as_json: bool) -> None:
+    """List them: name, URL, model, process.
+
+    \b
+    Example:
+      vllm-ci server list
+    """
+    from vllm_ci.cli import servers
+
+    found = servers.running()
+    if as_json:
+        print_json({"servers": found})
+        return
+    for each in found:
+        click.echo(f"{each['name']:<20} {each.get('url', 'starting'):<28} {each.get('model', ''):<16} pid {each['pid']}")
+    if not found:
+        click.echo("no server runs", err=True)
+
+
+@server.command()
+@click.argument("name")
+@json_option
+def stop(*, name: str, as_json: bool) -> None:
+    """Stop the server NAME: streams in flight end first, as far as server.stop_grace_s goes.
+
+    \b
+    Example:
+      vllm-ci server stop second
+    """
+    from vllm_ci.cli import servers
+
+    servers.stop(name)
+    if as_json:
+        print_json({"stopped": name})
+    else:
+        click.echo(f"{name} is stopped", err=True)

@@ -1,0 +1,96 @@
+"""``vllm-ci show``: a report, an image spec, or an image, whatever the word names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.errors import UsageError
+
+
+@click.command()
+@click.argument("what", default="latest")
+@json_option
+def show(*, what: str, as_json: bool) -> None:
+    """Show WHAT: a report (a folder or a report.json; `latest` is the newest here), an image spec, or an image's digest.
+
+    \b
+    Examples:
+      vllm-ci show
+      vllm-ci show .vllm-ci/runs/20261121-101500-0123456789ab
+      vllm-ci show cpu
+      vllm-ci show sha256:0123...
+    """
+    if what.rpartition("@")[2].startswith("sha256:"):
+        _show_image(what.rpartition("@")[2], as_json)
+    elif (report := _report_file(what)) is not None:
+        _show_report(report, as_json)
+    else:
+        _show_spec(what, as_json)
+
+
+def _report_file(what: str) -> Path | None:
+    if what == "latest":
+        from vllm_ci.config import load
+
+        loaded = load.load(load.find(Path.cwd()))
+        path = loaded.folder / loaded.config.report.directory / "latest" / "report.json"
+        if not path.is_file():
+            raise UsageError(f"there is no report in {path.parent.parent}", remedy="vllm-ci run")
+        return path
+    path = Path(what)
+    path = path / "report.json" if path.is_dir() else path
+    return path if path.is_file() and path.suffix == ".json" else None
+
+
+def _show_report(path: Path, as_json: bool) -> None:
+    from vllm_ci.cli import progress
+    from vllm_ci.report import document
+
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON", why=str(error), remedy="name the folder of a run") from error
+    report = document.from_json(data, name=str(path))
+    if as_json:
+        print_json(data)
+    else:
+        progress.close(progress.console(), report, str(path.parent.resolve()))
+
+
+def _show_spec(what: str, as_json: bool) -> None:
+    from vllm_ci.images import spec
+
+    loaded = spec.load(what)
+    values = {name: value for name, value in vars(loaded).items() if value not in ((), {}, None, "")}
+    if as_json:
+        print_json(json.loads(json.dumps(values, default=_plain)))
+        return
+    for name, value in values.items():
+        click.echo(f"{name:<14} {json.dumps(value, default=_plain, ensure_ascii=False)}")
+
+
+def _show_image(digest: str, as_json: bool) -> None:
+    from vllm_ci.images import store
+
+    config = store.image_config(digest)
+    if as_json:
+        print_json(config)
+        return
+    inner = config.get("config", {})
+    click.echo(f"digest      {digest}")
+    click.echo(f"platform    {config.get('os')}/{config.get('architecture')}")
+    click.echo(f"created     {config.get('created', '')}")
+    click.echo(f"entrypoint  {' '.join(inner.get('Entrypoint') or ())}")
+    click.echo(f"user        {inner.get('User', '')}")
+    click.echo(f"layers      {len(config.get('rootfs', {}).get('diff_ids', ()))}")
+    for name, value in sorted((inner.get("Labels") or {}).items()):
+        click.echo(f"label       {name} = {value}")
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str) else getattr(value, "__dict__", None) or str(value)

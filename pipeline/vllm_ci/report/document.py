@@ -1,0 +1,72 @@
+"""A report as JSON (``report.json``), and back. Schema: ``schema/report.schema.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.report import CaseStatus, Report, StageResult
+
+FORMAT = "vllm-ci/report/v1"
+
+_ADAPTER: TypeAdapter[Report] = TypeAdapter(Report, config=ConfigDict(extra="forbid"))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain data, with its verdict and its format spelt out."""
+    return {"format": FORMAT, "verdict": report.verdict.value, **asdict(report)}
+
+
+def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
+    """The report that :func:`to_json` wrote.
+
+    Raises:
+        ConfigError: It is of another format, does not validate, or states another verdict than its cases give.
+    """
+    fields = dict(data)
+    if fields.pop("format", None) != FORMAT:
+        raise ConfigError(f"{name} is not of the format {FORMAT}", remedy="write it with this version of vllm-ci")
+    stated = fields.pop("verdict", None)
+    try:
+        report = _ADAPTER.validate_python(fields)
+    except ValueError as error:
+        raise ConfigError(f"{name} does not validate", why=str(error), remedy="run the stages again") from error
+    if stated != report.verdict.value:
+        raise ConfigError(
+            f"{name} states the verdict {stated}, its stages give {report.verdict.value}",
+            why="it was edited, or cut",
+            remedy="run the stages again",
+        )
+    return report
+
+
+def summary(report: Report, report_dir: str) -> dict[str, Any]:
+    """What ``vllm-ci run --json`` prints."""
+    commit, image = report.commit, report.image
+    return {
+        "verdict": report.verdict.value,
+        "commit": {"sha": commit.sha, "dirty": commit.dirty} if commit else None,
+        "image": {"reference": image.reference, "digest": image.digest} if image else None,
+        "engine": report.engine,
+        "seconds": report.seconds,
+        "report_dir": report_dir,
+        "stages": [_stage(stage) for stage in report.stages],
+    }
+
+
+def _stage(stage: StageResult) -> dict[str, Any]:
+    bad = (CaseStatus.FAILED, CaseStatus.ERRORED)
+    failures = [{"case": case.name, "message": case.message} for case in stage.cases if case.status in bad]
+    if stage.message and not failures:
+        failures = [{"case": "", "message": stage.message}]
+    return {
+        "name": stage.name,
+        "verdict": stage.verdict.value,
+        "seconds": stage.seconds,
+        "cases": {status.value: stage.count(status) for status in CaseStatus},
+        "failures": failures,
+    }

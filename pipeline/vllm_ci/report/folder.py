@@ -1,0 +1,98 @@
+"""One folder per run: ``report.json``, its views, and the logs. It appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.report import Report
+from vllm_ci.report import ctrf, document, html, junit
+
+HIDDEN = "***"
+
+
+def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Iterable[str] = ()) -> Path:
+    """Write the folder and point ``latest`` beside it at it.
+
+    Args:
+        parent: Folder of all runs; made if need be.
+        report: What was found.
+        logs: Further logs by name; those of the stages are in the report.
+        secrets: Values that must stand nowhere in the folder; they are replaced by ``***``.
+
+    Returns:
+        The new folder, ``<time>-<commit>``.
+
+    Raises:
+        ErroredError: It cannot be written (no space, no permission).
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+    except OSError as error:
+        raise _cannot(parent, error) from error
+    try:
+        for name, text in _files(report, logs).items():
+            (made / name).parent.mkdir(exist_ok=True)
+            (made / name).write_text(_redacted(text, secrets), encoding="utf-8")
+        made.chmod(0o755)
+        return _appear(made, parent, _name(report))
+    except OSError as error:
+        raise _cannot(parent, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
+    files = {
+        "report.json": json.dumps(document.to_json(report), indent=2, ensure_ascii=False, default=str) + "\n",
+        "junit.xml": junit.from_report(report),
+        "ctrf.json": json.dumps(ctrf.from_report(report), indent=2, ensure_ascii=False, default=str) + "\n",
+        "report.html": html.from_report(report),
+    }
+    files |= {f"logs/{stage.name}.log": stage.log for stage in report.stages}
+    return files | {f"logs/{name}.log": text for name, text in logs.items()}
+
+
+def _redacted(text: str, secrets: Iterable[str]) -> str:
+    for value in sorted(secrets, key=len, reverse=True):
+        if value:
+            text = text.replace(value, HIDDEN)
+            # As it stands inside a JSON string.
+            text = text.replace(json.dumps(value)[1:-1], HIDDEN)
+    return text
+
+
+def _name(report: Report) -> str:
+    when = "".join(digit for digit in report.started_at[:19] if digit.isdigit())
+    what = report.commit.short if report.commit else "url"
+    return f"{when[:8]}-{when[8:]}-{what}"
+
+
+def _appear(made: Path, parent: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        place = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            place.mkdir()  # two runs in the same second: one name each
+        except FileExistsError:
+            continue
+        made.rename(place)
+        break
+    link = parent / f".latest-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(place.name)
+    link.replace(parent / "latest")
+    return place
+
+
+def _cannot(parent: Path, error: OSError) -> ErroredError:
+    return ErroredError(
+        f"the report cannot be written to {parent}",
+        why=str(error),
+        remedy="free some space, or name another folder with --report-dir",
+    )
