@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def selected(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the last of ``patterns`` that matches ``name`` is one without ``!`` in front (shell patterns, ``*`` crosses ``/``)."""
+    """Whether the last of ``patterns`` that matches ``name`` has no ``!`` in front (shell patterns, ``*`` crosses ``/``)."""
     chosen = False
     for pattern in patterns:
         if fnmatchcase(name, pattern.removeprefix("!")):
@@ -41,7 +41,7 @@ class Tier:
         name: Short name (``torch``).
         wheels: Patterns of normalised project names; ``!`` takes back what an earlier pattern matched.
         files: Which of their files; the two halves of a wheel are two tiers with the same patterns.
-        max_bytes: Wheels are dealt into several layers so that no layer holds more bytes of wheels than this, if it can be helped.
+        max_bytes: Wheels are dealt into several layers so that none holds more bytes of wheels than this, if it can be helped.
     """
 
     name: str

@@ -41,15 +41,15 @@ class Wanted:
 
 
 # Finds the places that may serve a file; called only for files that are not there, from several threads.
-Locate = Callable[[Wanted], Iterable[str]]
+Locate = Callable[[Wanted, "httpx.Client"], Iterable[str]]
 
 
 @contextmanager
 def client(certificates: str = "") -> Iterator[httpx.Client]:
     """An HTTP client that follows the user's proxies, certificates and netrc."""
-    import ssl  # noqa: PLC0415  (a build that needs no download does not load HTTP)
+    import ssl
 
-    import httpx  # noqa: PLC0415
+    import httpx
 
     context = ssl.create_default_context(cafile=certificates or None)
     timeout = httpx.Timeout(60.0, connect=20.0)
@@ -59,7 +59,7 @@ def client(certificates: str = "") -> Iterator[httpx.Client]:
 
 
 def _netrc() -> httpx.NetRCAuth | None:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     try:
         return httpx.NetRCAuth()
@@ -104,7 +104,7 @@ def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
             return
         part = item.target.parent / f".{item.target.name}.part"
         reasons = []
-        for place in locate(item):
+        for place in locate(item, http):
             try:
                 _download(place, part, item, http)
             except _Unavailable as error:
@@ -141,7 +141,7 @@ def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
 
 def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
     """One request; false when the connection broke and another may go on."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
     start = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={start}-"} if start else {}

@@ -51,7 +51,7 @@ def configured(environ: Mapping[str, str] = os.environ) -> Indexes:
 
 
 def _public() -> str:
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT  # noqa: PLC0415  (it loads requests, and a known layer needs no index)
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     return str(PYPI_SIMPLE_ENDPOINT)
 
@@ -68,7 +68,11 @@ def _without_name(index: str) -> str:
 
 def _uv_files(environ: Mapping[str, str]) -> dict[str, Any]:
     home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [Path(environ["UV_CONFIG_FILE"])] if environ.get("UV_CONFIG_FILE") else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
+    files = (
+        [Path(environ["UV_CONFIG_FILE"])]
+        if environ.get("UV_CONFIG_FILE")
+        else [home / "uv" / "uv.toml", Path("/etc/uv/uv.toml")]
+    )
     for path in files:
         if not path.is_file():
             continue
@@ -77,7 +81,8 @@ def _uv_files(environ: Mapping[str, str]) -> dict[str, Any]:
         tables = merged.get("index", [])
         return {
             "default": next((str(table["url"]) for table in tables if table.get("default")), merged.get("index-url")),
-            "extra": [str(table["url"]) for table in tables if not table.get("default")] + list(merged.get("extra-index-url", [])),
+            "extra": [str(table["url"]) for table in tables if not table.get("default")]
+            + list(merged.get("extra-index-url", [])),
             "links": list(merged.get("find-links", [])),
         }
     return {}

@@ -100,7 +100,7 @@ def resolve_wheels(spec: ImageSpec, *, arguments: tuple[str, ...] = ()) -> tuple
 
 def _size(place: str, http: object) -> int:
     """Size of a wheel without fetching it (not every index lists sizes)."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
     parts = urlsplit(place)
     if parts.scheme in {"", "file"}:
@@ -108,7 +108,9 @@ def _size(place: str, http: object) -> int:
     assert isinstance(http, httpx.Client)  # noqa: S101
     answer = http.head(place)
     if answer.is_error or "content-length" not in answer.headers:
-        raise BuildError(f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}")
+        raise BuildError(
+            f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
+        )
     return int(answer.headers["content-length"])
 
 

@@ -12,7 +12,9 @@ from vllm_ci.domain.errors import ConfigError
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _RELOCK = "run vllm-ci lock to write it anew"
 _REQUIREMENT = re.compile(
-    r"^# (?P<file>\S+\.whl) (?P<size>\d+)\n(?P<name>[^\s=]+)==(?P<version>[^\s;]+)(?P<marker>[^\\\n]*)\\\n +--hash=sha256:(?P<sha>[0-9a-f]{64})$",
+    r"^# (?P<file>\S+\.whl) (?P<size>\d+)\n"
+    r"(?P<name>[^\s=]+)==(?P<version>[^\s;]+)(?P<marker>[^\\\n]*)\\\n"
+    r" +--hash=sha256:(?P<sha>[0-9a-f]{64})$",
     re.MULTILINE,
 )
 
@@ -115,17 +117,21 @@ def read_debs(path: Path) -> tuple[LockedDeb, ...]:
         try:
             architecture, name, version, sha256, size, where = line.split()
             debs.append(
-                LockedDeb(name=name, version=version, architecture=architecture, sha256=sha256, size_bytes=int(size), path=where)
+                LockedDeb(
+                    name=name, version=version, architecture=architecture, sha256=sha256, size_bytes=int(size), path=where
+                )
             )
         except ValueError as error:
-            raise ConfigError(f"{path}:{number}: not architecture, name, version, sha256, size and path", remedy=_RELOCK) from error
+            raise ConfigError(
+                f"{path}:{number}: not architecture, name, version, sha256, size and path", remedy=_RELOCK
+            ) from error
     return tuple(debs)
 
 
 def write_debs(path: Path, debs: Iterable[LockedDeb], *, spec: str) -> None:
     """Write a Debian lock: one package a line."""
     lines = [
-        f"# Debian packages of {spec}, written by `vllm-ci lock`: architecture, name, version, sha256, size, path below any mirror.",
+        f"# Debian packages of {spec}, by `vllm-ci lock`: architecture, name, version, sha256, size, path below any mirror.",
         *(
             f"{deb.architecture} {deb.name} {deb.version} {deb.sha256} {deb.size_bytes} {deb.path}"
             for deb in sorted(debs, key=lambda deb: (deb.architecture, deb.name))

@@ -33,7 +33,7 @@ class Source:
 def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> tuple[Source, ...]:
     """Sources of ``suite`` and of its updates and security updates.
 
-    ``VLLM_CI_DEBIAN_MIRROR`` (roots separated by spaces; a snapshot archive's, for example) takes the place of apt's configuration.
+    ``VLLM_CI_DEBIAN_MIRROR`` (roots separated by spaces, e.g. a snapshot archive's) takes the place of apt's configuration.
 
     Raises:
         ConfigError: Nothing names a mirror of the suite.

@@ -111,30 +111,38 @@ def check(spec: ImageSpec) -> ImageSpec:
             remedy="add the platform to the spec and run vllm-ci lock, or build one it has",
         )
     if bad := [overlay.target for overlay in spec.overlays if not overlay.target.startswith("/") or ".." in overlay.target]:
-        raise ConfigError(f"overlay target {bad[0]} is not an absolute path", remedy="name where it goes in the image, e.g. /opt/serving")
+        raise ConfigError(
+            f"overlay target {bad[0]} is not an absolute path", remedy="name where it goes in the image, e.g. /opt/serving"
+        )
     return spec
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """``value`` as read from YAML, as ``kind``: the few shapes that specs are made of, and nothing else."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    result: Any = None
     if dataclasses.is_dataclass(kind):
-        return _dataclass(typing.cast(type, kind), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if type(None) in arguments:
+        result = _dataclass(typing.cast("type", kind), value, where)
+    elif origin is tuple and isinstance(value, list | tuple):
+        result = tuple(_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    elif origin is Mapping and isinstance(value, dict):
+        result = {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif type(None) in arguments:
         return None if value is None else _convert(arguments[0], value, where)
-    if kind is Path and isinstance(value, Path):
-        return value
-    if kind is Path and isinstance(value, str):
-        return Path(where.partition(": ")[0]).parent / value
-    if isinstance(kind, type) and issubclass(kind, StrEnum) and value in list(kind):
-        return kind(value)
-    if kind in {int, float, str, bool} and isinstance(value, (int, float) if kind is float else kind) and type(value) is not bool:
-        return kind(value)
-    raise ConfigError(f"{where} cannot be {value!r}", why=f"it has to be {getattr(kind, '__name__', kind)}")
+    elif isinstance(kind, type):
+        result = _scalar(kind, value, where)
+    if result is None:
+        raise ConfigError(f"{where} cannot be {value!r}", why=f"it has to be {getattr(kind, '__name__', kind)}")
+    return result
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is Path:
+        return value if isinstance(value, Path) else Path(where.partition(": ")[0]).parent / str(value)
+    if issubclass(kind, StrEnum):
+        return kind(value) if value in list(kind) else None
+    accepted = (int, float) if kind is float else kind
+    return kind(value) if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)) else None
 
 
 def _dataclass(kind: type, value: Any, where: str) -> Any:

@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Store:
         self.bytecode = self.root / "bytecode"
         self.trees = self.root / "trees"
 
-    def lock(self, key: str) -> Any:
+    def lock(self, key: str) -> AbstractContextManager[None]:
         """Context in which this builder alone works on ``key``."""
         return locked(self.root / "locks" / key)
 
@@ -189,7 +189,9 @@ class Store:
         self.prepare()
         path = self.layout / "index.json"
         with self.lock("index"):
-            index = json.loads(path.read_bytes()) if path.exists() else {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+            index: dict[str, Any] = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+            if path.exists():
+                index = json.loads(path.read_bytes())
             wanted = [{**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: name}} for name in names]
             kept = [item for item in index["manifests"] if item.get("annotations", {}).get(REF_NAME) not in names]
             manifests = kept + wanted

@@ -28,7 +28,12 @@ def program() -> str:
         UsageError: There is none.
     """
     tools = Path(__file__).resolve().parents[3] / ".tools" / "uv" / "bin" / "uv"
-    for candidate in (os.environ.get("VLLM_CI_UV", ""), str(Path(sys.executable).parent / "uv"), str(tools), shutil.which("uv") or ""):
+    for candidate in (
+        os.environ.get("VLLM_CI_UV", ""),
+        str(Path(sys.executable).parent / "uv"),
+        str(tools),
+        shutil.which("uv") or "",
+    ):
         if candidate and os.access(candidate, os.X_OK):
             return candidate
     raise UsageError("uv was not found", why="locking resolves with it", remedy="pip install uv, or set VLLM_CI_UV to its path")
@@ -69,7 +74,7 @@ def resolve(
             raise BuildError(
                 f"no set of wheels for {platform} satisfies the spec",
                 why=_CREDENTIALS.sub("", done.stderr.strip()),
-                remedy="change requirements or overrides in the spec, or name another index (UV_DEFAULT_INDEX, pip's configuration)",
+                remedy="change requirements or overrides in the spec, or name another index (UV_DEFAULT_INDEX)",
             )
         content = tomllib.loads(output.read_text())
     packages: list[dict[str, Any]] = content["packages"]

@@ -1,0 +1,109 @@
+"""The image's own interpreter, run here without a container: through its own dynamic loader, out of its unpacked tree.
+
+The one module of the builder that starts a program of an image. Byte code has to come from the very interpreter that loads it.
+"""
+
+from __future__ import annotations
+
+import queue
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_ci.domain.errors import BuildError
+
+_LOADERS = {
+    "linux/amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+    "linux/arm64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
+}
+_SCRIPT = Path(__file__).with_name("_compiler.py")
+
+
+def argv(root: Path, program: str, platform: str) -> list[str]:
+    """Command that runs ``program`` (absolute path in the image) out of the tree ``root``.
+
+    Args:
+        root: Unpacked root file system of this machine's platform.
+        program: Absolute path in the image.
+        platform: Platform of the tree (``linux/amd64``).
+    """
+    triplet, loader = _LOADERS[platform]
+    libraries = f"{root}/usr/lib/{triplet}:{root}/usr/lib"
+    return [f"{root}/usr/lib/{triplet}/{loader}", "--library-path", libraries, "--argv0", program, f"{root}{program}"]
+
+
+class Compilers:
+    """A pool of interpreters that compile; each is started when it is first needed."""
+
+    def __init__(self, root: Path, python: str, platform: str, *, size: int) -> None:
+        self._command = [*argv(root, f"/usr/bin/python{python}", platform), "-S", "-B", str(_SCRIPT)]
+        # Nothing of this machine's environment may leak into the byte code; sets are written in hash order.
+        self._environment = {
+            "PYTHONHOME": f"{root}/usr",
+            "PYTHONHASHSEED": "0",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self._idle: queue.Queue[subprocess.Popen[bytes] | None] = queue.Queue()
+        self._started: list[subprocess.Popen[bytes]] = []
+        for _ in range(size):
+            self._idle.put(None)
+
+    def compile(self, path: str, source: bytes) -> bytes:
+        """The ``.pyc`` file of a source that lies at the absolute ``path`` in the image; empty when it does not compile.
+
+        Raises:
+            BuildError: The interpreter died.
+        """
+        process = self._idle.get()
+        try:
+            process = process or self._start()
+            name = path.encode("utf-8", "surrogateescape")
+            assert process.stdin is not None  # noqa: S101
+            assert process.stdout is not None  # noqa: S101
+            process.stdin.write(struct.pack("<II", len(name), len(source)) + name + source)
+            process.stdin.flush()
+            header = process.stdout.read(4)
+            if len(header) < 4:
+                raise BuildError(
+                    f"the image's interpreter died over {path}", remedy="run the same command again, then report it"
+                )
+            content: bytes = process.stdout.read(struct.unpack("<I", header)[0])
+            return content
+        finally:
+            self._idle.put(process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment, cwd="/"
+            )
+        except OSError as error:
+            raise BuildError(
+                "the base's interpreter does not start on this machine",
+                why=str(error),
+                remedy="build on Linux, on one of the platforms that the Debian lock covers",
+            ) from error
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the interpreters."""
+        for process in self._started:
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def compilers(root: Path, python: str, platform: str, *, size: int) -> Iterator[Compilers]:
+    """A pool that ends with the context."""
+    pool = Compilers(root, python, platform, size=size)
+    try:
+        yield pool
+    finally:
+        pool.close()

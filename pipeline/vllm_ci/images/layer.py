@@ -1,0 +1,221 @@
+"""Deterministic layers: the same entries give the same bytes, wherever and by whomever they are written.
+
+A gzip layer is a row of gzip members (RFC 1952, 2.2): files that lie deflated in a wheel are carried over as they are, with a
+header and the CRC the wheel has for them, and only the rest is compressed. What is already compressed is not compressed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import isal
+from isal import isal_zlib
+
+from vllm_ci.domain.spec import Compression
+from vllm_ci.images.entries import Content, Entry
+
+# Bumped when the same inputs give other bytes than before: it is part of every layer's key.
+FORMAT = 1
+# 1980-01-01, the first day that zip files know; 0 reads as "no time" to some programs.
+MTIME = 315532800
+GZIP_LEVEL = 1
+ZSTD_LEVEL = 3
+# Smaller ones are better compressed together with their neighbours.
+CARRY_BYTES = 32 * 1024
+_BATCH = 1 << 20
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_SUFFIX = {Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A finished layer.
+
+    Attributes:
+        digest: Of the compressed bytes.
+        diff_id: Of the tar.
+        size_bytes: Of the compressed bytes.
+        unpacked_bytes: Of the tar.
+    """
+
+    digest: str
+    diff_id: str
+    size_bytes: int
+    unpacked_bytes: int
+
+
+def facts(compression: Compression) -> dict[str, object]:
+    """All that decides how entries become bytes; part of every layer's key."""
+    if compression is Compression.ZSTD:
+        import zstandard
+
+        version = ".".join(map(str, zstandard.ZSTD_VERSION))
+        return {"format": FORMAT, "zstd": version, "level": ZSTD_LEVEL, "mtime": MTIME}
+    return {"format": FORMAT, "isal": isal.__version__, "level": GZIP_LEVEL, "mtime": MTIME, "carry": CARRY_BYTES}
+
+
+def media_type(compression: Compression) -> str:
+    """Media type of such a layer."""
+    return f"application/vnd.oci.image.layer.v1.tar{_SUFFIX[compression]}"
+
+
+class _Compressor(Protocol):
+    def write(self, piece: bytes) -> None: ...
+
+    def carry(self, content: Content) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class _Sink:
+    """A file that knows its hash and size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        self.hash.update(piece)
+        self.size += len(piece)
+        self._file.write(piece)
+
+
+class _Gzip:
+    """Gzip members, one after the other."""
+
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._deflate: isal_zlib.Compress | None = None
+        self._crc = 0
+        self._size = 0
+
+    def write(self, piece: bytes) -> None:
+        self._pending.append(piece)
+        self._pending_size += len(piece)
+        if self._pending_size >= _BATCH:
+            self._drain()
+
+    def _drain(self) -> None:
+        piece = b"".join(self._pending)
+        self._pending, self._pending_size = [], 0
+        if not piece:
+            return
+        if self._deflate is None:
+            self._sink.write(_GZIP_HEADER)
+            self._deflate = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, -15)
+        self._crc = isal_zlib.crc32(piece, self._crc)
+        self._size += len(piece)
+        self._sink.write(self._deflate.compress(piece))
+
+    def _end_member(self) -> None:
+        self._drain()
+        if self._deflate is not None:
+            self._sink.write(self._deflate.flush())
+            self._sink.write(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+            self._deflate, self._crc, self._size = None, 0, 0
+
+    def carry(self, content: Content) -> bool:
+        """Write a file's existing deflate stream as a member of its own, if it has one that is worth it."""
+        stream = content.deflated()
+        if stream is None or content.size_bytes < CARRY_BYTES:
+            return False
+        self._end_member()
+        self._sink.write(_GZIP_HEADER)
+        for piece in stream.chunks:
+            self._sink.write(piece)
+        self._sink.write(struct.pack("<II", stream.crc, content.size_bytes & 0xFFFFFFFF))
+        return True
+
+    def close(self) -> None:
+        self._end_member()
+
+
+class _Zstd:
+    """One zstd frame, written by one thread: the number of threads changes the bytes."""
+
+    def __init__(self, sink: _Sink) -> None:
+        import zstandard
+
+        self._sink = sink
+        self._stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=False).compressobj()
+
+    def write(self, piece: bytes) -> None:
+        if compressed := self._stream.compress(piece):
+            self._sink.write(compressed)
+
+    def carry(self, content: Content) -> bool:  # noqa: ARG002
+        return False
+
+    def close(self) -> None:
+        self._sink.write(self._stream.flush())
+
+
+_COMPRESSORS: dict[Compression, Callable[[_Sink], _Compressor]] = {Compression.GZIP: _Gzip, Compression.ZSTD: _Zstd}
+
+
+def write(entries: Iterable[Entry], path: Path, compression: Compression) -> Written:
+    """Write ``entries`` (sorted, parents first) as a compressed tar to ``path``."""
+    with path.open("wb", buffering=_BATCH) as file:
+        sink = _Sink(file)
+        compressor = _COMPRESSORS[compression](sink)
+        plain, size = hashlib.sha256(), 0
+        for piece, carried in _tar(entries, compressor):
+            plain.update(piece)
+            size += len(piece)
+            if not carried:
+                compressor.write(piece)
+        compressor.close()
+    return Written(
+        digest=f"sha256:{sink.hash.hexdigest()}",
+        diff_id=f"sha256:{plain.hexdigest()}",
+        size_bytes=sink.size,
+        unpacked_bytes=size,
+    )
+
+
+def _tar(entries: Iterable[Entry], compressor: _Compressor) -> Iterator[tuple[bytes, bool]]:
+    """The tar in pieces, each with whether the compressed layer has it already."""
+    size = 0
+    small: list[bytes] = []
+    for entry in entries:
+        small.append(header(entry))
+        size += len(small[-1])
+        if entry.content is None:
+            continue
+        yield b"".join(small), False
+        small = []
+        carried = compressor.carry(entry.content)
+        for piece in entry.content.chunks():
+            yield piece, carried
+        size += entry.content.size_bytes
+        padding = -size % tarfile.BLOCKSIZE
+        small.append(bytes(padding))
+        size += padding
+    small.append(bytes(2 * tarfile.BLOCKSIZE))
+    size += 2 * tarfile.BLOCKSIZE
+    small.append(bytes(-size % tarfile.RECORDSIZE))
+    yield b"".join(small), False
+
+
+def header(entry: Entry) -> bytes:
+    """Tar header of an entry: PAX, owner 0, fixed time."""
+    info = tarfile.TarInfo(entry.path + ("/" if entry.folder else ""))
+    info.mode = entry.mode
+    info.mtime = MTIME
+    if entry.folder:
+        info.type = tarfile.DIRTYPE
+    elif entry.link:
+        info.type = tarfile.SYMTYPE
+        info.linkname = entry.link
+    elif entry.content is not None:
+        info.size = entry.content.size_bytes
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

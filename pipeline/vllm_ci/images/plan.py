@@ -1,0 +1,159 @@
+"""Which layers an image has, and what each is made of: its inputs decide its key, and a known key is not made again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.spec import Files, ImageSpec, Tier, selected
+from vllm_ci.images.entries import Entry
+from vllm_ci.images.locks import LockedWheel
+from vllm_ci.images.store import canonical
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Content of a layer.
+
+    Attributes:
+        entries: What goes in; sorted and completed when the layer is written.
+        files: Owner (project or ``debian``, ``commit``) to path to hex sha256 of its files.
+    """
+
+    entries: list[Entry]
+    files: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """A layer to have.
+
+    Attributes:
+        tier: Name of its tier, numbered where a tier has several layers.
+        inputs: All that decides its bytes, as JSON.
+        wheels: The wheels that making it takes.
+        make: Makes its content; called only when its key is unknown.
+        explain: What it is, for people.
+    """
+
+    tier: str
+    inputs: Mapping[str, Any]
+    make: Callable[[], Made]
+    wheels: tuple[LockedWheel, ...] = ()
+    explain: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the inputs."""
+        return hashlib.sha256(canonical(self.inputs)).hexdigest()
+
+
+def deal(spec: ImageSpec, wheels: Iterable[LockedWheel]) -> list[tuple[Tier, str, tuple[LockedWheel, ...]]]:
+    """Wheels by layer, in the order of the spec's tiers: tier, name of the layer, its wheels.
+
+    Raises:
+        ConfigError: A wheel belongs to no tier, or to two.
+    """
+    wheels = sorted(wheels, key=lambda wheel: wheel.project)
+    halves: dict[str, list[Files]] = {wheel.project: [] for wheel in wheels}
+    dealt = []
+    for tier in spec.tiers:
+        mine = [wheel for wheel in wheels if selected(wheel.project, tier.wheels)]
+        for wheel in mine:
+            halves[wheel.project].append(tier.files)
+        groups = _filled(mine, tier.max_bytes)
+        for number, group in enumerate(groups, 1):
+            dealt.append((tier, tier.name if len(groups) == 1 else f"{tier.name}-{number}", tuple(group)))
+    for project, files in halves.items():
+        if files != [Files.ALL] and sorted(files) != sorted([Files.COMPILED, Files.PYTHON]):
+            raise ConfigError(
+                f"{project} goes into {'no tier' if not files else f'{len(files)} tiers'} of spec {spec.name}",
+                why=f"its files are taken as: {', '.join(files) or 'nothing'}",
+                remedy="have one tier with files: all match it, or two with files: compiled and files: python",
+            )
+    return dealt
+
+
+def _filled(wheels: list[LockedWheel], max_bytes: int) -> list[list[LockedWheel]]:
+    """Groups of at most ``max_bytes``, in order; a wheel that is larger gets one of its own."""
+    groups: list[list[LockedWheel]] = []
+    size = 0
+    for wheel in wheels:
+        if not groups or size + wheel.size_bytes > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(wheel)
+        size += wheel.size_bytes
+    return groups
+
+
+def loses(path: str, project: str, winners: Mapping[str, str]) -> bool:
+    """Whether the spec gives ``path`` to another project than ``project``."""
+    return any(fnmatchcase(f"/{path}", pattern) and winner != project for pattern, winner in winners.items())
+
+
+def united(files: Iterable[tuple[str, Entry, str]]) -> tuple[list[Entry], dict[str, dict[str, str]]]:
+    """Files of several wheels as one tree; the first of two that claim a path with the same content stays.
+
+    Args:
+        files: Project, entry and hex sha256.
+
+    Raises:
+        BuildError: Two claim a path with different content.
+    """
+    taken: dict[str, tuple[str, str]] = {}
+    entries: list[Entry] = []
+    owned: dict[str, dict[str, str]] = {}
+    for project, entry, digest in files:
+        if entry.path in taken:
+            _compare(entry.path, taken[entry.path], (project, digest))
+            continue
+        taken[entry.path] = (project, digest)
+        entries.append(entry)
+        owned.setdefault(project, {})[entry.path] = digest
+    return entries, owned
+
+
+def _compare(path: str, first: tuple[str, str], second: tuple[str, str]) -> None:
+    if first[1] != second[1]:
+        raise BuildError(
+            f"/{path} is claimed by {first[0]} and by {second[0]}, with different content",
+            why="which one stays would depend on the order of installation",
+            remedy=f'name the winner in the spec: winners: {{"/{path}": {first[0]}}}',
+        )
+
+
+def check_collisions(layers: Iterable[Mapping[str, Mapping[str, str]]]) -> None:
+    """Refuse two wheels of different layers that claim a path with different content.
+
+    Raises:
+        BuildError: There are such.
+    """
+    taken: dict[str, tuple[str, str]] = {}
+    for layer in layers:
+        for project, files in layer.items():
+            for path, digest in files.items():
+                if path in taken:
+                    _compare(path, taken[path], (project, digest))
+                taken[path] = (project, digest)
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What changed between the inputs of two layers of one name, in a few words."""
+    words = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+            shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            words.append(f"{name}: {shown}")
+        else:
+            words.append(name)
+    return "; ".join(words) or "its blob was gone"

@@ -1,0 +1,103 @@
+"""Brings what the locks name into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from vllm_ci.images import fetch, index
+from vllm_ci.images.fetch import Wanted
+from vllm_ci.images.locks import LockedDeb, LockedWheel
+from vllm_ci.images.mirrors import Source
+from vllm_ci.images.store import Store
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def wheel_path(store: Store, wheel: LockedWheel) -> Path:
+    """Where a wheel lies in the store, or would."""
+    return store.wheels / wheel.sha256[:16] / wheel.filename
+
+
+def deb_path(store: Store, deb: LockedDeb) -> Path:
+    """Where a Debian package lies in the store, or would."""
+    return store.debs / deb.sha256[:16] / deb.path.rpartition("/")[2]
+
+
+def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Callable[[str], None]) -> None:
+    """Have all ``wheels`` in the store.
+
+    Raises:
+        BuildError: One is to be had nowhere.
+    """
+    by_hash = {wheel.sha256: wheel for wheel in wheels}
+    wanted = [
+        Wanted(name=wheel.filename, sha256=wheel.sha256, size_bytes=wheel.size_bytes, target=wheel_path(store, wheel))
+        for wheel in by_hash.values()
+    ]
+    if all(item.target.exists() for item in wanted):
+        return
+    indexes = index.configured()
+
+    def locate(item: Wanted, http: httpx.Client) -> Iterator[str]:
+        yield from _linked(item.name, indexes.find_links)
+        for root in indexes.urls:
+            yield from _listed(root, by_hash[item.sha256], http)
+
+    fetch.have(wanted, locate, certificates=indexes.certificates, progress=progress)
+
+
+def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:
+    """The file in folders named by find-links (pages of links are left to indexes)."""
+    for place in find_links:
+        path = Path(place.removeprefix("file://")) / filename
+        if path.is_file():
+            yield str(path)
+
+
+def _listed(root: str, wheel: LockedWheel, http: httpx.Client) -> Iterator[str]:
+    """URLs of a wheel on the project's page (simple repository API, PEP 503 and PEP 691)."""
+    from pypi_simple import ACCEPT_JSON_PREFERRED, ProjectPage, UnsupportedContentTypeError
+
+    page_url = f"{root.rstrip('/')}/{wheel.project}/"
+    answer = http.get(page_url, headers={"Accept": ACCEPT_JSON_PREFERRED})
+    if answer.is_error:
+        return
+    try:
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        if kind.endswith("+json"):
+            page = ProjectPage.from_json_data(answer.json(), base_url=str(answer.url))
+        else:
+            page = ProjectPage.from_html(wheel.project, answer.text, base_url=str(answer.url))
+    except (ValueError, UnsupportedContentTypeError):
+        return
+    for package in page.packages:
+        if package.filename == wheel.filename or package.digests.get("sha256") == wheel.sha256:
+            yield package.url.partition("#")[0]
+
+
+def fetch_debs(
+    store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[Source]], progress: Callable[[str], None]
+) -> None:
+    """Have all ``debs`` in the store.
+
+    Raises:
+        BuildError: One is to be had nowhere.
+    """
+    by_hash = {deb.sha256: deb for deb in debs}
+    wanted = [
+        Wanted(name=f"{deb.name} {deb.version}", sha256=deb.sha256, size_bytes=deb.size_bytes, target=deb_path(store, deb))
+        for deb in by_hash.values()
+    ]
+    if all(item.target.exists() for item in wanted):
+        return
+    roots = tuple(dict.fromkeys(source.uri for source in sources()))
+
+    def locate(item: Wanted, _: httpx.Client) -> Iterator[str]:
+        for root in roots:
+            yield f"{root}/{quote(by_hash[item.sha256].path)}"
+
+    fetch.have(wanted, locate, certificates=index.configured().certificates, progress=progress)

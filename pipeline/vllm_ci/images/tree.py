@@ -1,0 +1,191 @@
+"""Runnable root file systems of images on this machine: layers unpacked once, trees made of hard links to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from vllm_ci.domain.errors import BuildError
+from vllm_ci.images.spec import host_platform
+from vllm_ci.images.store import Store, disk, image_config, image_manifest
+
+WHITEOUT = ".wh."
+OPAQUE = ".wh..wh..opq"
+_CHUNK = 1 << 20
+
+
+def materialise(digest: str, *, platform: str = "", store: Store | None = None) -> Path:
+    """Root file system of the image with ``digest`` (a manifest, or an index and ``platform``), made when it is not there.
+
+    Its files are read-only and shared with other trees: what runs in it must write elsewhere.
+
+    Raises:
+        BuildError: The image is not in the store, or the disk is full.
+    """
+    store = store or Store()
+    platform = platform or host_platform()
+    manifest = image_manifest(digest, platform=platform, store=store)
+    diff_ids = image_config(digest, platform=platform, store=store)["rootfs"]["diff_ids"]
+    name = f"image-{manifest['config']['digest'].removeprefix('sha256:')[:32]}"
+    layers = list(zip(diff_ids, manifest["layers"], strict=True))
+
+    def fill(part: Path) -> None:
+        with ThreadPoolExecutor(4, thread_name_prefix="unpack") as pool:
+            folders = list(pool.map(lambda item: unpacked(store, *item), layers))
+        for folder in folders:
+            link(folder, part)
+
+    return _once(store, name, fill, needed_bytes=0)
+
+
+def unpacked(store: Store, diff_id: str, descriptor: dict[str, Any]) -> Path:
+    """A layer's content as a folder, whiteouts included as the files that they are in the tar."""
+
+    def fill(part: Path) -> None:
+        _extract(store.blob(descriptor["digest"]), part)
+
+    return _once(store, f"layer-{diff_id.removeprefix('sha256:')[:32]}", fill, needed_bytes=3 * int(descriptor["size"]))
+
+
+def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes: int) -> Path:
+    """The folder ``name`` among the trees, filled by whoever comes first, and there only when it is complete."""
+    target = store.trees / name
+    if target.is_dir():
+        return target
+    with store.lock(name):
+        if target.is_dir():
+            return target
+        store.trees.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=store.trees, prefix=".part-"))
+        try:
+            with disk(target, needed_bytes=needed_bytes):
+                fill(part)
+            part.chmod(0o755)
+            part.rename(target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    return target
+
+
+@contextmanager
+def tar_stream(blob: Path) -> Iterator[tarfile.TarFile]:
+    """The tar in a layer blob, whatever it is compressed with.
+
+    Raises:
+        BuildError: It is not here, or no tar.
+    """
+    try:
+        with blob.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            with tarfile.open(fileobj=_plain(file, magic), mode="r|", bufsize=_CHUNK) as archive:
+                yield archive
+    except FileNotFoundError as error:
+        raise BuildError(f"a layer is missing: {blob.name[:12]}", remedy="build the image again: vllm-ci build") from error
+    except tarfile.TarError as error:
+        raise BuildError(
+            f"layer {blob.name[:12]} is damaged", why=str(error), remedy="vllm-ci cache prune, then build again"
+        ) from error
+
+
+def _plain(file: IO[bytes], magic: bytes) -> IO[bytes]:
+    if magic.startswith(b"\x1f\x8b"):
+        from isal import igzip
+
+        return cast("IO[bytes]", igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
+    if magic == b"\x28\xb5\x2f\xfd":
+        import zstandard
+
+        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    return file
+
+
+def _extract(blob: Path, root: Path) -> None:
+    with tar_stream(blob) as archive:
+        for member in archive:
+            name = member.name.strip("/")
+            if not name or ".." in name.split("/"):
+                continue
+            target = root / name
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if member.issym():
+                target.symlink_to(member.linkname)
+            elif member.islnk():
+                os.link(root / member.linkname.strip("/"), target)
+            elif member.isfile():
+                _extract_file(archive, member, target)
+
+
+def _extract_file(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    source = archive.extractfile(member)
+    assert source is not None  # noqa: S101
+    mode = 0o555 if member.mode & 0o111 else 0o444
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb", buffering=0) as output:
+        while piece := source.read(_CHUNK):
+            output.write(piece)
+        os.fchmod(handle, mode)
+
+
+def link(layer: Path, root: Path) -> None:
+    """Apply an unpacked layer to a tree (OCI image specification, "Applying Changesets")."""
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        made: list[tuple[os.DirEntry[str], str]] = []
+        with os.scandir(layer / below) as found:
+            for entry in found:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.name.startswith(WHITEOUT):
+                    _remove(root / below, entry.name)
+                else:
+                    made.append((entry, path))
+        for entry, path in made:
+            if entry.is_dir(follow_symlinks=False):
+                _make_folder(root / path)
+                pending.append(path)
+            else:
+                _link_file(entry.path, f"{root}/{path}", symbolic=entry.is_symlink())
+
+
+def _remove(folder: Path, whiteout: str) -> None:
+    victims = list(folder.iterdir()) if whiteout == OPAQUE else [folder / whiteout.removeprefix(WHITEOUT)]
+    for victim in victims:
+        if victim.is_dir() and not victim.is_symlink():
+            shutil.rmtree(victim)
+        else:
+            victim.unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            path.unlink()
+            path.mkdir()
+
+
+def _link_file(source: str, target: str, *, symbolic: bool) -> None:
+    try:
+        if symbolic:
+            os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211  (as below)
+        else:
+            os.link(source, target)
+    except FileExistsError:
+        if os.path.isdir(target) and not os.path.islink(target):  # noqa: PTH112, PTH114  (60,000 Path objects cost a second)
+            shutil.rmtree(target)
+        else:
+            os.unlink(target)  # noqa: PTH108
+        _link_file(source, target, symbolic=symbolic)
