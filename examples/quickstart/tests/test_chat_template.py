@@ -1,4 +1,3 @@
-import os
 import pathlib
 
 import jinja2
@@ -15,7 +14,7 @@ def render(messages, **values):
 
 def test_the_template_lies_beside_the_code_in_the_image():
     assert TEMPLATE.is_file()
-    assert os.path.isabs(TEMPLATE)
+    assert TEMPLATE.is_absolute()
 
 
 def test_every_turn_keeps_its_role_and_the_assistant_speaks_next():

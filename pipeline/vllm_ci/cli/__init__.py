@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import click
 
 from vllm_ci import __version__
-from vllm_ci.domain.errors import Interrupted, VllmCiError
+from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 
 # Verb -> where its click command lives.
 COMMANDS = {
@@ -63,6 +64,16 @@ def main() -> None:
         code = 2
     except VllmCiError as error:
         code = _complain(error)
+    except Exception as error:  # noqa: BLE001 - a fault of ours says nothing of what was checked: never exit code 1
+        if os.environ.get("VLLM_CI_DEBUG"):
+            raise
+        code = _complain(
+            ErroredError(
+                f"{type(error).__name__}: {error}",
+                why="this is a fault in vllm-ci",
+                remedy="call it again with VLLM_CI_DEBUG=1 and report what it prints",
+            )
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

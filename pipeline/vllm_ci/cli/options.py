@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from vllm_ci.config import load
-from vllm_ci.config.load import Loaded, Override
+if TYPE_CHECKING:
+    from vllm_ci.config.load import Loaded
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -48,6 +48,9 @@ def project_options(command: _Command) -> _Command:
 
 def loaded(context: click.Context) -> Loaded:
     """The configuration with what the command line and the environment say over it."""
+    from vllm_ci.config import load
+    from vllm_ci.config.load import Override
+
     path = context.params.get("config")
     overrides: dict[str, Override] = {}
     for name, keys in _KEYS.items():

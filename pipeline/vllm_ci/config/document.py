@@ -35,10 +35,6 @@ class Document:
         return self.lines.get(place, 1)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, and strict about keys that stand twice."""
-
-
 def read(path: Path) -> Document:
     """Parse ``path``.
 
@@ -51,7 +47,10 @@ def read(path: Path) -> Document:
         raise ConfigError(
             f"cannot read {path}", why=str(error), remedy="name a configuration with --config or VLLM_CI_CONFIG"
         ) from error
-    loader = _Loader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="mend the file") from error
     try:
         node = loader.get_single_node()
         lines: dict[Place, int] = {}

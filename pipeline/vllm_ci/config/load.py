@@ -62,14 +62,7 @@ class Loaded:
 
     def values(self) -> list[tuple[str, object, str]]:
         """Every value as (dotted key, value, origin)."""
-        return [(key, value, self._origin(key)) for key, value in _flat(self.config.model_dump(mode="json"), "")]
-
-    def _origin(self, key: str) -> str:
-        while key:
-            if key in self.origins:
-                return self.origins[key]
-            key = key.rpartition(".")[0]
-        return "default"
+        return [(key, value, self.origins.get(key, "default")) for key, value in _flat(self.config.model_dump(mode="json"), "")]
 
 
 def find(start: Path) -> Path:

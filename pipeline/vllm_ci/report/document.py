@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.report import CaseStatus, Report, StageResult
 
 FORMAT = "vllm-ci/report/v1"
 
-_ADAPTER: TypeAdapter[Report] = TypeAdapter(Report, config=ConfigDict(extra="forbid"))
+_ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 
 
 def to_json(report: Report) -> dict[str, Any]:
