@@ -139,16 +139,16 @@ class Wheel:
         """``RECORD`` of what is installed, in a fixed order."""
         site = self.environment.site_packages
         up = "/".join([".."] * (len(site.split("/")) - len(self.environment.root.split("/"))))
-        scheme: Scheme = "purelib"
+        purelib = Scheme("purelib")
         rows: list[tuple[Scheme, RecordEntry]] = []
         for entry, digest in entries:
             below = entry.path.removeprefix(f"{site}/")
             name = below if below != entry.path else f"{up}/{entry.path.removeprefix(self.environment.root + '/')}"
             coded = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=") if digest else ""
             size = str(entry.content.size_bytes) if entry.content and digest else ""
-            rows.append((scheme, RecordEntry.from_elements(name, f"sha256={coded}" if coded else "", size)))
+            rows.append((purelib, RecordEntry.from_elements(name, f"sha256={coded}" if coded else "", size)))
         rows.sort(key=lambda row: row[1].path)
-        rows.append((scheme, RecordEntry.from_elements(f"{self.dist_info}/RECORD", "", "")))
+        rows.append((purelib, RecordEntry.from_elements(f"{self.dist_info}/RECORD", "", "")))
         with construct_record_file(rows) as stream:
             return stream.read()
 
