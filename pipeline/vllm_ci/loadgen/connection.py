@@ -158,13 +158,18 @@ class Connection(asyncio.Protocol):
         )
 
     def _arm(self, loop: asyncio.AbstractEventLoop, deadlines: _Deadlines) -> None:
-        """Look at the clock when the next deadline could pass, not on every read."""
+        """Look at the clock when the next deadline could pass, not on every read.
+
+        The first byte may come any moment and bring a nearer deadline, hence never later than one gap between bytes from now.
+        """
         now = _clock()
         due_ns, kind = deadlines.next(self._times[-1] if self._times else None)
         if due_ns is None:
             return
         if due_ns > now:
-            self._timer = loop.call_later((due_ns - now) / 1e9, self._arm, loop, deadlines)
+            gap_s = deadlines.timeouts.between_bytes_s
+            delay_s = (due_ns - now) / 1e9
+            self._timer = loop.call_later(delay_s if gap_s is None else min(delay_s, gap_s), self._arm, loop, deadlines)
             return
         self.abort()
         self._finish(

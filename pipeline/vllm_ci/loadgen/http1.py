@@ -46,6 +46,10 @@ class Sentinel:
         self._parser = httptools.HttpResponseParser(self)
         self.feed = self._parser.feed_data
 
+    def on_message_begin(self) -> None:
+        """A message behind the answer was not asked for: what is read next would not belong to its request."""
+        self.reusable = False
+
     def on_headers_complete(self) -> None:
         """A response to HEAD ends here, whatever its length says (RFC 9110, 9.3.2)."""
         if self._headless and self._parser.get_status_code() >= 200:
@@ -57,8 +61,8 @@ class Sentinel:
             self._end()
 
     def _end(self) -> None:
+        self.reusable = not self.ended and bool(self._parser.should_keep_alive())
         self.ended = True
-        self.reusable = bool(self._parser.should_keep_alive())
 
 
 class Reader:
@@ -73,6 +77,7 @@ class Reader:
         self._body: list[tuple[int, bytes]] = []
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
+        self._kept: int | None = None  # pieces of the last read that belong to the answer; None while all do
         self._status = 0
         self._complete = False
         self._framed = False
@@ -88,7 +93,7 @@ class Reader:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as problem:
             self._error = "" if self._complete else f"{type(problem).__name__}: {problem}"
-        fresh = [(at_ns, piece) for piece in self._pieces]
+        fresh = [(at_ns, piece) for piece in self._pieces[: self._kept]]
         self._pieces.clear()
         self._body += fresh
         return fresh
@@ -120,11 +125,15 @@ class Reader:
             return
         self._status = self._parser.get_status_code()
         self._framed = any(name in {"content-length", "transfer-encoding"} for name, _ in self._headers)
-        self._complete = self._headless and self._status >= 200
+        if self._headless and self._status >= 200:
+            self._complete = True
+            self._kept = 0
 
     def on_message_complete(self) -> None:
-        """Called by httptools."""
-        self._complete = self._complete or self._status >= 200
+        """Called by httptools; pieces of a message behind the answer are not kept."""
+        if not self._complete and self._status >= 200:
+            self._complete = True
+            self._kept = len(self._pieces)
 
 
 def parse(reads: Iterable[tuple[int, bytes]], *, method: str, closed: bool) -> Response:
