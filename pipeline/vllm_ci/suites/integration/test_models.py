@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from vllm_ci.suites.client import Client, shown
 from vllm_ci.suites.server import Server
@@ -10,8 +11,7 @@ from vllm_ci.suites.server import Server
 
 def test_lists_its_models_as_the_wire_format_says(http: httpx.Client) -> None:
     """Clients find a model by this list: its shape has to be the documented one."""
-    answer = http.get("/v1/models")
-    body = answer.json()
+    body = http.get("/v1/models").json()
     assert body["object"] == "list", f"object is {body['object']!r}, not 'list'"
     assert body["data"], "no model is listed"
     for card in body["data"]:
@@ -20,13 +20,33 @@ def test_lists_its_models_as_the_wire_format_says(http: httpx.Client) -> None:
         assert isinstance(card["created"], int), "a card has no time of creation"
 
 
-def test_answers_under_the_name_it_lists(client: Client, server: Server) -> None:
+@pytest.mark.requires_capability("completions")
+def test_a_completion_names_the_model_that_was_asked(client: Client, server: Server) -> None:
     """An answer that names another model was routed wrongly, or the list is wrong."""
-    for answer in (client.complete("hello", max_tokens=1), client.chat("hello", max_tokens=1)):
-        assert answer["model"] == server.model, f"asked {server.model!r}, and {answer['model']!r} answered"
+    answer = client.complete("hello", max_tokens=1)
+    assert answer["model"] == server.model, f"asked {server.model!r}, and {answer['model']!r} answered"
+
+
+@pytest.mark.requires_capability("chat")
+def test_a_chat_completion_names_the_model_that_was_asked(client: Client, server: Server) -> None:
+    """Likewise for chat, which is another code path."""
+    answer = client.chat("hello", max_tokens=1)
+    assert answer["model"] == server.model, f"asked {server.model!r}, and {answer['model']!r} answered"
 
 
 def test_says_that_it_is_healthy(http: httpx.Client) -> None:
     """Load balancers and Kubernetes probes ask this route."""
     answer = http.get("/health")
     assert answer.status_code == 200, shown(answer)
+
+
+@pytest.mark.requires_capability("completions")
+def test_answers_the_fortieth_request_like_the_first(client: Client, server: Server) -> None:
+    """What works once may break with use: counters that overflow, connections or slots that are never given back."""
+    body = {"model": server.model, "prompt": "hello", "max_tokens": 1, "temperature": 0}
+    statuses = [client.post("/v1/completions", body).status_code for _ in range(40)]
+    assert set(statuses) == {200}, f"of 40 requests in a row, number {_first_bad(statuses)} got {set(statuses) - {200}}"
+
+
+def _first_bad(statuses: list[int]) -> int:
+    return next(number for number, status in enumerate(statuses, 1) if status != 200)

@@ -1,0 +1,19 @@
+"""Fixtures of the integration cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ci.suites.client import Client, Json
+from vllm_ci.suites.server import Server
+
+_BLANKS = (" ", "\n", "\t", "\r", "  ", "\n\n", "\r\n")
+
+
+@pytest.fixture(scope="session")
+def blankless(client: Client, server: Server) -> Json:
+    """A bias against white space, which a model with random weights would put between the parts of JSON without end."""
+    if not server.can("tokenize"):
+        return {}
+    single = [tokens[0] for tokens in map(client.tokens, _BLANKS) if len(tokens) == 1]
+    return {"logit_bias": {str(token): -100 for token in single}}

@@ -1,0 +1,80 @@
+"""Chat completions in one piece."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from vllm_ci.suites.client import Client, Json, at_once, system, user
+
+pytestmark = pytest.mark.requires_capability("chat")
+
+_DAY_S = 86_400
+
+
+@pytest.fixture(scope="module")
+def answer(client: Client) -> Json:
+    """One short answer, looked at from several sides."""
+    return client.chat("Tell me about the weather.", max_tokens=8)
+
+
+def test_is_a_chat_completion_object(answer: Json) -> None:
+    """Clients dispatch on the object type."""
+    assert answer["object"] == "chat.completion", f"object is {answer['object']!r}"
+    assert answer["id"], "the answer has no id"
+
+
+def test_holds_one_choice_by_the_assistant(answer: Json) -> None:
+    """Without n there is exactly one choice, with index 0, spoken by the assistant."""
+    assert [choice["index"] for choice in answer["choices"]] == [0], f"choices are {answer['choices']}"
+    message = answer["choices"][0]["message"]
+    assert message["role"] == "assistant", f"role is {message['role']!r}"
+    assert isinstance(message["content"], str), f"content is {message['content']!r}, not text"
+
+
+def test_says_why_it_ended(answer: Json) -> None:
+    """A client that does not know why an answer ended cannot tell a whole one from a cut one."""
+    reason = answer["choices"][0]["finish_reason"]
+    assert reason in ("stop", "length"), f"finish_reason is {reason!r}"
+
+
+def test_says_when_it_was_made(answer: Json) -> None:
+    """The time of creation is in seconds since 1970 (not milliseconds), today: logs are matched by it."""
+    distance = abs(answer["created"] - time.time())
+    assert distance < _DAY_S, f"created is {answer['created']}, {distance:.0f} s from now"
+
+
+def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
+    """Requests are traced and aborted by id."""
+    ids = [answer["id"] for answer in at_once(lambda _: client.chat("hello", max_tokens=1), range(4))]
+    assert len(set(ids)) == 4, f"4 answers have the ids {sorted(ids)}"
+
+
+@pytest.mark.requires_capability("tokenize")
+def test_a_system_message_is_part_of_the_prompt(client: Client) -> None:
+    """A system message that is dropped silently takes the operator's rules with it."""
+    messages = [system("You speak in short sentences about weather."), user("hello")]
+    plain = client.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
+    ruled = client.chat(messages, max_tokens=1)["usage"]["prompt_tokens"]
+    assert ruled > plain, f"the prompt has {ruled} tokens with a system message and {plain} without"
+    assert ruled == len(client.tokens(messages)), "the prompt is not the one that the chat template renders"
+
+
+def test_text_parts_say_the_same_as_plain_text(client: Client) -> None:
+    """Many clients always send content as a list of parts."""
+    parts = {"role": "user", "content": [{"type": "text", "text": "hello world"}]}
+    listed = client.chat([parts], max_tokens=1)["usage"]["prompt_tokens"]
+    plain = client.chat("hello world", max_tokens=1)["usage"]["prompt_tokens"]
+    assert listed == plain, f"{listed} prompt tokens as a list of parts, {plain} as text"
+
+
+def test_max_completion_tokens_bounds_the_answer(client: Client) -> None:
+    """The newer name of max_tokens; a client that uses it must not get an endless answer."""
+    usage = client.chat("hello", max_completion_tokens=3)["usage"]
+    assert usage["completion_tokens"] <= 3, f"asked for at most 3 tokens, got {usage['completion_tokens']}"
+
+
+def test_unknown_fields_do_no_harm(client: Client) -> None:
+    """Newer clients send fields that an older server does not know; the wire format is open for them."""
+    assert client.chat("hello", max_tokens=1, a_field_of_the_future=True)["choices"], "no choice"

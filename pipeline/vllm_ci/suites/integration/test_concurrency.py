@@ -1,0 +1,71 @@
+"""Many at once: each answer belongs to its question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from vllm_ci.suites.client import Client, Json, at_once
+
+pytestmark = pytest.mark.requires_capability("completions")
+
+_MANY = 24
+
+
+def test_concurrent_answers_belong_to_their_questions(client: Client, canary: Callable[[], str]) -> None:
+    """Every prompt holds a word of its own; with echo it comes back in its own answer, and in no other."""
+    words = [canary() for _ in range(_MANY)]
+    texts = at_once(lambda word: client.complete(word, max_tokens=4, echo=True)["choices"][0]["text"], words)
+    for word, text in zip(words, texts, strict=True):
+        assert text.startswith(word), f"the answer to {word} begins {text[:40]!r}"
+        strangers = [other for other in words if other != word and other in text]
+        assert not strangers, f"the answer to {word} holds {strangers}"
+
+
+@pytest.mark.requires_capability("chat", "token_ids", "tokenize")
+def test_concurrent_conversations_have_prompts_of_their_own(client: Client, canary: Callable[[], str]) -> None:
+    """Likewise for chat, by the prompt that the server rendered."""
+    words = [canary() for _ in range(8)]
+
+    def prompt(word: str) -> str:
+        answer = client.chat(f"The word is {word}.", max_tokens=2, return_token_ids=True)
+        return client.text(answer["prompt_token_ids"])
+
+    for word, text in zip(words, at_once(prompt, words), strict=True):
+        assert word in text, f"the prompt with {word} was rendered without it"
+        assert sum(other in text for other in words) == 1, f"the prompt with {word} holds words of others"
+
+
+def test_concurrent_requests_count_their_own_tokens(client: Client) -> None:
+    """Prompts of different lengths, answers of different lengths, at the same time: usage is nobody else's."""
+
+    def asked(number: int) -> Json:
+        return client.complete("hello " * number, max_tokens=number, ignore_eos=True)["usage"]  # type: ignore[no-any-return]
+
+    numbers = list(range(1, 13))
+    alone = [asked(number)["prompt_tokens"] for number in numbers]
+    together = at_once(asked, numbers)
+    assert [usage["completion_tokens"] for usage in together] == numbers, "answers have lengths of others"
+    assert [usage["prompt_tokens"] for usage in together] == alone, "prompts are counted as those of others"
+
+
+def test_more_requests_than_slots_are_all_answered(client: Client) -> None:
+    """What does not fit waits; nothing is dropped."""
+    answers = at_once(lambda _: client.complete("hello", max_tokens=8, ignore_eos=True), range(48))
+    counts = {answer["usage"]["completion_tokens"] for answer in answers}
+    assert counts == {8}, f"48 answers of 8 tokens each have {sorted(counts)}"
+
+
+def test_seeded_answers_do_not_depend_on_the_company(client: Client) -> None:
+    """Sampling state is a request's own: the same seed draws the same next token alone and among others."""
+
+    def drawn(seed: int) -> str:
+        return str(client.complete("hello", max_tokens=1, temperature=1.0, seed=seed)["choices"][0]["text"])
+
+    seeds = list(range(12))
+    alone = [drawn(seed) for seed in seeds]
+    together = at_once(drawn, seeds)
+    same = sum(a == b for a, b in zip(alone, together, strict=True))
+    # Batched arithmetic may round a draw across a border now and then; shared state would move nearly all of them.
+    assert same >= len(seeds) - 2, f"only {same} of {len(seeds)} seeded first tokens are the same alone and at once"

@@ -1,0 +1,75 @@
+"""Embeddings, where the model makes them."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+
+import pytest
+
+from vllm_ci.suites.client import Client, Json
+
+pytestmark = pytest.mark.requires_capability("embeddings")
+
+_CLOSE = 1e-3
+
+
+def embed(client: Client, what: object, **parameters: object) -> Json:
+    """The whole answer to a request for embeddings."""
+    return client.must("/v1/embeddings", {"model": client.model, "input": what, **parameters})
+
+
+def vector(client: Client, text: str) -> list[float]:
+    """Embedding of one text."""
+    return [float(value) for value in embed(client, text)["data"][0]["embedding"]]
+
+
+def test_is_a_list_of_embeddings(client: Client) -> None:
+    """Clients dispatch on the object types."""
+    answer = embed(client, "hello")
+    assert answer["object"] == "list", f"object is {answer['object']!r}"
+    assert [entry["object"] for entry in answer["data"]] == ["embedding"], f"data is {str(answer['data'])[:200]}"
+
+
+def test_a_vector_is_finite_and_not_zero(client: Client) -> None:
+    """NaN and zero vectors poison an index without a sound."""
+    values = vector(client, "hello")
+    assert all(map(math.isfinite, values)), "the vector holds numbers that are not finite"
+    assert any(values), "the vector is zero"
+
+
+def test_the_same_text_has_the_same_vector(client: Client) -> None:
+    """An index is asked with vectors made at another time."""
+    one, two = vector(client, "hello world"), vector(client, "hello world")
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < _CLOSE, "two embeddings of one text differ"
+
+
+def test_different_texts_have_different_vectors(client: Client) -> None:
+    """A vector that ignores its text finds everything."""
+    one, two = vector(client, "hello world"), vector(client, "an entirely different sentence")
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) > _CLOSE, "two texts have one embedding"
+
+
+def test_a_batch_keeps_its_order(client: Client) -> None:
+    """Each vector belongs to its text, by index and by value."""
+    texts = ["first", "second of them", "third"]
+    data = embed(client, texts)["data"]
+    assert [entry["index"] for entry in data] == [0, 1, 2], f"indices are {[entry['index'] for entry in data]}"
+    for text, entry in zip(texts, data, strict=True):
+        alone = vector(client, text)
+        assert max(abs(a - b) for a, b in zip(alone, entry["embedding"], strict=True)) < 0.05, f"{text!r} got another vector"
+
+
+def test_base64_holds_the_same_numbers(client: Client) -> None:
+    """The official SDK asks for base64: 32-bit floats, little-endian."""
+    text = embed(client, "hello", encoding_format="base64")["data"][0]["embedding"]
+    raw = base64.b64decode(text)
+    values = struct.unpack(f"<{len(raw) // 4}f", raw)
+    assert max(abs(a - b) for a, b in zip(values, vector(client, "hello"), strict=True)) < _CLOSE, "base64 holds other numbers"
+
+
+def test_usage_counts_the_prompt_only(client: Client) -> None:
+    """Nothing is generated."""
+    usage = embed(client, "hello")["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] > 0, f"usage is {usage}"

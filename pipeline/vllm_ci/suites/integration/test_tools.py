@@ -1,0 +1,105 @@
+"""Tools: the model's calls come in the documented shape and fit the declared parameters.
+
+A model with random weights calls no tool by itself, so the cases force a call; `strict` asks for arguments that fit the schema.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from vllm_ci.suites.client import Client, Json, shown, user
+from vllm_ci.suites.verdicts import inconclusive
+
+pytestmark = pytest.mark.requires_capability("chat", "tools")
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Tokyo"]}, "days": {"type": "integer", "enum": [1, 2, 3]}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": PARAMETERS}}
+CLOCK = {"type": "function", "function": {"name": "clock", "strict": True, "parameters": PARAMETERS}}
+
+
+def called(client: Client, blankless: Json, **parameters: Any) -> Json:
+    """A choice that has to hold a call."""
+    answer = client.chat("How is the weather in Paris?", temperature=0, max_tokens=300, **blankless, **parameters)
+    choice: Json = answer["choices"][0]
+    if choice["finish_reason"] == "length":
+        inconclusive("the model did not come to the end of its call within 300 tokens")
+    assert choice["message"].get("tool_calls"), f"a call was demanded, but the answer is {str(choice['message'])[:200]}"
+    return choice
+
+
+def test_a_required_call_is_made(client: Client, blankless: Json) -> None:
+    """With tool_choice `required` the answer is a call of one of the declared functions."""
+    choice = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required")
+    call = choice["message"]["tool_calls"][0]
+    assert call["type"] == "function", f"the call's type is {call['type']!r}"
+    assert call["id"], "the call has no id: its result could not be given back"
+    assert call["function"]["name"] in ("weather", "clock"), f"calls {call['function']['name']!r}, which was not declared"
+    assert choice["finish_reason"] in ("tool_calls", "stop"), f"finish_reason is {choice['finish_reason']!r}"
+
+
+def test_a_named_function_is_called(client: Client, blankless: Json) -> None:
+    """With a named tool_choice it is that function and no other."""
+    named = {"type": "function", "function": {"name": "clock"}}
+    choice = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice=named)
+    names = [call["function"]["name"] for call in choice["message"]["tool_calls"]]
+    assert set(names) == {"clock"}, f"clock was named, {names} was called"
+
+
+def test_arguments_fit_the_declared_schema(client: Client, blankless: Json) -> None:
+    """Arguments are a JSON text; for a strict function they validate against its parameters."""
+    choice = called(client, blankless, tools=[WEATHER], tool_choice="required")
+    for call in choice["message"]["tool_calls"]:
+        text = call["function"]["arguments"]
+        assert isinstance(text, str), f"arguments are {type(text).__name__}, not a JSON text"
+        try:
+            jsonschema.validate(json.loads(text), PARAMETERS)
+        except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+            pytest.fail(f"the arguments {text[:200]!r} do not fit the schema: {str(error).splitlines()[0]}")
+
+
+def test_no_call_where_none_is_allowed(client: Client) -> None:
+    """With tool_choice `none` the answer is text."""
+    answer = client.chat("hello", tools=[WEATHER], tool_choice="none", max_tokens=4)
+    calls = answer["choices"][0]["message"].get("tool_calls")
+    assert not calls, f"tool_choice is none, and still {calls} was called"
+
+
+@pytest.mark.requires_capability("tokenize")
+def test_declared_tools_are_in_the_prompt(client: Client) -> None:
+    """A model cannot call what it was not told about."""
+    told = client.chat("hello", tools=[WEATHER], max_tokens=1)["usage"]["prompt_tokens"]
+    untold = client.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
+    assert told > untold, f"the prompt has {told} tokens with a tool declared and {untold} without"
+
+
+def test_a_result_goes_back_into_the_conversation(client: Client) -> None:
+    """The second half of every call: the result is part of the next prompt."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris","days":1}'}}
+
+    def asked(result: str) -> int:
+        messages = [
+            user("How is the weather?"),
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": result},
+        ]
+        return int(client.chat(messages, tools=[WEATHER], max_tokens=1)["usage"]["prompt_tokens"])
+
+    short, long = asked("sun"), asked("sun in the morning, rain in the evening, and a rainbow between the two")
+    assert long > short, f"the prompt has {short} tokens with a short result and {long} with a long one"
+
+
+def test_naming_an_undeclared_function_is_refused(client: Client) -> None:
+    """A client's mistake, told as such."""
+    named = {"type": "function", "function": {"name": "undeclared"}}
+    body = {"model": client.model, "messages": [user("hello")], "tools": [WEATHER], "tool_choice": named, "max_tokens": 4}
+    answer = client.post("/v1/chat/completions", body)
+    assert answer.status_code == 400, shown(answer)
