@@ -2,6 +2,9 @@
 
 A gzip layer is a row of gzip members (RFC 1952, 2.2): files that lie deflated in a wheel are carried over as they are, with a
 header and the CRC the wheel has for them, and only the rest is compressed. What is already compressed is not compressed again.
+
+The rest is compressed by libdeflate in members of one megabyte. Measured: its output is the same on x86-64 (with and without
+SSE 4.2, AVX2, AVX-512) and aarch64, ISA-L's is not (``docs/decisions/layers.md``), so ISA-L only inflates here.
 """
 
 from __future__ import annotations
@@ -14,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import isal
+import deflate
 from isal import isal_zlib
 
 from vllm_ci.domain.spec import Compression
 from vllm_ci.images.entries import Content, Entry
 
 # Bumped when the same inputs give other bytes than before: it is part of every layer's key.
-FORMAT = 1
+FORMAT = 2
 # 1980-01-01, the first day that zip files know; 0 reads as "no time" to some programs.
 MTIME = 315532800
-GZIP_LEVEL = 1
+GZIP_LEVEL = 3
 ZSTD_LEVEL = 3
 # Smaller ones are better compressed together with their neighbours.
 CARRY_BYTES = 32 * 1024
@@ -57,7 +60,14 @@ def facts(compression: Compression) -> dict[str, object]:
 
         version = ".".join(map(str, zstandard.ZSTD_VERSION))
         return {"format": FORMAT, "zstd": version, "level": ZSTD_LEVEL, "mtime": MTIME}
-    return {"format": FORMAT, "isal": isal.__version__, "level": GZIP_LEVEL, "mtime": MTIME, "carry": CARRY_BYTES}
+    return {
+        "format": FORMAT,
+        "libdeflate": deflate.__version__,
+        "level": GZIP_LEVEL,
+        "mtime": MTIME,
+        "carry": CARRY_BYTES,
+        "batch": _BATCH,
+    }
 
 
 def media_type(compression: Compression) -> str:
@@ -92,43 +102,30 @@ class _Gzip:
 
     def __init__(self, sink: _Sink) -> None:
         self._sink = sink
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._deflate: isal_zlib.Compress | None = None
-        self._crc = 0
-        self._size = 0
+        self._pending = bytearray()
 
     def write(self, piece: bytes) -> None:
-        self._pending.append(piece)
-        self._pending_size += len(piece)
-        if self._pending_size >= _BATCH:
-            self._drain()
+        """Compress in batches that are cut by size alone: how a reader happens to slice its content may not matter."""
+        self._pending += piece
+        while len(self._pending) >= _BATCH:
+            self._member(bytes(self._pending[:_BATCH]))
+            del self._pending[:_BATCH]
+
+    def _member(self, content: bytes) -> None:
+        packed = deflate.deflate_compress(content, GZIP_LEVEL)
+        self._sink.write(b"".join((_GZIP_HEADER, packed, struct.pack("<II", isal_zlib.crc32(content), len(content)))))
 
     def _drain(self) -> None:
-        piece = b"".join(self._pending)
-        self._pending, self._pending_size = [], 0
-        if not piece:
-            return
-        if self._deflate is None:
-            self._sink.write(_GZIP_HEADER)
-            self._deflate = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, -15)
-        self._crc = isal_zlib.crc32(piece, self._crc)
-        self._size += len(piece)
-        self._sink.write(self._deflate.compress(piece))
-
-    def _end_member(self) -> None:
-        self._drain()
-        if self._deflate is not None:
-            self._sink.write(self._deflate.flush())
-            self._sink.write(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
-            self._deflate, self._crc, self._size = None, 0, 0
+        if self._pending:
+            self._member(bytes(self._pending))
+            self._pending.clear()
 
     def carry(self, content: Content) -> bool:
         """Write a file's existing deflate stream as a member of its own, if it has one that is worth it."""
         stream = content.deflated()
         if stream is None or content.size_bytes < CARRY_BYTES:
             return False
-        self._end_member()
+        self._drain()
         self._sink.write(_GZIP_HEADER)
         for piece in stream.chunks:
             self._sink.write(piece)
@@ -136,7 +133,7 @@ class _Gzip:
         return True
 
     def close(self) -> None:
-        self._end_member()
+        self._drain()
 
 
 class _Zstd:
