@@ -1,1 +1,1 @@
-"""."""
+"""Signed statements about an image: made, attached, read back and verified. Modules are imported by name."""

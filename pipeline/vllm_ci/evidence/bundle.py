@@ -1,0 +1,148 @@
+"""Sigstore bundles v0.3 around DSSE envelopes, in the form that cosign reads and writes for public keys.
+
+Formats: sigstore ``protobuf-specs`` (bundle v0.3, JSON), DSSE 1.0.2. One signature, no ``keyid``, no further fields: cosign
+refuses any other, and so do we.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from securesystemslib.dsse import Envelope
+
+from vllm_ci.evidence import strict
+from vllm_ci.evidence.keys import PrivateKey, PublicKey
+from vllm_ci.evidence.refusals import AlteredPayloadError, MalformedError, OtherKeyError
+from vllm_ci.evidence.statement import Statement
+
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A signed payload.
+
+    Attributes:
+        payload: The signed bytes.
+        signature: Over their pre-authentication encoding.
+        hint: Names the key that signed.
+    """
+
+    payload: bytes
+    signature: bytes
+    hint: str
+
+    @classmethod
+    def sign(cls, statement: Statement, key: PrivateKey) -> Bundle:
+        """A statement, signed."""
+        payload = statement.payload
+        return cls(payload=payload, signature=key.sign(_encoded(payload)), hint=key.public.hint)
+
+    @classmethod
+    def parse(cls, content: bytes) -> Bundle:
+        """A bundle from its JSON.
+
+        Raises:
+            MalformedError: It is not exactly one.
+        """
+        value = strict.loads(content, "the bundle")
+        _exactly(value, "the bundle", "mediaType", "verificationMaterial", "dsseEnvelope")
+        if value["mediaType"] != MEDIA_TYPE:
+            raise MalformedError(
+                f"a bundle of type {value['mediaType']!r} is not understood", remedy=f"have it made as {MEDIA_TYPE}"
+            )
+        material, envelope = value["verificationMaterial"], value["dsseEnvelope"]
+        if isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material):
+            raise OtherKeyError(
+                "signed by a certificate (keyless), not by a key", why="no identity is trusted here", remedy="use a key that is"
+            )
+        # Entries of a log and timestamps are more evidence, which a signature by a trusted key does not need.
+        further = ("tlogEntries", "timestampVerificationData")
+        material = {name: each for name, each in _mapping(material, "the verification material").items() if name not in further}
+        _exactly(material, "the verification material", "publicKey")
+        _exactly(material["publicKey"], "the key hint", "hint")
+        _exactly(envelope, "the envelope", "payload", "payloadType", "signatures")
+        signatures = envelope["signatures"]
+        if envelope["payloadType"] != PAYLOAD_TYPE:
+            raise MalformedError(f"a payload of type {envelope['payloadType']!r} is not understood")
+        if not isinstance(signatures, list) or len(signatures) != 1:
+            raise MalformedError("the envelope does not have exactly one signature")
+        signature = {
+            name: each for name, each in _mapping(signatures[0], "the signature").items() if (name, each) != ("keyid", "")
+        }
+        _exactly(signature, "the signature", "sig")
+        return cls(
+            payload=_base64(envelope["payload"]), signature=_base64(signature["sig"]), hint=str(material["publicKey"]["hint"])
+        )
+
+    @property
+    def content(self) -> bytes:
+        """Its JSON."""
+        return strict.canonical(
+            {
+                "mediaType": MEDIA_TYPE,
+                "verificationMaterial": {"publicKey": {"hint": self.hint}},
+                "dsseEnvelope": {
+                    "payload": base64.b64encode(self.payload).decode(),
+                    "payloadType": PAYLOAD_TYPE,
+                    "signatures": [{"sig": base64.b64encode(self.signature).decode()}],
+                },
+            }
+        )
+
+    def signer(self, trusted: Mapping[str, PublicKey]) -> str:
+        """Name of the trusted key that signed this.
+
+        Raises:
+            AlteredPayloadError: A trusted key is named in it, and the signature does not fit.
+            OtherKeyError: None of them signed it.
+        """
+        encoded = _encoded(self.payload)
+        for name, key in trusted.items():
+            if key.verifies(self.signature, encoded):
+                return name
+        named = [name for name, key in trusted.items() if key.hint == self.hint]
+        if named:
+            raise AlteredPayloadError(
+                f"a statement that names the key of {named[0]} was altered",
+                why="the signature does not fit the payload",
+                remedy="do not use it; have it made and signed again",
+            )
+        raise OtherKeyError(
+            f"signed by another key (hint {self.hint or 'none'})",
+            why=f"trusted here: {', '.join(trusted) or 'nobody'}",
+            remedy="add the signer to release.signers if you trust it",
+        )
+
+
+def _encoded(payload: bytes) -> bytes:
+    """Pre-authentication encoding (DSSE, "PAE")."""
+    encoded: bytes = Envelope(payload, PAYLOAD_TYPE, {}).pae()
+    return encoded
+
+
+def _mapping(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is no JSON object")
+    return value
+
+
+def _exactly(value: object, what: str, *names: str) -> None:
+    found = _mapping(value, what)
+    if set(found) != set(names):
+        odd = sorted(set(found) ^ set(names))
+        raise MalformedError(
+            f"{what} does not have exactly the fields {', '.join(names)}", why=f"missing or unknown: {', '.join(odd)}"
+        )
+
+
+def _base64(value: object) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except binascii.Error as error:
+        raise MalformedError("the envelope holds invalid base64") from error
