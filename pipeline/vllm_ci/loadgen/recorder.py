@@ -106,9 +106,9 @@ class Recorder:
             stop_after_s: Hang up this many seconds after sending.
             timeouts: In place of the recorder's.
         """
-        request = Request.post(
+        request = self.streaming(
             path,
-            self.streamed(body),
+            body,
             headers=headers,
             stop_after_events=stop_after_events,
             stop_after_s=stop_after_s,
@@ -118,8 +118,31 @@ class Recorder:
 
     def streams(self, path: str, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
         """Streamed completions at once, in the order of ``bodies``."""
-        requests = [Request.post(path, self.streamed(body)) for body in bodies]
+        return self.streams_of([self.streaming(path, body) for body in bodies], limit=limit)
+
+    def streams_of(self, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Stream, ...]:
+        """As :meth:`streams`, with requests made by :meth:`streaming`."""
         return tuple(Stream(exchange=exchange) for exchange in self.gather(requests, limit=limit))
+
+    def streaming(
+        self,
+        path: str,
+        body: Body,
+        *,
+        headers: Headers | None = None,
+        stop_after_events: int | None = None,
+        stop_after_s: float | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Request:
+        """The request that :meth:`stream` sends."""
+        return Request.post(
+            path,
+            self.streamed(body),
+            headers=headers,
+            stop_after_events=stop_after_events,
+            stop_after_s=stop_after_s,
+            timeouts=timeouts,
+        )
 
     def streamed(self, body: Body) -> dict[str, object]:
         """``body`` asking for a stream with usage; what it says itself stays."""

@@ -27,7 +27,7 @@ from vllm_ci.suites.stash import MASKS
 if TYPE_CHECKING:
     import openai
 
-pytest_plugins = ("vllm_ci.suites.reporter",)
+pytest_plugins = ("vllm_ci.suites.reporter", "vllm_ci.suites.recording")
 
 _SERVER = pytest.StashKey[Server]()
 

@@ -1,0 +1,38 @@
+"""The fixture ``sse``: the measuring client, for every test that streams or looks at timing and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from vllm_ci.loadgen.exchange import Timeouts
+from vllm_ci.loadgen.recorder import Recorder
+from vllm_ci.suites.server import Server
+
+_REFUSED = {400, 404, 422}
+
+
+@pytest.fixture(scope="session")
+def sse(request: pytest.FixtureRequest, server: Server, api_key: str) -> Iterator[Recorder]:
+    """The recorder, with the server's URL and key; it asks for token counts in every chunk where the server offers them."""
+    limit = request.config.option.vllm_timeout
+    timeouts = Timeouts(first_byte_s=limit, between_bytes_s=limit, total_s=10 * limit)
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    with Recorder(server.url, headers=headers, timeouts=timeouts) as recorder:
+        recorder.continuous_usage = _counts_every_chunk(recorder, server)
+        yield recorder
+
+
+def _counts_every_chunk(recorder: Recorder, server: Server) -> bool:
+    """Whether ``continuous_usage_stats`` is understood; a server that refuses unknown options is no worse for it."""
+    body: dict[str, object] = {"model": server.model, "max_tokens": 2, "temperature": 0}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    path = "/v1/chat/completions" if server.can("chat") else "/v1/completions"
+    said: dict[str, object] = (
+        {"messages": [{"role": "user", "content": "hello"}]} if server.can("chat") else {"prompt": "hello"}
+    )
+    stream = recorder.stream(path, {**body, **said, "stream_options": options})
+    if stream.exchange.status in _REFUSED:
+        return False
+    return any(chunk.usage is not None and chunk.choices for chunk in stream.chunks)

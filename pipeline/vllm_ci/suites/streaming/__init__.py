@@ -1,0 +1,1 @@
+"""Streaming: streams are well formed, progressive, and say the same as an answer in one piece."""

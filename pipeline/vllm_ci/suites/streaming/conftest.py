@@ -1,0 +1,46 @@
+"""Fixtures of the streaming suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from vllm_ci.loadgen.recorder import Recorder
+from vllm_ci.suites.server import Server
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, figures
+
+_ENDPOINTS = {
+    "chat": ("/v1/chat/completions", "chat.completion.chunk"),
+    "completions": ("/v1/completions", "text_completion"),
+}
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(name, marks=pytest.mark.requires_capability(name)) for name in _ENDPOINTS]
+)
+def endpoint(request: pytest.FixtureRequest, server: Server) -> Endpoint:
+    """Each endpoint that streams, in turn."""
+    path, chunk_object = _ENDPOINTS[request.param]
+    return Endpoint(
+        name=request.param, path=path, chunk_object=chunk_object, model=server.model, token_ids=server.can("token_ids")
+    )
+
+
+@pytest.fixture(scope="session")
+def everything(sse: Recorder, note: Callable[[str, Any], None]) -> Iterator[Asking]:
+    """All streams of the session; their figures go into the report as distributions."""
+    asking = Asking(recorder=sse)
+    yield asking
+    note("streaming", figures(asking.kept))
+
+
+@pytest.fixture
+def ask(everything: Asking, metric: Callable[[str, Any], None]) -> Iterator[Asking]:
+    """Asks for streams; the figures of those that a case asked for go into the report beside it."""
+    asking = Asking(recorder=everything.recorder)
+    yield asking
+    everything.kept += asking.kept
+    for name, value in figures(asking.kept).items():
+        metric(name, value)

@@ -1,0 +1,105 @@
+"""A stream is delivered while it is made: that is what people stream for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vllm_ci.loadgen.stream import Stream
+from vllm_ci.suites.server import Server
+from vllm_ci.suites.streaming.asking import Asking, Endpoint
+from vllm_ci.suites.verdicts import inconclusive
+
+_SHORTEST_MS = 60.0
+"""An answer that is made faster than this comes in one piece for a network's reasons, not for the server's."""
+_PROGRESSIVE = 0.5
+_BURST = 0.2
+_TRIES = 3
+
+
+def _spread(stream: Stream) -> float:
+    """(last token chunk - first) / (last token chunk - request sent): about 1 when tokens flow, 0 when they come in a burst."""
+    arrivals = [chunk.at_ns for chunk in stream.token_chunks]
+    return (arrivals[-1] - arrivals[0]) / (arrivals[-1] - stream.exchange.sent_ns) if arrivals else 0.0
+
+
+def _long_enough(ask: Asking, endpoint: Endpoint, limit: int) -> tuple[Stream, int]:
+    """A stream that takes some time to make, and its number of tokens."""
+    tokens = min(64, limit)
+    while True:
+        stream = ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True))
+        if (stream.metrics.e2e_ms or 0) >= _SHORTEST_MS or tokens >= limit:
+            return stream, tokens
+        tokens = min(tokens * 4, limit)
+
+
+def test_chunks_arrive_over_time(ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None]) -> None:
+    """Tokens come while the answer is made, not in one burst at the end (a proxy that buffers, a server that collects).
+
+    Measured as the share of the whole time over which token chunks arrive; the best of three tries, since a busy machine makes
+    a stream look like a burst, but nothing makes a burst look like a stream.
+    """
+    limit = min(1024, (server.max_model_len or 1024) // 2)
+    stream, tokens = _long_enough(ask, endpoint, limit)
+    tries = [stream]
+    while _spread(tries[-1]) < _PROGRESSIVE and len(tries) < _TRIES:
+        tries.append(ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True)))
+    best = max(tries, key=_spread)
+    share, took_ms = _spread(best), best.metrics.e2e_ms or 0.0
+    metric("spread", round(share, 3))
+    metric("tokens", tokens)
+    seen = f"{tokens} tokens came in {len(best.token_chunks)} chunks over {share:.0%} of {took_ms:.0f} ms"
+    if share >= _PROGRESSIVE:
+        return
+    if took_ms < _SHORTEST_MS:
+        inconclusive(f"{seen}: too fast to tell a stream from a burst")
+    assert share > _BURST, f"{seen}: the answer was held back and came in one burst"
+    inconclusive(f"{seen}: neither clearly a stream nor clearly a burst; is the machine busy?")
+
+
+def test_the_first_chunk_comes_before_a_whole_answer_would(
+    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None]
+) -> None:
+    """Time to first token is less than the time of the same answer in one piece, which is what a user waits for otherwise."""
+    tokens = min(256, (server.max_model_len or 512) // 2)
+    body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True, temperature=0)
+    whole_ms = min(ask.whole(endpoint, body).seconds for _ in range(2)) * 1000
+    first_ms = min(ask.stream(endpoint, body).metrics.ttft_ms or 0.0 for _ in range(2))
+    metric("whole_ms", round(whole_ms, 3))
+    metric("first_ms", round(first_ms, 3))
+    if whole_ms < _SHORTEST_MS:
+        inconclusive(f"a whole answer of {tokens} tokens takes {whole_ms:.0f} ms: too fast to tell who is earlier")
+    assert first_ms < whole_ms, f"the first token came after {first_ms:.0f} ms, a whole answer takes {whole_ms:.0f} ms"
+
+
+@pytest.mark.requires_capability("token_ids")
+def test_tokens_that_share_a_chunk_are_all_there(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None]) -> None:
+    """Under load a server puts several tokens into one chunk; none may get lost, and usage counts tokens, not chunks."""
+    streams = ask.streams(endpoint, [endpoint.body(f"story number {n}", max_tokens=48, ignore_eos=True) for n in range(16)])
+    held = [choice.get("token_ids") for stream in streams for chunk in stream.chunks for choice in chunk.choices]
+    ids = [len(found) for found in held if isinstance(found, list)]
+    metric("most_tokens_in_a_chunk", max(ids, default=0))
+    came = [len(stream.token_ids or ()) for stream in streams]
+    counted = [stream.metrics.output_tokens for stream in streams]
+    assert came == counted == [48] * 16, f"48 tokens each were asked for; {came} came, usage counts {counted}"
+
+
+def test_a_long_response_comes_whole(ask: Asking, endpoint: Endpoint, server: Server) -> None:
+    """Up to the end of the context (or 2000 tokens): long answers are where buffers overflow and connections time out."""
+    room = (server.max_model_len or 2048) - 64
+    tokens = min(room, 2000)
+    stream = ask.stream(endpoint, endpoint.body("Tell me everything.", max_tokens=tokens, ignore_eos=True))
+    assert stream.finish_reason == "length", f"finish reason is {stream.finish_reason!r}"
+    assert stream.metrics.output_tokens == tokens, f"{tokens} tokens were asked for, {stream.metrics.output_tokens} came"
+
+
+def test_speed_is_measured(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None]) -> None:
+    """Ten streams one after the other: time to first token, time per token and rate stand in the report as distributions."""
+    streams = [ask.stream(endpoint, endpoint.body(f"hello {n}", max_tokens=32, ignore_eos=True)) for n in range(10)]
+    unmeasured = [stream.describe() for stream in streams if stream.metrics.ttft_ms is None]
+    assert not unmeasured, f"streams without a token chunk: {unmeasured[0]}"
+    out_of_order = [stream.metrics for stream in streams if (stream.metrics.ttft_ms or 0) > (stream.metrics.e2e_ms or 0)]
+    assert not out_of_order, f"tokens after the end: {out_of_order[0]}"
+    metric("server_reports_counts_per_chunk", ask.recorder.continuous_usage)

@@ -1,0 +1,90 @@
+"""Many streams, one after the other and at once: each is its own and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vllm_ci.suites.client import Client
+from vllm_ci.suites.streaming.asking import Asking, Endpoint
+
+
+def test_streams_in_rapid_succession(ask: Asking, endpoint: Endpoint) -> None:
+    """Thirty short streams without a pause, over connections that are kept: no rest of one is left for the next."""
+    streams = [ask.stream(endpoint, endpoint.body(f"hello {n}", max_tokens=1 + n % 4, ignore_eos=True)) for n in range(30)]
+    counted = [stream.metrics.output_tokens for stream in streams]
+    expected = [1 + n % 4 for n in range(30)]
+    assert counted == expected, f"asked for {expected} tokens, got {counted}"
+    ids = {chunk.body.get("id") for stream in streams for chunk in stream.chunks}
+    assert len(ids) == 30, f"30 streams carry {len(ids)} ids"
+
+
+def test_concurrent_streams_are_kept_apart(ask: Asking, endpoint: Endpoint) -> None:
+    """Each of sixteen concurrent streams asks for another number of tokens and gets exactly that, under an id of its own."""
+    expected = [8 + 3 * n for n in range(16)]
+    streams = ask.streams(
+        endpoint, [endpoint.body(f"story number {n}", max_tokens=count, ignore_eos=True) for n, count in enumerate(expected)]
+    )
+    counted = [stream.metrics.output_tokens for stream in streams]
+    assert counted == expected, f"asked for {expected} tokens, got {counted}"
+    ids = [{str(chunk.body.get("id")) for chunk in stream.chunks} for stream in streams]
+    mixed = [sorted(each) for each in ids if len(each) != 1]
+    assert not mixed, f"{len(mixed)} streams carry chunks of others: {mixed[0]}"
+    assert len(set.union(*ids)) == 16, f"16 streams share {len(set.union(*ids))} ids"
+
+
+@pytest.mark.requires_capability("token_ids", "tokenize")
+def test_concurrent_streams_answer_their_own_question(
+    ask: Asking, endpoint: Endpoint, client: Client, canary: Callable[[], str]
+) -> None:
+    """The prompt that the server says it answered is the one that was sent on this connection, and no other."""
+    words = [canary() for _ in range(8)]
+    streams = ask.streams(endpoint, [endpoint.body(f"The word is {word}.", max_tokens=16, ignore_eos=True) for word in words])
+    prompts = [client.text(found) for stream in streams if (found := _prompt_ids(stream.chunks[0].body)) is not None]
+    assert len(prompts) == 8, f"only {len(prompts)} of 8 streams carry the ids of their prompt"
+    wrong = [number for number, prompt in enumerate(prompts) if [word for word in words if word in prompt] != [words[number]]]
+    assert not wrong, f"streams {wrong} answer the question of another one"
+
+
+def _prompt_ids(chunk: Any) -> list[int] | None:
+    """Token ids of the prompt: beside the choices (chat) or in the first one (completions)."""
+    found = chunk.get("prompt_token_ids") or chunk["choices"][0].get("prompt_token_ids")
+    return found if isinstance(found, list) else None
+
+
+def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint) -> None:
+    """None says what another one should say; each question was asked alone before.
+
+    A batch may round differently than a single request, so an answer that is like none of those asked alone is no swap.
+    """
+    bodies = [endpoint.body(f"question {n}", max_tokens=24, temperature=0, ignore_eos=True) for n in range(8)]
+    alone = [ask.stream(endpoint, body) for body in bodies]
+    told = [stream.token_ids or stream.text for stream in alone]
+    together = [stream.token_ids or stream.text for stream in ask.streams(endpoint, bodies)]
+    swapped = [
+        (number, told.index(answer))
+        for number, answer in enumerate(together)
+        if answer != told[number] and answer and answer in told
+    ]
+    assert not swapped, f"stream {swapped[0][0]} got the answer of question {swapped[0][1]} ({len(swapped)} of 8 are swapped)"
+
+
+def test_more_streams_than_slots_all_come_to_their_end(ask: Asking, endpoint: Endpoint) -> None:
+    """Forty at once: those that have to wait are queued, not refused and not forgotten."""
+    streams = ask.streams(endpoint, [endpoint.body(f"hello {n}", max_tokens=8, ignore_eos=True) for n in range(40)])
+    counted = [stream.metrics.output_tokens for stream in streams]
+    assert counted == [8] * 40, f"asked for 8 tokens each, got {counted}"
+
+
+def test_streams_and_whole_answers_do_not_disturb_each_other(ask: Asking, endpoint: Endpoint) -> None:
+    """Half of the clients stream, half do not, all at once: each gets what it asked for."""
+    bodies = [endpoint.body(f"hello {n}", max_tokens=8 + n, ignore_eos=True) for n in range(12)]
+    streamed = [ask.recorder.streamed(body) if n % 2 else body for n, body in enumerate(bodies)]
+    answers = ask.recorder.posts(endpoint.path, streamed)
+    kinds = [answer.headers.get("content-type", "").partition(";")[0] for answer in answers]
+    expected = ["text/event-stream" if n % 2 else "application/json" for n in range(12)]
+    assert kinds == expected, f"content types are {kinds}"
+    counted = [answer.json()["usage"]["completion_tokens"] for answer in answers[::2]]  # type: ignore[index]
+    assert counted == [8 + n for n in range(0, 12, 2)], f"tokens of the answers in one piece are {counted}"
