@@ -27,9 +27,12 @@ from vllm_ci.suites.stash import MASKS
 if TYPE_CHECKING:
     import openai
 
-pytest_plugins = ("vllm_ci.suites.reporter", "vllm_ci.suites.recording")
-
-_SERVER = pytest.StashKey[Server]()
+pytest_plugins = (
+    "vllm_ci.suites.reporter",
+    "vllm_ci.suites.image",
+    "vllm_ci.suites.judging",
+    "vllm_ci.suites.recording",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--vllm-require", metavar="LIST", default="", help="capabilities whose absence fails: " + ", ".join(CAPABILITIES))
     option("--vllm-timeout", metavar="SECONDS", type=float, default=120.0, help="longest wait for one answer (120)")
     option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="as the server was started")
+    option("--vllm-server-log", metavar="FILE", default="", help="where the server writes its log, if that can be read here")
     option("--vllm-quantization", metavar="NAME", default="", help="as the server was started")
 
 

@@ -1,0 +1,30 @@
+"""A plugin of one option and one fixture: the OCI configuration of the image that is tested. Standard library and pytest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option, with our prefix."""
+    group = parser.getgroup("vllm-ci")
+    group.addoption("--vllm-image-config", metavar="FILE", default=None, help="the image's OCI configuration (JSON)")
+
+
+@pytest.fixture(scope="session")
+def image_config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The image's OCI configuration (OCI image specification, ``config.md``)."""
+    absent = "--vllm-image-config FILE was not given: the image's configuration is unknown"
+    return document(request.config.option.vllm_image_config, absent)
+
+
+def document(name: str | None, absent: str) -> dict[str, Any]:
+    """The JSON object in a file; without a file the case is skipped for the reason given."""
+    if not name:
+        pytest.skip(absent)
+    found: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,65 @@
+"""Requests exactly as given: no path is tidied up, no header is added but ``Host``, and none has to make sense."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: Of HTTP; 0 when the server hung up or sent no HTTP.
+        body: As it came.
+        headers: Names in lower case.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str]
+
+
+def send(
+    url: str,
+    target: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    timeout_s: float = 30.0,
+) -> Answer:
+    """Send one request on a connection of its own.
+
+    Args:
+        url: Base URL of the server.
+        target: Request target as it goes over the wire (RFC 9112, section 3.2).
+        method: Any.
+        headers: Any; ``Content-Length`` is added where there is a body.
+        body: Any.
+        timeout_s: Longest wait for connecting and for each read.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=timeout_s)
+    )
+    prefix = parts.path.rstrip("/")
+    try:
+        connection.putrequest(method, prefix + target, skip_accept_encoding=True)
+        for name, value in {**(headers or {}), **({"content-length": str(len(body))} if body else {})}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body or None)
+        answer = connection.getresponse()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(status=answer.status, body=answer.read(), headers=found)
+    except (http.client.HTTPException, ConnectionError, BrokenPipeError):
+        return Answer(status=0, headers={})
+    finally:
+        connection.close()

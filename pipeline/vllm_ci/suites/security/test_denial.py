@@ -1,0 +1,153 @@
+"""One hostile request does not take the server away from everybody else.
+
+Each is answered 4xx, or within bounds; quickly; and a good request works right afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from vllm_ci.suites.client import Client
+from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.raw import send
+from vllm_ci.suites.security.hostile import ATTACKS, Attack
+from vllm_ci.suites.server import Server
+
+Judge = Callable[[Iterable[Finding]], None]
+
+# A hostile request may cost its sender this long; the machine of a continuous integration job is slow.
+_BOUND_S = 20.0
+_SLOW_CLIENTS = 50
+
+
+@pytest.mark.requires_capability("chat", "completions")
+@pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
+def test_a_hostile_request_does_no_harm(
+    client: Client, server: Server, judge: Judge, metric: Callable[[str, object], None], attack: Attack
+) -> None:
+    """Refused or bounded, in time, and the server is well afterwards."""
+    body = attack.make(server.model)
+    begun = time.monotonic()
+    try:
+        answer = client.http.post(attack.path, content=body, headers={"content-type": "application/json"}, timeout=_BOUND_S)
+        status = answer.status_code
+    except httpx.TimeoutException:
+        status = -1
+    except httpx.TransportError:
+        status = 0
+    took_s = time.monotonic() - begun
+    metric("took_s", round(took_s, 3))
+    judge([*_aftermath(client, attack, status, took_s), *([found] if (found := _verdict(attack, status, took_s)) else [])])
+
+
+def _verdict(attack: Attack, status: int, took_s: float) -> Finding | None:
+    name = attack.name
+    if status == -1 or took_s > _BOUND_S:
+        return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {_BOUND_S:.0f} s")
+    if status >= 500:
+        return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {status}: a mistake of the client's")
+    if status == 200 and attack.refused:
+        return Finding(id=f"accepted:{name}", severity="medium", message="is answered as if it made sense")
+    return None
+
+
+def _aftermath(client: Client, attack: Attack, status: int, took_s: float) -> list[Finding]:
+    begun = time.monotonic()
+    try:
+        well = client.complete("hello", max_tokens=1)["usage"]["completion_tokens"] == 1
+        trouble = "" if well else "a good request afterwards is answered wrongly"
+    except (httpx.HTTPError, AssertionError) as error:
+        trouble = f"a good request afterwards fails: {str(error)[:100] or type(error).__name__}"
+    waited_s = time.monotonic() - begun
+    if not trouble and waited_s > _BOUND_S:
+        trouble = f"a good request afterwards waits for {waited_s:.0f} s"
+    if not trouble:
+        return []
+    message = f"answered {status} after {took_s:.1f} s, and then {trouble}"
+    return [Finding(id=f"harm:{attack.name}", severity="critical", message=message)]
+
+
+@pytest.mark.requires_capability("completions")
+@pytest.mark.parametrize("size", [70_000, 1_000_000], ids=["70kB", "1MB"])
+def test_giant_headers_are_refused(client: Client, server: Server, judge: Judge, size: int) -> None:
+    """Headers are read before anybody knows who sends them."""
+    answer = send(server.url, "/health", headers={"x-large": "x" * size})
+    taken = answer.status == 200 and size >= 1_000_000
+    message = f"takes a header of {size:,} bytes from anyone"
+    judge([Finding(id="giant-header", severity="medium", message=message)] if taken else [])
+    client.works()
+
+
+@pytest.mark.requires_capability("completions")
+def test_slow_clients_do_not_hold_the_server(client: Client, server: Server) -> None:
+    """Connections that send a byte now and then, and never finish, cost nobody else an answer."""
+    begun = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    with ExitStack() as stack:
+        for _ in range(_SLOW_CLIENTS):
+            stack.enter_context(connection(server.url)).sendall(begun)
+        started = time.monotonic()
+        client.works()
+        waited_s = time.monotonic() - started
+    assert waited_s < _BOUND_S, f"with {_SLOW_CLIENTS} slow clients a good request waits {waited_s:.1f} s"
+
+
+@pytest.mark.requires_capability("completions")
+def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str) -> None:
+    """A stream that nobody reads fills buffers; others still get their answers."""
+    request = streaming(server, api_key, max_tokens=500, logprobs=5)
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connection(server.url, receive_bytes=4096)).sendall(request)
+        started = time.monotonic()
+        client.works()
+        waited_s = time.monotonic() - started
+    assert waited_s < _BOUND_S, f"beside streams that nobody reads a good request waits {waited_s:.1f} s"
+
+
+@pytest.mark.requires_capability("completions", "metrics")
+def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str) -> None:
+    """Work for somebody who is gone is work that others wait for."""
+    request = streaming(server, api_key, max_tokens=1500)
+    for _ in range(8):
+        with connection(server.url) as line:
+            line.sendall(request)
+            line.recv(64)
+    deadline = time.monotonic() + _BOUND_S
+    while (running := client.metrics().total("vllm:num_requests_running")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the server notices a closed connection when it next writes to it
+    assert not running, f"{running:.0f} requests still run {_BOUND_S:.0f} s after their clients hung up"
+
+
+def streaming(server: Server, api_key: str, **fields: int) -> bytes:
+    """A request for a long stream, as it goes over the wire."""
+    asked = {"model": server.model, "prompt": "x", "ignore_eos": True, "stream": True, **fields}
+    body = json.dumps(asked).encode()
+    lines = ["POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    if api_key:
+        lines.append(f"Authorization: Bearer {api_key}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@contextmanager
+def connection(url: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
+    """A plain connection to the server, with a small receive buffer where that is wanted."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    with socket.create_connection((host, port), timeout=30) as line:
+        if receive_bytes:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if parts.scheme == "https":
+            with ssl.create_default_context().wrap_socket(line, server_hostname=host) as secured:
+                yield secured
+        else:
+            yield line

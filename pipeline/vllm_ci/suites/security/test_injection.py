@@ -1,0 +1,104 @@
+"""What users say stays what users say: it gives no orders to the template, the tokenizer, the log or the file system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from vllm_ci.suites.client import Client, shown, system, user
+from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.server import Server
+
+Judge = Callable[[Iterable[Finding]], None]
+
+# How models of today write the borders of turns; a model has a few of these.
+_MARKERS = (
+    *(
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|begin_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ),
+    *("<s>", "</s>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>"),
+    *("<|assistant|>", "<|tool|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|python_tag|>", "<tool_call>"),
+)
+_PIECES = ("{{ 7 * 7 }}", "{% for i in range(9) %}x{% endfor %}", "${7*7}", "<%= 7*7 %>")
+
+
+@pytest.mark.requires_capability("chat", "tokenize")
+def test_text_of_users_cannot_forge_a_turn(client: Client, judge: Judge) -> None:
+    """A marker that a user types must be read as text, or a user can write the operator's part of the conversation."""
+    rendered = client.tokens([system("Be kind."), user("hello")])
+    borders = set(rendered)
+    forged = []
+    for marker in _MARKERS:
+        alone = client.tokens(marker, add_special_tokens=False)
+        # One token for a whole marker is a special one; only those that the template itself uses are borders of turns.
+        if len(alone) == 1 and alone[0] in borders and client.tokens([user(marker)]).count(alone[0]) > _times(client, alone[0]):
+            forged.append(marker)
+    message = f"a user who types {' '.join(forged)} writes borders of turns; filter them before they reach the server"
+    judge([Finding(id="special-token-injection", severity="medium", message=message)] if forged else [])
+
+
+@pytest.mark.requires_capability("chat", "tokenize")
+@pytest.mark.parametrize("piece", _PIECES)
+def test_text_of_users_is_no_template(client: Client, piece: str) -> None:
+    """What looks like template code in a message is rendered as it stands."""
+    text = client.text(client.tokens([user(f"before {piece} after")]))
+    assert piece in text, f"{piece!r} in a message does not arrive as it stands: {text[:200]!r}"
+
+
+@pytest.mark.requires_capability("chat", "tokenize")
+def test_a_name_or_role_is_no_template(client: Client, server: Server) -> None:
+    """Fields beside the content reach the template as well."""
+    message = {"role": "user", "name": "{{ 7 * 7 }}", "content": "hello"}
+    answer = client.post("/tokenize", {"model": server.model, "messages": [message]})
+    assert answer.status_code in (200, 400), shown(answer)
+    if answer.status_code == 200:
+        text = client.text(answer.json()["tokens"])
+        assert "49" not in text, f"a name was evaluated: {text[:200]!r}"
+
+
+_PLACES = {
+    "file": "file:///etc/passwd",
+    "path": "/etc/passwd",
+    "loopback": "http://127.0.0.1:9/x.png",
+    "link-local": "http://169.254.169.254/latest/meta-data/",
+    "other-scheme": "gopher://127.0.0.1:9/_x",
+}
+
+
+@pytest.mark.requires_capability("chat")
+@pytest.mark.parametrize("place", _PLACES)
+def test_media_urls_open_nothing_inside(client: Client, server: Server, judge: Judge, place: str) -> None:
+    """A server that fetches what users name must not fetch from its own disk or network; one without pictures refuses."""
+    picture = {"type": "image_url", "image_url": {"url": _PLACES[place]}}
+    body = {"model": server.model, "messages": [{"role": "user", "content": [picture]}], "max_tokens": 1}
+    answer = client.post("/v1/chat/completions", body)
+    found = []
+    if answer.status_code == 200:
+        message = f"fetches {_PLACES[place]} for a user; start it with --allowed-media-domains"
+        found.append(Finding(id=f"media-url:{place}", severity="high", message=message))
+    if "root:" in answer.text:
+        message = "shows the content of a file of its own"
+        found.append(Finding(id=f"media-content:{place}", severity="critical", message=message))
+    judge(found)
+
+
+@pytest.mark.requires_capability("chat")
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "tiny/../../x", "a\r\nx: y"])
+def test_a_model_name_is_no_path(client: Client, name: str) -> None:
+    """Names are looked up in a list, not on the disk."""
+    answer = client.post("/v1/chat/completions", {"model": name, "messages": [user("x")], "max_tokens": 1})
+    assert answer.status_code in (400, 404), shown(answer)
+    assert "root:" not in answer.text, "the answer shows a file of the server"
+    assert "x" not in answer.headers, "a line break in a model's name became a header of the answer"
+
+
+def _times(client: Client, token: int) -> int:
+    """How often the template puts a token around a message without any marker."""
+    return client.tokens([user("hello")]).count(token)

@@ -1,0 +1,72 @@
+"""The way to the server: encrypted where it leaves the machine, and with a certificate that holds."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+import pytest
+
+from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.server import Server
+
+Judge = Callable[[Iterable[Finding]], None]
+
+_WEEKS_S = 14 * 86_400
+
+
+def test_plain_http_stays_on_the_machine(server: Server, judge: Judge) -> None:
+    """Keys and prompts travel in clear text otherwise."""
+    parts = urlsplit(server.url)
+    message = "is reached over plain HTTP from another machine; put TLS before it"
+    exposed = parts.scheme == "http" and not _local(parts.hostname or "")
+    judge([Finding(id="plain-http", severity="low", message=message)] if exposed else [])
+
+
+def test_old_versions_of_tls_are_refused(server: Server, judge: Judge) -> None:
+    """TLS 1.0 and 1.1 are broken (RFC 8996)."""
+    host, port = _secured(server)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((host, port), timeout=10) as line, context.wrap_socket(line, server_hostname=host) as secured:
+        version = secured.version() or ""
+    old = version in ("SSLv3", "TLSv1", "TLSv1.1")
+    judge([Finding(id="old-tls", severity="high", message=f"speaks {version}")] if old else [])
+
+
+def test_the_certificate_holds(server: Server, judge: Judge) -> None:
+    """Trusted, for this name, and for two weeks more at least."""
+    host, port = _secured(server)
+    try:
+        with (
+            socket.create_connection((host, port), timeout=10) as line,
+            ssl.create_default_context().wrap_socket(line, server_hostname=host) as secured,
+        ):
+            certificate = secured.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        judge([Finding(id="bad-certificate", severity="high", message=str(error.verify_message))])
+        return
+    left_s = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()
+    message = f"the certificate ends in {left_s / 86_400:.0f} days"
+    judge([Finding(id="certificate-ends-soon", severity="medium", message=message)] if left_s < _WEEKS_S else [])
+
+
+def _secured(server: Server) -> tuple[str, int]:
+    parts = urlsplit(server.url)
+    if parts.scheme != "https":
+        pytest.skip("the server is reached over plain HTTP: there is no TLS to look at")
+    return parts.hostname or "", parts.port or 443
+
+
+def _local(host: str) -> bool:
+    """Whether a name means this machine, or one that only this machine reaches (a container's own network)."""
+    if host in ("localhost", "vllm"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
