@@ -1,0 +1,25 @@
+"""Fixtures of the cases that look at an image from inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vllm_ci.suites.unit.tree import Tree, tree
+
+_VLLM = "/vllm/__init__.py"
+
+
+@pytest.fixture(scope="session")
+def where(manifest: dict[str, Any]) -> Tree:
+    """The image's files."""
+    return tree(manifest)
+
+
+@pytest.fixture(scope="session")
+def packages(manifest: dict[str, Any]) -> str:
+    """The folder that wheels were unpacked into, as a path of the image."""
+    inits: set[str] = {path for files in manifest.values() for path in files if path.endswith(_VLLM)}
+    (found,) = inits
+    return found.removesuffix(_VLLM)

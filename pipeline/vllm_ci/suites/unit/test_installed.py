@@ -1,0 +1,65 @@
+"""What Python finds is what the image says it holds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+_DIST_INFO = re.compile(r"/([^/]+)-([^/-]+)\.dist-info/METADATA")
+_LABELS = {"vllm": "ai.vllm.build.vllm-version", "torch": "ai.vllm.build.torch-version"}
+_REVISION = "org.opencontainers.image.revision"
+
+
+def normal(name: str) -> str:
+    """A project's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def labels(image_config: dict[str, Any]) -> dict[str, str]:
+    """Labels of the image."""
+    return dict(image_config.get("config", {}).get("Labels") or {})
+
+
+def test_vllm_can_be_imported() -> None:
+    """In a process of its own, because an extension that does not fit takes its process down."""
+    code = "import vllm, sys; from vllm import LLM, SamplingParams; sys.stdout.write(vllm.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"importing vllm ends with {done.returncode}: {done.stderr.strip()[-600:]}"
+
+
+def test_every_distribution_has_the_version_of_its_locked_wheel(manifest: dict[str, Any]) -> None:
+    """A second copy that lies earlier on the path would be found instead."""
+    locked = {normal(found[1]): found[2] for files in manifest.values() for path in files if (found := _DIST_INFO.search(path))}
+    seen = {normal(each.metadata["Name"]): each.version for each in reversed(list(importlib.metadata.distributions()))}
+    wrong = {name: (seen.get(name, "none"), version) for name, version in locked.items() if seen.get(name) != version}
+    assert locked, "the manifest names no distributions"
+    assert not wrong, "; ".join(f"{name} {found} instead of {version}" for name, (found, version) in sorted(wrong.items())[:10])
+
+
+@pytest.mark.parametrize("project", _LABELS)
+def test_the_labels_name_the_versions_that_are_installed(image_config: dict[str, Any], project: str) -> None:
+    """Operators read the labels, not the files."""
+    label = labels(image_config).get(_LABELS[project], "")
+    if not label:
+        pytest.skip(f"the image has no label {_LABELS[project]}")
+    found = {version(name) for name in importlib.metadata.packages_distributions().get(project, [])}
+    assert found == {label}, f"the label says {project} {label}, installed is {sorted(found)}"
+
+
+def test_the_label_names_the_commit_that_is_tested(image_config: dict[str, Any], pytestconfig: pytest.Config) -> None:
+    """The report, the tag and the label have to be about one commit."""
+    commit = pytestconfig.option.vllm_commit
+    if not commit:
+        pytest.skip("it is not known which commit is tested (--vllm-commit)")
+    revision = labels(image_config).get(_REVISION, "")
+    assert revision.removesuffix("-dirty") == commit, f"tested is {commit}, the label says {revision or 'nothing'}"
+
+
+def version(name: str) -> str:
+    """Version of an installed distribution."""
+    return importlib.metadata.version(name)

@@ -1,0 +1,51 @@
+"""No secrets in the image's environment, its history or the files that the commit brought."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vllm_ci.suites.unit.tree import Tree
+
+_NAME = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)($|_)", re.IGNORECASE)
+_VALUE = re.compile(
+    rb"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|glpat-[A-Za-z0-9_-]{20}|sk-[A-Za-z0-9_-]{32,}|AKIA[A-Z0-9]{16}"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_FILES = re.compile(
+    r"/(\.env|\.netrc|\.npmrc|\.pypirc|\.git-credentials|id_rsa|id_ed25519|\.docker/config\.json|\.git/config)$"
+)
+_OWN = ("commit", "settings")
+_LARGEST_BYTES = 4_000_000
+
+
+def test_the_environment_sets_no_secret(image_config: dict[str, Any]) -> None:
+    """Whoever pulls the image reads its configuration."""
+    entries = [str(entry).partition("=") for entry in image_config.get("config", {}).get("Env") or []]
+    found = [name for name, _, value in entries if value and (_NAME.search(name) or _VALUE.search(value.encode()))]
+    assert not found, f"the image's environment sets {found}: hand secrets over when it runs"
+
+
+def test_the_history_shows_no_secret(image_config: dict[str, Any]) -> None:
+    """Build arguments stay in the history for ever."""
+    steps = [f"{step.get('created_by', '')} {step.get('comment', '')}" for step in image_config.get("history") or []]
+    found = [number for number, step in enumerate(steps) if _VALUE.search(step.encode())]
+    assert not found, f"the build steps {found} show a secret"
+
+
+def test_the_files_of_the_commit_hold_no_secret(manifest: dict[str, Any], where: Tree) -> None:
+    """What is copied into an image is published with it."""
+    found = []
+    for owner in _OWN:
+        for path in manifest.get(owner, {}):
+            place = where.place(path)
+            small = place.is_file() and place.stat().st_size <= _LARGEST_BYTES
+            if small and _VALUE.search(place.read_bytes()):
+                found.append(path)
+    assert not found, f"these files look as if they held a secret: {found[:10]}"
+
+
+def test_no_file_is_one_that_holds_credentials(manifest: dict[str, Any]) -> None:
+    """Names that credentials are kept under; nobody wants them in an image."""
+    found = [path for files in manifest.values() for path in files if _FILES.search(path)]
+    assert not found, f"these files are where credentials are kept: {found[:10]}"
