@@ -57,16 +57,20 @@ environment() {
     [ "$(cat "$target/stamp" 2>/dev/null)" != "$stamp" ] || return 0
     say "making $target from $2"
     use_pip_configuration
-    rm -rf "$target"
-    "$UV" venv --quiet --no-project --python "$HOST_PYTHON" "$target"
-    "$UV" pip sync --quiet --python "$PY" --require-hashes --only-binary :all: "$2"
+    # Made beside its place and moved there: whoever still runs the old one is not cut off half-way.
+    part=$target.part.$$
+    "$UV" venv --quiet --no-project --relocatable --python "$HOST_PYTHON" "$part"
+    "$UV" pip sync --quiet --python "$part/bin/python" --require-hashes --only-binary :all: "$2"
     # The checkout itself is on the path, not installed: nothing is built, and an edit needs no second step.
-    for site in "$target"/lib/python3.*/site-packages; do
+    for site in "$part"/lib/python3.*/site-packages; do
         echo "$PWD/pipeline" >"$site/vllm_ci.pth"
     done
-    printf '#!/bin/sh\nexec "%s" -m vllm_ci "$@"\n' "$PY" >"$target/bin/vllm-ci"
-    chmod +x "$target/bin/vllm-ci"
-    echo "$stamp" >"$target/stamp"
+    printf '#!/bin/sh\nexec "%s" -m vllm_ci "$@"\n' "$PY" >"$part/bin/vllm-ci"
+    chmod +x "$part/bin/vllm-ci"
+    echo "$stamp" >"$part/stamp"
+    [ ! -e "$target" ] || mv "$target" "$part.old"
+    mv "$part" "$target"
+    rm -rf "$part.old"
 }
 
 find_python

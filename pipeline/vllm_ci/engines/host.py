@@ -298,9 +298,11 @@ async def _cancel_when_ended(process: anyio.abc.Process, scope: anyio.CancelScop
 async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
     tail = "\n".join((await service.log()).splitlines()[-25:])
     if await service.alive():
+        asked = service.place / "ready" / "log"
+        answer = (asked.read_text(errors="replace").splitlines() or ["nothing"])[-1] if asked.exists() else "nothing"
         return ServiceError(
             f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
-            why=f"the end of its log:\n{tail}",
+            why=f"the last question whether it is got: {answer}\nthe end of its log:\n{tail}",
             remedy="give it more time (server.ready_timeout_s), or a smaller model",
         )
     return ServiceError(

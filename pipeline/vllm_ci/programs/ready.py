@@ -41,4 +41,4 @@ def _ready(url: str, model: str, key: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(_ready(sys.argv[1], sys.argv[2], os.environ.get(sys.argv[3], "") if len(sys.argv) > 3 else ""))
+    sys.exit(_ready(sys.argv[1], sys.argv[2], os.environ.get(sys.argv[3], "") if len(sys.argv) > 3 else "") or 0)
