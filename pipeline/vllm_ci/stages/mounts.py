@@ -10,7 +10,7 @@ from pathlib import Path
 import vllm_ci
 
 # Pure Python, and all that pytest needs from Python 3.11 on; pygments colours tracebacks.
-_PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
+_PACKAGES = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
 # Ours that work with the standard library and pytest alone.
 _OURS = (
     "__init__.py",
@@ -46,7 +46,8 @@ def gather(into: Path) -> Path:
     """
     library = into / "lib"
     for name in _PACKAGES:
-        _copy(_folder(name), library / name)
+        source = _source(name)
+        _copy(source, library / source.name)
     ours = Path(vllm_ci.__file__).parent
     for name in _OURS:
         _copy(ours / name, library / "vllm_ci" / name)
@@ -54,11 +55,13 @@ def gather(into: Path) -> Path:
     return into
 
 
-def _folder(name: str) -> Path:
+def _source(name: str) -> Path:
+    """The package's folder, or the one file of a module."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{name} is not installed beside vllm-ci")
-    return Path(spec.origin).parent
+    origin = Path(spec.origin)
+    return origin.parent if spec.submodule_search_locations else origin
 
 
 def _copy(source: Path, target: Path) -> None:
