@@ -1,0 +1,282 @@
+"""Programs and services as containers of a Dagger engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from vllm_ci.domain.errors import EngineError, UsageError
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
+from vllm_ci.engine import Capabilities
+from vllm_ci.vcs import git
+
+try:
+    import dagger
+    from dagger import ReturnType, dag
+except ImportError as error:
+    raise UsageError(
+        "the engine dagger needs Dagger's SDK",
+        why="it is an extra of this package, which is not installed",
+        remedy="install vllm-ci[dagger]",
+    ) from error
+
+from vllm_ci.engines import dagger_service, dagger_tool, guard
+from vllm_ci.engines.dagger_errors import translated
+from vllm_ci.engines.dagger_service import CONTROL_PORT, PORT, DaggerService
+from vllm_ci.engines.dagger_tool import REGISTRY_PORT, Tool
+
+_ROOT = "/vllm-ci"
+_OUT = f"{_ROOT}/out"
+_STATE = f"{_ROOT}/state"
+_RESULT = f"{_STATE}/result.json"
+_GUARD = f"{_ROOT}/guard.py"
+_GUARD_SOURCE = Path(__file__).with_name("guard.py")
+# The guard runs on whatever Python the image has, without its site packages.
+_GUARDED = ("sh", "-c", 'exec "$(command -v python || command -v python3)" -I -S "$@"', "guard", _GUARD)
+_SHM_MAX_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class DaggerDirectory:
+    """A directory that the engine holds."""
+
+    handle: dagger.Directory
+
+    async def read(self, name: str) -> bytes:
+        """Content of one file, byte by byte: as a string of the API it would have to be text."""
+        with translated(f"read {name}"), tempfile.TemporaryDirectory() as folder:
+            if not await self.handle.exists(name):
+                raise FileNotFoundError(name)
+            path = anyio.Path(folder, "file")
+            await self.handle.file(name).export(str(path))
+            return await path.read_bytes()
+
+    async def names(self) -> tuple[str, ...]:
+        """All files below, sorted."""
+        with translated("list a directory"):
+            return tuple(sorted(name for name in await self.handle.glob("**/*") if not name.endswith("/")))
+
+
+@dataclass(kw_only=True)
+class DaggerEngine:
+    """Runs programs and services in containers; use it as an asynchronous context.
+
+    Attributes:
+        port: The port at the caller's that a service which does not ask for one gets; 0 is any free port.
+        tool: The tool's own environment; by default this machine's package, once connected.
+        secrets: Secrets by the name of the variable that would hold them; by default the caller's environment.
+        reach: How the caller gets at a service.
+        connected: There is a session already (inside a module's function).
+    """
+
+    port: int = 0
+    tool: Tool | None = None
+    secrets: Mapping[str, dagger.Secret] | None = None
+    reach: dagger_service.Reach = dagger_service.by_tunnel
+    connected: bool = False
+    name: str = "dagger"
+    capabilities: Capabilities = field(
+        default=Capabilities(isolated=True, gpus=None, shm=True, platforms=("linux/amd64", "linux/arm64"))
+    )
+    _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        if not self.connected:
+            with translated("be reached"):
+                _prefer_installed_cli()
+                await self._stack.enter_async_context(dagger.connection(dagger.Config(log_output=None)))
+        if self.tool is None:
+            self.tool = dagger_tool.of_this_machine()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stack.__aexit__(kind, error, trace)
+
+    def directory(self, path: Path) -> DaggerDirectory:
+        """Handle on a folder of the caller's machine.
+
+        Of a checkout, what git ignores stays behind: it is no part of any commit, and it may be large.
+
+        Raises:
+            UsageError: It is a worktree, whose repository lies somewhere else.
+        """
+        if (path / ".git").is_file():
+            raise UsageError(
+                f"{path} is a git worktree",
+                why="its repository lies in another folder, which a container does not see",
+                remedy="use the main checkout or a clone (git clone --local), or --engine host",
+            )
+        exclude = _ignored(path) if (path / ".git").is_dir() else []
+        return DaggerDirectory(dag.host().directory(str(path.absolute()), exclude=exclude))
+
+    async def export(self, directory: Directory, path: Path) -> None:
+        """Copy a directory's files to ``path``."""
+        with translated(f"write to {path}"):
+            await _handle(directory).export(str(await anyio.Path(path).absolute()))
+
+    async def run(self, program: Program) -> Outcome:
+        """Run a program to its end; see :class:`vllm_ci.engine.Engine`."""
+        if not program.cache_key:
+            return await self._run(program, uuid.uuid4().hex)
+        outcome = await self._run(program, "")
+        # Dagger remembers failures as well; only a success may stand for a run.
+        return outcome or await self._run(program, uuid.uuid4().hex)
+
+    async def _run(self, program: Program, nonce: str) -> Outcome:
+        values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
+        container = self._container(program.image).with_env_variable("VLLM_CI_RUN", nonce or program.cache_key)
+        for name, service in program.needs.items():
+            container = container.with_service_binding(name, _service(service).handle)
+            values[f"url.{name}"] = f"http://{name}:{_service(service).port}"
+        if program.needs:
+            container = _direct(container, program.needs)
+        container = self._with_environment(container, program, values)
+        this_run = uuid.uuid4().hex
+        guarded = ("run", _RESULT, str(program.timeout_s), *(fill(word, values) for word in program.argv))
+        begun = time.monotonic()
+        with translated(f"run {program.name}"):
+            ran = container.with_volatile_variable(guard.THIS_RUN, this_run).with_exec(
+                [*_GUARDED, *guarded], expect=ReturnType.ANY
+            )
+            result = json.loads(await ran.file(_RESULT).contents())
+        if missing := result.get("missing"):
+            raise EngineError(
+                f"{missing} was not found", why="it is on no folder of PATH", remedy=f"name an image with {missing}"
+            )
+        reused = result["run"] != this_run
+        return Outcome(
+            exit_code=result["exit_code"],
+            seconds=time.monotonic() - begun if reused else result["seconds"],
+            output=DaggerDirectory(ran.directory(_OUT)),
+            log=result["log"],
+            timed_out=result["timed_out"],
+            reused=reused,
+        )
+
+    @asynccontextmanager
+    async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
+        """Hold a service; see :class:`vllm_ci.engine.Engine`."""
+        port = spec.port or PORT
+        values = {"out": _OUT, "host": "0.0.0.0", "port": str(port), "url": f"http://127.0.0.1:{port}"}  # noqa: S104 - inside
+        values |= {f"in.{name}": f"{_ROOT}/in/{name}" for name in spec.inputs}
+        container = self._with_environment(self._container(spec.image), spec, values)
+        if spec.shm_bytes:
+            # The API's number has 31 bits; without one the engine takes half of the memory.
+            size = spec.shm_bytes if spec.shm_bytes <= _SHM_MAX_BYTES else None
+            container = container.with_mounted_temp("/dev/shm", size=size)  # noqa: S108 - of the container
+        container = await _with_gpus(container, spec.gpus)
+        check = json.dumps([fill(word, values) for word in spec.ready])
+        guarded = ("serve", str(CONTROL_PORT), str(spec.stop_grace_s), check, *(fill(word, values) for word in spec.argv))
+        argv, ready = (*_GUARDED, *guarded), (*_GUARDED, "ready", str(CONTROL_PORT))
+        async with dagger_service.held(spec, container, argv=argv, ready=ready, reach=self.reach, wanted=self.port) as service:
+            yield service
+
+    def image(self, ref: ImageRef) -> dagger.Container:
+        """The built image as a container, pulled by its digest straight from the builder's store."""
+        name = ref.repository.rpartition("/")[2].partition(":")[0]
+        address = f"localhost:{REGISTRY_PORT}/{name}@{ref.digest}"
+        return dag.container().from_(address, registry_service=self._tool.registry())
+
+    @property
+    def _tool(self) -> Tool:
+        if self.tool is None:
+            raise EngineError("the engine is not open", remedy="async with DaggerEngine() as engine: ...")
+        return self.tool
+
+    def _container(self, image: ImageRef | None) -> dagger.Container:
+        made = self._tool.container() if image is None else self.image(image)
+        writable = dag.directory().with_new_directory("it", permissions=0o777).directory("it")
+        script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text()).file("guard.py")
+        return (
+            made.with_mounted_file(_GUARD, script)
+            .with_mounted_directory(_OUT, writable)
+            .with_mounted_directory(_STATE, writable)
+            .with_workdir(_STATE)
+        )
+
+    def _with_environment(
+        self, container: dagger.Container, wanted: Program | ServiceSpec, values: Mapping[str, str]
+    ) -> dagger.Container:
+        for name, directory in wanted.inputs.items():
+            container = container.with_mounted_directory(f"{_ROOT}/in/{name}", _handle(directory), read_only=True)
+        for name, value in wanted.env.items():
+            container = container.with_env_variable(name, fill(value, values))
+        for secret in wanted.secrets:
+            new, _, old = secret.rpartition("=")
+            container = container.with_secret_variable(new or old, self._secret(old))
+        return container
+
+    def _secret(self, name: str) -> dagger.Secret:
+        if self.secrets is not None and name in self.secrets:
+            return self.secrets[name]
+        if self.secrets is None and name in os.environ:
+            return dag.set_secret(name, os.environ[name])
+        raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+
+
+def _handle(directory: Directory) -> dagger.Directory:
+    if not isinstance(directory, DaggerDirectory):
+        raise EngineError(f"{directory!r} is another engine's directory", remedy="hand over directories of the Dagger engine")
+    return directory.handle
+
+
+def _service(service: Service) -> DaggerService:
+    if not isinstance(service, DaggerService):
+        raise EngineError(f"{service!r} is another engine's service", remedy="hand over services of the Dagger engine")
+    return service
+
+
+def _direct(container: dagger.Container, names: Mapping[str, Any]) -> dagger.Container:
+    """No proxy between a program and the services it needs."""
+    hosts = ",".join(("127.0.0.1", "localhost", *names))
+    return container.with_env_variable("NO_PROXY", hosts).with_env_variable("no_proxy", hosts)
+
+
+async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container:
+    """Hand over devices; first see whether the engine has any, which costs nothing where none are asked for."""
+    if gpus == "none":
+        return container
+    given = container.experimental_with_all_gp_us() if gpus == "all" else container.experimental_with_gpu(gpus.split(","))
+    try:
+        await given.with_env_variable("VLLM_CI_RUN", uuid.uuid4().hex).with_exec(["true"]).sync()
+    except dagger.QueryError as error:
+        raise EngineError(
+            f"the Dagger engine hands out no GPUs ({gpus} asked for)",
+            why=str(error),
+            remedy="start it on a machine with the NVIDIA container toolkit, with _EXPERIMENTAL_DAGGER_GPU_SUPPORT=1 in "
+            "its environment (docs/dagger.md), or test with --gpus none",
+        ) from error
+    return given
+
+
+def _ignored(checkout: Path) -> list[str]:
+    """What git ignores in a checkout, as patterns that match these paths alone."""
+    listed = git("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", cwd=checkout)
+    return [_literal(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
+
+
+def _literal(path: str) -> str:
+    return "".join(f"\\{letter}" if letter in "*?[]\\!#" else letter for letter in path.rstrip("/"))
+
+
+def _prefer_installed_cli() -> None:
+    """Let the SDK use the ``dagger`` of PATH: it would download one otherwise."""
+    if found := shutil.which("dagger"):
+        os.environ.setdefault("_EXPERIMENTAL_DAGGER_CLI_BIN", found)

@@ -1,0 +1,165 @@
+"""A service in a container, held for as long as its context lasts."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+import dagger
+import httpx
+from dagger import dag
+
+from vllm_ci.domain.errors import ServiceError
+from vllm_ci.domain.program import ServiceSpec
+from vllm_ci.engines import guard
+from vllm_ci.engines.dagger_errors import translated
+
+CONTROL_PORT = 4711
+PORT = 8000
+_ASK_TIMEOUT_S = 10.0
+
+
+class Reach(Protocol):
+    """How the caller of the engine gets at a port of a service."""
+
+    async def __call__(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
+        """``host:port`` from where the caller is; ``wanted`` is the port it would like there, 0 for any."""
+
+
+async def by_tunnel(service: dagger.Service, port: int, *, wanted: int = 0) -> str:
+    """From the machine of the plain client, through a tunnel."""
+    tunnel = dag.host().tunnel(service, ports=[dagger.PortForward(backend=port, frontend=wanted)])
+    endpoint = await (await tunnel.start()).endpoint()
+    return f"127.0.0.1:{endpoint.rpartition(':')[2]}"
+
+
+async def by_name(service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG001 - it has an address of its own
+    """From inside a module's function, which shares the session's network."""
+    return await service.endpoint(port=port)
+
+
+@dataclass(kw_only=True)
+class DaggerService:
+    """A container that listens; its guard answers for it."""
+
+    name: str
+    url: str = ""
+    ready_s: float = math.nan
+    port: int
+    handle: dagger.Service
+    token: str
+    _control: str = field(default="", init=False)
+
+    async def reach(self, reach: Reach, wanted: int) -> None:
+        """Find out where it and its guard listen."""
+        self.url = f"http://{await reach(self.handle, self.port, wanted=wanted)}"
+        self._control = f"http://{await reach(self.handle, CONTROL_PORT)}"
+
+    async def log(self) -> str:
+        """All it wrote so far."""
+        try:
+            return (await self._ask("/log")).text
+        except httpx.HTTPError as error:
+            return f"(the log is out of reach: {error})"
+
+    async def alive(self) -> bool:
+        """Whether its process still runs."""
+        try:
+            answer = await self._ask("/alive")
+        except httpx.TimeoutException:
+            return True  # a busy machine is no death
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK and bool(answer.json()["alive"])
+
+    async def _ask(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False, timeout=_ASK_TIMEOUT_S) as client:
+            return await client.get(self._control + path, headers={"Authorization": f"Bearer {self.token}"})
+
+
+@asynccontextmanager
+async def held(
+    spec: ServiceSpec,
+    container: dagger.Container,
+    *,
+    argv: tuple[str, ...],
+    ready: tuple[str, ...],
+    reach: Reach,
+    wanted: int,
+) -> AsyncIterator[DaggerService]:
+    """Start ``argv`` in ``container``, wait until ``ready`` succeeds, hold, stop.
+
+    Args:
+        spec: What was asked for.
+        container: With everything mounted, the guard included.
+        argv: Command line of the service, guarded.
+        ready: Command line of its check, guarded.
+        reach: How to get at its ports.
+        wanted: Port it shall have at the caller's, 0 for any.
+
+    Raises:
+        ServiceError: It died, or did not become ready in time.
+    """
+    token = secrets.token_urlsafe(24)
+    interval = f"{max(spec.ready_interval_s, 0.1):g}s"
+    service = (
+        container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
+        .with_env_variable("VLLM_CI_SERVICE", token[:8])
+        .with_exposed_port(spec.port or PORT)
+        .with_exposed_port(CONTROL_PORT)
+        .with_docker_healthcheck(
+            list(ready),
+            interval=interval,
+            start_interval=interval,
+            start_period=f"{spec.ready_timeout_s:g}s",
+            timeout=f"{max(10.0, spec.ready_timeout_s / 4):g}s",
+            retries=1,
+        )
+        .as_service(args=list(argv))
+    )
+    made = DaggerService(name=spec.name, port=spec.port or PORT, handle=service, token=token)
+    try:
+        with translated(f"start {spec.name}"):
+            begun = time.monotonic()
+            await _started(spec, service, ready)
+            made.ready_s = time.monotonic() - begun
+            await made.reach(reach, wanted)
+        yield made
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(service, spec.stop_grace_s)
+
+
+async def _started(spec: ServiceSpec, service: dagger.Service, ready: tuple[str, ...]) -> None:
+    try:
+        await service.start()
+    except dagger.ExecError as error:
+        log = "\n".join(part for part in (error.stdout, error.stderr) if part)
+        if tuple(error.command) == ready:
+            raise ServiceError(
+                f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
+                why=f"the last check, and the end of the log:\n{log}",
+                remedy="give it more time (server.ready_timeout_s), or a smaller model",
+            ) from error
+        raise ServiceError(
+            f"{spec.name} ended with exit code {error.exit_code} before it was ready",
+            why="the end of its log:\n" + "\n".join(log.splitlines()[-25:]),
+            remedy="mend what the log names, then try it by hand: vllm-ci serve",
+        ) from error
+
+
+async def _stop(service: dagger.Service, grace_s: float) -> None:
+    """Ask it to end, and end it when it does not; that it is gone already is no error."""
+    try:
+        with anyio.move_on_after(grace_s):
+            await service.stop()
+            return
+        await service.stop(kill=True)
+    except dagger.DaggerError:
+        return
