@@ -71,24 +71,19 @@ class Command:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """Its exit code (128 + N when signal N ended it); ``None`` when time ran out."""
-        try:
-            code = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+    def wait(self) -> int:
+        """Its exit code; 128 + N when signal N ended it."""
+        code = self._process.wait()
         self.send(signal.SIGKILL)  # what it left behind holds the pipe open
         self._copier.join(_STOP_GRACE_S)
         return 128 - code if code < 0 else code
 
-    def stop(self, grace_s: float) -> int:
-        """Ask it to end, after ``grace_s`` seconds make it; its exit code."""
+    def end(self, grace_s: float) -> None:
+        """Ask it to end, and make it after ``grace_s`` seconds; does not wait, so that a signal's handler may call it."""
         self.send(signal.SIGTERM)
-        code = self.wait(grace_s)
-        if code is None:
-            self.send(signal.SIGKILL)
-            code = self.wait()
-        return 128 + signal.SIGKILL if code is None else code
+        killer = threading.Timer(grace_s, self.send, (signal.SIGKILL,))
+        killer.daemon = True
+        killer.start()
 
     def send(self, number: int) -> None:
         """Signal it and all that it started."""
@@ -108,13 +103,19 @@ def run(result: str, timeout_s: float, argv: list[str]) -> int:
         _write(result, {"run": os.environ[THIS_RUN], "missing": argv[0]})
         return _NOT_FOUND
     command = Command(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.stop(_STOP_GRACE_S)))
-    code = command.wait(timeout_s)
-    timed_out = code is None
-    if code is None:
-        code = command.stop(_STOP_GRACE_S)
+    signal.signal(signal.SIGTERM, lambda *_: command.end(_STOP_GRACE_S))
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        command.end(_STOP_GRACE_S)
+
+    watch = threading.Timer(timeout_s, give_up)
+    watch.daemon = True
+    watch.start()
+    code = command.wait()
     seconds = time.monotonic() - command.begun
-    found = {"exit_code": code, "seconds": seconds, "timed_out": timed_out, "log": command.log()}
+    found = {"exit_code": code, "seconds": seconds, "timed_out": late.is_set(), "log": command.log()}
     _write(result, {"run": os.environ[THIS_RUN], **found})
     return code if code < 128 else 1  # Dagger takes what is above for a failure of its own, whatever it was told to expect
 
@@ -162,14 +163,21 @@ def serve(port: int, grace_s: float, check: list[str], argv: list[str]) -> int:
     if argv[0] != "python" and shutil.which(argv[0]) is None:
         sys.stderr.write(f"{argv[0]} was not found\n")
         return _NOT_FOUND
-    _Control.watched, _Control.check = Command(argv), check
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_Control.watched.stop(grace_s)))
+    watched = _Control.watched = Command(argv)
+    _Control.check = check
+    stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        watched.end(grace_s)
+
+    signal.signal(signal.SIGTERM, stop)
     server = ThreadingHTTPServer(("0.0.0.0", port), _Control)  # noqa: S104 - reached from beside the container, with a token
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = _Control.watched.wait()
+    code = watched.wait()
     if _Control.was_ready.is_set():
-        signal.pause()
-    return 1 if code is None else code
+        stopping.wait()
+    return code
 
 
 def ready(port: int) -> int:
