@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vllm_ci.config.section import Section
-from vllm_ci.domain.spec import Compression, Overlay
+from vllm_ci.domain.spec import Compile, Compression, Overlay, VllmSource
 
 
 class OverlayConfig(Section):
@@ -22,6 +22,45 @@ class OverlayConfig(Section):
     """Patterns of paths below it that stay out."""
 
 
+class CompileConfig(Section):
+    """How a wheel of a commit is compiled, when its compiled inputs are new: a target of the commit's own Dockerfile."""
+
+    dockerfile: str = "docker/Dockerfile"
+    """Path in the repository."""
+    target: str = "build"
+    """Stage that builds the wheel."""
+    wheels: str = "/workspace/dist"
+    """Folder in that stage that holds it."""
+    arguments: dict[str, str] = Field(default_factory=dict)
+    """Build arguments."""
+    program: Literal["", "docker", "podman", "buildah"] = ""
+    """What builds it; by default the first that is installed."""
+
+
+class VllmConfig(Section):
+    """This repository is vLLM itself: its commit goes into the image, by the cheapest step that is provably right."""
+
+    package: str = "vllm"
+    """Folder of the Python package."""
+    project: str = ""
+    """Project of the lock that it replaces; by default the one named vllm or vllm-*."""
+    release: str = ""
+    """Revision that the locked wheel was built from; by default the tag v and its version."""
+    wheels: tuple[str, ...] = ()
+    """Folders, or roots of package indexes, with wheels of commits; {sha} stands for the commit."""
+    inputs: tuple[str, ...] = VllmSource().inputs
+    """Paths that compiled files are made from (patterns in the last component)."""
+    requirements: tuple[str, ...] = ()
+    """Requirement files that the image has to satisfy, e.g. requirements/cuda.txt."""
+    compile: CompileConfig | None = None
+    """How to compile what no wheel has; by default such a commit is refused."""
+
+    def domain(self) -> VllmSource:
+        """As the builder takes it."""
+        compiled = Compile(**self.compile.model_dump()) if self.compile else None
+        return VllmSource(**{**self.model_dump(exclude={"compile"}), "compile": compiled})
+
+
 class ImageConfig(Section):
     """Which image is built from a commit."""
 
@@ -31,6 +70,8 @@ class ImageConfig(Section):
     """Name of the image without tag and digest; by default the spec's."""
     overlays: tuple[OverlayConfig, ...] = ()
     """Files of the commit that go over the spec's wheels."""
+    vllm: VllmConfig | None = None
+    """Say so (`vllm: {}`) when this repository is vLLM itself."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables on top of the spec's."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -57,6 +98,8 @@ class ImageConfig(Section):
             "env": {**env, **self.env},
             "labels": {**labels, **self.labels},
         }
+        if self.vllm is not None:
+            changed["vllm"] = self.vllm.domain()
         if self.repository:
             changed["repository"] = self.repository
         if self.compression:

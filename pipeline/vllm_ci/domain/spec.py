@@ -59,7 +59,9 @@ class Base:
         packages: Packages asked for; their dependencies are locked with them.
         exclude: Patterns of paths left out (documentation, manuals); ``!`` takes back.
         links: Symbolic links that maintainer scripts would have made: path to target.
-        image: ``NAME@sha256:...`` of an image to stand on, empty with ``suite``.
+        image: ``NAME@sha256:...`` (or ``oci:FOLDER@sha256:...``) of an image to stand on. Suite and packages then
+            only provide the interpreter that makes byte code, and do not go into the image.
+        interpreter: Absolute path of Python in the base; empty for ``/usr/bin/pythonX.Y``.
     """
 
     suite: str = ""
@@ -67,6 +69,7 @@ class Base:
     exclude: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    interpreter: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,48 @@ class Overlay:
     source: str
     target: str
     exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compile:
+    """How a wheel of a commit is compiled: a target of the commit's own Dockerfile.
+
+    Attributes:
+        dockerfile: Path in the repository.
+        target: Stage that builds the wheel.
+        wheels: Folder in that stage that holds it.
+        arguments: Build arguments.
+        program: docker, podman or buildah; empty for the first that is installed.
+    """
+
+    dockerfile: str = "docker/Dockerfile"
+    target: str = "build"
+    wheels: str = "/workspace/dist"
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    program: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSource:
+    """Says that the repository is vLLM itself, and where wheels of its commits may be had.
+
+    Attributes:
+        package: Folder of the Python package.
+        project: Project of the lock that it replaces; empty for the one named ``vllm`` or ``vllm-*``.
+        release: Revision that the locked wheel was built from; empty for ``v`` and its version.
+        wheels: Folders, or roots of package indexes, with wheels of commits; ``{sha}`` stands for the commit.
+        inputs: Paths that compiled files are made from (patterns in the last component).
+        requirements: Requirement files that the image has to satisfy.
+        compile: How to compile what no wheel has.
+    """
+
+    package: str = "vllm"
+    project: str = ""
+    release: str = ""
+    wheels: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ("CMakeLists.txt", "cmake", "csrc", "requirements/build*", "rust", "setup.py")
+    requirements: tuple[str, ...] = ()
+    compile: Compile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +181,7 @@ class ImageSpec:
         health: Health check, if any.
         compression: Of layers that we write.
         overlays: Files of the commit.
+        vllm: The repository is vLLM itself.
     """
 
     name: str
@@ -164,6 +210,12 @@ class ImageSpec:
     health: Health | None = None
     compression: Compression = Compression.GZIP
     overlays: tuple[Overlay, ...] = ()
+    vllm: VllmSource | None = None
+
+    @property
+    def interpreter(self) -> str:
+        """Absolute path of the base's Python."""
+        return self.base.interpreter or f"/usr/bin/python{self.python}"
 
     @property
     def site_packages(self) -> str:

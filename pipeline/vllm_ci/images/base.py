@@ -126,7 +126,7 @@ def entries(tree: Path) -> Iterator[Entry]:
 def settings(spec: ImageSpec) -> Iterator[Entry]:
     """What the spec adds to a base: its user, its writable folders, and the environment's skeleton."""
     user = spec.user
-    if spec.base.suite:
+    if not spec.base.image:
         yield Entry(path="etc/passwd", content=Inline(_passwd(user)))
         yield Entry(path="etc/group", content=Inline(_group(user)))
         yield Entry(path="etc/nsswitch.conf", content=Inline(b"passwd: files\ngroup: files\nhosts: files dns\n"))
@@ -135,14 +135,14 @@ def settings(spec: ImageSpec) -> Iterator[Entry]:
     prefix = spec.prefix.strip("/")
     up = "/".join([".."] * (len(prefix.split("/")) + 1))
     configuration = (
-        "home = /usr/bin",
+        f"home = {spec.interpreter.rpartition('/')[0]}",
         "include-system-site-packages = false",
         f"version = {spec.python}",
-        f"executable = /usr/bin/python{spec.python}",
+        f"executable = {spec.interpreter}",
         "",
     )
     yield Entry(path=f"{prefix}/pyvenv.cfg", content=Inline("\n".join(configuration).encode()))
-    yield Entry(path=f"{prefix}/bin/python{spec.python}", mode=0o777, link=f"{up}/usr/bin/python{spec.python}")
+    yield Entry(path=f"{prefix}/bin/python{spec.python}", mode=0o777, link=f"{up}{spec.interpreter}")
     yield Entry(path=f"{prefix}/bin/python", mode=0o777, link=f"python{spec.python}")
     yield Entry(path=f"{prefix}/bin/python3", mode=0o777, link=f"python{spec.python}")
 

@@ -120,6 +120,27 @@ def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
     )
 
 
+def download(url: str, target: Path, http: httpx.Client) -> None:
+    """Fetch what has no known hash.
+
+    Raises:
+        BuildError: It broke off again and again, or is not there.
+    """
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(0.5 * 2**attempt)
+        try:
+            if _attempt(url, target, http):
+                return
+        except _Unavailable as error:
+            raise BuildError(
+                f"{target.name} cannot be fetched", why=str(error), remedy="check the address, then try again"
+            ) from error
+    raise BuildError(
+        f"{target.name} cannot be fetched", why=f"{_shown(url)} broke off {_TRIES} times", remedy="try again later"
+    )
+
+
 class _Unavailable(Exception):
     """This place does not serve the file."""
 

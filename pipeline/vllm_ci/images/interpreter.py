@@ -34,18 +34,19 @@ def argv(root: Path, program: str, platform: str) -> list[str]:
     return [f"{root}/usr/lib/{triplet}/{loader}", "--library-path", libraries, "--argv0", program, f"{root}{program}"]
 
 
+def interpreter(root: Path, python: str, platform: str) -> tuple[list[str], dict[str, str]]:
+    """Command of a base's Python, and the environment that it needs to find its own library."""
+    return argv(root, f"/usr/bin/python{python}", platform), {"PYTHONHOME": f"{root}/usr"}
+
+
 class Compilers:
     """A pool of interpreters that compile; each is started when it is first needed."""
 
     def __init__(self, root: Path, python: str, platform: str, *, size: int) -> None:
-        self._command = [*argv(root, f"/usr/bin/python{python}", platform), "-S", "-B", str(_SCRIPT)]
+        command, home = interpreter(root, python, platform)
+        self._command = [*command, "-S", "-B", str(_SCRIPT)]
         # Nothing of this machine's environment may leak into the byte code; sets are written in hash order.
-        self._environment = {
-            "PYTHONHOME": f"{root}/usr",
-            "PYTHONHASHSEED": "0",
-            "LC_ALL": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        self._environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", **home}
         self._idle: queue.Queue[subprocess.Popen[bytes] | None] = queue.Queue()
         self._started: list[subprocess.Popen[bytes]] = []
         for _ in range(size):

@@ -13,6 +13,7 @@ from typing import Any
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.spec import ImageSpec
 from vllm_ci.images import layer
+from vllm_ci.images.foundation import Foundation
 from vllm_ci.images.locks import LockedWheel
 from vllm_ci.images.plan import LayerPlan
 from vllm_ci.images.store import CONFIG, INDEX, MANIFEST, REF_NAME, Store, canonical, write
@@ -23,7 +24,7 @@ def created(commit: Commit) -> str:
     return datetime.fromtimestamp(commit.committed_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def labels(spec: ImageSpec, commit: Commit, wheels: Iterable[LockedWheel]) -> dict[str, str]:
+def labels(spec: ImageSpec, commit: Commit, wheels: Iterable[LockedWheel], vllm_commit: str) -> dict[str, str]:
     """Labels every image gets, and those of the spec over them."""
     versions = {wheel.project: wheel.version for wheel in wheels}
     vllm = next((version for project, version in versions.items() if project.split("-")[0] == "vllm"), "")
@@ -33,9 +34,8 @@ def labels(spec: ImageSpec, commit: Commit, wheels: Iterable[LockedWheel]) -> di
         "org.opencontainers.image.source": commit.source,
         "org.opencontainers.image.title": spec.repository.rpartition("/")[2],
         "org.opencontainers.image.version": vllm,
-        "ai.vllm.build.torch-version": versions.get("torch", ""),
-        "ai.vllm.build.vllm-version": vllm,
-        "ai.vllm.build.variant": spec.variant,
+        "ai.vllm.build.commit": vllm_commit,
+        "ai.vllm.image.tag": f"{spec.repository}:{spec.tag(commit.sha)}",
     }
     return {**{name: value for name, value in found.items() if value}, **spec.labels}
 
@@ -49,18 +49,20 @@ def image(
     layers: list[dict[str, Any]],
     plans: list[LayerPlan],
     wheels: Iterable[LockedWheel],
+    under: Foundation | None = None,
+    vllm_commit: str = "",
 ) -> dict[str, Any]:
     """Write config and manifest of an image; its descriptor."""
     system, _, architecture = platform.partition("/")
     when = created(commit)
     running: dict[str, Any] = {
         "User": f"{spec.user.uid}:{spec.user.gid}",
-        "Env": [f"{name}={value}" for name, value in sorted(spec.env.items())],
+        "Env": [f"{name}={value}" for name, value in sorted({**(under.env if under else {}), **spec.env}.items())],
         "Entrypoint": list(spec.entrypoint) or None,
         "Cmd": list(spec.command) or None,
         "WorkingDir": spec.workdir,
         "ExposedPorts": {port: {} for port in spec.ports} or None,
-        "Labels": labels(spec, commit, wheels),
+        "Labels": labels(spec, commit, wheels, vllm_commit),
         "StopSignal": "SIGTERM",
     }
     if spec.health:
@@ -77,16 +79,22 @@ def image(
         "architecture": architecture,
         "os": system,
         "config": {name: value for name, value in running.items() if value is not None},
-        "rootfs": {"type": "layers", "diff_ids": [item["diff_id"] for item in layers]},
-        "history": [{"created": when, "created_by": f"vllm-ci {item.tier}", "comment": item.explain} for item in plans],
+        "rootfs": {"type": "layers", "diff_ids": [*(under.diff_ids if under else ()), *(item["diff_id"] for item in layers)]},
+        "history": [
+            *(under.history if under else ()),
+            *({"created": when, "created_by": f"vllm-ci {item.tier}", "comment": item.explain} for item in plans),
+        ],
     }
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": _descriptor(store, CONFIG, canonical(config)),
         "layers": [
-            {"mediaType": layer.media_type(spec.compression), "digest": item["digest"], "size": item["size_bytes"]}
-            for item in layers
+            *(under.layers if under else ()),
+            *(
+                {"mediaType": layer.media_type(spec.compression), "digest": item["digest"], "size": item["size_bytes"]}
+                for item in layers
+            ),
         ],
     }
     return {**_descriptor(store, MANIFEST, canonical(manifest)), "platform": {"os": system, "architecture": architecture}}

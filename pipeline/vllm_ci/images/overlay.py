@@ -83,8 +83,17 @@ def blobs(source: Path, commit: Commit, overlay: Overlay) -> tuple[Blob, ...]:
     return tuple(sorted(kept, key=lambda blob: blob.target))
 
 
-def _of_commit(source: Path, sha: str, name: str) -> Iterable[tuple[str, str, str]]:
-    for row in git("ls-tree", "-r", "-z", sha, "--", name, cwd=source).decode("utf-8", "surrogateescape").split("\0"):
+def identities(source: Path, commit: Commit, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Mode, identity and path of files; in the order of git."""
+    if not names:
+        return []
+    if commit.dirty:
+        return [row for name in names for row in _of_work_tree(source, name)]
+    return list(_of_commit(source, commit.sha, *names))
+
+
+def _of_commit(source: Path, sha: str, *names: str) -> Iterable[tuple[str, str, str]]:
+    for row in git("ls-tree", "-r", "-z", sha, "--", *names, cwd=source).decode("utf-8", "surrogateescape").split("\0"):
         if row:
             facts, _, path = row.partition("\t")
             mode, _, identity = facts.split()

@@ -119,6 +119,17 @@ def united(files: Iterable[tuple[str, Entry, str]]) -> tuple[list[Entry], dict[s
     return entries, owned
 
 
+def added(entries: Iterable[Entry], more: Iterable[Entry]) -> list[Entry]:
+    """Those of ``more`` whose paths are not taken, the first of each path."""
+    taken = {entry.path for entry in entries}
+    found = []
+    for entry in more:
+        if entry.path not in taken:
+            taken.add(entry.path)
+            found.append(entry)
+    return found
+
+
 def _compare(path: str, first: tuple[str, str], second: tuple[str, str]) -> None:
     if first[1] != second[1]:
         raise BuildError(

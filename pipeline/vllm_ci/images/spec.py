@@ -96,8 +96,12 @@ def check(spec: ImageSpec) -> ImageSpec:
     Raises:
         ConfigError: It does not.
     """
-    if bool(spec.base.image) == bool(spec.base.suite):
-        raise ConfigError(f"spec {spec.name}: base needs either image or suite with packages", remedy="give one of them")
+    if not spec.base.suite:
+        raise ConfigError(
+            f"spec {spec.name}: base.suite and base.packages are missing",
+            why="an image without base.image is made of them, and one with it has its byte code compiled by their Python",
+            remedy="give a Debian suite and packages, python among them",
+        )
     if spec.base.image and "@sha256:" not in spec.base.image:
         raise ConfigError(
             f"spec {spec.name}: base.image {spec.base.image} is not pinned",

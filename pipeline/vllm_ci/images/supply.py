@@ -59,22 +59,10 @@ def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:
 
 
 def _listed(root: str, wheel: LockedWheel, http: httpx.Client) -> Iterator[str]:
-    """URLs of a wheel on the project's page (simple repository API, PEP 503 and PEP 691)."""
-    from pypi_simple import ACCEPT_JSON_PREFERRED, ProjectPage, UnsupportedContentTypeError
+    """URLs of a wheel on its project's page."""
+    from vllm_ci.images.simple import packages
 
-    page_url = f"{root.rstrip('/')}/{wheel.project}/"
-    answer = http.get(page_url, headers={"Accept": ACCEPT_JSON_PREFERRED})
-    if answer.is_error:
-        return
-    try:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-        if kind.endswith("+json"):
-            page = ProjectPage.from_json_data(answer.json(), base_url=str(answer.url))
-        else:
-            page = ProjectPage.from_html(wheel.project, answer.text, base_url=str(answer.url))
-    except (ValueError, UnsupportedContentTypeError):
-        return
-    for package in page.packages:
+    for package in packages(root, wheel.project, http):
         if package.filename == wheel.filename or package.digests.get("sha256") == wheel.sha256:
             yield package.url.partition("#")[0]
 

@@ -1,0 +1,224 @@
+"""Plans to layers in the store: what is known is taken, the rest is made, several layers at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.images import base, foundation, layer, plan, supply
+from vllm_ci.images.contents import Contents, debs_for
+from vllm_ci.images.entries import with_parents
+from vllm_ci.images.interpreter import Compilers
+from vllm_ci.images.locks import LockedWheel
+from vllm_ci.images.plan import LayerPlan
+from vllm_ci.images.spec import host_platform
+from vllm_ci.images.store import Store, canonical, disk, publish
+
+MAX_LAYERS = 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What an image will be made of.
+
+    Attributes:
+        platform: Its platform.
+        plans: Layers that we write, lowest first.
+        wheels: Wheels that go in.
+        under: Image that the layers stand on, if any.
+        explain: How vLLM's own files are come by, for people.
+        vllm_commit: Commit of vLLM, when the repository is vLLM.
+    """
+
+    platform: str
+    plans: list[LayerPlan]
+    wheels: tuple[LockedWheel, ...]
+    under: foundation.Foundation | None
+    explain: tuple[str, ...]
+    vllm_commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembledLayer:
+    """A layer in the store.
+
+    Attributes:
+        plan: What it was made from.
+        facts: Digest, diff id and sizes.
+        seconds: How long making it took now; 0 when it was known.
+        reason: Why it was made, or why not.
+    """
+
+    plan: LayerPlan
+    facts: dict[str, Any]
+    seconds: float
+    reason: str
+
+
+class Assembler:
+    """One build: what its platforms share."""
+
+    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, progress: Callable[[str], None]) -> None:
+        self.spec, self.store, self.threads, self.progress = spec, store, threads, progress
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._compilers: Compilers | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def contents(self, source: Path, commit: Commit, platform: str) -> Planned:
+        """Plan the image of a commit.
+
+        Raises:
+            ConfigError: It would have too many layers, or its parts do not fit together.
+        """
+        found = Contents(
+            source=source,
+            commit=commit,
+            spec=self.spec,
+            platform=platform,
+            store=self.store,
+            threads=self.threads,
+            compilers=self.compilers,
+            progress=self.progress,
+        )
+        under = foundation.load(self.spec.base.image, platform, self.store, self.progress) if self.spec.base.image else None
+        plans = found.plans()
+        count = len(plans) + (len(under.layers) if under else 0)
+        if count > MAX_LAYERS:
+            raise ConfigError(
+                f"the image would have {count} layers, and container engines take {MAX_LAYERS}",
+                remedy="raise max_bytes of tiers",
+            )
+        return Planned(
+            platform=platform,
+            plans=plans,
+            wheels=found.wheels,
+            under=under,
+            explain=found.explain(),
+            vllm_commit=commit.sha if self.spec.vllm else "",
+        )
+
+    def compilers(self) -> Compilers:
+        """Interpreters of this machine's platform, started once a build."""
+        with self._lock:
+            if self._compilers is None:
+                own = host_platform()
+                tree = base.root(self.store, debs_for(self.spec, own), self.spec.base, progress=self.progress)
+                self._compilers = Compilers(tree, self.spec.python, own, size=self.threads)
+                self._stack.callback(self._compilers.close)
+        return self._compilers
+
+    def layers(self, planned: Planned) -> list[AssembledLayer]:
+        """All layers of an image, made or found.
+
+        Raises:
+            BuildError: One could not be made.
+        """
+        plans = planned.plans
+        unknown = [item for item in plans if self.known(item) is None]
+        wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
+        supply.fetch_wheels(self.store, wheels.values(), progress=self.progress)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
+            # The largest first: the one that ends last should not be the one that starts last.
+            order = sorted(plans, key=lambda item: -sum(wheel.size_bytes for wheel in item.wheels))
+            futures = {item.key: pool.submit(self._have, item) for item in order}
+            made = [futures[item.key].result() for item in plans]
+        self._check_collisions(plans, made)
+        name = f"{self.spec.name}-{planned.platform.replace('/', '-')}"
+        before = self.store.record("last", name) or {}
+        result = [
+            AssembledLayer(
+                plan=item, facts=facts, seconds=seconds, reason=_reason(item, before.get(item.tier), built=bool(seconds))
+            )
+            for item, (facts, seconds) in zip(plans, made, strict=True)
+        ]
+        after = {item.tier: item.inputs for item in plans}
+        if before != after:
+            self.store.keep("last", name, after)
+        return result
+
+    def known(self, item: LayerPlan) -> dict[str, Any] | None:
+        """Facts of a layer that is in the store already."""
+        facts: dict[str, Any] | None = self.store.record("layers", item.key)
+        if facts is None:
+            return None
+        try:
+            whole = self.store.blob(facts["digest"]).stat().st_size == facts["size_bytes"]
+        except FileNotFoundError:
+            return None
+        return facts if whole else None
+
+    def _have(self, item: LayerPlan) -> tuple[dict[str, Any], float]:
+        if (facts := self.known(item)) is not None:
+            return facts, 0.0
+        with self.store.lock(f"layer-{item.key}"):
+            if (facts := self.known(item)) is not None:
+                return facts, 0.0
+            started = time.monotonic()
+            facts = self._write(item)
+            seconds = time.monotonic() - started
+        self.progress(f"layer {item.tier}: {facts['size_bytes'] / 1e6:,.1f} MB in {seconds:.1f} s")
+        return facts, max(seconds, 1e-9)
+
+    def _write(self, item: LayerPlan) -> dict[str, Any]:
+        self.store.prepare()
+        handle, name = tempfile.mkstemp(dir=self.store.blobs, prefix=".part-")
+        os.close(handle)
+        part = Path(name)
+        try:
+            with disk(part, needed_bytes=sum(wheel.size_bytes for wheel in item.wheels)):
+                made = item.make()
+                written = layer.write(with_parents(made.entries), part, self.spec.compression)
+                part.chmod(0o644)
+                publish(part, self.store.blob(written.digest))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        facts = {
+            "tier": item.tier,
+            "digest": written.digest,
+            "diff_id": written.diff_id,
+            "size_bytes": written.size_bytes,
+            "unpacked_bytes": written.unpacked_bytes,
+        }
+        # Files first: a layer is known only when all that belongs to it is there.
+        self.store.keep("files", written.digest.removeprefix("sha256:"), made.files)
+        self.store.keep("layers", item.key, facts)
+        return facts
+
+    def _check_collisions(self, plans: list[LayerPlan], made: list[tuple[dict[str, Any], float]]) -> None:
+        """Refuse wheels of different layers that fight over a path; once for each set of layers."""
+        digests = [
+            facts["digest"].removeprefix("sha256:")
+            for item, (facts, _) in zip(plans, made, strict=True)
+            if item.wheels and item.tier != "commit"
+        ]
+        name = hashlib.sha256(canonical(digests)).hexdigest()
+        if self.store.record("checked", name) is None:
+            plan.check_collisions(self.store.record("files", digest) or {} for digest in digests)
+            self.store.keep("checked", name, True)
+
+
+def _reason(item: LayerPlan, before: dict[str, Any] | None, *, built: bool) -> str:
+    if not built:
+        return f"{item.explain}; known"
+    if before is None:
+        return f"{item.explain}; made for the first time"
+    return f"{item.explain}; made anew: {plan.difference(before, item.inputs)}"

@@ -1,0 +1,111 @@
+"""What git knows of a vLLM checkout: compiled inputs, changes between two states, files of a state."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.vcs import GitError, git
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One path that differs between two states; ``deleted`` when the newer one lacks it."""
+
+    path: str
+    deleted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """A checkout of vLLM.
+
+    Attributes:
+        root: Its top folder.
+        inputs: Paths that compiled files are made from.
+    """
+
+    root: Path
+    inputs: tuple[str, ...]
+
+    def commit_of(self, revision: str) -> str:
+        """Full id of the commit that ``revision`` names; empty when there is none here."""
+        try:
+            found = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", cwd=self.root)
+        except GitError:
+            return ""
+        return found.decode().strip()
+
+    def inputs_hash(self, sha: str) -> str:
+        """Hash of everything that compiled files are made from, as of a commit."""
+        return hashlib.sha256("\n".join(self._input_rows(sha)).encode()).hexdigest()
+
+    def _input_rows(self, sha: str) -> Iterator[str]:
+        """Git's own names for the inputs: a folder's tree id covers all that is in it."""
+        for path in self.inputs:
+            parent, _, pattern = path.rpartition("/")
+            where = (f"{parent}/",) if parent else ()
+            for row in git("ls-tree", "-z", sha, "--", *where, cwd=self.root).decode().split("\0"):
+                if row and fnmatchcase(row.partition("\t")[2].rpartition("/")[2], pattern):
+                    yield row
+        yield f"build-system {self._build_system(sha)}"
+
+    def _build_system(self, sha: str) -> str:
+        """Build requirements of ``pyproject.toml``; the rest of that file compiles nothing."""
+        try:
+            content = git("cat-file", "blob", f"{sha}:pyproject.toml", cwd=self.root).decode()
+        except GitError:
+            return ""
+        return repr(sorted(tomllib.loads(content).get("build-system", {}).get("requires", [])))
+
+    def changed_inputs(self, base: str, commit: Commit) -> tuple[str, ...]:
+        """Compiled inputs that differ between ``base`` and the commit (or its work tree, when it is dirty)."""
+        if not commit.dirty and self.inputs_hash(base) == self.inputs_hash(commit.sha):
+            return ()
+        found = [change.path for change in self.changes(base, commit, ".") if self._is_input(change.path)]
+        if not commit.dirty or self.inputs_hash(base) != self.inputs_hash(commit.sha):
+            found = found or ["pyproject.toml (build-system)"]
+        return tuple(found)
+
+    def _is_input(self, path: str) -> bool:
+        parts = path.split("/")
+        for pattern in self.inputs:
+            depth = pattern.count("/") + 1
+            if fnmatchcase("/".join(parts[:depth]), pattern):
+                return True
+        return False
+
+    def changes(self, base: str, commit: Commit, folder: str) -> list[Change]:
+        """Paths below ``folder`` that differ between ``base`` and the commit, or its work tree."""
+        states = (base,) if commit.dirty else (base, commit.sha)
+        output = git("diff", "--name-status", "--no-renames", "-z", *states, "--", folder, cwd=self.root)
+        words = output.decode("utf-8", "surrogateescape").split("\0")
+        found = {path: status.startswith("D") for status, path in zip(words[::2], words[1::2], strict=False)}
+        if commit.dirty:
+            untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--", folder, cwd=self.root)
+            found |= {path: False for path in untracked.decode("utf-8", "surrogateescape").split("\0") if path}
+        return [Change(path=path, deleted=deleted) for path, deleted in sorted(found.items())]
+
+    def files(self, sha: str, folder: str) -> set[str]:
+        """All tracked paths below ``folder``, as of a commit."""
+        output = git("ls-tree", "-r", "-z", "--name-only", sha, "--", folder, cwd=self.root)
+        return set(output.decode("utf-8", "surrogateescape").split("\0")) - {""}
+
+    def ancestors_with_same_inputs(self, sha: str, limit: int) -> list[str]:
+        """The commit's first parents, nearest first, back to the last one that touched an input (that one included)."""
+        try:
+            listed = git("log", "--first-parent", f"--max-count={limit}", "--format=%H", f"{sha}^", cwd=self.root)
+        except GitError:  # a root commit has no parent
+            return []
+        wanted = self.inputs_hash(sha)
+        found = []
+        for ancestor in listed.decode().split():
+            if self.inputs_hash(ancestor) != wanted:
+                break
+            found.append(ancestor)
+        return found
