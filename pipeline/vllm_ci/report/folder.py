@@ -33,6 +33,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        _stay_out_of_git(parent)
         made = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
     except OSError as error:
         raise _cannot(parent, error) from error
@@ -46,6 +47,13 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
         raise _cannot(parent, error) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _stay_out_of_git(parent: Path) -> None:
+    """A report must not make the tree dirty that the next one is about."""
+    ours = next((folder for folder in (parent, *parent.parents) if folder.name == ".vllm-ci"), None)
+    if ours is not None and not (ours / ".gitignore").exists():
+        (ours / ".gitignore").write_text("*\n")
 
 
 def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
