@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+
 from e2e.conftest import alive, descendants, git, started, until, vllm_ci
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
