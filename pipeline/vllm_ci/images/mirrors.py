@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_ci.domain.errors import ConfigError
@@ -44,7 +44,8 @@ def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, s
             for uri in named.replace(",", " ").split()
         )
     wanted = {suite, f"{suite}-updates", f"{suite}-security"}
-    found = tuple(dict.fromkeys(source for source in _configured(etc) if source.suite in wanted))
+    configured = tuple(dict.fromkeys(_configured(etc)))
+    found = tuple(source for source in configured if source.suite in wanted) or _of_another_release(configured, suite)
     if not found:
         raise ConfigError(
             f"no mirror of Debian {suite} is known",
@@ -52,6 +53,27 @@ def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, s
             remedy="set VLLM_CI_DEBIAN_MIRROR to the root of a mirror (the folder that holds dists/ and pool/)",
         )
     return found
+
+
+def roots(sources: Iterable[Source]) -> tuple[str, ...]:
+    """Roots below which a locked package is looked for, its hash being the judge.
+
+    Those of ``sources``, and what lies beside them where Debian and most mirrors keep security updates: container images often
+    name the plain archive alone, and an update that was locked may be in the other one only.
+    """
+    named = list(dict.fromkeys(source.uri for source in sources))
+    return tuple(dict.fromkeys([*named, *(f"{root}-security" for root in named if root.endswith("/debian"))]))
+
+
+def _of_another_release(configured: Iterable[Source], suite: str) -> tuple[Source, ...]:
+    """A host of another Debian release knows a mirror all the same: one root serves every suite."""
+    return tuple(
+        dict.fromkeys(
+            replace(source, suite=f"{suite}-security" if source.uri.endswith("-security") else suite)
+            for source in configured
+            if source.uri.endswith(("/debian", "/debian-security"))
+        )
+    )
 
 
 def _configured(etc: Path) -> Iterable[Source]:
