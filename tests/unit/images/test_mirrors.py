@@ -16,7 +16,9 @@ def apt(folder: Path, *lines: str) -> Path:
 
 
 def test_a_host_of_another_release_knows_a_mirror_all_the_same(tmp_path: Path) -> None:
-    etc = apt(tmp_path, "deb http://mirror.test/debian trixie main", "deb http://mirror.test/debian-security trixie-security main")
+    etc = apt(
+        tmp_path, "deb http://mirror.test/debian trixie main", "deb http://mirror.test/debian-security trixie-security main"
+    )
     found = mirrors.sources("bookworm", etc=etc, environ={})
     assert [(source.uri, source.suite) for source in found] == [
         ("http://mirror.test/debian", "bookworm"),
