@@ -11,7 +11,7 @@ from typing import cast
 import httptools
 
 from vllm_ci.loadgen import sse
-from vllm_ci.loadgen.exchange import Exchange, Failure, FailureKind, Read, Request, Timeouts
+from vllm_ci.loadgen.exchange import Exchange, Failure, FailureKind, Request, Timeouts
 from vllm_ci.loadgen.http1 import Reader, Sentinel
 
 _clock = time.perf_counter_ns
@@ -150,7 +150,8 @@ class Connection(asyncio.Protocol):
             begun_ns=begun_ns,
             sent_ns=sent_ns,
             ended_ns=self.idle_since_ns,
-            reads=tuple(map(Read, self._times, self._data)),
+            clocks_ns=tuple(self._times),
+            data=tuple(self._data),
             reused=reused,
             stopped=ending.stopped,
             closed=ending.closed,
@@ -215,12 +216,12 @@ class _EventWatch:
     """Counts server-sent events while they arrive: only for requests that hang up after some of them."""
 
     def __init__(self, method: str, enough: int) -> None:
-        self._reader = Reader(method)
+        self._reader = Reader(method, wants_body=True)
         self._decoder = sse.Decoder()
         self._missing = enough
 
     def reached(self, at_ns: int, data: bytes) -> bool:
         """Whether enough events have arrived, this read included."""
-        for _, piece in self._reader.feed(at_ns, data):
+        for piece in self._reader.feed(data):
             self._missing -= len(self._decoder.feed(at_ns, piece))
         return self._missing <= 0

@@ -19,7 +19,8 @@ class Metrics:
 
     Attributes:
         ttft_ms: (first token chunk - request sent). Connecting is not part of it, waiting in the server's queue is.
-        tpot_ms: (last token chunk - first token chunk) / (output_tokens - 1). With n > 1 choices, or one token: ``None``.
+        tpot_ms: (last token chunk - first token chunk) / (output_tokens - 1). ``None`` with n > 1 choices, one token or one
+            token chunk.
         inter_chunk_latency_ms: Gap before each token chunk but the first.
         e2e_ms: (last event - request sent).
         output_tokens_per_s: output_tokens / e2e.
@@ -66,11 +67,11 @@ def measure(
     """Metrics from clocks and token counts; the formulas are those in :class:`Metrics`."""
     first = token_chunks_ns[0] if token_chunks_ns else None
     e2e_ns = last_event_ns - sent_ns if last_event_ns is not None else None
-    one_answer = first is not None and output_tokens is not None and output_tokens > 1 and choices == 1
+    several = len(token_chunks_ns) > 1 and output_tokens is not None and output_tokens > 1 and choices == 1
     return Metrics(
         ttft_ms=(first - sent_ns) / 1e6 if first is not None else None,
         tpot_ms=(token_chunks_ns[-1] - first) / (output_tokens - 1) / 1e6
-        if one_answer and first is not None and output_tokens
+        if several and first is not None and output_tokens is not None
         else None,
         inter_chunk_latency_ms=tuple((late - early) / 1e6 for early, late in itertools.pairwise(token_chunks_ns)),
         e2e_ms=e2e_ns / 1e6 if e2e_ns is not None else None,
@@ -158,7 +159,7 @@ class Distribution:
         )
 
     def properties(self, name: str) -> dict[str, object]:
-        """As properties of a test case: ``NAME_p50`` and so on, ``NAME_percentiles`` for the method."""
+        """As properties of a test case: ``NAME_p50`` and so on, ``percentiles`` for the method."""
         values = {
             "mean": self.mean,
             "min": self.minimum,
@@ -168,6 +169,5 @@ class Distribution:
             "max": self.maximum,
         }
         return {f"{name}_{key}": round(value, 3) for key, value in values.items()} | {
-            f"{name}_count": self.count,
-            f"{name}_percentiles": self.method.value,
+            "percentiles": self.method.value,
         }

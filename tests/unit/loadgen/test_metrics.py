@@ -34,6 +34,11 @@ def test_time_per_output_token_is_unknown_where_the_tokens_do_not_tell(tokens: i
     assert metrics.tpot_ms is None
 
 
+def test_time_per_output_token_is_unknown_when_all_came_at_once() -> None:
+    metrics = measure(sent_ns=0, token_chunks_ns=[MS], last_event_ns=MS, output_tokens=9, prompt_tokens=1, choices=1)
+    assert metrics.tpot_ms is None
+
+
 def test_a_stream_without_tokens_has_no_latencies() -> None:
     metrics = measure(sent_ns=0, token_chunks_ns=[], last_event_ns=None, output_tokens=None, prompt_tokens=None, choices=0)
     assert (metrics.ttft_ms, metrics.e2e_ms, metrics.output_tokens_per_s, metrics.chunks) == (None, None, None, 0)
@@ -51,7 +56,7 @@ def test_properties_name_the_method_of_their_percentiles() -> None:
     )
     properties = metrics.properties()
     assert properties["inter_chunk_latency_ms_p50"] == 1.5
-    assert properties["inter_chunk_latency_ms_percentiles"] == "linear"
+    assert properties["percentiles"] == "linear"
     assert "prompt_tokens" not in properties
 
 

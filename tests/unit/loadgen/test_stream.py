@@ -84,7 +84,7 @@ def test_token_chunks_are_found_by_the_servers_own_count() -> None:
         {"choices": [], "usage": usage(3, 4)},
         DONE,
     )
-    assert [chunk.at_ns // 1_000_000 for chunk in stream.token_chunks] == [3, 5]
+    assert stream.tally.token_chunks_ns == [3_000_000, 5_000_000]
     assert stream.metrics.tpot_ms == 2 / 3
 
 

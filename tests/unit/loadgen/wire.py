@@ -2,7 +2,7 @@
 
 import json
 
-from vllm_ci.loadgen.exchange import Exchange, Read
+from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -42,7 +42,8 @@ def recorded(*reads: bytes, stopped: bool = False, closed: bool = False, method:
         begun_ns=0,
         sent_ns=0,
         ended_ns=len(reads) * 1_000_000,
-        reads=tuple(Read((number + 1) * 1_000_000, data) for number, data in enumerate(reads)),
+        clocks_ns=tuple((number + 1) * 1_000_000 for number in range(len(reads))),
+        data=reads,
         stopped=stopped,
         closed=closed,
     )

@@ -56,7 +56,8 @@ def test_a_client_that_hangs_up_frees_its_slot(
     before = client.metrics().total(_GENERATED)
     body = endpoint.body("Tell me a long story.", max_tokens=long_tokens, ignore_eos=True)
     left = ask.recorder.stream(endpoint.path, body, stop_after_events=4)
-    assert left.exchange.stopped, f"the stream ended before we could hang up: {left.describe()}"
+    if not left.exchange.stopped:
+        inconclusive(f"all {long_tokens} tokens came before we could hang up: {left.describe()}")
     seconds = _seconds_until_idle(client)
     assert seconds is not None, (
         f"{_busy(client):.0f} requests still run or wait {_PATIENCE_S:.0f} s after their client has gone"

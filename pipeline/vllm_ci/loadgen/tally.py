@@ -1,0 +1,144 @@
+"""What is kept of a stream whose chunks are read once and let go.
+
+A load of a million events would otherwise hold a million dictionaries: measured, two microseconds an event and 2.5 kB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vllm_ci.loadgen.chunk import DONE, Json, has_tokens, json_object, number
+from vllm_ci.loadgen.sse import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One choice of a stream, put together.
+
+    Attributes:
+        index: Which choice.
+        text: Its content (chat) or text (completions), concatenated.
+        token_ids: Its token ids, ``None`` where the server sent none.
+        finish_reasons: Every finish reason sent, in order; a correct stream has one.
+        roles: Every role announced; a correct chat stream has one.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] | None
+    finish_reasons: tuple[str, ...]
+    roles: tuple[str, ...]
+
+
+class _Parts:
+    """A choice while it grows."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.token_ids: list[int] | None = None
+        self.finish_reasons: list[str] = []
+        self.roles: list[str] = []
+
+    def add(self, choice: Json) -> None:
+        """Take in one chunk's share."""
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            text = delta.get("content")
+            if (role := delta.get("role")) is not None:
+                self.roles.append(str(role))
+        else:
+            text = choice.get("text")
+        if text and isinstance(text, str):
+            self.texts.append(text)
+        ids = choice.get("token_ids")
+        if isinstance(ids, list):
+            self.token_ids = (self.token_ids or []) + ids
+        if (reason := choice.get("finish_reason")) is not None:
+            self.finish_reasons.append(str(reason))
+
+    def answer(self, index: int) -> Answer:
+        """The choice, put together."""
+        return Answer(
+            index=index,
+            text="".join(self.texts),
+            token_ids=tuple(self.token_ids) if self.token_ids is not None else None,
+            finish_reasons=tuple(self.finish_reasons),
+            roles=tuple(self.roles),
+        )
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a stream's events add up to.
+
+    Attributes:
+        events: How many there were.
+        last_event_ns: Clock of the last one.
+        done: The last event is ``[DONE]`` and there is only one.
+        malformed: Data of events that are neither a JSON object nor ``[DONE]``.
+        error: The first error object inside the stream.
+        usage: The last usage object.
+        token_chunks_ns: Clocks of the chunks that carry tokens.
+    """
+
+    events: int = 0
+    last_event_ns: int | None = None
+    done: bool = False
+    malformed: list[str] = field(default_factory=list)
+    error: object = None
+    usage: Json | None = None
+    token_chunks_ns: list[int] = field(default_factory=list)
+    _ends: int = 0
+    _counted: int | None = None
+    _choices: dict[int, _Parts] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Tally:
+        """Read ``events`` once."""
+        tally = cls()
+        last = ""
+        for event in events:
+            tally.events += 1
+            tally.last_event_ns = event.at_ns
+            last = event.data
+            if last == DONE:
+                tally._ends += 1
+            elif (body := json_object(last)) is not None:
+                tally._add(event.at_ns, body)
+            else:
+                tally.malformed.append(last)
+        tally.done = tally._ends == 1 and last == DONE
+        return tally
+
+    def _add(self, at_ns: int, body: Json) -> None:
+        usage = body.get("usage")
+        usage = usage if isinstance(usage, dict) else None
+        self.usage = usage or self.usage
+        if self.error is None:
+            self.error = body.get("error")
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices:
+            return
+        choices = [choice for choice in choices if isinstance(choice, dict)]
+        if self._carries_tokens(number(usage, "completion_tokens"), choices):
+            self.token_chunks_ns.append(at_ns)
+        for choice in choices:
+            index = choice.get("index")
+            index = index if isinstance(index, int) else 0
+            if index not in self._choices:
+                self._choices[index] = _Parts()
+            self._choices[index].add(choice)
+
+    def _carries_tokens(self, count: int | None, choices: list[Json]) -> bool:
+        """By the server's own running count where it keeps one (``continuous_usage_stats``), else by the choices."""
+        if count is None:
+            return any(map(has_tokens, choices))
+        grown = count > (self._counted or 0)
+        self._counted = count
+        return grown
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """Every choice seen, by index."""
+        return tuple(parts.answer(index) for index, parts in sorted(self._choices.items()))
