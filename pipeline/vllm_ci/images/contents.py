@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.spec import Files, ImageSpec
@@ -53,6 +54,11 @@ class Contents:
         )
 
     @cached_property
+    def checkout(self) -> Path:
+        """Top folder of the repository."""
+        return vcs.root(self.source)
+
+    @cached_property
     def step(self) -> Step | None:
         """How vLLM's own files are come by, when the repository is vLLM."""
         vllm = self.spec.vllm
@@ -61,14 +67,14 @@ class Contents:
         step = Ladder(
             spec=self.spec,
             vllm=vllm,
-            root=self.source,
+            root=self.checkout,
             commit=self.commit,
             platform=self.platform,
             wheels=self._locked,
             store=self.store,
             progress=self.progress,
         ).choose()
-        wanted = requirements.of_files(self.source, self.commit.sha, vllm.requirements)
+        wanted = requirements.of_files(self.checkout, self.commit.sha, vllm.requirements)
         requirements.check(
             wanted, spec=self.spec, wheels=self._locked, platform=self.platform, whose=f"commit {self.commit.short}"
         )
@@ -158,20 +164,22 @@ class Contents:
     def _commit(self) -> Iterator[LayerPlan]:
         """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
         found = {blob.target: blob for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)}
+        changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
         folders: tuple[str, ...] = ()
         wheels: tuple[LockedWheel, ...] = ()
         if self.step is not None:
             changed, deleted, folders = self._delta(self.step)
-            found = {**{blob.target: blob for blob in changed}, **found}
+            changed = tuple(blob for blob in changed if blob.target not in found)
             wheels = (self.step.wheel,) if deleted else ()
-        if not found and not deleted:
+        if not found and not changed and not deleted:
             return
         blobs = [found[target] for target in sorted(found)]
         python = self.spec.python
 
         def make() -> Made:
             entries = overlay.entries(self.source, self.commit, blobs)
+            entries += overlay.entries(self.checkout, self.commit, changed) if changed else []
             compiled = self.bytecode.of_files(entries)
             taken = delta.whiteouts(deleted, folders, python) + delta.stale(entries, compiled, python)
             files = {**_digests(entries), **dict.fromkeys(deleted, "")}
@@ -180,16 +188,16 @@ class Contents:
         inputs = {
             **self._common(),
             "python": self.bytecode.key,
-            "files": {blob.target: f"{blob.mode} {blob.identity}" for blob in blobs},
+            "files": {blob.target: f"{blob.mode} {blob.identity}" for blob in (*blobs, *changed)},
             "deleted": list(deleted),
         }
-        what = f"{len(blobs)} files of {self.commit.short}" + (f", {len(deleted)} deleted" if deleted else "")
+        what = f"{len(blobs) + len(changed)} files of {self.commit.short}" + (f", {len(deleted)} deleted" if deleted else "")
         yield LayerPlan(tier="commit", inputs=inputs, make=make, wheels=wheels, explain=what)
 
     def _delta(self, step: Step) -> tuple[tuple[Blob, ...], tuple[str, ...], tuple[str, ...]]:
         """Changed files of vLLM, what is gone, and which of that are folders."""
         assert self.spec.vllm is not None  # noqa: S101
-        history = History(root=self.source, inputs=self.spec.vllm.inputs)
+        history = History(root=self.checkout, inputs=self.spec.vllm.inputs)
         package, site = f"{self.spec.vllm.package}/", self.environment.site_packages
         changed = delta.blobs(history, self.commit, step.changes, site)
         removed = [change.path for change in step.changes if change.deleted]

@@ -40,8 +40,9 @@ class Wanted:
     target: Path
 
 
-# Finds the places that may serve a file; called only for files that are not there, from several threads.
-Locate = Callable[[Wanted, "httpx.Client"], Iterable[str]]
+# Finds the places that may serve a file, and says why others do not; called only for files that are not there, from several
+# threads.
+Locate = Callable[[Wanted, "httpx.Client", Callable[[str], None]], Iterable[str]]
 
 
 @contextmanager
@@ -103,8 +104,8 @@ def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
         if _present(item):
             return
         part = item.target.parent / f".{item.target.name}.part"
-        reasons = []
-        for place in locate(item, http):
+        reasons: list[str] = []
+        for place in locate(item, http, reasons.append):
             try:
                 _download(place, part, item, http)
             except _Unavailable as error:
@@ -136,9 +137,7 @@ def download(url: str, target: Path, http: httpx.Client) -> None:
             raise BuildError(
                 f"{target.name} cannot be fetched", why=str(error), remedy="check the address, then try again"
             ) from error
-    raise BuildError(
-        f"{target.name} cannot be fetched", why=f"{_shown(url)} broke off {_TRIES} times", remedy="try again later"
-    )
+    raise BuildError(f"{target.name} cannot be fetched", why=f"{shown(url)} broke off {_TRIES} times", remedy="try again later")
 
 
 class _Unavailable(Exception):
@@ -157,7 +156,7 @@ def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
         if _attempt(place, part, http):
             _verify(part, item, place)
             return
-    raise _Unavailable(f"{_shown(place)} broke off {_TRIES} times")
+    raise _Unavailable(f"{shown(place)} broke off {_TRIES} times")
 
 
 def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
@@ -174,19 +173,19 @@ def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
             if answer.status_code in {408, 429} or answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
                 return False
             if answer.is_error:
-                raise _Unavailable(f"{_shown(place)} answered {answer.status_code}")
+                raise _Unavailable(f"{shown(place)} answered {answer.status_code}")
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 for chunk in answer.iter_raw(_CHUNK):
                     file.write(chunk)
     except httpx.TransportError as error:
         if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.ProxyError):
-            raise _Unavailable(f"{_shown(place)} cannot be reached: {error}") from error
+            raise _Unavailable(f"{shown(place)} cannot be reached: {error}") from error
         return False
     return True
 
 
-def _shown(place: str) -> str:
+def shown(place: str) -> str:
     """The host of ``place``: whole URLs may carry credentials."""
     return place.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
@@ -196,4 +195,4 @@ def _verify(part: Path, item: Wanted, place: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != item.sha256:
         os.unlink(part)  # noqa: PTH108
-        raise _Unavailable(f"{_shown(place) or place} serves another file under this name (sha256 {found[:12]}...)")
+        raise _Unavailable(f"{shown(place) or place} serves another file under this name (sha256 {found[:12]}...)")

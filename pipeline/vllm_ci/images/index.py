@@ -40,7 +40,8 @@ def configured(environ: Mapping[str, str] = os.environ) -> Indexes:
     )
     extra = _words(environ.get("UV_INDEX"), environ.get("UV_EXTRA_INDEX_URL")) or uv.get("extra")
     extra = extra or _words(environ.get("PIP_EXTRA_INDEX_URL")) or _words(pip.get("extra-index-url"))
-    links = _words(environ.get("UV_FIND_LINKS")) or uv.get("links")
+    # uv separates by commas, pip by spaces.
+    links = [link for link in environ.get("UV_FIND_LINKS", "").split(",") if link] or uv.get("links")
     links = links or _words(environ.get("PIP_FIND_LINKS")) or _words(pip.get("find-links"))
     names = [default, *(extra or ())]
     return Indexes(

@@ -107,15 +107,19 @@ def united(files: Iterable[tuple[str, Entry, str]]) -> tuple[list[Entry], dict[s
         BuildError: Two claim a path with different content.
     """
     taken: dict[str, tuple[str, str]] = {}
+    fights: dict[str, tuple[str, str]] = {}
     entries: list[Entry] = []
     owned: dict[str, dict[str, str]] = {}
     for project, entry, digest in files:
         if entry.path in taken:
-            _compare(entry.path, taken[entry.path], (project, digest))
+            owner, known = taken[entry.path]
+            if known != digest:
+                fights[entry.path] = (owner, project)
             continue
         taken[entry.path] = (project, digest)
         entries.append(entry)
         owned.setdefault(project, {})[entry.path] = digest
+    _refuse(fights)
     return entries, owned
 
 
@@ -130,28 +134,34 @@ def added(entries: Iterable[Entry], more: Iterable[Entry]) -> list[Entry]:
     return found
 
 
-def _compare(path: str, first: tuple[str, str], second: tuple[str, str]) -> None:
-    if first[1] != second[1]:
-        raise BuildError(
-            f"/{path} is claimed by {first[0]} and by {second[0]}, with different content",
-            why="which one stays would depend on the order of installation",
-            remedy=f'name the winner in the spec: winners: {{"/{path}": {first[0]}}}',
-        )
-
-
 def check_collisions(layers: Iterable[Mapping[str, Mapping[str, str]]]) -> None:
-    """Refuse two wheels of different layers that claim a path with different content.
+    """Refuse wheels of different layers that claim a path with different content.
 
     Raises:
         BuildError: There are such.
     """
     taken: dict[str, tuple[str, str]] = {}
+    fights: dict[str, tuple[str, str]] = {}
     for layer in layers:
         for project, files in layer.items():
             for path, digest in files.items():
-                if path in taken:
-                    _compare(path, taken[path], (project, digest))
-                taken[path] = (project, digest)
+                owner, known = taken.setdefault(path, (project, digest))
+                if known != digest:
+                    fights[path] = (owner, project)
+    _refuse(fights)
+
+
+def _refuse(fights: Mapping[str, tuple[str, str]]) -> None:
+    if not fights:
+        return
+    path, (first, second) = next(iter(fights.items()))
+    more = f" (and {len(fights) - 1} more paths)" if len(fights) > 1 else ""
+    shown = "; ".join(f"/{path}: {' or '.join(owners)}" for path, owners in list(fights.items())[:5])
+    raise BuildError(
+        f"/{path} is claimed by {first} and by {second}, with different content{more}",
+        why="which one stays would depend on the order of installation",
+        remedy=f"lock versions that do not fight, or name winners (path patterns) in the spec: {shown}",
+    )
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from vllm_ci.images import fetch, index
+from vllm_ci.images import fetch, index, mirrors
 from vllm_ci.images.fetch import Wanted
 from vllm_ci.images.locks import LockedDeb, LockedWheel
 from vllm_ci.images.mirrors import Source
@@ -42,10 +42,10 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Calla
         return
     indexes = index.configured()
 
-    def locate(item: Wanted, http: httpx.Client) -> Iterator[str]:
+    def locate(item: Wanted, http: httpx.Client, complain: Callable[[str], None]) -> Iterator[str]:
         yield from _linked(item.name, indexes.find_links)
         for root in indexes.urls:
-            yield from _listed(root, by_hash[item.sha256], http)
+            yield from _listed(root, by_hash[item.sha256], http, complain)
 
     fetch.have(wanted, locate, certificates=indexes.certificates, progress=progress)
 
@@ -58,11 +58,18 @@ def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:
             yield str(path)
 
 
-def _listed(root: str, wheel: LockedWheel, http: httpx.Client) -> Iterator[str]:
+def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callable[[str], None]) -> Iterator[str]:
     """URLs of a wheel on its project's page."""
+    import httpx
+
     from vllm_ci.images.simple import packages
 
-    for package in packages(root, wheel.project, http):
+    try:
+        found = packages(root, wheel.project, http)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        complain(f"the index {fetch.shown(root)} cannot be asked: {error}")
+        return
+    for package in found:
         if package.filename == wheel.filename or package.digests.get("sha256") == wheel.sha256:
             yield package.url.partition("#")[0]
 
@@ -82,9 +89,9 @@ def fetch_debs(
     ]
     if all(item.target.exists() for item in wanted):
         return
-    roots = tuple(dict.fromkeys(source.uri for source in sources()))
+    roots = mirrors.roots(sources())
 
-    def locate(item: Wanted, _: httpx.Client) -> Iterator[str]:
+    def locate(item: Wanted, _: httpx.Client, __: Callable[[str], None]) -> Iterator[str]:
         for root in roots:
             yield f"{root}/{quote(by_hash[item.sha256].path)}"
 
