@@ -141,7 +141,7 @@ class DaggerEngine:
 
     async def _run(self, program: Program, nonce: str) -> Outcome:
         values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
-        container = self._container(program.image).with_env_variable("VLLM_CI_RUN", nonce or program.cache_key)
+        container = self._container(program.image).with_env_variable(guard.UNIQUE, nonce or program.cache_key)
         for name, service in program.needs.items():
             container = container.with_service_binding(name, _service(service).handle)
             values[f"url.{name}"] = f"http://{name}:{_service(service).port}"
@@ -255,7 +255,7 @@ async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container
         return container
     given = container.experimental_with_all_gp_us() if gpus == "all" else container.experimental_with_gpu(gpus.split(","))
     try:
-        await given.with_env_variable("VLLM_CI_RUN", uuid.uuid4().hex).with_exec(["true"]).sync()
+        await given.with_env_variable(guard.UNIQUE, uuid.uuid4().hex).with_exec(["true"]).sync()
     except dagger.QueryError as error:
         raise EngineError(
             f"the Dagger engine hands out no GPUs ({gpus} asked for)",

@@ -110,7 +110,7 @@ async def held(
     interval = f"{max(spec.ready_interval_s, 0.1):g}s"
     service = (
         container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
-        .with_env_variable("VLLM_CI_SERVICE", token[:8])
+        .with_env_variable(guard.UNIQUE, token[:8])
         .with_exposed_port(spec.port or PORT)
         .with_exposed_port(CONTROL_PORT)
         .with_docker_healthcheck(

@@ -31,6 +31,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 THIS_RUN = "VLLM_CI_THIS_RUN"
+UNIQUE = "VLLM_CI_UNIQUE"  # makes a command a new one to the engine's cache
 TOKEN = "VLLM_CI_GUARD_TOKEN"  # noqa: S105 - the name of a variable
 _STOP_GRACE_S = 5.0
 _TAIL_CHARACTERS = 4000
@@ -92,8 +93,8 @@ class Command:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without the container engine's telemetry, which is no part of what the command was promised."""
-    foreign = ("TRACEPARENT", "TRACESTATE", "BAGGAGE", TOKEN, THIS_RUN)
+    """Ours without what the engine put there for itself, which is no part of what the command was promised."""
+    foreign = ("TRACEPARENT", "TRACESTATE", "BAGGAGE", TOKEN, THIS_RUN, UNIQUE)
     return {name: value for name, value in os.environ.items() if name not in foreign and not name.startswith("OTEL_")}
 
 
