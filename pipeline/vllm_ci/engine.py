@@ -38,7 +38,10 @@ class Engine(Protocol):
     """
 
     name: str
-    capabilities: Capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
 
     async def run(self, program: Program) -> Outcome:
         """Run to the end. A non-zero exit code is an outcome, not an exception.

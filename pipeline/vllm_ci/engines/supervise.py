@@ -47,7 +47,9 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._ask_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0).pid
+        # Kept for as long as we live: one that is dropped reaps its process itself, and the exit code is gone.
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        self._child = self._process.pid
         self._status: int | None = None
 
     def _ask_stop(self, *_: object) -> None:

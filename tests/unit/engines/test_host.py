@@ -104,6 +104,17 @@ async def test_a_command_deaf_to_sigterm_is_killed_after_its_grace(tmp_path: Pat
     assert gone(pid)
 
 
+def test_a_command_that_ends_at_once_is_never_missed() -> None:
+    """Forty of them, several at a time: its end can fall before, into and after the first look at it."""
+    command = [sys.executable, "-I", "-S", supervise.__file__, "5", "/bin/sh", "-c", "exit 7"]
+    for _ in range(10):
+        several = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(4)]
+        assert [process.wait(30) for process in several] == [7] * 4
+        for process in several:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
 async def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

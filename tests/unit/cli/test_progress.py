@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from vllm_ci.cli import progress
+from vllm_ci.domain.events import Emit, Finished, Started
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+
+
+def shown(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    output = io.StringIO()
+    return Console(file=output, force_terminal=terminal, width=160, highlight=False, soft_wrap=True), output
+
+
+def story(emit: Emit) -> None:
+    emit(Started(step="build", detail="image of abc"))
+    emit(Finished(step="build", seconds=1.5, detail="sha256:123"))
+    emit(Started(step="unit"))
+    emit(Finished(step="unit", seconds=0.2, detail="1 of 3 cases failed\nand more", verdict=Verdict.FAILED))
+
+
+def test_without_a_terminal_there_is_a_plain_line_for_each_start_and_end() -> None:
+    screen, output = shown(terminal=False)
+    with progress.watch(screen) as emit:
+        story(emit)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 4
+    assert "build: started (image of abc)" in lines[0]
+    assert "✓ build" in lines[1]
+    assert "1.5 s" in lines[1]
+    assert "✗ unit" in lines[3]
+    assert "failed" in lines[3]
+    assert "and more" not in output.getvalue()
+    assert "\033" not in output.getvalue()
+
+
+def test_on_a_terminal_the_running_step_is_shown_with_its_time_and_then_makes_way() -> None:
+    screen, output = shown(terminal=True)
+    with progress.watch(screen) as emit:
+        emit(Started(step="server", detail="tiny"))
+        assert isinstance(emit, progress._Live)
+        screen.print(emit.table())
+        emit(Finished(step="server", seconds=20.0))
+        assert emit.table().row_count == 0
+    assert "server" in output.getvalue()
+    assert "tiny" in output.getvalue()
+
+
+def test_the_end_has_failures_table_digest_folder_and_verdict() -> None:
+    screen, output = shown(terminal=False)
+    cases = (Case(name="a::fails", status=CaseStatus.FAILED, message="why\nmore"), Case(name="b", status=CaseStatus.PASSED))
+    stage = StageResult(name="unit", verdict=Verdict.FAILED, seconds=2.0, cases=cases, message="1 of 2 cases failed")
+    image = ImageRef(repository="name", digest="sha256:" + "0" * 64)
+    progress.close(screen, Report(commit=None, image=image, engine="host", stages=(stage,)), "/runs/1")
+    text = output.getvalue()
+    for expected in ("✗ a::fails  why", "stage", "unit", "failed", image.reference, "/runs/1", "verdict  failed"):
+        assert expected in text, expected

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ConfigError, ErroredError
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+from vllm_ci.report import document, folder, html
+
+CASES = (
+    Case(name="a::passes", status=CaseStatus.PASSED, seconds=0.25, properties={"ttft_ms": 12.5, "model": "tiny"}),
+    Case(name="a::fails", status=CaseStatus.FAILED, message="<b>not</b> equal", details="assert 1 == 2"),
+    Case(name="a::skips", status=CaseStatus.SKIPPED, message="no embeddings"),
+)
+REPORT = Report(
+    commit=Commit(sha="a" * 40, ref="main", committed_at=1),
+    image=ImageRef(repository="name", digest="sha256:" + "b" * 64, tags=("a" * 40,)),
+    engine="host",
+    hardware={"cores": 4},
+    server={"server": {"version": "0.32.0", "models": ["tiny"]}},
+    stages=(StageResult(name="streaming", verdict=Verdict.FAILED, seconds=1.5, cases=CASES, log="key=hunter2 done\n"),),
+    started_at="2026-11-21T10:15:00+00:00",
+    seconds=125.0,
+    timings={"build": 0.4, "server": 20.0},
+)
+
+
+def test_a_report_survives_json() -> None:
+    assert document.from_json(json.loads(json.dumps(document.to_json(REPORT)))) == REPORT
+
+
+def test_a_report_with_an_edited_verdict_is_refused() -> None:
+    data = document.to_json(REPORT) | {"verdict": "passed"}
+    with pytest.raises(ConfigError, match="its stages give failed"):
+        document.from_json(data)
+
+
+def test_a_report_of_another_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="format"):
+        document.from_json({"format": "something/else"})
+
+
+def test_the_summary_is_what_other_programs_rely_on() -> None:
+    found = document.summary(REPORT, "/there")
+    assert set(found) == {"verdict", "commit", "image", "engine", "seconds", "report_dir", "stages"}
+    assert found["commit"] == {"sha": "a" * 40, "dirty": False}
+    (stage,) = found["stages"]
+    assert {"passed": 1, "failed": 1, "errored": 0, "skipped": 1}.items() <= stage["cases"].items()
+    assert stage["failures"] == [{"case": "a::fails", "message": "<b>not</b> equal"}]
+
+
+def test_a_stage_that_errored_as_a_whole_tells_why_in_the_summary() -> None:
+    broken = StageResult(name="unit", verdict=Verdict.ERRORED, seconds=0.0, message="the server died")
+    found = document.summary(replace(REPORT, stages=(broken,), commit=None, image=None), "/there")
+    assert found["commit"] is None
+    assert found["image"] is None
+    assert found["stages"][0]["failures"] == [{"case": "", "message": "the server died"}]
+
+
+def test_the_folder_holds_every_view_and_latest_points_to_it(tmp_path: Path) -> None:
+    parent = tmp_path / ".vllm-ci" / "runs"
+    written = folder.write(parent, REPORT, {"server": "ready\n"})
+    names = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
+    assert names == {"report.json", "junit.xml", "ctrf.json", "report.html", "logs/streaming.log", "logs/server.log"}
+    assert (parent / "latest").resolve() == written
+    assert written.name == f"20261121-101500-{'a' * 12}"
+    assert (tmp_path / ".vllm-ci" / ".gitignore").read_text() == "*\n"
+
+
+def test_two_runs_in_one_second_get_a_folder_each(tmp_path: Path) -> None:
+    one, two = folder.write(tmp_path, REPORT, {}), folder.write(tmp_path, REPORT, {})
+    assert one != two
+    assert (tmp_path / "latest").resolve() == two
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_secrets_stand_in_no_file(tmp_path: Path) -> None:
+    awkward = 'pass"word\\with\nlines'
+    report = replace(REPORT, server={"note": awkward})
+    written = folder.write(
+        tmp_path, report, {"server": f"authorization: hunter2 and {awkward}"}, secrets=("hunter2", awkward, "")
+    )
+    for path in written.rglob("*"):
+        if path.is_file():
+            assert "hunter2" not in path.read_text(), path
+            assert "with\\nlines" not in path.read_text(), path
+    assert json.loads((written / "report.json").read_text())["server"]["note"] == "***"
+
+
+def test_a_folder_that_cannot_be_written_is_errored_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ErroredError, match="--report-dir"):
+        folder.write(tmp_path / "file" / "runs", REPORT, {})
+
+
+def test_the_page_shows_everything_and_trusts_nothing() -> None:
+    page = html.from_report(REPORT)
+    for text in (
+        "a" * 40,
+        "sha256:" + "b" * 64,
+        "a::fails",
+        "assert 1 == 2",
+        "no embeddings",
+        "ttft_ms",
+        "0.32.0",
+        "2 min 5 s",
+    ):
+        assert text in page, text
+    assert "<b>not</b>" not in page
+    assert "&lt;b&gt;not&lt;/b&gt;" in page
+    assert "http://" not in page.replace("http-equiv", "")
+    assert "https://" not in page
+
+
+def test_the_page_says_what_can_never_be_published() -> None:
+    dirty = replace(REPORT, commit=Commit(sha="a" * 40, dirty=True), double=True)
+    page = html.from_report(dirty)
+    assert "never published" in page
+    assert "test double" in page
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0123, "12 ms"), (3.44, "3.4 s"), (125.0, "2 min 5 s")])
+def test_times_are_written_for_people(value: float, text: str) -> None:
+    assert html.seconds(value) == text
