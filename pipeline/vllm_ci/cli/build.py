@@ -19,7 +19,8 @@ from vllm_ci.cli.output import json_option, print_json
 )
 @option("--platform", metavar="LIST", help="Platforms, separated by commas; by default this machine's.")
 @option("--compression", type=click.Choice(["gzip", "zstd"]), help="How layers are compressed.")
-@option("--output", metavar="oci:DIR", help="Also export to a folder (oci:DIR) or one file (oci-archive:FILE).")
+@option("--push", metavar="NAME", help="Push to registry/name, under the commit's tag.")
+@option("--output", metavar="WHERE", help="Also export to a folder (oci:DIR) or one file (oci-archive:FILE).")
 @option("--dirty/--no-dirty", default=None, help="Build from the work tree, or from the commit even when the tree is dirty.")
 @option(
     "--facts",
@@ -27,9 +28,20 @@ from vllm_ci.cli.output import json_option, print_json
     help="Folder that gets build.json, config.json and manifest.json.",
 )
 @option("--threads", type=click.IntRange(1), help="Layers written at once; by default one for each processor.")
+@click.option("--check", is_flag=True, help="Build again from nothing but downloads, and compare digests.")
 @json_option
 @click.pass_context
-def build(context: click.Context, /, *, commit: str, facts: Path | None, as_json: bool, **options: Any) -> None:
+def build(
+    context: click.Context,
+    /,
+    *,
+    commit: str,
+    push: str | None,
+    check: bool,
+    facts: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Build the image of COMMIT (by default HEAD).
 
     \b
@@ -37,17 +49,26 @@ def build(context: click.Context, /, *, commit: str, facts: Path | None, as_json
       vllm-ci build
       vllm-ci build v1.4.0 --image cuda --platform linux/amd64,linux/arm64
       vllm-ci build --output oci:./image --json
+      vllm-ci build --push registry.example.com/team/vllm
     """
-    from vllm_ci.cli.building import describe, opened, run, write_facts
+    from vllm_ci.cli import building
 
-    work = opened(context, commit, options)
-    image = run(work, progress=lambda line: click.echo(line, err=True))
-    found = describe(work, image)
+    def progress(line: str) -> None:
+        click.echo(line, err=True)
+
+    work = building.opened(context, commit, options)
+    image = building.run(work, progress=progress)
+    if check:
+        building.check(work, image, progress=progress)
+    pushed = building.push(work, image, push, progress=progress) if push else 0
+    found = building.describe(work, image, repository=push or "", pushed_bytes=pushed)
     if facts:
-        write_facts(facts, image, found)
+        building.write_facts(facts, image, found)
     if as_json:
         print_json(found)
         return
+    for line in image.explain[: len(image.explain) - len(image.layers)]:
+        click.echo(line)
     for layer in image.layers:
         click.echo(f"{layer.tier:<16} {layer.size_bytes / 1e6:>10,.1f} MB  {layer.digest[:19]}  {layer.reason}")
     click.echo(f"{image.ref.repository}:{image.ref.tags[0]}  {image.ref.digest}  {image.seconds:.2f} s")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import click
 from vllm_ci import vcs
 from vllm_ci.cli import options as shared
 from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.spec import Compression, ImageSpec
 from vllm_ci.images import integrity, spec, store
 from vllm_ci.images.build import BuiltImage, build
+from vllm_ci.images.export import Output
 from vllm_ci.images.spec import host_platform
+from vllm_ci.images.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class Work:
     source: Path
     commit: Commit
     spec: ImageSpec
-    output: str
+    output: Output
     threads: int
 
 
@@ -37,39 +42,86 @@ def opened(context: click.Context, revision: str, options: dict[str, Any]) -> Wo
         UsageError: There is no such commit or spec.
     """
     loaded = shared.loaded(context)
-    section = loaded.config.image
-    checkout = vcs.root(loaded.folder)
-    commit = vcs.discover(checkout, revision)
+    commit = vcs.discover(vcs.root(loaded.folder), revision)
     if options.get("dirty") is not None:
         commit = replace(commit, dirty=bool(options["dirty"]))
-    name = options.get("image") or section.place(loaded.folder)
-    targets = tuple(part.strip() for part in (options.get("platform") or "").split(",") if part.strip()) or section.platforms
-    plain = spec.load(name, targets=targets)
-    changed = section.over(dict(plain.env), dict(plain.labels))
+    targets = tuple(part.strip() for part in (options.get("platform") or "").split(",") if part.strip())
+    chosen = spec_of(context, options.get("image"), targets=targets)
     if options.get("compression"):
-        changed["compression"] = Compression(options["compression"])
+        chosen = chosen.changed(compression=Compression(options["compression"]))
     return Work(
         source=loaded.folder,
         commit=commit,
-        spec=spec.check(plain.changed(**changed)),
-        output=options.get("output") or "",
+        spec=chosen,
+        output=Output.parse(options.get("output") or ""),
         threads=options.get("threads") or 0,
     )
 
 
-def run(work: Work, *, progress: Any) -> BuiltImage:
-    """Build it."""
-    kind, _, place = work.output.partition(":")
-    folder = Path(place) if kind == "oci" and place else None
-    return build(source=work.source, commit=work.commit, spec=work.spec, output=folder, progress=progress, threads=work.threads)
+def spec_of(context: click.Context, name: str | None, *, targets: tuple[str, ...] = ()) -> ImageSpec:
+    """The image spec that configuration and options ask for.
+
+    Raises:
+        ConfigError: Configuration or spec is not valid.
+        UsageError: There is no such spec.
+    """
+    loaded = shared.loaded(context)
+    section = loaded.config.image
+    plain = spec.load(name or section.place(loaded.folder), targets=targets or section.platforms)
+    return spec.check(plain.changed(**section.over(dict(plain.env), dict(plain.labels))))
 
 
-def describe(work: Work, image: BuiltImage) -> dict[str, Any]:
+def run(work: Work, *, progress: Callable[[str], None]) -> BuiltImage:
+    """Build it, and export it where asked."""
+    image = build(source=work.source, commit=work.commit, spec=work.spec, progress=progress, threads=work.threads)
+    return work.output.export(image)
+
+
+def check(work: Work, image: BuiltImage, *, progress: Callable[[str], None]) -> None:
+    """Build once more from nothing but downloads, and compare.
+
+    Raises:
+        FailedError: The digest is another one.
+    """
+    store = Store()
+    with tempfile.TemporaryDirectory(dir=store.root, prefix="check-") as folder:
+        fresh = Store(Path(folder))
+        for name in ("wheels", "debs"):
+            (store.root / name).mkdir(exist_ok=True)
+            (fresh.root / name).symlink_to(store.root / name)
+        again = build(
+            source=work.source, commit=work.commit, spec=work.spec, progress=progress, threads=work.threads, store=fresh
+        )
+    if again.ref.digest != image.ref.digest:
+        pairs = zip(image.layers, again.layers, strict=True)
+        other = [old.tier for old, new in pairs if old.digest != new.digest]
+        raise FailedError(
+            f"built again from nothing, the image is another one: {again.ref.digest}, not {image.ref.digest}",
+            why=f"layers that differ: {', '.join(other) or 'none (config or manifest)'}",
+            remedy="please report this with both digests: the same inputs have to give the same bytes",
+        )
+
+
+def push(work: Work, image: BuiltImage, repository: str, *, progress: Callable[[str], None]) -> int:
+    """Push it; the bytes that were sent.
+
+    Raises:
+        RegistryError: The registry refused or broke off.
+    """
+    from vllm_ci.registry.transfer import push as send
+
+    tags = image.ref.tags if not work.commit.dirty else ()
+    sent = send(Store().layout, image.ref.digest, repository, tags)
+    progress(f"pushed {sent.reference}: {sent.pushed_bytes / 1e3:,.1f} kB in {sent.seconds:.1f} s")
+    return sent.pushed_bytes
+
+
+def describe(work: Work, image: BuiltImage, *, repository: str = "", pushed_bytes: int = 0) -> dict[str, Any]:
     """The JSON object of ``vllm-ci build --json``."""
     return {
         "commit": {"sha": work.commit.sha, "dirty": work.commit.dirty},
         "image": {
-            "reference": image.ref.reference,
+            "reference": f"{repository}@{image.ref.digest}" if repository else image.ref.reference,
             "digest": image.ref.digest,
             "tags": list(image.ref.tags),
             "layout": str(image.layout),
@@ -87,7 +139,8 @@ def describe(work: Work, image: BuiltImage) -> dict[str, Any]:
             }
             for layer in image.layers
         ],
-        "pushed_bytes": 0,
+        "explain": list(image.explain),
+        "pushed_bytes": pushed_bytes,
     }
 
 

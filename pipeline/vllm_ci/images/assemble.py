@@ -193,6 +193,7 @@ class Assembler:
             raise
         facts = {
             "tier": item.tier,
+            "inputs": dict(item.inputs),
             "digest": written.digest,
             "diff_id": written.diff_id,
             "size_bytes": written.size_bytes,

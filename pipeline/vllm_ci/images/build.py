@@ -68,7 +68,6 @@ def build(
     source: Path,
     commit: Commit,
     spec: ImageSpec,
-    output: Path | None = None,
     progress: Progress = lambda _: None,
     store: Store | None = None,
     threads: int = 0,
@@ -79,7 +78,6 @@ def build(
         source: Folder that overlays are relative to, in a checkout of the commit.
         commit: What to build; a dirty one is built from the work tree.
         spec: What the image is made of.
-        output: Folder to export the image to as an OCI image layout; the store's own layout holds it in any case.
         progress: Told what happens, one line at a time.
         store: Where layers are kept; ``VLLM_CI_HOME`` by default.
         threads: How many layers are written at once; as many as there are processors by default.
@@ -94,7 +92,10 @@ def build(
     images: dict[str, dict[str, Any]] = {}
     layers: list[LayerInfo] = []
     explain: list[str] = []
-    with Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, progress=progress) as assembler:
+    with (
+        store.in_use(),
+        Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, progress=progress) as assembler,
+    ):
         for platform in spec.targets:
             contents = assembler.contents(source, commit, platform)
             made = assembler.layers(contents)
@@ -114,11 +115,9 @@ def build(
     final = next(iter(images.values())) if len(images) == 1 else oci.index(store, images, commit)
     tag = spec.tag(commit.sha + ("-dirty" if commit.dirty else ""))
     store.tag(final, (f"{spec.repository}:{tag}",))
-    if output:
-        oci.export(store, final, output, tag)
     return BuiltImage(
         ref=ImageRef(repository=spec.repository, digest=final["digest"], tags=(tag,)),
-        layout=output or store.layout,
+        layout=store.layout,
         layers=tuple(layers),
         seconds=time.monotonic() - started,
         explain=tuple(explain),

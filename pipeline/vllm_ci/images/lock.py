@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from vllm_ci.domain.errors import BuildError, ConfigError
@@ -27,25 +28,60 @@ class Change:
     after: str
 
 
-def lock(spec: ImageSpec, *, arguments: Iterable[str] = (), progress: Callable[[str], None]) -> tuple[Change, ...]:
+def lock(
+    spec: ImageSpec,
+    *,
+    upgrade: bool = False,
+    packages: Iterable[str] = (),
+    exclude_newer: str = "",
+    only: str = "",
+    dry_run: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Change, ...]:
     """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
 
     Args:
         spec: What to lock.
-        arguments: Options for uv's resolver (``--upgrade-package NAME``, ``--exclude-newer DATE``).
+        upgrade: Take the newest wheels of everything; else versions that still fit stay. Debian packages follow their suite.
+        packages: Projects to take the newest wheels of.
+        exclude_newer: Date after which nothing is taken.
+        only: ``wheels`` or ``debs``; empty for both.
+        dry_run: Write nothing.
         progress: Told what happens.
 
     Raises:
         BuildError: Nothing satisfies the spec.
     """
-    before = _versions(spec)
-    progress(f"resolving wheels for {', '.join(spec.platforms)}")
-    wheels = resolve_wheels(spec, arguments=tuple(arguments))
-    write_wheels(spec.wheels_lock, wheels, spec.platforms, spec=spec.name)
-    if spec.base.suite:
+    old_wheels = _locked(lambda: read_wheels(spec.wheels_lock, spec.platforms))
+    old_debs = _locked(lambda: read_debs(spec.debs_lock))
+    new_wheels, new_debs = old_wheels, old_debs
+    if only != "debs":
+        progress(f"resolving wheels for {', '.join(spec.platforms)}")
+        arguments = [part for name in packages for part in ("--upgrade-package", name)]
+        arguments += ["--exclude-newer", exclude_newer] if exclude_newer else []
+        new_wheels = resolve_wheels(
+            spec, prefer={} if upgrade else {w.project: w.version for w in old_wheels}, arguments=arguments
+        )
+    if only != "wheels":
         progress(f"resolving Debian packages of {spec.base.suite}")
-        write_debs(spec.debs_lock, resolve_debs(spec), spec=spec.name)
-    after = _versions(spec)
+        new_debs = resolve_debs(spec)
+    if not dry_run:
+        write_wheels(spec.wheels_lock, new_wheels, spec.platforms, spec=spec.name)
+        write_debs(spec.debs_lock, new_debs, spec=spec.name)
+    return _changes(_versions(old_wheels, old_debs), _versions(new_wheels, new_debs))
+
+
+_Locked = TypeVar("_Locked")
+
+
+def _locked(read: Callable[[], tuple[_Locked, ...]]) -> tuple[_Locked, ...]:
+    try:
+        return read()
+    except ConfigError:
+        return ()
+
+
+def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
     return tuple(
         Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
         for name in sorted({*before, *after})
@@ -53,20 +89,14 @@ def lock(spec: ImageSpec, *, arguments: Iterable[str] = (), progress: Callable[[
     )
 
 
-def _versions(spec: ImageSpec) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for read in (lambda: read_wheels(spec.wheels_lock, spec.platforms), lambda: read_debs(spec.debs_lock)):
-        try:
-            locked: Iterable[LockedWheel | LockedDeb] = read()
-        except ConfigError:
-            continue
-        for item in locked:
-            name = f"{item.project} (wheel)" if isinstance(item, LockedWheel) else f"{item.name} ({item.architecture})"
-            found[name] = item.version
-    return found
+def _versions(wheels: Iterable[LockedWheel], debs: Iterable[LockedDeb]) -> dict[str, str]:
+    return {
+        **{f"{wheel.project} (wheel)": wheel.version for wheel in wheels},
+        **{f"{deb.name} ({deb.architecture})": deb.version for deb in debs},
+    }
 
 
-def resolve_wheels(spec: ImageSpec, *, arguments: tuple[str, ...] = ()) -> tuple[LockedWheel, ...]:
+def resolve_wheels(spec: ImageSpec, *, prefer: Mapping[str, str], arguments: Iterable[str] = ()) -> tuple[LockedWheel, ...]:
     """The wheels for each platform of ``spec``; one entry where several platforms take the same file."""
     indexes = configured()
     chosen: dict[str, tuple[dict[str, str], list[str]]] = {}
@@ -78,6 +108,7 @@ def resolve_wheels(spec: ImageSpec, *, arguments: tuple[str, ...] = ()) -> tuple
             glibc=spec.glibc,
             platform=platform,
             indexes=indexes,
+            prefer=prefer,
             arguments=arguments,
         ):
             filename, sha256, place = uv.wheel_of(package)

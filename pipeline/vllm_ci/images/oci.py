@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.commit import Commit
@@ -16,7 +13,7 @@ from vllm_ci.images import layer
 from vllm_ci.images.foundation import Foundation
 from vllm_ci.images.locks import LockedWheel
 from vllm_ci.images.plan import LayerPlan
-from vllm_ci.images.store import CONFIG, INDEX, MANIFEST, REF_NAME, Store, canonical, write
+from vllm_ci.images.store import CONFIG, INDEX, MANIFEST, Store, canonical
 
 
 def created(commit: Commit) -> str:
@@ -115,6 +112,12 @@ def _descriptor(store: Store, media_type: str, content: bytes) -> dict[str, Any]
     return {"mediaType": media_type, "digest": store.add(content), "size": len(content)}
 
 
+def described(store: Store, digest: str) -> dict[str, Any]:
+    """Descriptor of a manifest or index in the store."""
+    content = store.read(digest)
+    return {"mediaType": json.loads(content)["mediaType"], "digest": digest, "size": len(content)}
+
+
 def reachable(store: Store, descriptor: dict[str, Any]) -> list[str]:
     """Digests of all blobs of an image or index, itself included; those of manifests last."""
     manifest = json.loads(store.read(descriptor["digest"]))
@@ -124,19 +127,3 @@ def reachable(store: Store, descriptor: dict[str, Any]) -> list[str]:
     if "config" in manifest:
         below += [manifest["config"]["digest"], *(item["digest"] for item in manifest["layers"])]
     return list(dict.fromkeys([*below, descriptor["digest"]]))
-
-
-def export(store: Store, descriptor: dict[str, Any], folder: Path, tag: str) -> None:
-    """Make ``folder`` an OCI image layout with this one image; blobs are linked where the disk allows it."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True, exist_ok=True)
-    for digest in reachable(store, descriptor):
-        target = blobs / digest.removeprefix("sha256:")
-        if not target.exists():
-            try:
-                os.link(store.blob(digest), target)
-            except OSError:
-                shutil.copyfile(store.blob(digest), target)
-    write(folder / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
-    named = {**descriptor, "annotations": {REF_NAME: tag}}
-    write(folder / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": [named]}))

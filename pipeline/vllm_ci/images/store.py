@@ -38,11 +38,11 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``, across threads and processes; the kernel lets go when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
@@ -140,6 +140,14 @@ class Store:
         """Context in which this builder alone works on ``key``."""
         return locked(self.root / "locks" / key)
 
+    def in_use(self) -> AbstractContextManager[None]:
+        """Context in which nothing of the store is pruned; many may be in it at once."""
+        return locked(self.root / "locks" / "prune", shared=True)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Context for whoever prunes."""
+        return locked(self.root / "locks" / "prune")
+
     def prepare(self) -> None:
         """Make the layout one."""
         self.blobs.mkdir(parents=True, exist_ok=True)
@@ -181,22 +189,30 @@ class Store:
         """Keep ``value`` (JSON) under ``key``."""
         write(self.root / kind / f"{key}.json", canonical(value))
 
+    def index(self) -> list[dict[str, Any]]:
+        """Descriptors of the images built here, each with its name."""
+        try:
+            manifests: list[dict[str, Any]] = json.loads((self.layout / "index.json").read_bytes())["manifests"]
+        except FileNotFoundError:
+            return []
+        return manifests
+
+    def keep_only(self, manifests: list[dict[str, Any]]) -> None:
+        """Forget all other images."""
+        write(self.layout / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+
     def tag(self, descriptor: dict[str, Any], names: tuple[str, ...]) -> None:
         """Name an image in the layout's index; a name that was another image's moves.
 
         Format: OCI image specification, image layout, ``index.json``.
         """
         self.prepare()
-        path = self.layout / "index.json"
         with self.lock("index"):
-            index: dict[str, Any] = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
-            if path.exists():
-                index = json.loads(path.read_bytes())
+            before = self.index()
             wanted = [{**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: name}} for name in names]
-            kept = [item for item in index["manifests"] if item.get("annotations", {}).get(REF_NAME) not in names]
-            manifests = kept + wanted
-            if manifests != index["manifests"]:
-                write(path, canonical({**index, "manifests": manifests}))
+            kept = [item for item in before if item.get("annotations", {}).get(REF_NAME) not in names]
+            if kept + wanted != before:
+                self.keep_only(kept + wanted)
 
 
 def image_manifest(digest: str, *, platform: str = "", store: Store | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,6 +35,9 @@ def materialise(digest: str, *, platform: str = "", store: Store | None = None) 
     diff_ids = image_config(digest, platform=platform, store=store)["rootfs"]["diff_ids"]
     name = f"image-{manifest['config']['digest'].removeprefix('sha256:')[:32]}"
     layers = list(zip(diff_ids, manifest["layers"], strict=True))
+    # What was used lately is not pruned.
+    for each in (name, *(layer_name(diff_id) for diff_id in diff_ids)):
+        touch(store.trees / each)
 
     def fill(part: Path) -> None:
         with ThreadPoolExecutor(4, thread_name_prefix="unpack") as pool:
@@ -45,13 +48,24 @@ def materialise(digest: str, *, platform: str = "", store: Store | None = None) 
     return _once(store, name, fill, needed_bytes=0)
 
 
+def layer_name(diff_id: str) -> str:
+    """Name of an unpacked layer among the trees."""
+    return f"layer-{diff_id.removeprefix('sha256:')[:32]}"
+
+
+def touch(path: Path) -> None:
+    """Mark as used now, if it is there."""
+    with suppress(FileNotFoundError):
+        os.utime(path)
+
+
 def unpacked(store: Store, diff_id: str, descriptor: dict[str, Any]) -> Path:
     """A layer's content as a folder, whiteouts included as the files that they are in the tar."""
 
     def fill(part: Path) -> None:
         _extract(store.blob(descriptor["digest"]), part)
 
-    return _once(store, f"layer-{diff_id.removeprefix('sha256:')[:32]}", fill, needed_bytes=3 * int(descriptor["size"]))
+    return _once(store, layer_name(diff_id), fill, needed_bytes=3 * int(descriptor["size"]))
 
 
 def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes: int) -> Path:

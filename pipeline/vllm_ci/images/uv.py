@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -47,9 +48,12 @@ def resolve(
     glibc: str,
     platform: str,
     indexes: Indexes,
+    prefer: Mapping[str, str],
     arguments: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """The packages of a resolution, as ``pylock.toml`` (PEP 751) has them: wheels for ``platform`` only.
+
+    ``prefer`` has versions (by project) to stay with where they still fit.
 
     Raises:
         BuildError: There is none.
@@ -58,6 +62,7 @@ def resolve(
         wanted, replaced, output = (Path(folder) / name for name in ("requirements.in", "overrides.txt", "pylock.toml"))
         wanted.write_text("\n".join(requirements) + "\n")
         replaced.write_text("\n".join(overrides) + "\n")
+        output.write_text(_preferences(prefer))
         target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
         places = ["--default-index", indexes.urls[0]]
         for url in indexes.urls[1:]:
@@ -79,6 +84,14 @@ def resolve(
         content = tomllib.loads(output.read_text())
     packages: list[dict[str, Any]] = content["packages"]
     return packages
+
+
+def _preferences(versions: Mapping[str, str]) -> str:
+    """An output file from before, as far as uv reads one: versions that stay unless told otherwise."""
+    tables = [
+        f"[[packages]]\nname = {json.dumps(name)}\nversion = {json.dumps(version)}\n" for name, version in versions.items()
+    ]
+    return "\n".join(['lock-version = "1.0"\ncreated-by = "uv"\n', *tables])
 
 
 def wheel_of(package: dict[str, Any]) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ import pytest
 from imagery.world import PYTHON, SITE, World, furnish, git
 from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
 from vllm_ci.domain.spec import Compression, Overlay, Tier
+from vllm_ci.images.export import Output
 from vllm_ci.images.integrity import manifest
 from vllm_ci.images.store import Store, image_manifest
 from vllm_ci.images.tree import materialise
@@ -227,15 +228,8 @@ def test_several_platforms_give_an_index_with_a_manifest_each(world: World) -> N
 
 
 def test_an_exported_layout_is_whole_and_names_the_tag(world: World, tmp_path: Path) -> None:
-    from vllm_ci.images.build import build
-
-    image = build(
-        source=world.repository,
-        commit=discover(world.repository),
-        spec=world.spec(),
-        store=world.store,
-        output=tmp_path / "out",
-    )
+    image = Output.parse(f"oci:{tmp_path / 'out'}").export(world.build(), store=world.store)
+    assert image.layout == tmp_path / "out"
     index = json.loads((tmp_path / "out" / "index.json").read_bytes())
     assert index["manifests"][0]["digest"] == image.ref.digest
     assert index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] == image.ref.tags[0]
@@ -270,15 +264,7 @@ def test_the_manifest_of_files_says_what_each_file_must_be(world: World) -> None
 
 
 def test_an_image_can_stand_on_another_by_digest(world: World, tmp_path: Path) -> None:
-    from vllm_ci.images.build import build
-
-    under = build(
-        source=world.repository,
-        commit=discover(world.repository),
-        spec=world.spec(),
-        store=world.store,
-        output=tmp_path / "under",
-    )
+    under = Output.parse(f"oci:{tmp_path / 'under'}").export(world.build(), store=world.store)
     base = dataclasses.replace(
         world.spec().base, image=f"oci:{tmp_path / 'under'}@{under.ref.digest}", interpreter="/usr/local/bin/python3"
     )

@@ -224,7 +224,11 @@ def test_the_compile_step_builds_the_commits_own_dockerfile_with_its_git_history
     docker.write_text(
         f"""#!/bin/sh
 while [ $# -gt 1 ]; do
-  case $1 in --file) cp "$2" {tmp_path}/Dockerfile;; --output) out=${{2#type=local,dest=}};; --build-arg) echo "$2" >>{tmp_path}/args;; esac
+  case $1 in
+    --file) cp "$2" {tmp_path}/Dockerfile;;
+    --output) out=${{2#type=local,dest=}};;
+    --build-arg) echo "$2" >>{tmp_path}/args;;
+  esac
   shift
 done
 git -C "$1" rev-parse HEAD >{tmp_path}/context

@@ -1,0 +1,67 @@
+"""``vllm-ci lock``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.output import json_option, print_json
+
+
+@click.command()
+@config_option
+@option(
+    "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
+)
+@click.option("--upgrade", is_flag=True, help="Take the newest of everything (else versions that still fit stay).")
+@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Take the newest of this package; repeat.")
+@click.option("--exclude-newer", metavar="DATE", help="Take nothing that was published after this date.")
+@click.option("--only", type=click.Choice(["wheels", "debs"]), help="Write only this lock.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@json_option
+@click.pass_context
+def lock(
+    context: click.Context,
+    /,
+    *,
+    upgrade: bool,
+    packages: tuple[str, ...],
+    exclude_newer: str | None,
+    only: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write the locks of an image spec: wheels and Debian packages, by version and hash, for all its platforms.
+
+    \b
+    Examples:
+      vllm-ci lock --image cuda
+      vllm-ci lock --image images/mine.yaml --upgrade-package vllm
+
+    Where packages come from is what uv's, pip's and apt's own configuration says.
+    """
+    from vllm_ci.cli.building import spec_of
+    from vllm_ci.images.lock import lock as write
+
+    spec = spec_of(context, options.get("image"))
+    changes = write(
+        spec,
+        upgrade=upgrade,
+        packages=packages,
+        exclude_newer=exclude_newer or "",
+        only=only or "",
+        dry_run=dry_run,
+        progress=lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        listed = [{"name": change.name, "before": change.before, "after": change.after} for change in changes]
+        print_json(
+            {"wheels_lock": str(spec.wheels_lock), "debs_lock": str(spec.debs_lock), "written": not dry_run, "changes": listed}
+        )
+        return
+    for change in changes:
+        click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'gone'}")
+    click.echo(f"{len(changes)} changes; {'nothing' if dry_run else f'{spec.wheels_lock} and {spec.debs_lock}'} written")

@@ -1,0 +1,98 @@
+"""An image as a folder or a file of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.images import oci
+from vllm_ci.images.build import BuiltImage
+from vllm_ci.images.layer import MTIME
+from vllm_ci.images.store import INDEX, REF_NAME, Store, canonical, disk, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where an image goes besides the store.
+
+    Attributes:
+        kind: ``oci`` (a folder), ``oci-archive`` (a tar file), or empty.
+        path: Which.
+    """
+
+    kind: str = ""
+    path: Path = Path()
+
+    @classmethod
+    def parse(cls, text: str) -> Output:
+        """From ``oci:FOLDER`` or ``oci-archive:FILE``.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        if not text:
+            return cls()
+        kind, _, place = text.partition(":")
+        if kind not in {"oci", "oci-archive"} or not place:
+            raise UsageError(f"cannot write an image to {text}", remedy="write oci:FOLDER or oci-archive:FILE")
+        return cls(kind=kind, path=Path(place).expanduser())
+
+    def export(self, image: BuiltImage, *, store: Store | None = None) -> BuiltImage:
+        """Write the image there; the image, at home in its new place when that is a layout."""
+        if not self.kind:
+            return image
+        store = store or Store()
+        with disk(self.path, needed_bytes=sum(layer.size_bytes for layer in image.layers)):
+            if self.kind == "oci":
+                folder(store, image.ref.digest, self.path, image.ref.tags)
+                return replace(image, layout=self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".part-") as part:
+                folder(store, image.ref.digest, Path(part) / "layout", image.ref.tags)
+                _archive(Path(part) / "layout", Path(part) / "archive")
+                (Path(part) / "archive").replace(self.path)
+        return image
+
+
+def folder(store: Store, digest: str, path: Path, tags: Iterable[str]) -> None:
+    """Make ``path`` an OCI image layout that holds one image; blobs are linked where the disk allows it."""
+    blobs = path / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    descriptor = oci.described(store, digest)
+    for found in oci.reachable(store, descriptor):
+        target = blobs / found.removeprefix("sha256:")
+        if not target.exists():
+            _link_or_copy(store.blob(found), target)
+    write(path / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
+    named = [{**descriptor, "annotations": {REF_NAME: tag}} for tag in tags] or [descriptor]
+    write(path / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": named}))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _archive(source: Path, target: Path) -> None:
+    """The layout as one deterministic tar file."""
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        for path in sorted(source.rglob("*")):
+            info = archive.gettarinfo(path, str(path.relative_to(source)))
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            info.mtime, info.mode = MTIME, 0o755 if path.is_dir() else 0o644
+            # Blobs that are linked elsewhere are files like all others here.
+            if path.is_file():
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", path.stat().st_size
+                with path.open("rb") as file:
+                    archive.addfile(info, file)
+            else:
+                archive.addfile(info)

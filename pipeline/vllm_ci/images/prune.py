@@ -1,0 +1,175 @@
+"""What the cache holds, and what of it may go: by reachability from the images built here, by age, by size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_ci.images import oci
+from vllm_ci.images.store import REF_NAME, Store, image_config
+from vllm_ci.images.tree import layer_name
+
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of thing in the cache.
+
+    Attributes:
+        name: ``images``, ``wheels`` ...
+        count: Number of images, files or trees.
+        size_bytes: On disk; trees share files with each other, and each file counts once.
+    """
+
+    name: str
+    count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What was, or would be, deleted.
+
+    Attributes:
+        images: Names of images.
+        paths: Files and folders.
+        freed_bytes: Their size on disk.
+    """
+
+    images: tuple[str, ...]
+    paths: tuple[Path, ...]
+    freed_bytes: int
+
+
+def show(store: Store) -> tuple[Kind, ...]:
+    """What the cache holds."""
+    return (
+        Kind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
+        *(
+            Kind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
+            for name in ("wheels", "debs", "bytecode", "trees", "compiled")
+        ),
+    )
+
+
+def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> Pruned:
+    """Delete images not built for a while, then the least recently built ones until the rest fits, and all that nothing needs.
+
+    Waits for builds that are under way.
+
+    Args:
+        store: Where.
+        older_than_days: Images, wheels, trees ... that were used later than this stay.
+        max_bytes: Blobs of images together; 0 for no limit.
+        dry_run: Delete nothing.
+    """
+    with store.alone():
+        before = store.index()
+        kept = _kept(store, before, time.time() - older_than_days * _DAY_S, max_bytes)
+        names = tuple(item["annotations"][REF_NAME] for item in before if item not in kept)
+        paths = [*_unreachable(store, kept), *_old(store, kept, time.time() - older_than_days * _DAY_S), *_leftovers(store)]
+        seen: set[int] = set()
+        freed = sum(_size(path, seen) for path in paths)
+        if not dry_run:
+            if len(kept) != len(before):
+                store.keep_only(kept)
+            for path in paths:
+                _delete(path)
+    return Pruned(images=names, paths=tuple(paths), freed_bytes=freed)
+
+
+def _used(store: Store, item: dict[str, Any]) -> float:
+    try:
+        return store.blob(item["digest"]).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _kept(store: Store, items: list[dict[str, Any]], since: float, max_bytes: int) -> list[dict[str, Any]]:
+    """Images that stay, the most recently built first considered; each blob counts once."""
+    kept: list[dict[str, Any]] = []
+    blobs: set[str] = set()
+    size = 0
+    for item in sorted(items, key=lambda item: -_used(store, item)):
+        if _used(store, item) < since:
+            continue
+        new = set(oci.reachable(store, item)) - blobs
+        more = sum(store.blob(digest).stat().st_size for digest in new if store.blob(digest).exists())
+        if kept and max_bytes and size + more > max_bytes:
+            continue
+        kept.append(item)
+        blobs |= new
+        size += more
+    return [item for item in items if item in kept]
+
+
+def _unreachable(store: Store, kept: list[dict[str, Any]]) -> Iterator[Path]:
+    reachable = {digest.removeprefix("sha256:") for item in kept for digest in oci.reachable(store, item)}
+    if not store.blobs.is_dir():
+        return
+    yield from (path for path in store.blobs.iterdir() if path.name not in reachable and not path.name.startswith("."))
+    for path in (store.root / "files").glob("*.json"):
+        if path.stem not in reachable:
+            yield path
+    for path in (store.root / "layers").glob("*.json"):
+        if json.loads(path.read_bytes())["digest"].removeprefix("sha256:") not in reachable:
+            yield path
+
+
+def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Path]:
+    """Things that can be had again and were not used lately; trees of images that are gone, unless used today."""
+    wanted = set()
+    for item in kept:
+        for digest in _manifests(store, item):
+            config = image_config(digest, store=store)
+            wanted |= {layer_name(diff_id) for diff_id in config["rootfs"]["diff_ids"]}
+            wanted.add(f"image-{json.loads(store.read(digest))['config']['digest'].removeprefix('sha256:')[:32]}")
+    today = time.time() - _DAY_S
+    for path in _things(store, "trees"):
+        used = path.stat().st_mtime
+        if used < since or (path.name not in wanted and not path.name.startswith("debian-") and used < today):
+            yield path
+    for kind in ("wheels", "debs", "bytecode"):
+        yield from (path for path in _things(store, kind) if path.stat().st_mtime < since)
+
+
+def _manifests(store: Store, item: dict[str, Any]) -> list[str]:
+    found = json.loads(store.read(item["digest"]))
+    return [inner["digest"] for inner in found["manifests"]] if "manifests" in found else [item["digest"]]
+
+
+def _leftovers(store: Store) -> Iterator[Path]:
+    """What a killed builder left; nobody builds while we are here."""
+    for folder in (store.blobs, store.bytecode, store.trees, store.root / "layers", store.root / "files"):
+        yield from folder.glob(".part-*")
+
+
+def _things(store: Store, kind: str) -> Iterator[Path]:
+    folder = store.root / kind
+    if folder.is_dir():
+        yield from (path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _size(path: Path, seen: set[int]) -> int:
+    """Bytes on disk; of several hard links to a file, the first counts."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    size = 0
+    for file in files:
+        status = file.lstat()
+        if not file.is_dir() and status.st_ino not in seen:
+            seen.add(status.st_ino)
+            size += status.st_blocks * 512
+    return size
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
