@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,8 @@ def _remote(checkout: Path) -> str:
     if scheme == "file":
         return ""
     return f"{scheme}://{rest.rpartition('@')[2] if '@' in rest.split('/')[0] else rest}"
+
+
+if __name__ == "__main__":
+    # The commit of a checkout as JSON, for an engine that has the checkout where its caller has not: vcs.py CHECKOUT FILE
+    Path(sys.argv[2]).write_text(json.dumps(asdict(discover(Path(sys.argv[1])))))

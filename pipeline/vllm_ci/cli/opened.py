@@ -11,14 +11,12 @@ import click
 
 from vllm_ci import ci, vcs
 from vllm_ci.cli import options
-from vllm_ci.config.load import Loaded
+from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline import Source
-
-_GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +75,7 @@ def open_project(context: click.Context, stages: tuple[str, ...] = ()) -> Opened
     checkout = vcs.root(loaded.folder)
     commit = vcs.discover(checkout)
     commit = replace(commit, ref=ci.ref() or commit.ref, pull_request=ci.pull_request())
-    config = loaded.config
-    server = config.server.domain()
-    if config.server.generate_api_key:
-        os.environ.setdefault(_GENERATED_KEY, secrets.token_urlsafe(24))
-        server = replace(server, api_key_env=_GENERATED_KEY)
-    specs = config.stages.specs()
-    if unknown := [name for name in stages if name not in specs]:
-        raise ConfigError(f"there is no stage {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
-    project = Project(
-        name=loaded.name,
-        config=loaded.path.resolve().relative_to(checkout.resolve()).as_posix(),
-        model=config.model.domain(),
-        server=server,
-        stages=tuple(specs[name] for name in specs if name in (stages or config.stages.enabled())),
-    )
+    if loaded.config.server.generate_api_key:
+        os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
+    project = loaded.project(loaded.path.resolve().relative_to(checkout.resolve()).as_posix(), stages)
     return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from vllm_ci.config import document
 from vllm_ci.config.document import Document, Place
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.project import Project
 
 FILE_NAME = "vllm-ci.yaml"
+GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
+"""Name under which an engine is handed the API key that was made for one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,28 @@ class Loaded:
     def name(self) -> str:
         """The project's name."""
         return self.config.name or self.folder.name.lower()
+
+    def project(self, place: str, stages: tuple[str, ...] = ()) -> Project:
+        """As the pipeline takes it.
+
+        Args:
+            place: Path of the file in the checkout.
+            stages: Which to run; by default those that the configuration enables.
+
+        Raises:
+            ConfigError: There is no such stage.
+        """
+        specs = self.config.stages.specs()
+        if unknown := [name for name in stages if name not in specs]:
+            raise ConfigError(f"there is no stage {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
+        server = self.config.server.domain()
+        return Project(
+            name=self.name,
+            config=place,
+            model=self.config.model.domain(),
+            server=replace(server, api_key_env=GENERATED_KEY) if self.config.server.generate_api_key else server,
+            stages=tuple(specs[name] for name in specs if name in (stages or self.config.stages.enabled())),
+        )
 
     def values(self) -> list[tuple[str, object, str]]:
         """Every value as (dotted key, value, origin)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import tempfile
 import time
 import uuid
@@ -22,7 +20,6 @@ from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
 from vllm_ci.engine import Capabilities
-from vllm_ci.vcs import git
 
 try:
     import dagger
@@ -35,6 +32,7 @@ except ImportError as error:
     ) from error
 
 from vllm_ci.engines import dagger_service, dagger_tool, guard
+from vllm_ci.engines.dagger_caller import Caller, Machine
 from vllm_ci.engines.dagger_errors import translated
 from vllm_ci.engines.dagger_service import CONTROL_PORT, PORT, DaggerService
 from vllm_ci.engines.dagger_tool import REGISTRY_PORT, Tool
@@ -77,17 +75,13 @@ class DaggerEngine:
 
     Attributes:
         port: The port at the caller's that a service which does not ask for one gets; 0 is any free port.
-        tool: The tool's own environment; by default this machine's package, once connected.
-        secrets: Secrets by the name of the variable that would hold them; by default the caller's environment.
-        reach: How the caller gets at a service.
-        connected: There is a session already (inside a module's function).
+        caller: From where it is called.
+        tool: The tool's own environment; by default this package with the network of this machine.
     """
 
     port: int = 0
+    caller: Caller = field(default_factory=Machine)
     tool: Tool | None = None
-    secrets: Mapping[str, dagger.Secret] | None = None
-    reach: dagger_service.Reach = dagger_service.by_tunnel
-    connected: bool = False
     name: str = "dagger"
     capabilities: Capabilities = field(
         default=Capabilities(isolated=True, gpus=None, shm=True, platforms=("linux/amd64", "linux/arm64"))
@@ -95,10 +89,8 @@ class DaggerEngine:
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
 
     async def __aenter__(self) -> Self:
-        if not self.connected:
-            with translated("be reached"):
-                _prefer_installed_cli()
-                await self._stack.enter_async_context(dagger.connection(dagger.Config(log_output=None)))
+        with translated("be reached"):
+            await self._stack.enter_async_context(self.caller.session())
         if self.tool is None:
             self.tool = dagger_tool.of_this_machine()
         return self
@@ -110,21 +102,8 @@ class DaggerEngine:
             await self._stack.__aexit__(kind, error, trace)
 
     def directory(self, path: Path) -> DaggerDirectory:
-        """Handle on a folder of the caller's machine.
-
-        Of a checkout, what git ignores stays behind: it is no part of any commit, and it may be large.
-
-        Raises:
-            UsageError: It is a worktree, whose repository lies somewhere else.
-        """
-        if (path / ".git").is_file():
-            raise UsageError(
-                f"{path} is a git worktree",
-                why="its repository lies in another folder, which a container does not see",
-                remedy="use the main checkout or a clone (git clone --local), or --engine host",
-            )
-        exclude = _ignored(path) if (path / ".git").is_dir() else []
-        return DaggerDirectory(dag.host().directory(str(path.absolute()), exclude=exclude))
+        """Handle on a folder of the caller's."""
+        return DaggerDirectory(self.caller.directory(path))
 
     async def export(self, directory: Directory, path: Path) -> None:
         """Copy a directory's files to ``path``."""
@@ -185,7 +164,9 @@ class DaggerEngine:
         check = json.dumps([fill(word, values) for word in spec.ready])
         guarded = ("serve", str(CONTROL_PORT), str(spec.stop_grace_s), check, *(fill(word, values) for word in spec.argv))
         argv, ready = (*_GUARDED, *guarded), (*_GUARDED, "ready", str(CONTROL_PORT))
-        async with dagger_service.held(spec, container, argv=argv, ready=ready, reach=self.reach, wanted=self.port) as service:
+        async with dagger_service.held(
+            spec, container, argv=argv, ready=ready, caller=self.caller, wanted=self.port
+        ) as service:
             yield service
 
     def image(self, ref: ImageRef) -> dagger.Container:
@@ -220,15 +201,8 @@ class DaggerEngine:
             container = container.with_env_variable(name, fill(value, values))
         for secret in wanted.secrets:
             new, _, old = secret.rpartition("=")
-            container = container.with_secret_variable(new or old, self._secret(old))
+            container = container.with_secret_variable(new or old, self.caller.secret(old))
         return container
-
-    def _secret(self, name: str) -> dagger.Secret:
-        if self.secrets is not None and name in self.secrets:
-            return self.secrets[name]
-        if self.secrets is None and name in os.environ:
-            return dag.set_secret(name, os.environ[name])
-        raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
 
 
 def _handle(directory: Directory) -> dagger.Directory:
@@ -264,19 +238,3 @@ async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container
             "its environment (docs/dagger.md), or test with --gpus none",
         ) from error
     return given
-
-
-def _ignored(checkout: Path) -> list[str]:
-    """What git ignores in a checkout, as patterns that match these paths alone."""
-    listed = git("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", cwd=checkout)
-    return [_literal(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
-
-
-def _literal(path: str) -> str:
-    return "".join(f"\\{letter}" if letter in "*?[]\\!#" else letter for letter in path.rstrip("/"))
-
-
-def _prefer_installed_cli() -> None:
-    """Let the SDK use the ``dagger`` of PATH: it would download one otherwise."""
-    if found := shutil.which("dagger"):
-        os.environ.setdefault("_EXPERIMENTAL_DAGGER_CLI_BIN", found)

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import anyio
 import dagger
@@ -18,30 +17,12 @@ from dagger import dag
 from vllm_ci.domain.errors import ServiceError
 from vllm_ci.domain.program import ServiceSpec
 from vllm_ci.engines import guard
+from vllm_ci.engines.dagger_caller import Caller
 from vllm_ci.engines.dagger_errors import translated
 
 CONTROL_PORT = 4711
 PORT = 8000
 _ASK_TIMEOUT_S = 10.0
-
-
-class Reach(Protocol):
-    """How the caller of the engine gets at a port of a service."""
-
-    async def __call__(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
-        """``host:port`` from where the caller is; ``wanted`` is the port it would like there, 0 for any."""
-
-
-async def by_tunnel(service: dagger.Service, port: int, *, wanted: int = 0) -> str:
-    """From the machine of the plain client, through a tunnel."""
-    tunnel = dag.host().tunnel(service, ports=[dagger.PortForward(backend=port, frontend=wanted)])
-    endpoint = await (await tunnel.start()).endpoint()
-    return f"127.0.0.1:{endpoint.rpartition(':')[2]}"
-
-
-async def by_name(service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG001 - it has an address of its own
-    """From inside a module's function, which shares the session's network."""
-    return await service.endpoint(port=port)
 
 
 @dataclass(kw_only=True)
@@ -56,10 +37,10 @@ class DaggerService:
     token: str
     _control: str = field(default="", init=False)
 
-    async def reach(self, reach: Reach, wanted: int) -> None:
+    async def locate(self, caller: Caller, wanted: int) -> None:
         """Find out where it and its guard listen."""
-        self.url = f"http://{await reach(self.handle, self.port, wanted=wanted)}"
-        self._control = f"http://{await reach(self.handle, CONTROL_PORT)}"
+        self.url = f"http://{await caller.endpoint(self.handle, self.port, wanted=wanted)}"
+        self._control = f"http://{await caller.endpoint(self.handle, CONTROL_PORT)}"
 
     async def log(self) -> str:
         """All it wrote so far."""
@@ -90,7 +71,7 @@ async def held(
     *,
     argv: tuple[str, ...],
     ready: tuple[str, ...],
-    reach: Reach,
+    caller: Caller,
     wanted: int,
 ) -> AsyncIterator[DaggerService]:
     """Start ``argv`` in ``container``, wait until ``ready`` succeeds, hold, stop.
@@ -100,7 +81,7 @@ async def held(
         container: With everything mounted, the guard included.
         argv: Command line of the service, guarded.
         ready: Command line of its check, guarded.
-        reach: How to get at its ports.
+        caller: Who wants to reach it.
         wanted: Port it shall have at the caller's, 0 for any.
 
     Raises:
@@ -129,7 +110,7 @@ async def held(
             begun = time.monotonic()
             await _started(spec, service, ready)
             made.ready_s = time.monotonic() - begun
-            await made.reach(reach, wanted)
+            await made.locate(caller, wanted)
         yield made
     finally:
         with anyio.CancelScope(shield=True):

@@ -1,0 +1,120 @@
+"""The two places from which a Dagger engine is called: a machine (plain client), and a function of a module."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagger
+from dagger import dag
+
+import vllm_ci
+from vllm_ci.domain.errors import EngineError, UsageError
+from vllm_ci.vcs import git
+
+
+class Caller(Protocol):
+    """What differs between the two."""
+
+    def session(self) -> AbstractAsyncContextManager[Any]:
+        """The session with the engine."""
+
+    def directory(self, path: Path) -> dagger.Directory:
+        """A folder of the caller."""
+
+    def secret(self, name: str) -> dagger.Secret:
+        """The secret that a variable of this name would hold.
+
+        Raises:
+            EngineError: There is none.
+        """
+
+    async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
+        """``host:port`` at which the caller reaches a port of a service; ``wanted`` is the port it would like, 0 for any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine with its files, its environment, and the loopback interface that tunnels end at."""
+
+    def session(self) -> AbstractAsyncContextManager[Any]:
+        """A new one; or, under ``dagger run``, the one that is there."""
+        # The SDK would download a CLI where PATH has one.
+        if found := shutil.which("dagger"):
+            os.environ.setdefault("_EXPERIMENTAL_DAGGER_CLI_BIN", found)
+        return dagger.connection(dagger.Config(log_output=None))
+
+    def directory(self, path: Path) -> dagger.Directory:
+        """Of a checkout, what git ignores stays behind: it is no part of any commit, and it may be large.
+
+        Raises:
+            UsageError: It is a worktree, whose repository lies somewhere else.
+        """
+        if (path / ".git").is_file():
+            raise UsageError(
+                f"{path} is a git worktree",
+                why="its repository lies in another folder, which a container does not see",
+                remedy="use the main checkout or a clone (git clone --local), or --engine host",
+            )
+        exclude = _ignored(path) if (path / ".git").is_dir() else []
+        return dag.host().directory(str(path.absolute()), exclude=exclude)
+
+    def secret(self, name: str) -> dagger.Secret:
+        """A variable of the environment."""
+        if name not in os.environ:
+            raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+        return dag.set_secret(name, os.environ[name])
+
+    async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
+        """Through a tunnel."""
+        tunnel = dag.host().tunnel(service, ports=[dagger.PortForward(backend=port, frontend=wanted)])
+        endpoint = await (await tunnel.start()).endpoint()
+        return f"127.0.0.1:{endpoint.rpartition(':')[2]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """A function of a module: no host, but the session's own network.
+
+    Attributes:
+        package: Holds ``pipeline/vllm_ci``.
+        secrets: Those that the function was given, by the name of the variable that would hold them.
+    """
+
+    package: dagger.Directory
+    secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
+
+    def session(self) -> AbstractAsyncContextManager[Any]:
+        """That in which the function was called."""
+        return contextlib.nullcontext()
+
+    def directory(self, path: Path) -> dagger.Directory:
+        """A folder of this package; a function has no others."""
+        inside = path.relative_to(Path(vllm_ci.__file__).parent)
+        return self.package.directory(f"pipeline/vllm_ci/{inside}")
+
+    def secret(self, name: str) -> dagger.Secret:
+        """An argument of the function."""
+        if name not in self.secrets:
+            raise EngineError(f"no secret {name} was given", remedy=f"pass it: --secrets env://{name}")
+        return self.secrets[name]
+
+    async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG002 - it has its own address
+        """By the service's name."""
+        return await service.endpoint(port=port)
+
+
+def _ignored(checkout: Path) -> list[str]:
+    """What git ignores in a checkout, as patterns that match these paths alone."""
+    listed = git("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", cwd=checkout)
+    return [_literal(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
+
+
+def _literal(path: str) -> str:
+    return "".join(f"\\{letter}" if letter in "*?[]\\!#" else letter for letter in path.rstrip("/"))
