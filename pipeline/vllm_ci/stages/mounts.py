@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import vllm_ci
 
 # Pure Python, and all that pytest needs from Python 3.11 on; pygments colours tracebacks.
-_PACKAGES = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
+_DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 # Ours that work with the standard library and pytest alone.
 _OURS = (
     "__init__.py",
@@ -46,9 +46,8 @@ def gather(into: Path) -> Path:
     The content depends only on the versions installed with this tool, so it can be kept for as long as they stay.
     """
     library = into / "lib"
-    for name in _PACKAGES:
-        source = _source(name)
-        _copy(source, library / source.name)
+    for name in _DISTRIBUTIONS:
+        _install(metadata.distribution(name), library)
     ours = Path(vllm_ci.__file__).parent
     for name in _OURS:
         _copy(ours / name, library / "vllm_ci" / name)
@@ -56,13 +55,11 @@ def gather(into: Path) -> Path:
     return into
 
 
-def _source(name: str) -> Path:
-    """The package's folder, or the one file of a module."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{name} is not installed beside vllm-ci")
-    origin = Path(spec.origin)
-    return origin.parent if spec.submodule_search_locations else origin
+def _install(distribution: metadata.Distribution, library: Path) -> None:
+    """Copy what a distribution installed, its metadata too (pluggy asks for its own version there), but no scripts."""
+    for file in distribution.files or ():
+        if ".." not in file.parts and "__pycache__" not in file.parts:
+            _copy(Path(str(file.locate())), library / file)
 
 
 def _copy(source: Path, target: Path) -> None:
