@@ -69,6 +69,7 @@ def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit:
 
 def test_a_long_prompt_arrives_whole(client: Client, limit: int) -> None:
     """Both ends of a prompt of half the limit come back with echo."""
-    middle = "hello " * (limit // 4)
+    sixteen = client.complete("hello " * 16, max_tokens=1)["usage"]["prompt_tokens"]
+    middle = "hello " * (limit // 2 * 16 // sixteen)
     text = client.complete(f"alpha {middle}omega", max_tokens=1, echo=True)["choices"][0]["text"]
     assert text.startswith(f"alpha {middle}omega"), f"the prompt came back as {text[:30]!r} ... {text[-30:]!r}"

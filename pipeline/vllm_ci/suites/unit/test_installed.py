@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-_DIST_INFO = re.compile(r"/([^/]+)-([^/-]+)\.dist-info/METADATA")
+_DIST_INFO = re.compile(r"/(?:site|dist)-packages/([^/]+)-([^/-]+)\.dist-info/METADATA")  # not what others vendor
 _LABELS = {"vllm": "ai.vllm.build.vllm-version", "torch": "ai.vllm.build.torch-version"}
 _REVISION = "org.opencontainers.image.revision"
 
