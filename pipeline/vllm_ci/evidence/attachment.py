@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vllm_ci.evidence.bundle import MEDIA_TYPE, Bundle
 from vllm_ci.evidence.statement import Statement
@@ -28,33 +29,41 @@ class Attached:
     bundle: bytes
 
 
-def attach(repository: Repository, image: str, bundle: Bundle) -> str:
-    """Attach a bundle to the image with digest ``image``, which is there; the digest of the attachment.
+def attach(repository: Repository, image: str, *bundles: Bundle) -> None:
+    """Attach bundles to the image with digest ``image``, which is there.
 
-    The same bundle gives the same digest: attaching it again changes nothing.
+    The same bundle gives the same attachment: attaching it again changes nothing.
     """
-    content = bundle.content
-    parts = {digest_of(each): each for each in (_EMPTY, content)}
-    empty = Descriptor(media_type=OCI_EMPTY, digest=digest_of(_EMPTY), size=len(_EMPTY))
-    layer = Descriptor(media_type=MEDIA_TYPE, digest=digest_of(content), size=len(content))
     subject = replace(repository.manifest(image).descriptor, artifact_type="", annotations={})
+    manifests = []
+    for bundle in bundles:
+        parts = {digest_of(each): each for each in (_EMPTY, bundle.content)}
+        manifest = _manifest(bundle, subject)
+        for descriptor in manifest.blobs:
+            repository.put_blob(descriptor, partial(_from, parts[descriptor.digest]))
+        manifests.append(manifest)
+    repository.attach(*manifests)
+
+
+def _manifest(bundle: Bundle, subject: Descriptor) -> Manifest:
+    content = bundle.content
     value = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "artifactType": MEDIA_TYPE,
-        "config": empty.to_json(),
-        "layers": [layer.to_json()],
+        "config": Descriptor(media_type=OCI_EMPTY, digest=digest_of(_EMPTY), size=len(_EMPTY)).to_json(),
+        "layers": [Descriptor(media_type=MEDIA_TYPE, digest=digest_of(content), size=len(content)).to_json()],
         "subject": subject.to_json(),
         "annotations": {
             "dev.sigstore.bundle.content": "dsse-envelope",
             "dev.sigstore.bundle.predicateType": Statement.parse(bundle.payload).predicate_type,
         },
     }
-    manifest = Manifest(content=json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), media_type=OCI_MANIFEST)
-    for descriptor in (empty, layer):
-        repository.put_blob(descriptor, lambda start, digest=descriptor.digest: [parts[digest][start:]])  # type: ignore[misc]
-    repository.attach(manifest)
-    return manifest.digest
+    return Manifest(content=json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), media_type=OCI_MANIFEST)
+
+
+def _from(content: bytes, start: int) -> list[bytes]:
+    return [content[start:]]
 
 
 def attached(repository: Repository, image: str) -> Iterator[Attached]:

@@ -5,6 +5,7 @@ No registry's address is known here. A public hub's short alias is whatever ``lo
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import ssl
@@ -111,24 +112,7 @@ class Access:
         Raises:
             ConfigError: A certificate file cannot be read.
         """
-        context = ssl.create_default_context()
-        try:
-            if not context.get_ca_certs() and not os.environ.get("SSL_CERT_FILE"):
-                import certifi  # an interpreter that was built without the system's store
-
-                context.load_verify_locations(certifi.where())
-            if self.ca_file:
-                context.load_verify_locations(self.ca_file)
-            for folder in _certificate_folders(host):
-                for authority in sorted(folder.glob("*.crt")):
-                    context.load_verify_locations(authority)
-                for certificate in sorted(folder.glob("*.cert")):
-                    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"a certificate for {host} cannot be read: {error}", remedy="check ca_file and certs.d"
-            ) from error
-        return context
+        return _tls(host, self.ca_file)
 
     def _endpoint(self, repository: str, *, insecure: bool) -> Endpoint:
         host, _, path = repository.partition("/")
@@ -184,3 +168,23 @@ def _registries_conf(env: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
 def _certificate_folders(host: str) -> list[Path]:
     roots = (Path.home() / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
     return [root / host for root in roots if (root / host).is_dir()]
+
+
+@functools.lru_cache
+def _tls(host: str, ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        if not context.get_ca_certs() and not os.environ.get("SSL_CERT_FILE"):
+            import certifi  # an interpreter that was built without the system's store
+
+            context.load_verify_locations(certifi.where())
+        if ca_file:
+            context.load_verify_locations(ca_file)
+        for folder in _certificate_folders(host):
+            for authority in sorted(folder.glob("*.crt")):
+                context.load_verify_locations(authority)
+            for certificate in sorted(folder.glob("*.cert")):
+                context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"a certificate for {host} cannot be read: {error}", remedy="check ca_file and certs.d") from error
+    return context

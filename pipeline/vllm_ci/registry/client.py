@@ -19,6 +19,8 @@ from vllm_ci.registry.upload import Upload
 
 _T = TypeVar("_T")
 _PIECE_BYTES = 1 << 20
+# Blobs up to this size are kept for the next time they are asked for.
+_KEPT_BYTES = 1 << 20
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -36,6 +38,8 @@ class RemoteRepository:
         self.access = access or Access.from_environment()
         *self._mirrors, origin = [Session(each, self.access) for each in self.access.sources(self.reference)]
         self._origin = origin
+        self._manifests: dict[str, Manifest] = {}
+        self._blobs: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +70,12 @@ class RemoteRepository:
             NotFoundError: There is none.
             DigestError: The registry gave other bytes.
         """
-        return self._from_any(lambda session: self._read_manifest(session, reference))
+        if reference in self._manifests:
+            return self._manifests[reference]
+        found = self._from_any(lambda session: self._read_manifest(session, reference))
+        # Under a digest there is never anything else; a tag may move.
+        self._manifests[found.digest] = found
+        return found
 
     def has_blob(self, digest: str) -> bool:
         """Whether the registry itself has a blob in this repository."""
@@ -102,6 +111,8 @@ class RemoteRepository:
         Raises:
             DigestError: The registry gave other bytes.
         """
+        if digest in self._blobs:
+            return self._blobs[digest]
         content = b"".join(self.read_blob(digest))
         if digest_of(content) != digest:
             raise DigestError(
@@ -162,16 +173,20 @@ class RemoteRepository:
         """Upload a manifest, under a tag when one is given, else by its digest."""
         self._put(manifest, check_tag(tag) if tag else manifest.digest)
 
-    def attach(self, manifest: Manifest) -> None:
-        """Upload a manifest that has a subject, and see it listed.
+    def attach(self, *manifests: Manifest) -> None:
+        """Upload manifests that have a subject, and see them listed.
 
-        It gets a tag of its own: garbage collection of untagged manifests eats what has none.
+        Each gets a tag of its own: garbage collection of untagged manifests eats what has none.
         """
         fallback = FallbackIndex(self)
-        answer = self._put(manifest, fallback.tag(manifest))
-        # The header says that the registry keeps the list itself ("Pushing Manifests with Subject" in the specification).
-        if answer.headers.get("OCI-Subject") != manifest.subject:
-            fallback.rebuild(manifest.subject)
+        unlisted = []
+        for manifest in manifests:
+            answer = self._put(manifest, fallback.tag(manifest))
+            # The header says that the registry keeps the list itself ("Pushing Manifests with Subject" in the specification).
+            if answer.headers.get("OCI-Subject") != manifest.subject:
+                unlisted.append(manifest.subject)
+        for subject in dict.fromkeys(unlisted):
+            fallback.rebuild(subject)
 
     def untag(self, tag: str) -> None:
         """Forget a tag.
@@ -194,6 +209,7 @@ class RemoteRepository:
         Raises:
             UnsupportedError: The registry does not allow it.
         """
+        self._manifests.pop(digest, None)
         self._origin.request("DELETE", self._path("manifests", digest), scope=self._delete, ok=(200, 202))
 
     # Inside -------------------------------------------------------------------------------------------------------------

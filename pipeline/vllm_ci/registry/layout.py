@@ -179,9 +179,10 @@ class Layout:
                     ).to_json()
                 )
 
-    def attach(self, manifest: Manifest) -> None:
-        """Keep a manifest that has a subject, so that :meth:`referrers` finds it."""
-        self.put_manifest(manifest)
+    def attach(self, *manifests: Manifest) -> None:
+        """Keep manifests that have a subject, so that :meth:`referrers` finds them."""
+        for manifest in manifests:
+            self.put_manifest(manifest)
 
     def untag(self, tag: str) -> None:
         """Forget a tag; the manifest stays listed while another tag names it."""

@@ -53,8 +53,8 @@ class Repository(BlobSource, Protocol):
     def put_manifest(self, manifest: Manifest, *, tag: str = "") -> None:
         """Keep a manifest whose parts are here, under a tag when one is given."""
 
-    def attach(self, manifest: Manifest) -> None:
-        """Keep a manifest that has a subject, so that :meth:`referrers` finds it, with or without the referrers API."""
+    def attach(self, *manifests: Manifest) -> None:
+        """Keep manifests that have a subject, so that :meth:`referrers` finds them, with or without the referrers API."""
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...]:
         """Descriptors of the manifests that are about ``digest``."""

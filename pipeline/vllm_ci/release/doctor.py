@@ -1,0 +1,132 @@
+"""Do ledger, registry and kustomizations agree? The ledger is right; what differs is named, and mended on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from vllm_ci.registry.errors import NotFoundError
+from vllm_ci.registry.repository import Repository
+from vllm_ci.release import history, kustomization
+from vllm_ci.release.ledger import Entry, State
+from vllm_ci.release.moving import now_or, set_channel_tag
+from vllm_ci.release.record import Record
+from vllm_ci.release.setup import Channel, Setup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """Something that is not as the ledger says.
+
+    Attributes:
+        channel: Which channel.
+        what: ``image``, ``commit tag``, ``channel tag`` or ``kustomization``.
+        expected: What the ledger says.
+        got: What is there.
+        mended: It was set right now.
+        remedy: What a person has to do where this cannot be mended from here.
+    """
+
+    channel: str
+    what: str
+    expected: str
+    got: str
+    mended: bool = False
+    remedy: str = ""
+
+
+def check(setup: Setup, *, mend: bool = False, now: datetime | None = None) -> tuple[Disagreement, ...]:
+    """All disagreements, of all channels that were ever released to.
+
+    Args:
+        setup: Where to look.
+        mend: Set right what can be: tags and kustomizations.
+        now: The present.
+
+    Raises:
+        RegistryError: The registry broke or refused.
+        ErroredError: The ledger cannot be read.
+    """
+    found: list[Disagreement] = []
+    with setup.open() as repository:
+        state = setup.ledger.read()
+        for name in history.channels(state.records):
+            head = history.current(state.records, name)
+            channel = setup.channels.get(name)
+            if head is None:
+                continue
+            found += _image(repository, head, mend=mend)
+            if channel:
+                found += _overlay(setup, channel, state, head, mend=mend, now=now_or(now))
+            found += _channel_tag(setup, repository, head, mend=mend)
+    return tuple(found)
+
+
+def _image(repository: Repository, head: Record, *, mend: bool) -> list[Disagreement]:
+    release = head.release
+    try:
+        manifest = repository.manifest(release.digest)
+    except NotFoundError:
+        remedy = f"push it again from where it was built, or roll back: vllm-ci rollback {head.channel}"
+        return [
+            Disagreement(channel=head.channel, what="image", expected=release.digest, got="not in the registry", remedy=remedy)
+        ]
+    tagged = repository.resolve(release.tag)
+    if tagged == release.digest:
+        return []
+    if tagged is None and mend:
+        repository.put_manifest(manifest, tag=release.tag)
+    # A commit's tag that names another image is somebody's doing: nothing here may overwrite it.
+    return [
+        Disagreement(
+            channel=head.channel,
+            what="commit tag",
+            expected=f"{release.tag} at {release.digest}",
+            got=tagged or "no such tag",
+            mended=mend and tagged is None,
+            remedy="" if tagged is None else f"find out who moved tag {release.tag}; the release itself is unharmed",
+        )
+    ]
+
+
+def _channel_tag(setup: Setup, repository: Repository, head: Record, *, mend: bool) -> list[Disagreement]:
+    tagged = repository.resolve(head.channel)
+    if tagged == head.release.digest:
+        return []
+    if mend and repository.resolve(head.release.digest):
+        set_channel_tag(setup, repository, head.channel, lambda _: None)
+    mended = repository.resolve(head.channel) == head.release.digest
+    return [
+        Disagreement(
+            channel=head.channel, what="channel tag", expected=head.release.digest, got=tagged or "no such tag", mended=mended
+        )
+    ]
+
+
+def _overlay(setup: Setup, channel: Channel, state: State, head: Record, *, mend: bool, now: datetime) -> list[Disagreement]:
+    overlay = setup.overlay(channel, head.release)
+    found = kustomization.read(state.overlays.get(overlay.path, ""), overlay.name) if overlay.path in state.overlays else {}
+    if found == dict(overlay.fields):
+        return []
+
+    def entry(newest: State) -> Entry | None:
+        standing = history.current(newest.records, channel.name)
+        if standing is None or standing.release != head.release:
+            return None
+        made = Record(
+            number=len(newest.records) + 1,
+            at=now.isoformat(timespec="seconds"),
+            action="mend",
+            channel=channel.name,
+            release=head.release,
+            previous=head.release,
+            policy=head.policy,
+            evidence=head.evidence,
+            reason="the kustomization did not say what the ledger says",
+        )
+        return Entry(record=made, overlay=overlay)
+
+    written = setup.ledger.append(entry)[1] if mend else None
+    got = ", ".join(f"{key} {value}" for key, value in found.items()) or "no entry"
+    expected = ", ".join(f"{key} {value}" for key, value in overlay.fields.items())
+    return [Disagreement(channel=channel.name, what="kustomization", expected=expected, got=got, mended=written is not None)]

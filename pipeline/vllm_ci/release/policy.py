@@ -1,0 +1,293 @@
+"""What a channel asks of an image before it may go there: data, and a pure function over verified evidence.
+
+Missing data refuses. The newest statement of a kind counts, so a later failure beats an earlier pass; of two of the same
+second, the worse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from fnmatch import fnmatchcase
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.report import Verdict
+from vllm_ci.evidence import provenance, scan, strict, test_result
+from vllm_ci.evidence.osv import Severity
+from vllm_ci.evidence.refusals import MalformedError
+from vllm_ci.evidence.statement import PROVENANCE, SBOM, SCAN, SIGNATURE, TEST_RESULT
+from vllm_ci.evidence.test_result import TestResult
+from vllm_ci.evidence.verify import Evidence, Findings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """A vulnerability that is lived with, for a while.
+
+    Attributes:
+        id: Of the vulnerability, or one of its aliases.
+        reason: Why.
+        until: Last day of that.
+    """
+
+    id: str
+    reason: str
+    until: date
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRule:
+    """What is asked of a scan.
+
+    Attributes:
+        max_age_days: Oldest data it may have been made with.
+        fail_on: Least severity that refuses.
+        accept: Vulnerabilities that do not.
+    """
+
+    max_age_days: float
+    fail_on: Severity = Severity.CRITICAL
+    accept: tuple[Accepted, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is asked of an image.
+
+    Attributes:
+        tests: Verdicts that are good enough, by stage.
+        signers: Whose evidence counts; empty: everybody's who is trusted.
+        approvals: Who must have signed the image besides (``cosign sign``).
+        refs: Patterns of branches and tags that may be released; empty: all.
+        sbom: A bill of materials must be there.
+        scan: What is asked of a scan, if anything.
+        after: Channel that the image must have been in.
+        soak_hours: For how long.
+    """
+
+    tests: Mapping[str, tuple[Verdict, ...]] = field(default_factory=dict)
+    signers: tuple[str, ...] = ()
+    approvals: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
+    sbom: bool = True
+    scan: ScanRule | None = None
+    after: str = ""
+    soak_hours: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the policy: which one was asked."""
+        return hashlib.sha256(strict.canonical(_plain(asdict(self)))).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that a decision is made from.
+
+    Attributes:
+        commit: 40-hex id that is to be released.
+        findings: What is verified and what is refused about the image.
+        stays: For how long the image was current, by channel; absent: it never was there.
+        now: The present.
+    """
+
+    commit: str
+    findings: Findings
+    stays: Mapping[str, timedelta]
+    now: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleResult:
+    """What a rule expected and what it got."""
+
+    rule: str
+    expected: str
+    got: str
+    ok: bool
+
+    def __str__(self) -> str:
+        return f"{self.rule}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether an image may go to a channel, and why.
+
+    Attributes:
+        rules: Every rule that was asked.
+        policy: Hex sha256 of the policy.
+        evidence: Digests of the attachments that it was made from.
+    """
+
+    rules: tuple[RuleResult, ...]
+    policy: str
+    evidence: tuple[str, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """All rules hold, and there were some."""
+        return bool(self.rules) and all(each.ok for each in self.rules)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The rules that do not hold, in words."""
+        return tuple(str(each) for each in self.rules if not each.ok)
+
+
+def decide(policy: Policy, facts: Facts) -> Decision:
+    """Ask every rule."""
+    counted = _Counted(policy, facts)
+    return Decision(
+        rules=tuple(rule for ask in RULES for rule in ask(policy, facts, counted)),
+        policy=policy.digest,
+        evidence=tuple(sorted(each.digest for each in counted.evidence)),
+    )
+
+
+def expectations(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Every rule of a policy and what it expects, without an image at hand."""
+    empty = Facts(commit="0" * 40, findings=Findings(image=""), stays={}, now=datetime.fromisoformat("1970-01-01T00:00:00Z"))
+    yield from ((each.rule, each.expected) for each in decide(policy, empty).rules)
+
+
+class _Counted:
+    """The evidence that counts: of allowed signers, readable, newest last."""
+
+    def __init__(self, policy: Policy, facts: Facts) -> None:
+        self.evidence = [each for each in facts.findings.evidence if not policy.signers or each.signer in policy.signers]
+        self._ignored = len(facts.findings.evidence) - len(self.evidence)
+        self._refused = facts.findings.refused
+
+    def newest(self, kind: str) -> Evidence | None:
+        """The statement of a kind that counts."""
+        found = [each for each in self.evidence if each.statement.predicate_type == kind]
+        return max(found, key=lambda each: each.at, default=None)
+
+    def tests(self) -> dict[str, tuple[TestResult, Evidence]]:
+        """Result that counts, by stage; one that cannot be read counts as errored, now and for every stage it might be."""
+        order = [Verdict.PASSED, Verdict.INCONCLUSIVE, Verdict.ERRORED, Verdict.FAILED]
+        found: dict[str, tuple[TestResult, Evidence]] = {}
+        for evidence in self.evidence:
+            if evidence.statement.predicate_type != TEST_RESULT:
+                continue
+            result = test_result.read(evidence.statement)
+            before = found.get(result.stage)
+            rank = (result.finished, order.index(result.verdict))
+            if before is None or rank > (before[0].finished, order.index(before[0].verdict)):
+                found[result.stage] = result, evidence
+        return found
+
+    def nothing(self, what: str) -> str:
+        """That there is nothing, and what there is instead."""
+        notes = [f"{self._ignored} by signers who do not count here"] if self._ignored else []
+        notes += sorted({refusal.message for refusal in self._refused.values()})
+        return f"no {what}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _provenance(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
+    found = counted.newest(PROVENANCE)
+    expected = f"a provenance of commit {facts.commit[:12]}"
+    commit: Commit | None = None
+    got = counted.nothing("provenance")
+    if found:
+        commit, problem = _read_commit(found)
+        got = problem or (f"commit {commit.sha[:12]}, signed by {found.signer}" if commit else got)
+    yield RuleResult(rule="provenance", expected=expected, got=got, ok=commit is not None and commit.sha == facts.commit)
+    clean = commit is not None and not commit.dirty
+    yield RuleResult(rule="clean", expected="a clean work tree", got="clean" if clean else "dirty, or not said", ok=clean)
+    if policy.refs:
+        ref = commit.ref if commit else ""
+        short = ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        ok = bool(ref) and any(fnmatchcase(name, pattern) for pattern in policy.refs for name in (ref, short))
+        yield RuleResult(rule="ref", expected=" or ".join(policy.refs), got=ref or "none", ok=ok)
+
+
+def _read_commit(found: Evidence) -> tuple[Commit | None, str]:
+    try:
+        return provenance.commit_of(found.statement), ""
+    except MalformedError as error:
+        return None, error.message
+
+
+def _sbom(policy: Policy, _facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
+    if policy.sbom:
+        found = counted.newest(SBOM)
+        got = f"one of {len(found.statement.predicate.get('components', ()))} components" if found else counted.nothing("bill")
+        yield RuleResult(rule="sbom", expected="a bill of materials", got=got, ok=found is not None)
+
+
+def _tests(policy: Policy, _facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
+    try:
+        found, problem = counted.tests(), ""
+    except MalformedError as error:
+        found, problem = {}, error.message
+    for stage, verdicts in policy.tests.items():
+        got, ok = problem or counted.nothing("test result"), False
+        if stage in found:
+            result, evidence = found[stage]
+            got = f"{result.verdict.value}, {result.finished:%Y-%m-%d %H:%M} UTC, signed by {evidence.signer}"
+            ok = result.verdict in verdicts
+        yield RuleResult(rule=f"tests.{stage}", expected=" or ".join(each.value for each in verdicts), got=got, ok=ok)
+
+
+def _scan(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
+    rule = policy.scan
+    if rule is None:
+        return
+    age = f"data of the last {rule.max_age_days:g} days"
+    worst = f"nothing of severity {rule.fail_on.name.lower()} or worse"
+    evidence = counted.newest(SCAN)
+    problem = counted.nothing("scan")
+    try:
+        found = scan.read(evidence.statement) if evidence else None
+    except MalformedError as error:
+        found, problem = None, error.message
+    if found is None:
+        yield RuleResult(rule="scan.age", expected=age, got=problem, ok=False)
+        yield RuleResult(rule="scan.severity", expected=worst, got=problem, ok=False)
+        return
+    old = facts.now - found.dated
+    expired = "" if old <= timedelta(days=rule.max_age_days) else ", expired"
+    got = f"data of {found.dated:%Y-%m-%d}, {max(old.days, 0)} days old{expired}"
+    yield RuleResult(rule="scan.age", expected=age, got=got, ok=not expired)
+    accepted = {each.id for each in rule.accept if facts.now.date() <= each.until}
+    bad = [each for each in found.findings if each.severity >= rule.fail_on and not accepted & {each.id, *each.aliases}]
+    shown = ", ".join(f"{each.id} ({each.severity.name.lower()}) in {each.package}" for each in bad[:3])
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    kept = sum(each.severity >= rule.fail_on for each in found.findings) - len(bad)
+    good = f"none of {len(found.findings)}" + (f", {kept} accepted" if kept else "")
+    yield RuleResult(rule="scan.severity", expected=worst, got=shown + more or good, ok=not bad)
+
+
+def _approvals(policy: Policy, facts: Facts, _counted: _Counted) -> Iterator[RuleResult]:
+    signed = {each.signer for each in facts.findings.evidence if each.statement.predicate_type == SIGNATURE}
+    for name in policy.approvals:
+        got = "signed" if name in signed else f"signed by {', '.join(sorted(signed)) or 'nobody'}"
+        yield RuleResult(rule=f"approval.{name}", expected=f"the image signed by {name}", got=got, ok=name in signed)
+
+
+def _soak(policy: Policy, facts: Facts, _counted: _Counted) -> Iterator[RuleResult]:
+    if not policy.after:
+        return
+    stay = facts.stays.get(policy.after)
+    expected = f"{policy.soak_hours:g} hours in {policy.after}" if policy.soak_hours else f"been in {policy.after}"
+    got = f"never in {policy.after}" if stay is None else f"{stay.total_seconds() / 3600:.1f} hours there"
+    yield RuleResult(
+        rule="soak", expected=expected, got=got, ok=stay is not None and stay >= timedelta(hours=policy.soak_hours)
+    )
+
+
+_Rule = Callable[[Policy, Facts, _Counted], Iterable[RuleResult]]
+RULES: tuple[_Rule, ...] = (_provenance, _sbom, _tests, _scan, _approvals, _soak)
+
+
+def _plain(value: object) -> object:
+    """Dates as text, for a hash."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.isoformat() if isinstance(value, date) else value

@@ -1,0 +1,239 @@
+"""Publish: gate on evidence, push, sign, tag, record. Running it again changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.report import Report
+from vllm_ci.evidence import provenance, sbom, scan, test_result
+from vllm_ci.evidence.materials import Materials
+from vllm_ci.evidence.statement import SIGNATURE, Statement, moment
+from vllm_ci.evidence.verify import check_image
+from vllm_ci.registry.errors import DigestError, NotFoundError
+from vllm_ci.registry.layout import Layout
+from vllm_ci.registry.repository import OnBytes, Repository
+from vllm_ci.registry.transfer import copy
+from vllm_ci.release import history
+from vllm_ci.release.ledger import State
+from vllm_ci.release.moving import (
+    Moved,
+    OnStep,
+    Proposal,
+    ask,
+    attach_all,
+    attach_decision,
+    findings_of,
+    now_or,
+    record_move,
+    set_channel_tag,
+    sign,
+    unknown,
+)
+from vllm_ci.release.record import Release
+from vllm_ci.release.setup import Setup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What is to be published.
+
+    Attributes:
+        commit: It was made from.
+        image: Digest and tags; the name is the setup's.
+        layout: Where it was built; ``None`` when the repository has it already.
+        report: What the stages found; ``None`` relies on evidence that is attached already.
+        ctrf: The report's CTRF view.
+        materials: What the image was made of; ``None`` likewise.
+        osv: OSV data to scan with.
+        scanner: Result of another scanner.
+        run: URL or id of the CI run.
+    """
+
+    commit: Commit
+    image: ImageRef
+    layout: Layout | None = None
+    report: Report | None = None
+    ctrf: bytes = b""
+    materials: Materials | None = None
+    osv: Path | None = None
+    scanner: Path | None = None
+    run: str = ""
+
+
+def publish(
+    setup: Setup,
+    candidate: Candidate,
+    channel_name: str,
+    *,
+    reason: str = "",
+    dry_run: bool = False,
+    now: datetime | None = None,
+    on_step: OnStep = lambda _: None,
+    on_bytes: OnBytes | None = None,
+) -> Moved:
+    """Move a channel to a commit's image.
+
+    Args:
+        setup: Where to, who signs, what is asked.
+        candidate: What.
+        channel_name: Which channel.
+        reason: Why, for the record.
+        dry_run: Say what would be done, and do nothing.
+        now: The present.
+        on_step: Told before each step.
+        on_bytes: Progress of the push.
+
+    Raises:
+        FailedError: The commit is dirty, or its report or image is not what it says it is.
+        RegistryError: The registry broke or refused.
+        ErroredError: The ledger cannot be reached.
+    """
+    present = now_or(now)
+    channel = setup.channel(channel_name)
+    _check_clean(candidate)
+    commit, digest = candidate.commit.sha, candidate.image.digest
+    release = Release(commit=commit, digest=digest, repository=setup.subject, tag=_tag(candidate))
+    with setup.open() as repository:
+        sources: tuple[Repository, ...] = (*([candidate.layout] if candidate.layout else []), repository)
+        on_step("check the image")
+        check_image(next((each for each in sources if _has(each, digest)), repository), digest)
+        statements = list(_statements(setup, candidate, present))
+        known = findings_of(setup, repository, digest, commit, now=present)
+        bundles = sign(setup, unknown(statements, known))
+        findings = findings_of(setup, repository, digest, commit, more=bundles, now=present)
+        state = setup.ledger.read()
+        decision = ask(channel, state, release, findings, now=present)
+        head = history.current(state.records, channel_name)
+        previous = head.release if head else None
+        moves = previous is None or previous.digest != digest
+        plan = _plan(repository, release, [each.kind for each in unknown(statements, known)], channel_name, moves=moves)
+        moved = Moved(
+            action="publish",
+            channel=channel_name,
+            release=release,
+            previous=previous,
+            decision=decision,
+            changed=decision.allowed and moves,
+            done=plan if decision.allowed else (),
+            dry_run=dry_run,
+        )
+        if dry_run or not decision.allowed:
+            return moved
+        _check_tag(repository, release)
+        on_step("push the image")
+        copy(sources, digest, repository, [release.tag], parallel=setup.access.parallel, on_bytes=on_bytes)
+        attach_all(repository, digest, bundles, on_step)
+        # What decides is what can be read back, by anybody, from the repository.
+        findings = findings_of(setup, repository, digest, commit, now=present)
+        decision = ask(channel, state, release, findings, now=present)
+        attach_decision(
+            setup,
+            repository,
+            channel,
+            release=release,
+            decision=decision,
+            findings=findings,
+            now=present,
+            on_step=on_step,
+        )
+
+        def propose(newest: State) -> Proposal:
+            return Proposal(release=release, decision=ask(channel, newest, release, findings, now=present))
+
+        on_step("write the ledger")
+        before, written = record_move(setup, channel, "publish", propose, now=present, reason=reason)
+        set_channel_tag(setup, repository, channel_name, on_step, written=written)
+        on_step("done")
+    head = history.current(before.records, channel_name)
+    return Moved(
+        action="publish",
+        channel=channel_name,
+        release=release,
+        previous=head.release if head else None,
+        decision=ask(channel, before, release, findings, now=present),
+        changed=written is not None,
+        done=plan,
+    )
+
+
+def _check_clean(candidate: Candidate) -> None:
+    if candidate.commit.dirty:
+        raise FailedError(
+            f"{candidate.commit.short} is never published",
+            why="no commit holds what is in its image, so nobody could build it again",
+            remedy="commit your changes, then run vllm-ci run and publish that commit",
+        )
+
+
+def _has(source: Repository, digest: str) -> bool:
+    try:
+        source.manifest(digest)
+    except NotFoundError:
+        return False
+    except DigestError:  # there, and altered: the check that follows says so
+        return True
+    return True
+
+
+def _tag(candidate: Candidate) -> str:
+    fitting = [each for each in candidate.image.tags if each.startswith(candidate.commit.sha)]
+    return fitting[0] if fitting else candidate.commit.sha
+
+
+def _check_tag(repository: Repository, release: Release) -> None:
+    found = repository.resolve(release.tag)
+    if found not in (None, release.digest):
+        raise FailedError(
+            f"tag {release.tag} names another image already: {found}",
+            why="the commit was published before, built by another version of the builder or from other locks",
+            remedy="release that digest, or a new commit; a commit's tag never moves",
+        )
+
+
+def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[Statement]:
+    """All that is known here, as statements; the same facts give the same statements."""
+    image = ImageRef(repository=setup.subject, digest=candidate.image.digest)
+    commit = candidate.commit
+    report = candidate.report
+    if report is None:
+        return
+    if report.commit is None or report.commit.sha != commit.sha:
+        tested = report.commit.short if report.commit else "no commit"
+        raise FailedError(
+            f"the report is about {tested}, and {commit.short} is to be published", remedy="run vllm-ci run for it"
+        )
+    test_result.check(report, image)
+    began = moment(report.started_at or None)
+    if candidate.materials is not None:
+        finished = began + timedelta(seconds=float(report.timings.get("build", 0.0)))
+        made = candidate.materials
+        yield provenance.statement(image, commit, made, started=began, finished=finished, run=candidate.run)
+        yield sbom.statement(image, commit, made, at=began)
+        if candidate.osv:
+            yield scan.statement(image, commit, scan.by_osv(made.packages, candidate.osv, at=now))
+    elif candidate.osv:
+        raise UsageError(
+            "a scan by OSV data needs to know what the image is made of", remedy="publish from the checkout it was built from"
+        )
+    if candidate.scanner:
+        yield scan.statement(image, commit, scan.from_scanner(candidate.scanner, image, at=now))
+    yield from test_result.statements(report, image, candidate.ctrf)
+    yield Statement.about(image, commit, SIGNATURE, {})
+
+
+def _plan(repository: Repository, release: Release, kinds: list[str], channel: str, *, moves: bool) -> tuple[str, ...]:
+    steps = []
+    if repository.resolve(release.tag) != release.digest:
+        steps.append(f"push {release.digest} as {repository.name}:{release.tag}")
+    steps += [f"attach {kind}" for kind in kinds]
+    if moves:
+        steps.append(f"record that {channel} stands at {release.commit[:12]}")
+    if repository.resolve(channel) != release.digest:
+        steps.append(f"point tag {channel} at it")
+    return tuple(steps)

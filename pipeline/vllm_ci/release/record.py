@@ -1,0 +1,143 @@
+"""A release: the record that a channel moved to a digest, because of evidence. Schema: ``schema/release.schema.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+
+from vllm_ci.domain.errors import ErroredError
+
+FORMAT = "vllm-ci/release/v1"
+_STRICT = ConfigDict(extra="forbid")
+Action = Literal["publish", "promote", "rollback", "mend"]
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a channel stands at.
+
+    Attributes:
+        commit: 40-hex id.
+        digest: Of the image.
+        repository: Where the image is.
+        tag: The commit's tag.
+    """
+
+    commit: str
+    digest: str
+    repository: str
+    tag: str
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule of the policy and what it got."""
+
+    rule: str
+    expected: str
+    got: str
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One move of one channel.
+
+    Attributes:
+        number: Counts from 1, over all channels.
+        at: When (RFC 3339, UTC).
+        action: How.
+        channel: Which channel.
+        release: Where it stands now.
+        previous: Where it stood, ``None`` for the first.
+        source: For a promotion, the channel it came from.
+        policy: Hex sha256 of the policy that was asked.
+        rules: What it asked and got.
+        evidence: Digests of the attachments that decided.
+        kustomization: The overlay's fields before they were rewritten; those that are not here were not there.
+        by: Who (as git knows them).
+        reason: Why, in the words of who did it.
+        tool: Version of vllm-ci.
+    """
+
+    number: int
+    at: str
+    action: Action
+    channel: str
+    release: Release
+    previous: Release | None = None
+    source: str = ""
+    policy: str = ""
+    rules: tuple[Rule, ...] = ()
+    evidence: tuple[str, ...] = ()
+    kustomization: Mapping[str, str] = field(default_factory=dict)
+    by: str = ""
+    reason: str = ""
+    tool: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its file in the ledger."""
+        return f"records/{self.number:06}.json"
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.action} {self.release.commit[:12]} to {self.channel}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with its format spelt out."""
+        value: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
+        return value
+
+    @property
+    def content(self) -> bytes:
+        """The file's bytes."""
+        return (json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+_ADAPTER = TypeAdapter(Record)
+
+
+def parse(content: bytes, name: str) -> Record:
+    """A record from its file.
+
+    Raises:
+        ErroredError: It is none; nothing can be decided on a ledger that cannot be read.
+    """
+    try:
+        fields = dict(json.loads(content))
+        if fields.pop("format", None) != FORMAT:
+            raise ErroredError(
+                f"{name} in the ledger is not of the format {FORMAT}", remedy="use the vllm-ci that wrote it, or newer"
+            )
+        return _ADAPTER.validate_python(fields)
+    except (ValueError, TypeError) as error:
+        raise ErroredError(
+            f"{name} in the ledger cannot be read: {error}", remedy="look at the branch's log: records are never edited"
+        ) from error
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a record's file."""
+    found = _ADAPTER.json_schema()
+    properties = {"format": {"const": FORMAT, "type": "string"}, **found["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A release of vllm-ci",
+        **found,
+        "properties": properties,
+        "required": ["format", *found["required"]],
+    }
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

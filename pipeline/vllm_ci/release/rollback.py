@@ -1,0 +1,194 @@
+"""Roll back: to the newest earlier release whose evidence still holds, checked as strictly as going forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.evidence.refusals import Refusal
+from vllm_ci.registry.errors import NotFoundError
+from vllm_ci.registry.repository import Repository
+from vllm_ci.release import history
+from vllm_ci.release.ledger import State
+from vllm_ci.release.moving import (
+    Moved,
+    OnStep,
+    Proposal,
+    ask,
+    attach_all,
+    attach_decision,
+    now_or,
+    record_move,
+    set_channel_tag,
+)
+from vllm_ci.release.policy import Decision, RuleResult
+from vllm_ci.release.record import Record, Release
+from vllm_ci.release.rescan import Looked, look
+from vllm_ci.release.setup import Channel, Setup
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    release: Release
+    decision: Decision
+    looked: Looked
+
+
+def rollback(
+    setup: Setup,
+    channel_name: str,
+    *,
+    to: str = "",
+    osv: Path | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+    now: datetime | None = None,
+    on_step: OnStep = lambda _: None,
+) -> Moved:
+    """Move a channel back.
+
+    Args:
+        setup: Where, who signs, what is asked.
+        channel_name: Which channel.
+        to: Commit (or its beginning), or digest, of the release to go back to; by default the newest earlier one that holds.
+        osv: OSV data to scan its bill of materials with, now.
+        reason: Why, for the record.
+        dry_run: Say what would be done, and do nothing.
+        now: The present.
+        on_step: Told before each step.
+
+    Raises:
+        UsageError: There is no earlier release, or not that one.
+        RegistryError: The registry broke or refused.
+        ErroredError: The ledger cannot be reached.
+    """
+    present = now_or(now)
+    channel = setup.channel(channel_name)
+    with setup.open() as repository:
+        state = setup.ledger.read()
+        head = history.current(state.records, channel_name)
+        if head and not to and repository.resolve(channel_name) != head.release.digest:
+            return _completed(setup, repository, head, dry_run=dry_run, on_step=on_step)
+        tried: list[_Tried] = []
+        for release in _candidates(state, channel_name, to):
+            on_step(f"verify {release.commit[:12]}")
+            tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
+            if tried[-1].decision.allowed:
+                break
+        moved = _moved(channel_name, head, tried, dry_run=dry_run)
+        if dry_run or not moved.decision.allowed:
+            return moved
+        if moved.changed:
+            chosen, looked = moved.release, tried[-1].looked
+            attach_all(repository, chosen.digest, looked.bundles, on_step)
+            findings = look(setup, repository, chosen, now=present).findings if looked.bundles else looked.findings
+            decision = ask(channel, state, chosen, findings, now=present)
+            attach_decision(
+                setup,
+                repository,
+                channel,
+                release=chosen,
+                decision=decision,
+                findings=findings,
+                now=present,
+                on_step=on_step,
+            )
+            on_step("write the ledger")
+            unmoved = _unless_moved(channel_name, head, Proposal(release=chosen, decision=decision))
+            record_move(setup, channel, "rollback", unmoved, now=present, reason=reason)
+        set_channel_tag(setup, repository, channel_name, on_step)
+        on_step("done")
+    return moved
+
+
+def _completed(setup: Setup, repository: Repository, head: Record, *, dry_run: bool, on_step: OnStep) -> Moved:
+    """The move that was interrupted after it was recorded; going back a further step is not what running again means."""
+    rules = tuple(RuleResult(rule=each.rule, expected=each.expected, got=each.got, ok=True) for each in head.rules)
+    if not dry_run:
+        set_channel_tag(setup, repository, head.channel, on_step)
+    return Moved(
+        action="rollback",
+        channel=head.channel,
+        release=head.release,
+        previous=head.previous,
+        decision=Decision(rules=rules, policy=head.policy, evidence=head.evidence),
+        changed=False,
+        done=(f"complete the interrupted {head.action}: point tag {head.channel} at {head.release.commit[:12]}",),
+        dry_run=dry_run,
+    )
+
+
+def _moved(channel: str, head: Record | None, tried: list[_Tried], *, dry_run: bool) -> Moved:
+    """What comes of the releases that were looked at: the last one when it holds, else the newest as the one refused."""
+    chosen = tried[-1] if tried[-1].decision.allowed else tried[0]
+    allowed = chosen.decision.allowed
+    changed = allowed and (head is None or head.release.digest != chosen.release.digest)
+    steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]
+    if changed:
+        steps += [
+            *chosen.looked.steps,
+            f"record that {channel} stands at {chosen.release.commit[:12]}",
+            f"point tag {channel} at it",
+        ]
+    return Moved(
+        action="rollback",
+        channel=channel,
+        release=chosen.release,
+        previous=head.release if head else None,
+        decision=chosen.decision,
+        changed=changed,
+        done=tuple(steps),
+        dry_run=dry_run,
+    )
+
+
+def _unless_moved(channel: str, head: Record | None, proposal: Proposal) -> Callable[[State], Proposal]:
+    def propose(newest: State) -> Proposal:
+        standing = history.current(newest.records, channel)
+        if standing != head:
+            raise FailedError(
+                f"{channel} was moved by {standing.by if standing else 'somebody'} in the meantime",
+                why="going back from there may be another step than the one you looked at",
+                remedy=f"look at vllm-ci history {channel}, then roll back again",
+            )
+        return proposal
+
+    return propose
+
+
+def _candidates(state: State, channel: str, to: str) -> tuple[Release, ...]:
+    if not to:
+        found = history.earlier(state.records, channel)
+        if not found:
+            raise UsageError(f"{channel} has no earlier release to go back to", remedy=f"see vllm-ci history {channel}")
+        return found
+    wanted = to.removeprefix("sha256:")
+    fitting = [
+        each
+        for each in history.everything(state.records, channel)
+        if len(wanted) >= 7 and (each.commit.startswith(wanted) or each.digest.removeprefix("sha256:").startswith(wanted))
+    ]
+    if not fitting:
+        raise UsageError(f"{to} was never released to {channel}", remedy=f"choose one that vllm-ci history {channel} shows")
+    if len({each.commit for each in fitting}) > 1:
+        raise UsageError(f"{to} fits {len(fitting)} releases of {channel}", remedy="give more digits")
+    return tuple(fitting[:1])
+
+
+def _try(
+    setup: Setup, repository: Repository, channel: Channel, state: State, *, release: Release, osv: Path | None, now: datetime
+) -> _Tried:
+    """A release looked at; one whose image is gone or altered is refused like one whose evidence is."""
+    try:
+        looked = look(setup, repository, release, osv=osv, now=now)
+    except (Refusal, NotFoundError, UsageError) as error:
+        broken = RuleResult(rule="image", expected="the image and its evidence, unaltered", got=error.message, ok=False)
+        return _Tried(
+            release=release,
+            decision=Decision(rules=(broken,), policy=channel.policy.digest, evidence=()),
+            looked=Looked.nothing(),
+        )
+    return _Tried(release=release, decision=ask(channel, state, release, looked.findings, now=now), looked=looked)
