@@ -12,7 +12,7 @@ from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.spec import Files, ImageSpec
-from vllm_ci.images import base, bytecode, delta, layer, overlay, plan, requirements, supply
+from vllm_ci.images import base, bytecode, delta, layer, overlay, plan, supply
 from vllm_ci.images.bytecode import Bytecode
 from vllm_ci.images.entries import Entry, Inline, read
 from vllm_ci.images.history import History
@@ -74,11 +74,16 @@ class Contents:
             store=self.store,
             progress=self.progress,
         ).choose()
-        wanted = requirements.of_files(self.checkout, self.commit.sha, vllm.requirements)
-        requirements.check(
-            wanted, spec=self.spec, wheels=self._locked, platform=self.platform, whose=f"commit {self.commit.short}"
-        )
+        if vllm.requirements:
+            self._check_requirements(vllm.requirements)
         return step
+
+    def _check_requirements(self, names: tuple[str, ...]) -> None:
+        from vllm_ci.images import requirements  # packaging's parser takes as long to load as an unchanged build has left
+
+        wanted = requirements.of_files(self.checkout, self.commit.sha, names)
+        whose = f"commit {self.commit.short}"
+        requirements.check(wanted, spec=self.spec, wheels=self._locked, platform=self.platform, whose=whose)
 
     @cached_property
     def wheels(self) -> tuple[LockedWheel, ...]:

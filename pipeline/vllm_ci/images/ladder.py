@@ -13,16 +13,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import BuildError, ConfigError
 from vllm_ci.domain.spec import ImageSpec, VllmSource
 from vllm_ci.images import compiling
-from vllm_ci.images.commit_wheels import CommitWheels
 from vllm_ci.images.history import Change, History
 from vllm_ci.images.locks import LockedWheel
 from vllm_ci.images.store import Store, canonical
+
+if TYPE_CHECKING:
+    from vllm_ci.images.commit_wheels import CommitWheels
 
 _ANCESTORS = 30
 
@@ -86,8 +90,14 @@ class Ladder:
         self.locked = locked_wheel(spec, vllm, wheels)
         self.torch = next((wheel.version for wheel in wheels if wheel.project == "torch"), "")
         self.history = History(root=root, inputs=vllm.inputs)
-        self.places = CommitWheels(spec=spec, vllm=vllm, platform=platform, store=store, locked=self.locked)
         self.release = vllm.release or f"v{self.locked.version}"
+
+    @cached_property
+    def places(self) -> CommitWheels:
+        """Where wheels of commits may be had."""
+        from vllm_ci.images.commit_wheels import CommitWheels  # loads packaging, which most builds can do without
+
+        return CommitWheels(spec=self.spec, vllm=self.vllm, platform=self.platform, store=self.store, locked=self.locked)
 
     def choose(self) -> Step:
         """The first step that is right.
@@ -125,6 +135,8 @@ class Ladder:
         yield self._compiled()
 
     def _of_commit(self) -> Step | None:
+        if not self.vllm.wheels:
+            return None
         found = self.places.find(self.commit.sha)
         if found is None:
             return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,11 +160,23 @@ def _things(store: Store, kind: str) -> Iterator[Path]:
 
 def _size(path: Path, seen: set[int]) -> int:
     """Bytes on disk; of several hard links to a file, the first counts."""
-    files = path.rglob("*") if path.is_dir() else [path]
     size = 0
-    for file in files:
-        status = file.lstat()
-        if not file.is_dir() and status.st_ino not in seen:
+    pending = [str(path)]
+    while pending:
+        place = pending.pop()
+        # 300,000 Path objects cost five seconds; entries of scandir know most of what is asked here.
+        status = os.lstat(place) if os.path.lexists(place) else None
+        if status is None:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(place) as found:
+                for entry in found:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.inode() not in seen:
+                        seen.add(entry.inode())
+                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+        elif status.st_ino not in seen:
             seen.add(status.st_ino)
             size += status.st_blocks * 512
     return size
