@@ -95,10 +95,10 @@ def _outcome(event: Finished) -> Text:
 def table(report: Report) -> Table:
     """Stage, verdict, cases, seconds."""
     made = Table(box=None, header_style="dim", pad_edge=False)
-    made.add_column("stage")
-    made.add_column("verdict")
+    made.add_column("stage", no_wrap=True)
+    made.add_column("verdict", no_wrap=True, min_width=12)
     for status in CaseStatus:
-        made.add_column(status.value, justify="right")
+        made.add_column(status.value, justify="right", no_wrap=True)
     made.add_column("seconds", justify="right")
     for stage in report.stages:
         made.add_row(
