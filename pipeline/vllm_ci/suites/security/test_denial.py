@@ -16,42 +16,57 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from vllm_ci.suites.client import Client
+from vllm_ci.suites.client import Client, shown
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import send
 from vllm_ci.suites.security.hostile import ATTACKS, Attack
 from vllm_ci.suites.server import Server
+from vllm_ci.suites.verdicts import inconclusive
 
 Judge = Callable[[Iterable[Finding]], None]
 
 # A hostile request may cost its sender this long; the machine of a continuous integration job is slow.
 _BOUND_S = 20.0
 _SLOW_CLIENTS = 50
+_NO_ANSWER, _HUNG_UP = -1, 0
+
+
+@pytest.fixture(scope="module")
+def victims() -> list[str]:
+    """Names of the attacks after which the server was not well."""
+    return []
 
 
 @pytest.mark.requires_capability("chat", "completions")
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 def test_a_hostile_request_does_no_harm(
-    client: Client, server: Server, judge: Judge, metric: Callable[[str, object], None], attack: Attack
+    client: Client, judge: Judge, metric: Callable[[str, object], None], victims: list[str], attack: Attack
 ) -> None:
     """Refused or bounded, in time, and the server is well afterwards."""
-    body = attack.make(server.model)
+    if victims and _trouble(client):
+        inconclusive(f"the server has not been well since {victims[-1]}")
+    body = attack.make(client.model)
     begun = time.monotonic()
     try:
         answer = client.http.post(attack.path, content=body, headers={"content-type": "application/json"}, timeout=_BOUND_S)
         status = answer.status_code
     except httpx.TimeoutException:
-        status = -1
+        status = _NO_ANSWER
     except httpx.TransportError:
-        status = 0
+        status = _HUNG_UP
     took_s = time.monotonic() - begun
     metric("took_s", round(took_s, 3))
-    judge([*_aftermath(client, attack, status, took_s), *([found] if (found := _verdict(attack, status, took_s)) else [])])
+    found = [verdict] if (verdict := _verdict(attack, status, took_s)) else []
+    if trouble := _trouble(client):
+        victims.append(attack.name)
+        message = f"answered {status} after {took_s:.1f} s, and then {trouble}"
+        found.append(Finding(id=f"harm:{attack.name}", severity="critical", message=message))
+    judge(found)
 
 
 def _verdict(attack: Attack, status: int, took_s: float) -> Finding | None:
     name = attack.name
-    if status == -1 or took_s > _BOUND_S:
+    if status == _NO_ANSWER or took_s > _BOUND_S:
         return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {_BOUND_S:.0f} s")
     if status >= 500:
         return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {status}: a mistake of the client's")
@@ -60,20 +75,14 @@ def _verdict(attack: Attack, status: int, took_s: float) -> Finding | None:
     return None
 
 
-def _aftermath(client: Client, attack: Attack, status: int, took_s: float) -> list[Finding]:
-    begun = time.monotonic()
+def _trouble(client: Client) -> str:
+    """What is wrong with a good request now; empty when it is answered well and in time."""
+    good = {"model": client.model, "prompt": "hello", "max_tokens": 1}
     try:
-        well = client.complete("hello", max_tokens=1)["usage"]["completion_tokens"] == 1
-        trouble = "" if well else "a good request afterwards is answered wrongly"
-    except (httpx.HTTPError, AssertionError) as error:
-        trouble = f"a good request afterwards fails: {str(error)[:100] or type(error).__name__}"
-    waited_s = time.monotonic() - begun
-    if not trouble and waited_s > _BOUND_S:
-        trouble = f"a good request afterwards waits for {waited_s:.0f} s"
-    if not trouble:
-        return []
-    message = f"answered {status} after {took_s:.1f} s, and then {trouble}"
-    return [Finding(id=f"harm:{attack.name}", severity="critical", message=message)]
+        answer = client.post("/v1/completions", good, timeout=_BOUND_S)
+    except httpx.HTTPError as error:
+        return f"a good request fails: {type(error).__name__}"
+    return "" if answer.status_code == 200 else f"a good request is answered {shown(answer)}"
 
 
 @pytest.mark.requires_capability("completions")
