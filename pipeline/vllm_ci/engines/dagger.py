@@ -34,7 +34,7 @@ except ImportError as error:
 from vllm_ci.engines import dagger_service, dagger_tool, guard
 from vllm_ci.engines.dagger_caller import Caller, Machine
 from vllm_ci.engines.dagger_errors import translated
-from vllm_ci.engines.dagger_service import CONTROL_PORT, PORT, DaggerService
+from vllm_ci.engines.dagger_service import CONTROL_PORT, PORT, DaggerService, Guarded
 from vllm_ci.engines.dagger_tool import REGISTRY_PORT, Tool
 
 _ROOT = "/vllm-ci"
@@ -152,6 +152,11 @@ class DaggerEngine:
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
         """Hold a service; see :class:`vllm_ci.engine.Engine`."""
+        async with dagger_service.held(await self.guarded(spec), self.caller, wanted=self.port) as service:
+            yield service
+
+    async def guarded(self, spec: ServiceSpec) -> Guarded:
+        """A service that somebody else will start (``dagger call serve up``)."""
         port = spec.port or PORT
         values = {"out": _OUT, "host": "0.0.0.0", "port": str(port), "url": f"http://127.0.0.1:{port}"}  # noqa: S104 - inside
         values |= {f"in.{name}": f"{_ROOT}/in/{name}" for name in spec.inputs}
@@ -160,14 +165,14 @@ class DaggerEngine:
             # The API's number has 31 bits; without one the engine takes half of the memory.
             size = spec.shm_bytes if spec.shm_bytes <= _SHM_MAX_BYTES else None
             container = container.with_mounted_temp("/dev/shm", size=size)  # noqa: S108 - of the container
-        container = await _with_gpus(container, spec.gpus)
         check = json.dumps([fill(word, values) for word in spec.ready])
-        guarded = ("serve", str(CONTROL_PORT), str(spec.stop_grace_s), check, *(fill(word, values) for word in spec.argv))
-        argv, ready = (*_GUARDED, *guarded), (*_GUARDED, "ready", str(CONTROL_PORT))
-        async with dagger_service.held(
-            spec, container, argv=argv, ready=ready, caller=self.caller, wanted=self.port
-        ) as service:
-            yield service
+        argv = ("serve", str(CONTROL_PORT), str(spec.stop_grace_s), check, *(fill(word, values) for word in spec.argv))
+        return Guarded(
+            spec=spec,
+            container=await _with_gpus(container, spec.gpus),
+            argv=(*_GUARDED, *argv),
+            ready=(*_GUARDED, "ready", str(CONTROL_PORT)),
+        )
 
     def image(self, ref: ImageRef) -> dagger.Container:
         """The built image as a container, pulled by its digest straight from the builder's store."""

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import dagger
@@ -27,14 +27,14 @@ _ASK_TIMEOUT_S = 10.0
 
 @dataclass(kw_only=True)
 class DaggerService:
-    """A container that listens; its guard answers for it."""
+    """Something that listens. Its guard answers for it; without one (it is somebody else's) nothing more is known of it."""
 
     name: str
     url: str = ""
     ready_s: float = math.nan
     port: int
     handle: dagger.Service
-    token: str
+    token: str = ""
     _control: str = field(default="", init=False)
 
     async def locate(self, caller: Caller, wanted: int) -> None:
@@ -44,6 +44,8 @@ class DaggerService:
 
     async def log(self) -> str:
         """All it wrote so far."""
+        if not self._control:
+            return ""
         try:
             return (await self._ask("/log")).text
         except httpx.HTTPError as error:
@@ -51,6 +53,8 @@ class DaggerService:
 
     async def alive(self) -> bool:
         """Whether its process still runs."""
+        if not self._control:
+            return True
         try:
             answer = await self._ask("/alive")
         except httpx.TimeoutException:
@@ -64,51 +68,63 @@ class DaggerService:
             return await client.get(self._control + path, headers={"Authorization": f"Bearer {self.token}"})
 
 
-@asynccontextmanager
-async def held(
-    spec: ServiceSpec,
-    container: dagger.Container,
-    *,
-    argv: tuple[str, ...],
-    ready: tuple[str, ...],
-    caller: Caller,
-    wanted: int,
-) -> AsyncIterator[DaggerService]:
-    """Start ``argv`` in ``container``, wait until ``ready`` succeeds, hold, stop.
+@dataclass(frozen=True, kw_only=True)
+class Guarded:
+    """A service before it is started.
 
-    Args:
+    Attributes:
         spec: What was asked for.
         container: With everything mounted, the guard included.
         argv: Command line of the service, guarded.
         ready: Command line of its check, guarded.
+    """
+
+    spec: ServiceSpec
+    container: dagger.Container
+    argv: tuple[str, ...]
+    ready: tuple[str, ...]
+
+    def service(self) -> dagger.Service:
+        """Whoever starts it waits until it is ready, with the patience that its spec asks for."""
+        interval = f"{max(self.spec.ready_interval_s, 0.1):g}s"
+        return (
+            self.container.with_exposed_port(self.spec.port or PORT)
+            .with_docker_healthcheck(
+                list(self.ready),
+                interval=interval,
+                start_interval=interval,
+                start_period=f"{self.spec.ready_timeout_s:g}s",
+                timeout=f"{max(10.0, self.spec.ready_timeout_s / 4):g}s",
+                retries=1,
+            )
+            .as_service(args=list(self.argv))
+        )
+
+
+@asynccontextmanager
+async def held(guarded: Guarded, caller: Caller, *, wanted: int) -> AsyncIterator[DaggerService]:
+    """Start it, wait until it is ready, hold, stop.
+
+    Args:
+        guarded: The service.
         caller: Who wants to reach it.
         wanted: Port it shall have at the caller's, 0 for any.
 
     Raises:
         ServiceError: It died, or did not become ready in time.
     """
-    token = secrets.token_urlsafe(24)
-    interval = f"{max(spec.ready_interval_s, 0.1):g}s"
-    service = (
-        container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
+    spec, token = guarded.spec, secrets.token_urlsafe(24)
+    container = (
+        guarded.container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
         .with_env_variable(guard.UNIQUE, token[:8])
-        .with_exposed_port(spec.port or PORT)
         .with_exposed_port(CONTROL_PORT)
-        .with_docker_healthcheck(
-            list(ready),
-            interval=interval,
-            start_interval=interval,
-            start_period=f"{spec.ready_timeout_s:g}s",
-            timeout=f"{max(10.0, spec.ready_timeout_s / 4):g}s",
-            retries=1,
-        )
-        .as_service(args=list(argv))
     )
+    service = replace(guarded, container=container).service()
     made = DaggerService(name=spec.name, port=spec.port or PORT, handle=service, token=token)
     try:
         with translated(f"start {spec.name}"):
             begun = time.monotonic()
-            await _started(spec, service, ready)
+            await _started(spec, service, guarded.ready)
             made.ready_s = time.monotonic() - begun
             await made.locate(caller, wanted)
         yield made

@@ -40,6 +40,7 @@ class Tool:
         python_image: Debian with the Python of ``.python-version``; a mirror's, where the public one is out of reach.
         certificates: Certificate authorities to trust, in place of the image's own.
         network: Variables that say how to reach package indexes and mirrors.
+        secrets: Further variables for what runs in it (a registry's password).
         volume: Cache volume with the builder's store.
     """
 
@@ -47,6 +48,7 @@ class Tool:
     python_image: str = f"python:{PYTHON}-slim"
     certificates: dagger.File | None = None
     network: Mapping[str, dagger.Secret] = field(default_factory=dict)
+    secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
     volume: str = "vllm-ci"
 
     def container(self) -> dagger.Container:
@@ -59,7 +61,7 @@ class Tool:
         for name, value in self.network.items():
             made = made.with_secret_variable(name, value)
         install = ["pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", _LOCK]
-        return (
+        made = (
             made.with_env_variable("DEBIAN_FRONTEND", "noninteractive")
             .with_exec(["sh", "-c", _INSTALL_GIT])
             .with_env_variable("PIP_ROOT_USER_ACTION", "ignore")
@@ -76,6 +78,9 @@ class Tool:
             .with_env_variable("VLLM_CI_HOME", HOME)
             .with_mounted_cache(HOME, dag.cache_volume(self.volume))
         )
+        for name, value in self.secrets.items():
+            made = made.with_secret_variable(name, value)
+        return made
 
     def registry(self) -> dagger.Service:
         """Serves what the builder keeps, by digest, so that nothing is pushed anywhere in order to be tested."""

@@ -9,7 +9,7 @@ Standard library only, any Python 3.8 or newer (it is run by the image's own); s
 ``guard.py serve PORT GRACE_S READY ARGV``
     runs ARGV and answers on PORT, to who knows the token in VLLM_CI_GUARD_TOKEN, ``/alive`` and ``/log``; to who asks from
     inside the container also ``/ready``, for which it runs READY (a command line as JSON). When the command dies before it
-    was ever ready, so does the guard; afterwards it stays, to tell what happened.
+    was ever ready, so does the guard; afterwards it stays, to tell what happened, if there is a token to ask with.
 ``guard.py ready PORT``
     asks the guard on PORT whether its command is ready: a container engine's health check has no secrets in its environment,
     the guard has. Prints what the check said and the end of the log when it is not.
@@ -134,7 +134,7 @@ class _Control(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/ready" and self.client_address[0] == "127.0.0.1":
             self._answer(*self._ready())
-        elif self.headers.get("Authorization") != f"Bearer {os.environ[TOKEN]}":
+        elif TOKEN not in os.environ or self.headers.get("Authorization") != f"Bearer {os.environ[TOKEN]}":
             self._answer(401, "who are you?")
         elif self.path == "/log":
             self._answer(200, self.watched.log())
@@ -176,7 +176,7 @@ def serve(port: int, grace_s: float, check: list[str], argv: list[str]) -> int:
     server = ThreadingHTTPServer(("0.0.0.0", port), _Control)  # noqa: S104 - reached from beside the container, with a token
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = watched.wait()
-    if _Control.was_ready.is_set():
+    if _Control.was_ready.is_set() and TOKEN in os.environ:
         stopping.wait()
     return code
 

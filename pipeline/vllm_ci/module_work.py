@@ -1,0 +1,202 @@
+"""What the module's functions have in common: an open engine, a project, and endings that a shell understands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+import dagger
+from dagger import dag
+
+from vllm_ci.cli import progress
+from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.program import Program
+from vllm_ci.domain.project import Project
+from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
+from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_tool import Tool
+from vllm_ci.pipeline import Source
+from vllm_ci.stages import reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a call asks for.
+
+    Attributes:
+        source: The checkout, with its ``.git``.
+        config: Path of the configuration file in it.
+        stages: Which stages; none means those that the configuration enables.
+        variant: Image spec that goes over the configuration's.
+        gpus: Likewise.
+        checkpoint: Model that goes over the configuration's.
+        secrets: Those that the configuration names.
+    """
+
+    source: dagger.Directory
+    config: str
+    stages: tuple[str, ...] = ()
+    variant: str = ""
+    gpus: str = ""
+    checkpoint: dagger.Directory | None = None
+    secrets: Sequence[dagger.Secret] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a function works on.
+
+    Attributes:
+        engine: Open.
+        project: What the configuration asks for.
+        source: Its files.
+        hidden: Values that may stand in no report.
+    """
+
+    engine: DaggerEngine
+    project: Project
+    source: Source
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(kw_only=True)
+class Call:
+    """A call of a function: opens what it works on, and ends as the command line does, with a message and an exit code."""
+
+    asked: Asked
+    tool: Tool
+    _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
+
+    async def __aenter__(self) -> Work:
+        try:
+            return await self._open()
+        except VllmCiError as error:
+            await end(self.tool.python_image, f"vllm-ci: {error}\n", error.exit_code)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+        if isinstance(error, VllmCiError):
+            await end(self.tool.python_image, f"vllm-ci: {error}\n", error.exit_code)
+
+    async def _open(self) -> Work:
+        asked, tool = self.asked, self.tool
+        if not await asked.source.exists(".git", expected_type=dagger.ExistsType.DIRECTORY_TYPE):
+            raise UsageError(
+                "the source has no folder .git",
+                why="it is a part of a checkout, or a git worktree, whose repository lies in another folder",
+                remedy="name the root of a checkout or a clone: --source .",
+            )
+        loaded = await configuration(asked)
+        given = {await _name(secret): secret for secret in asked.secrets}
+        hidden = [await secret.plaintext() for secret in given.values()]
+        if loaded.config.server.generate_api_key:
+            hidden.append(secrets.token_urlsafe(24))
+            given[GENERATED_KEY] = dag.set_secret(GENERATED_KEY, hidden[-1])
+        engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
+        await self._stack.enter_async_context(engine)
+        return Work(
+            engine=engine,
+            project=_project(loaded, asked),
+            source=await _source(engine, loaded, asked),
+            hidden=tuple(hidden),
+        )
+
+
+def package() -> dagger.Directory:
+    """This package with what the builder needs, from the module's own source."""
+    source = dag.current_module().source()
+    made = dag.directory().with_file("requirements.lock", source.file("requirements.lock"))
+    for name in ("pipeline/vllm_ci", "images"):
+        made = made.with_directory(name, source.directory(name))
+    return made
+
+
+@contextmanager
+def watched() -> Iterator[Emit]:
+    """One line at each start and end of a step, in the function's log."""
+    with progress.watch(progress.console()) as emit:
+        yield emit
+
+
+async def configuration(asked: Asked) -> Loaded:
+    """The configuration of the source, with what was asked for over it."""
+    overrides = {"server.gpus": Override(value=asked.gpus, origin="argument --gpus")} if asked.gpus else {}
+    if not await asked.source.exists(asked.config):
+        raise ConfigError(
+            f"the source has no {asked.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, asked.config)
+        await asked.source.file(asked.config).export(str(path))
+        return load(path, overrides)
+
+
+def _project(loaded: Loaded, asked: Asked) -> Project:
+    project = loaded.project(asked.config, asked.stages)
+    if not asked.variant:
+        return project
+    # A path is one of the checkout, which the builder has elsewhere.
+    place = f"{{in.source}}/{asked.variant}" if "/" in asked.variant else asked.variant
+    return replace(project, build_args=("--image", place))
+
+
+async def _source(engine: DaggerEngine, loaded: Loaded, asked: Asked) -> Source:
+    checkout = DaggerDirectory(asked.source)
+    folder = posixpath.dirname(asked.config)
+    return Source(
+        commit=await _commit(engine, checkout),
+        checkout=checkout,
+        project=DaggerDirectory(asked.source.directory(folder)) if folder else checkout,
+        model=_model(loaded, asked, folder),
+    )
+
+
+async def _commit(engine: DaggerEngine, checkout: DaggerDirectory) -> Commit:
+    """As git says, which a container has and a function has not."""
+    argv = ("python", "-m", "vllm_ci.vcs", "{in.source}", "{out}/commit.json")
+    outcome = await engine.run(Program(name="commit", argv=argv, inputs={"source": checkout}))
+    if not outcome:
+        raise UsageError("the source has no commit", why=reading.tail(outcome.log), remedy="git status, in the checkout")
+    return Commit(**json.loads(await outcome.output.read("commit.json")))
+
+
+def _model(loaded: Loaded, asked: Asked, folder: str) -> DaggerDirectory | None:
+    if asked.checkpoint is not None:
+        return DaggerDirectory(asked.checkpoint)
+    if not loaded.config.model.path:
+        return None
+    path = posixpath.normpath(posixpath.join(folder, loaded.config.model.path))
+    if path.startswith(("/", "..")):
+        raise ConfigError(
+            f"model.path: {path} lies outside of the source",
+            why="a function sees only what it is given",
+            remedy="pass the folder: --checkpoint /path/to/model",
+        )
+    return DaggerDirectory(asked.source.directory(path))
+
+
+async def _name(secret: dagger.Secret) -> str:
+    """The name of a variable, from ``env://NAME``, ``file://.../NAME`` and the like."""
+    uri = await secret.uri()
+    return uri.rpartition("/")[2]
+
+
+async def end(image: str, text: str, exit_code: int) -> NoReturn:
+    """End the call with this text and this exit code: ``dagger call`` takes on that of a command that failed."""
+    said = dag.container().from_(image).with_new_file("/said", text)
+    await said.with_exec(["sh", "-c", 'cat /said; exit "$0"', str(exit_code)]).sync()
+    raise AssertionError(text)
