@@ -18,8 +18,8 @@ from vllm_ci.images.store import locked, publish, room_for
 if TYPE_CHECKING:
     import httpx
 
-_CHUNK = 1 << 20
 _TRIES = 4
+PAUSE_S = 0.5
 PARALLEL = 8
 
 
@@ -129,7 +129,7 @@ def download(url: str, target: Path, http: httpx.Client) -> None:
     """
     for attempt in range(_TRIES):
         if attempt:
-            time.sleep(0.5 * 2**attempt)
+            time.sleep(PAUSE_S * 2**attempt)
         try:
             if _attempt(url, target, http):
                 return
@@ -152,7 +152,7 @@ def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
         return
     for attempt in range(_TRIES):
         if attempt:
-            time.sleep(0.5 * 2**attempt)
+            time.sleep(PAUSE_S * 2**attempt)
         if _attempt(place, part, http):
             _verify(part, item, place)
             return
@@ -176,7 +176,7 @@ def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
                 raise _Unavailable(f"{shown(place)} answered {answer.status_code}")
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
-                for chunk in answer.iter_raw(_CHUNK):
+                for chunk in answer.iter_raw():
                     file.write(chunk)
     except httpx.TransportError as error:
         if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.ProxyError):

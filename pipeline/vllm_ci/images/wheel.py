@@ -147,7 +147,6 @@ class Wheel:
             coded = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=") if digest else ""
             size = str(entry.content.size_bytes) if entry.content and digest else ""
             rows.append((purelib, RecordEntry.from_elements(name, f"sha256={coded}" if coded else "", size)))
-        rows.sort(key=lambda row: row[1].path)
         rows.append((purelib, RecordEntry.from_elements(f"{self.dist_info}/RECORD", "", "")))
         with construct_record_file(rows) as stream:
             return stream.read()

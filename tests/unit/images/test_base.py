@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagery.debs import write_deb
+from imagery.world import World
+from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.spec import Base
+from vllm_ci.images import base, contents
+from vllm_ci.images.deb import merged, unpack
+from vllm_ci.images.spec import host_platform
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("./bin/sh", "usr/bin/sh"),
+        ("./lib64/ld.so", "usr/lib64/ld.so"),
+        ("./etc/passwd", "etc/passwd"),
+        ("./library/x", "library/x"),
+    ],
+)
+def test_usr_is_merged(path: str, where: str) -> None:
+    assert merged(path) == where
+
+
+def test_a_package_is_unpacked_with_modes_and_links(tmp_path: Path) -> None:
+    path = write_deb(tmp_path / "a.deb", "a", "1", {"./bin/run": b"run", "./usr/share/a": b"a"}, {"./usr/bin/again": "run"})
+    control = unpack(path, tmp_path / "root")
+    assert "Package: a" in control.text
+    assert (tmp_path / "root/usr/bin/run").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "root/usr/bin/again").read_bytes() == b"run"
+
+
+def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.deb").write_bytes(b"no")
+    with pytest.raises(BuildError, match="no Debian package"):
+        unpack(tmp_path / "bad.deb", tmp_path)
+
+
+def test_the_tree_says_what_is_installed_leaves_out_what_the_spec_excludes_and_has_its_links(world: World) -> None:
+    world.deb("docs", "3", {"./usr/share/doc/docs/copyright": b"c", "./usr/share/doc/docs/manual": b"m", "./usr/bin/gcc": b"g"})
+    wanted = Base(
+        suite="bookworm",
+        exclude=("/usr/share/doc/*", "!/usr/share/doc/*/copyright"),
+        links={"/usr/bin/cc": "gcc", "/usr/lib/x/y": "../z"},
+    )
+    debs = contents.debs_for(world.spec(base=wanted), host_platform())
+    tree = base.root(world.store, debs, wanted, progress=lambda _: None)
+    assert (tree / "usr/share/doc/docs/copyright").exists()
+    assert not (tree / "usr/share/doc/docs/manual").exists()
+    assert (tree / "usr/bin/cc").read_bytes() == b"g"
+    assert (tree / "usr/lib/x/y").readlink() == Path("../z")
+    assert "Version: 3" in (tree / "var/lib/dpkg/status.d/docs").read_text()
+    assert (tree / "bin").readlink() == Path("usr/bin")
