@@ -99,7 +99,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 def main() -> int:
     """Run, print, and say whether the bounds hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rate", type=float, default=25_600, help="events per second of all streams together")
     parser.add_argument("--events", type=int, default=1600, help="events of each stream")

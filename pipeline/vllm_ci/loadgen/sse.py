@@ -30,7 +30,14 @@ class Event(NamedTuple):
 
 
 class Decoder:
-    """Turns pieces of a stream into events, keeping what a piece leaves unfinished."""
+    """Turns pieces of a stream into events, keeping what a piece leaves unfinished.
+
+    Attributes:
+        comments: Comment lines so far.
+        retry_ms: The last reconnection time that the server asked for.
+        last_id: The last event id.
+        between: Nothing is unfinished: the next piece begins an event.
+    """
 
     def __init__(self) -> None:
         self.comments = 0
@@ -38,29 +45,20 @@ class Decoder:
         self._partial: list[bytes] = []
         self._data: list[bytes] = []
         self._type = b""
-        self._id = ""
+        self.last_id = ""
         self._after_cr = False
         self._started = False
-        self._between = False
+        self.between = False
 
     def feed(self, at_ns: int, piece: bytes) -> list[Event]:
         """Events that end in ``piece``, which was read at ``at_ns``."""
-        # The shape that nearly every chunk of every server has: one whole `data: ...` event, nothing left from before.
-        if (
-            self._between
-            and piece[:6] == b"data: "
-            and piece.find(b"\n") == len(piece) - 2
-            and piece[-1:] == b"\n"
-            and piece.find(b"\r") < 0
-        ):
-            return [Event(at_ns, piece[6:-2].decode("utf-8", "replace"), "message", self._id)]
         if self._after_cr and piece:
             self._after_cr = False
             piece = piece.removeprefix(b"\n")
         if not self._started:
             piece = self._without_bom(piece)
         events = self._lines(at_ns, piece)
-        self._between = self._started and not (self._partial or self._data or self._type or self._after_cr)
+        self.between = self._started and not (self._partial or self._data or self._type or self._after_cr)
         return events
 
     def _without_bom(self, piece: bytes) -> bytes:
@@ -102,7 +100,7 @@ class Decoder:
         elif name == b"event":
             self._type = value
         elif name == b"id" and b"\0" not in value:
-            self._id = value.decode("utf-8", "replace")
+            self.last_id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit():
             self.retry_ms = int(value)
         return None
@@ -114,7 +112,7 @@ class Decoder:
         self._type = b""
         if not had_data:
             return None
-        return Event(at_ns, data.decode("utf-8", "replace"), kind.decode("utf-8", "replace") or "message", self._id)
+        return Event(at_ns, data.decode("utf-8", "replace"), kind.decode("utf-8", "replace") or "message", self.last_id)
 
     @property
     def unfinished(self) -> bool:
@@ -126,7 +124,17 @@ def iterate(pieces: Iterable[tuple[int, bytes]]) -> Iterator[Event]:
     """Events of a body given as (clock, bytes) pieces, one after the other."""
     decoder = Decoder()
     for at_ns, piece in pieces:
-        yield from decoder.feed(at_ns, piece)
+        # The shape that nearly every piece of every server has, one whole `data: ...` event, needs no decoder.
+        if (
+            decoder.between
+            and piece[:6] == b"data: "
+            and piece[-1:] == b"\n"
+            and piece.find(b"\n") == len(piece) - 2
+            and piece.find(b"\r") < 0
+        ):
+            yield Event(at_ns, piece[6:-2].decode("utf-8", "replace"), "message", decoder.last_id)
+        else:
+            yield from decoder.feed(at_ns, piece)
 
 
 def decode(pieces: Iterable[tuple[int, bytes]]) -> tuple[Event, ...]:

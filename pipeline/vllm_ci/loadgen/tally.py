@@ -5,6 +5,7 @@ A load of a million events would otherwise hold a million dictionaries: measured
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -90,8 +91,8 @@ class Tally:
     usage: Json | None = None
     token_chunks_ns: list[int] = field(default_factory=list)
     _ends: int = 0
-    _counted: int | None = None
-    _choices: dict[int, _Parts] = field(default_factory=dict)
+    _counted: int = 0
+    _choices: defaultdict[int, _Parts] = field(default_factory=lambda: defaultdict(_Parts))
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Tally:
@@ -120,23 +121,17 @@ class Tally:
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
             return
-        choices = [choice for choice in choices if isinstance(choice, dict)]
-        if self._carries_tokens(number(usage, "completion_tokens"), choices):
-            self.token_chunks_ns.append(at_ns)
+        count = number(usage, "completion_tokens")
+        # The server's own running count, where it keeps one (``continuous_usage_stats``), knows better than the choices.
+        carries = count is not None and count > self._counted
         for choice in choices:
-            index = choice.get("index")
-            index = index if isinstance(index, int) else 0
-            if index not in self._choices:
-                self._choices[index] = _Parts()
-            self._choices[index].add(choice)
-
-    def _carries_tokens(self, count: int | None, choices: list[Json]) -> bool:
-        """By the server's own running count where it keeps one (``continuous_usage_stats``), else by the choices."""
-        if count is None:
-            return any(map(has_tokens, choices))
-        grown = count > (self._counted or 0)
-        self._counted = count
-        return grown
+            if isinstance(choice, dict):
+                carries = carries or (count is None and has_tokens(choice))
+                index = choice.get("index")
+                self._choices[index if isinstance(index, int) else 0].add(choice)
+        self._counted = count or self._counted
+        if carries:
+            self.token_chunks_ns.append(at_ns)
 
     @property
     def answers(self) -> tuple[Answer, ...]:

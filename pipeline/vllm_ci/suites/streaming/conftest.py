@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from vllm_ci.loadgen.recorder import Recorder
+from vllm_ci.suites.integration.conftest import blankless
 from vllm_ci.suites.server import Server
 from vllm_ci.suites.streaming.asking import Asking, Endpoint, figures
+
+__all__ = ["blankless"]
 
 _ENDPOINTS = {
     "chat": ("/v1/chat/completions", "chat.completion.chunk"),

@@ -25,6 +25,11 @@ def _spread(stream: Stream) -> float:
     return (arrivals[-1] - arrivals[0]) / (arrivals[-1] - stream.exchange.sent_ns) if arrivals else 0.0
 
 
+def _room(server: Server) -> int:
+    """Most tokens that are asked for to see them come."""
+    return min(1024, (server.max_model_len or 1024) // 2)
+
+
 def _long_enough(ask: Asking, endpoint: Endpoint, limit: int) -> tuple[Stream, int]:
     """A stream that takes some time to make, and its number of tokens."""
     tokens = min(64, limit)
@@ -41,8 +46,7 @@ def test_chunks_arrive_over_time(ask: Asking, endpoint: Endpoint, server: Server
     Measured as the share of the whole time over which token chunks arrive; the best of three tries, since a busy machine makes
     a stream look like a burst, but nothing makes a burst look like a stream.
     """
-    limit = min(1024, (server.max_model_len or 1024) // 2)
-    stream, tokens = _long_enough(ask, endpoint, limit)
+    stream, tokens = _long_enough(ask, endpoint, _room(server))
     tries = [stream]
     while _spread(tries[-1]) < _PROGRESSIVE and len(tries) < _TRIES:
         tries.append(ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True)))
@@ -63,7 +67,7 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
     ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None]
 ) -> None:
     """Time to first token is less than the time of the same answer in one piece, which is what a user waits for otherwise."""
-    tokens = min(256, (server.max_model_len or 512) // 2)
+    _, tokens = _long_enough(ask, endpoint, _room(server))
     body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True, temperature=0)
     whole_ms = min(ask.whole(endpoint, body).seconds for _ in range(2)) * 1000
     first_ms = min(ask.stream(endpoint, body).metrics.ttft_ms or 0.0 for _ in range(2))

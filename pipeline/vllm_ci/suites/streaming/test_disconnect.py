@@ -17,6 +17,7 @@ _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _GENERATED = "vllm:generation_tokens_total"
 _PATIENCE_S = 10.0
+_TOO_FAST_S = 0.25
 
 
 @pytest.fixture
@@ -65,6 +66,8 @@ def test_a_client_that_hangs_up_frees_its_slot(
     generated = client.metrics().total(_GENERATED) - before
     metric("freed_after_s", round(seconds, 3))
     metric("tokens_generated", generated)
+    if generated >= long_tokens and seconds < _TOO_FAST_S:
+        inconclusive(f"all {generated:.0f} tokens were there {seconds:.2f} s after we had hung up: too fast to tell")
     assert generated < long_tokens, f"all {generated:.0f} tokens were generated for a client that left after {len(left.events)}"
 
 
