@@ -132,11 +132,13 @@ class Bodies:
         choice["token_ids"] = [piece.token for piece in pieces] if asked.token_ids else None
         yield self.counted(asked, {**head, "choices": [choice]}, generation, len(generation.tokens))
 
-    def delta(self, asked: Asked, generation: Generation, text: str) -> Json:  # noqa: ARG002 - defects look at it
-        """What a chunk of a chat adds."""
+    def delta(self, asked: Asked, generation: Generation, text: str) -> Json:
+        """What a chunk of a chat adds; id and name of a call come once."""
         if not asked.call:
             return {"content": text}
-        return {"tool_calls": [{"index": 0, **self.call(asked, text)}]}
+        call = {"function": {"arguments": text}} if generation.called else self.call(asked, text)
+        generation.called = True
+        return {"tool_calls": [{"index": 0, **call}]}
 
     def counted(self, asked: Asked, chunk: Json, generation: Generation, tokens: int) -> Json:
         """The chunk with the count so far, where every chunk is to carry it."""

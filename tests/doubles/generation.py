@@ -41,6 +41,7 @@ class Generation:
         text: What was shown so far.
         finish_reason: ``stop``, ``length`` or ``tool_calls``; empty while there is more.
         stop_reason: The string or token that ended it.
+        called: A stream has named the function that it calls.
     """
 
     asked: Asked
@@ -52,6 +53,7 @@ class Generation:
     text: str = ""
     finish_reason: str = ""
     stop_reason: int | str | None = None
+    called: bool = False
 
     def __post_init__(self) -> None:
         self._source = self.sampling.source(self.choice)
