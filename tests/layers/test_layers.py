@@ -43,7 +43,16 @@ DAGGER = ("engines.dagger", "module")
 # Each calls one outside program (git, uv, apt, the image's Python, a credential helper, the GPU driver's tool); the rest goes
 # through an engine.
 PROCESSES = (
-    *("engines.", "vcs", "images.uv", "images.apt", "images.interpreter", "images.compiling", "registry.credentials", "cli.hardware"),
+    *(
+        "engines.",
+        "vcs",
+        "images.uv",
+        "images.apt",
+        "images.interpreter",
+        "images.compiling",
+        "registry.credentials",
+        "cli.hardware",
+    ),
     *("programs.", "suites.unit"),
 )
 
