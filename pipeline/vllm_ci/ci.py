@@ -44,6 +44,7 @@ _REFS = {
     Provider.GITLAB: "CI_COMMIT_REF_NAME",
     Provider.JENKINS: "BRANCH_NAME",
 }
+_RUN_URLS = {Provider.GITLAB: "CI_JOB_URL", Provider.JENKINS: "BUILD_URL"}
 _PULL_REQUESTS = {Provider.GITLAB: "CI_MERGE_REQUEST_IID", Provider.JENKINS: "CHANGE_ID"}
 
 
@@ -58,6 +59,14 @@ def provider(env: Mapping[str, str] = os.environ) -> Provider:
 def ref(env: Mapping[str, str] = os.environ) -> str:
     """Branch or tag; CI checks out a commit without one, so git alone cannot tell."""
     return env.get(_REFS.get(provider(env), ""), "")
+
+
+def run_url(env: Mapping[str, str] = os.environ) -> str:
+    """URL of the run, empty when nobody runs us or the provider names none."""
+    if provider(env) is Provider.GITHUB:
+        parts = [env.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
+        return f"{parts[0]}/{parts[1]}/actions/runs/{parts[2]}" if all(parts) else ""
+    return env.get(_RUN_URLS.get(provider(env), ""), "")
 
 
 def pull_request(env: Mapping[str, str] = os.environ) -> str:

@@ -19,7 +19,7 @@ from vllm_ci.evidence.keys import PublicKey
 from vllm_ci.registry.access import Access
 from vllm_ci.release.ledger import Ledger
 from vllm_ci.release.policy import Policy
-from vllm_ci.release.publish import Candidate
+from vllm_ci.release.publish import Candidate, ReportFile
 from vllm_ci.release.setup import Channel, Setup
 
 STAGES = ("unit", "integration", "streaming", "security")
@@ -49,7 +49,14 @@ class World:
         layout, manifest = small_image(self.folder / "built", seed=number, labels={"revision": commit.sha})
         image = ImageRef(repository="cpu", digest=manifest.digest, tags=(f"{commit.sha}-cpu",))
         report = report_of(commit, image, verdicts, at=at)
-        return Candidate(commit=commit, image=image, layout=layout, report=report, ctrf=b"{}", materials=MATERIALS, osv=osv)
+        return Candidate(
+            commit=commit,
+            image=image,
+            layout=layout,
+            tested=(ReportFile(report=report, ctrf=b"{}"),),
+            materials=MATERIALS,
+            osv=osv,
+        )
 
     def with_policies(self, **policies: Policy) -> World:
         channels = {

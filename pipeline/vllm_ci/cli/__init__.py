@@ -25,6 +25,14 @@ COMMANDS = {
     "lock": "vllm_ci.cli.lock:lock",
     "image": "vllm_ci.cli.image:image",
     "cache": "vllm_ci.cli.cache:cache",
+    "publish": "vllm_ci.cli.publish:publish",
+    "promote": "vllm_ci.cli.release:promote",
+    "rollback": "vllm_ci.cli.release:rollback",
+    "history": "vllm_ci.cli.release:history",
+    "prune": "vllm_ci.cli.release:prune",
+    "verify": "vllm_ci.cli.verify:verify",
+    "keys": "vllm_ci.cli.keys:keys",
+    "policy": "vllm_ci.cli.policy:policy",
 }
 
 
@@ -64,7 +72,7 @@ def main() -> None:
         code = 2
     except VllmCiError as error:
         code = _complain(error)
-    except Exception as error:  # noqa: BLE001 - a fault of ours says nothing of what was checked: never exit code 1
+    except Exception as error:
         if os.environ.get("VLLM_CI_DEBUG"):
             raise
         code = _complain(

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from vllm_ci.cli.options import config_option
 from vllm_ci.cli.output import json_option, print_json
 
 _RUN_NEEDS_BYTES = 15_000_000_000
@@ -41,15 +42,24 @@ class Finding:
 @click.command()
 @json_option
 @click.option("--offline", is_flag=True, help="Do not ask the package index.")
-def doctor(*, as_json: bool, offline: bool) -> int:
+@click.option("--ledger", is_flag=True, help="Instead, compare ledger, registry tags and kustomizations of the releases.")
+@click.option("--mend", is_flag=True, help="With --ledger: set right what differs.")
+@config_option
+@click.pass_context
+def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: bool, mend: bool, **_: Any) -> int:
     """Look at engines, GPUs, git, disk, the package index and registries: what was found, why not, what to do.
 
     \b
     Example:
       vllm-ci doctor
+      vllm-ci doctor --ledger --mend
 
     Exit code 0 when the main job can run here, 3 when something that it needs is missing.
     """
+    if ledger:
+        from vllm_ci.cli.releasing import check_ledger
+
+        return check_ledger(context, mend=mend, as_json=as_json)
     findings = [finding for check in _CHECKS if not (offline and check is _index) for finding in check()]
     ready = all(finding.ok for finding in findings if finding.needed)
     if as_json:

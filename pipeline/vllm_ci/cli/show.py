@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vllm_ci.cli.options import config_option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
+
+# A commit, its tag, or a digest: what a channel was moved to.
+_RELEASED = re.compile(r"(sha256:)?[0-9a-f]{7,64}(-[a-z0-9._-]+)?")
 
 
 @click.command()
 @click.argument("what", default="latest")
 @json_option
-def show(*, what: str, as_json: bool) -> None:
-    """Show WHAT: a report (a folder or a report.json; `latest` is the newest here), an image spec, or an image's digest.
+@config_option
+@click.pass_context
+def show(context: click.Context, /, *, what: str, as_json: bool, **_: Any) -> None:
+    """Show WHAT: a report (folder or report.json; `latest` is the newest), an image spec, a released commit, an image's digest.
 
     \b
     Examples:
@@ -24,7 +31,13 @@ def show(*, what: str, as_json: bool) -> None:
       vllm-ci show .vllm-ci/runs/20261121-101500-0123456789ab
       vllm-ci show cpu
       vllm-ci show sha256:0123...
+      vllm-ci show 0123abcd
     """
+    if _RELEASED.fullmatch(what):
+        from vllm_ci.cli.releasing import show_release
+
+        if show_release(context, what, as_json=as_json):
+            return
     if what.rpartition("@")[2].startswith("sha256:"):
         _show_image(what.rpartition("@")[2], as_json)
     elif (report := _report_file(what)) is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.image import ImageConfig
 from vllm_ci.config.section import Section
 from vllm_ci.config.server import ModelConfig, ServerConfig
@@ -38,3 +39,5 @@ class ProjectConfig(Section):
     """Which stages run, and what each of them asks."""
     report: ReportConfig = Field(default_factory=ReportConfig)
     """Where reports go."""
+    release: ReleaseConfig = Field(default_factory=ReleaseConfig)
+    """Where releases go, who signs them, and what each channel asks."""

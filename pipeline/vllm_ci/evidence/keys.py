@@ -157,7 +157,7 @@ def load(
     if scheme in SERVICES:
         return _service(source, public_key)
     pem = _pem(source, env)
-    secret = passphrase if passphrase is not None else _passphrase(env)
+    secret = passphrase if passphrase is not None else passphrase_of(env)
     try:
         private = serialization.load_pem_private_key(pem, secret.encode() if secret and b"ENCRYPTED" in pem else None)
         public = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -188,7 +188,12 @@ def _pem(source: str, env: Mapping[str, str]) -> bytes:
         raise ConfigError(f"the key {source} cannot be read: {error}", remedy="make one with: vllm-ci keys generate") from error
 
 
-def _passphrase(env: Mapping[str, str]) -> str:
+def passphrase_of(env: Mapping[str, str]) -> str:
+    """The passphrase that the environment gives, empty for none.
+
+    Raises:
+        ConfigError: The file that it names cannot be read.
+    """
     if file := env.get(f"{PASSPHRASE_ENV}_FILE"):
         try:
             return Path(file).read_text().rstrip("\r\n")

@@ -14,9 +14,10 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import decision as decisions
+from vllm_ci.evidence import provenance
 from vllm_ci.evidence.attachment import Attached, attach, attached
 from vllm_ci.evidence.bundle import Bundle
-from vllm_ci.evidence.statement import DECISION, SCAN, Statement, timestamp
+from vllm_ci.evidence.statement import DECISION, PROVENANCE, SCAN, Statement, timestamp
 from vllm_ci.evidence.verify import Findings, judge
 from vllm_ci.registry.manifest import digest_of
 from vllm_ci.registry.repository import Repository
@@ -105,6 +106,12 @@ def findings_of(
     """Everything that is attached to an image, and what is about to be, verified."""
     coming = [Attached(digest=digest_of(each.content), bundle=each.content) for each in more]
     return judge([*attached(repository, digest), *coming], setup.expected(digest, commit), setup.signers, now=now)
+
+
+def commit_of(findings: Findings) -> str:
+    """The commit that the newest provenance names, all zeros when there is none."""
+    found = findings.of(PROVENANCE)
+    return provenance.commit_of(found[-1].statement).sha if found else "0" * 40
 
 
 def ask(channel: Channel, state: State, release: Release, findings: Findings, *, now: datetime) -> Decision:

@@ -40,6 +40,14 @@ from vllm_ci.release.setup import Setup
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportFile:
+    """A report, and the bytes of its CTRF view, whose hash is signed with it."""
+
+    report: Report
+    ctrf: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What is to be published.
 
@@ -47,8 +55,7 @@ class Candidate:
         commit: It was made from.
         image: Digest and tags; the name is the setup's.
         layout: Where it was built; ``None`` when the repository has it already.
-        report: What the stages found; ``None`` relies on evidence that is attached already.
-        ctrf: The report's CTRF view.
+        tested: What the stages found, oldest first; none relies on evidence that is attached already.
         materials: What the image was made of; ``None`` likewise.
         osv: OSV data to scan with.
         scanner: Result of another scanner.
@@ -58,8 +65,7 @@ class Candidate:
     commit: Commit
     image: ImageRef
     layout: Layout | None = None
-    report: Report | None = None
-    ctrf: bytes = b""
+    tested: tuple[ReportFile, ...] = ()
     materials: Materials | None = None
     osv: Path | None = None
     scanner: Path | None = None
@@ -200,15 +206,17 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
     """All that is known here, as statements; the same facts give the same statements."""
     image = ImageRef(repository=setup.subject, digest=candidate.image.digest)
     commit = candidate.commit
-    report = candidate.report
-    if report is None:
+    if not candidate.tested:
         return
-    if report.commit is None or report.commit.sha != commit.sha:
-        tested = report.commit.short if report.commit else "no commit"
-        raise FailedError(
-            f"the report is about {tested}, and {commit.short} is to be published", remedy="run vllm-ci run for it"
-        )
-    test_result.check(report, image)
+    for each in candidate.tested:
+        tested = each.report.commit
+        if tested is None or tested.sha != commit.sha:
+            raise FailedError(
+                f"the report is about {tested.short if tested else 'no commit'}, and {commit.short} is to be published",
+                remedy="run vllm-ci run for it",
+            )
+        test_result.check(each.report, image)
+    report = candidate.tested[0].report
     began = moment(report.started_at or None)
     if candidate.materials is not None:
         finished = began + timedelta(seconds=float(report.timings.get("build", 0.0)))
@@ -223,7 +231,8 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
         )
     if candidate.scanner:
         yield scan.statement(image, commit, scan.from_scanner(candidate.scanner, image, at=now))
-    yield from test_result.statements(report, image, candidate.ctrf)
+    for each in candidate.tested:
+        yield from test_result.statements(each.report, image, each.ctrf)
     yield Statement.about(image, commit, SIGNATURE, {})
 
 

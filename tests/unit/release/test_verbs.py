@@ -14,7 +14,7 @@ from registries.docker import DockerRegistry
 from registries.evidence import MATERIALS, NOW, commit_of, report_of
 from registries.releases import PRODUCTION, STAGING, World, tree_hash, world_in
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
-from vllm_ci.domain.report import Verdict
+from vllm_ci.domain.report import Report, Verdict
 from vllm_ci.evidence.osv import Severity
 from vllm_ci.evidence.refusals import AlteredImageError
 from vllm_ci.registry.access import Access
@@ -26,7 +26,7 @@ from vllm_ci.release.moving import Moved
 from vllm_ci.release.policy import Accepted, ScanRule
 from vllm_ci.release.promote import promote
 from vllm_ci.release.prune import prune
-from vllm_ci.release.publish import publish
+from vllm_ci.release.publish import Candidate, ReportFile, publish
 from vllm_ci.release.rollback import rollback
 from vllm_ci.release.show import show
 from vllm_ci.vcs import git
@@ -130,6 +130,10 @@ def test_a_dry_run_says_everything_and_does_nothing(local: World) -> None:
     assert tree_hash(local.folder) == before
 
 
+def with_report(candidate: Candidate, report: Report) -> Candidate:
+    return dataclasses.replace(candidate, tested=(ReportFile(report=report, ctrf=b"{}"),))
+
+
 # Gates ------------------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +157,7 @@ def test_a_policy_may_take_inconclusive_for_an_answer(local: World) -> None:
 
 
 def test_what_was_not_tested_is_refused(local: World) -> None:
-    candidate = dataclasses.replace(local.candidate(1), report=None, materials=None)
+    candidate = dataclasses.replace(local.candidate(1), tested=(), materials=None)
     moved = publish(local.setup, candidate, "staging", now=LATER)
     assert {reason.partition(":")[0] for reason in moved.decision.reasons} == {
         "provenance", "clean", "sbom", "tests.unit", "tests.integration", "tests.streaming", "tests.security",
@@ -176,8 +180,7 @@ def test_a_later_failure_beats_an_earlier_pass_and_a_later_pass_the_failure(loca
 
 def test_doubles_and_dirty_trees_never_pass(local: World) -> None:
     candidate = local.candidate(1)
-    assert candidate.report
-    double = dataclasses.replace(candidate, report=dataclasses.replace(candidate.report, double=True))
+    double = with_report(candidate, dataclasses.replace(candidate.tested[0].report, double=True))
     lenient = local.with_policies(staging=dataclasses.replace(STAGING, tests={}, sbom=False))
     with pytest.raises(FailedError, match="double"):
         publish(lenient.setup, double, "staging", now=LATER)
@@ -186,18 +189,16 @@ def test_doubles_and_dirty_trees_never_pass(local: World) -> None:
         publish(lenient.setup, local.candidate(1, commit=dirty), "staging", now=LATER)
     report = report_of(dirty, candidate.image)
     with pytest.raises(FailedError, match="dirty"):
-        publish(lenient.setup, dataclasses.replace(candidate, report=report), "staging", now=LATER)
+        publish(lenient.setup, with_report(candidate, report), "staging", now=LATER)
 
 
 def test_a_report_of_another_image_or_commit_is_refused(local: World) -> None:
     one, two = local.candidate(1), local.candidate(2)
     with pytest.raises(FailedError, match="is to be published"):
-        publish(local.setup, dataclasses.replace(one, report=two.report), "staging", now=LATER)
-    assert one.report
-    assert one.report.image
-    other = dataclasses.replace(one.report, image=two.image)
+        publish(local.setup, dataclasses.replace(one, tested=two.tested), "staging", now=LATER)
+    other = dataclasses.replace(one.tested[0].report, image=two.image)
     with pytest.raises(FailedError, match="built again"):
-        publish(local.setup, dataclasses.replace(one, report=other), "staging", now=LATER)
+        publish(local.setup, with_report(one, other), "staging", now=LATER)
 
 
 def test_a_commit_s_tag_never_moves(local: World) -> None:

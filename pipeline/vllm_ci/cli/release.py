@@ -1,0 +1,142 @@
+"""``vllm-ci promote``, ``rollback``, ``history`` and ``prune``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.releasing import narrate, opened, release_options, show_move
+
+
+@click.command()
+@click.option("--from", "source", required=True, metavar="CHANNEL", help="Channel to take the release from.")
+@option("--channel", required=True, metavar="CHANNEL", help="Channel to take it to.")
+@release_options
+@click.pass_context
+def promote(
+    context: click.Context,
+    /,
+    *,
+    source: str,
+    channel: str,
+    osv: Path | None,
+    reason: str,
+    dry_run: bool,
+    as_json: bool,
+    **_: Any,
+) -> None:
+    """Move a channel to what another one stands at: the same digest, never a rebuild, by the stricter policy.
+
+    \b
+    Examples:
+      vllm-ci promote --from staging --channel production
+      vllm-ci promote --from staging --channel production --dry-run
+    """
+    from vllm_ci.release.promote import promote as run
+
+    on_step = narrate(as_json=as_json, dry_run=dry_run)
+    moved = run(opened(context).setup, source, channel, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    show_move(moved, as_json=as_json)
+
+
+@click.command()
+@click.argument("channel")
+@option(
+    "--to", default="", metavar="COMMIT", help="Commit or digest to go back to; by default the newest earlier one that holds."
+)
+@release_options
+@click.pass_context
+def rollback(
+    context: click.Context,
+    /,
+    *,
+    channel: str,
+    to: str,
+    osv: Path | None,
+    reason: str,
+    dry_run: bool,
+    as_json: bool,
+    **_: Any,
+) -> None:
+    """Move CHANNEL back to the newest earlier release whose evidence still verifies.
+
+    \b
+    Examples:
+      vllm-ci rollback production --reason "latency doubled"
+      vllm-ci rollback production --to 0123abcd
+    """
+    from vllm_ci.release.rollback import rollback as run
+
+    on_step = narrate(as_json=as_json, dry_run=dry_run)
+    moved = run(opened(context).setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    show_move(moved, as_json=as_json)
+
+
+@click.command()
+@click.argument("channel", default="")
+@json_option
+@config_option
+@click.pass_context
+def history(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) -> None:
+    """What was released, newest first, and where each channel stands; from the ledger alone.
+
+    \b
+    Examples:
+      vllm-ci history
+      vllm-ci history production --json
+    """
+    from vllm_ci.release import history as past
+
+    found = opened(context)
+    if channel:
+        found.setup.channel(channel)
+    records = found.setup.ledger.read().records
+    heads = {name: past.current(records, name) for name in (*found.setup.channels, *past.channels(records))}
+    shown = [each for each in reversed(records) if channel in ("", each.channel)]
+    if as_json:
+        standing = {name: head.release.digest if head else None for name, head in heads.items() if channel in ("", name)}
+        print_json({"channels": standing, "records": [each.to_json() for each in shown]})
+        return
+    for each in shown:
+        mark = "*" if heads[each.channel] == each else " "
+        note = f"  {each.reason}" if each.reason else ""
+        click.echo(
+            f"{mark} {each.number:>4}  {each.at}  {each.channel:<12} {each.action:<9} "
+            f"{each.release.commit[:12]}  {each.release.digest[:19]}  {each.by.partition(' <')[0]}{note}"
+        )
+    if not shown:
+        click.echo("nothing was released yet")
+
+
+@click.command()
+@option("--keep", type=click.IntRange(1), default=10, show_default=True, help="Releases kept for each channel.")
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would be deleted.")
+@json_option
+@config_option
+@click.pass_context
+def prune(context: click.Context, /, *, keep: int, yes: bool, as_json: bool, **_: Any) -> None:
+    """Delete images (and their evidence) that no channel could roll back to any more.
+
+    \b
+    Examples:
+      vllm-ci prune --keep 5
+      vllm-ci prune --keep 5 --yes
+    """
+    from vllm_ci.release.prune import prune as run
+
+    done = run(opened(context).setup, keep=keep, dry_run=not yes)
+    if as_json:
+        print_json({**asdict(done), "dry_run": not yes})
+        return
+    for digest in done.deleted:
+        click.echo(f"{'deleted' if yes else 'would delete'} {digest}")
+    click.echo(f"{len(done.deleted)} images with {done.attachments} attachments, {len(done.kept)} kept")
+    if done.reclaim:
+        click.echo(done.reclaim)
+    if done.deleted and not yes:
+        click.echo("nothing was deleted: add --yes")

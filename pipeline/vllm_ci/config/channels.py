@@ -1,0 +1,139 @@
+"""``release:``: where releases go, who signs them, and what each channel asks.
+
+What signs and verifies is imported when it is asked for: an unchanged build has no time for it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from vllm_ci.config.section import Section
+from vllm_ci.domain.report import Verdict
+
+if TYPE_CHECKING:
+    from vllm_ci.release.policy import Accepted, ScanRule
+    from vllm_ci.release.setup import Channel
+
+
+class AcceptedConfig(Section):
+    """A vulnerability that is lived with, for a while."""
+
+    id: Annotated[str, Field(min_length=1)]
+    """Id of the vulnerability, or one of its aliases, e.g. `CVE-2026-1234`."""
+    reason: Annotated[str, Field(min_length=1)]
+    """Why it is lived with."""
+    until: dt.date
+    """Last day of that, e.g. `2027-06-30`; afterwards it refuses again."""
+
+    def domain(self) -> Accepted:
+        """As the policy takes it."""
+        from vllm_ci.release.policy import Accepted
+
+        return Accepted(id=self.id, reason=self.reason, until=self.until)
+
+
+class ScanConfig(Section):
+    """What is asked of a vulnerability scan."""
+
+    max_age_days: Annotated[float, Field(gt=0)] = 30.0
+    """Oldest data that it may have been made with."""
+    fail_on: Literal["low", "medium", "high", "critical"] = "critical"
+    """Least severity that refuses."""
+    accept: list[AcceptedConfig] = Field(default_factory=list)
+    """Vulnerabilities that do not."""
+
+    def domain(self) -> ScanRule:
+        """As the policy takes it."""
+        from vllm_ci.evidence.osv import Severity
+        from vllm_ci.release.policy import ScanRule
+
+        return ScanRule(
+            max_age_days=self.max_age_days,
+            fail_on=Severity.named(self.fail_on),
+            accept=tuple(each.domain() for each in self.accept),
+        )
+
+
+class ChannelConfig(Section):
+    """A named place that releases go to, and what it asks of an image. What is missing refuses."""
+
+    tests: dict[str, Verdict | list[Verdict]] | None = None
+    """Verdicts that are good enough, by stage, e.g. `streaming: passed`; by default every enabled stage has to pass."""
+    signers: list[str] = Field(default_factory=list)
+    """Whose evidence counts, by their names in `release.signers`; by default everybody's there."""
+    approvals: list[str] = Field(default_factory=list)
+    """Who must have signed the image besides (`cosign sign`), by their names in `release.signers`."""
+    refs: list[str] = Field(default_factory=list)
+    """Patterns of branches and tags that may be released, e.g. `main`, `v*`; by default all."""
+    sbom: bool = True
+    """Whether a bill of materials must be there."""
+    scan: ScanConfig | None = None
+    """What is asked of a vulnerability scan; by default none is."""
+    after: str = ""
+    """Channel that the image must have been in."""
+    soak_hours: Annotated[float, Field(ge=0)] = 0.0
+    """For how long it must have been there."""
+    kustomization: str = ""
+    """Its kustomization in the ledger's branch; by default `deploy/CHANNEL/kustomization.yaml`."""
+
+    def domain(self, name: str, *, image: str, stages: Iterable[str]) -> Channel:
+        """As releases take it.
+
+        Args:
+            name: Of the channel.
+            image: Name of the image in kustomizations.
+            stages: Stages that have to pass where nothing else is said.
+        """
+        from vllm_ci.release.policy import Policy
+        from vllm_ci.release.setup import Channel
+
+        wanted = dict.fromkeys(stages, Verdict.PASSED) if self.tests is None else self.tests
+        policy = Policy(
+            tests={stage: tuple(good) if isinstance(good, list) else (good,) for stage, good in wanted.items()},
+            signers=tuple(self.signers),
+            approvals=tuple(self.approvals),
+            refs=tuple(self.refs),
+            sbom=self.sbom,
+            scan=self.scan.domain() if self.scan else None,
+            after=self.after,
+            soak_hours=self.soak_hours,
+        )
+        return Channel(name=name, policy=policy, overlay=self.kustomization or f"deploy/{name}/kustomization.yaml", image=image)
+
+
+class LedgerConfig(Section):
+    """The branch that remembers every release."""
+
+    repository: str = ""
+    """URL or path of a git repository, or the name of a remote of this one (`origin`); by default `.vllm-ci/ledger.git`."""
+    branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "releases"
+    """Its branch."""
+
+
+def _channels() -> dict[str, ChannelConfig]:
+    return {"staging": ChannelConfig(), "production": ChannelConfig(after="staging")}
+
+
+class ReleaseConfig(Section):
+    """Where releases go, who signs them, and what each channel asks."""
+
+    repository: str = ""
+    """Repository that images are pushed to, e.g. `registry.example.com/team/name`; by default a folder, `.vllm-ci/registry`."""
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig)
+    """The branch that remembers every release."""
+    key: str = ""
+    """Key to sign with: a PEM file, `env:NAME`, or a key service's URI; by default `.vllm-ci/keys/release.key`."""
+    public_key: str = ""
+    """PEM file of its public half, which a key service needs."""
+    signers: dict[str, str] = Field(default_factory=dict)
+    """Who is trusted: name to PEM file of a public key; by default the public half of `key`'s default, as `release`."""
+    image_name: str = "vllm"
+    """Name of the image whose entry in the kustomizations is rewritten."""
+    channels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")], ChannelConfig] = Field(
+        default_factory=_channels
+    )
+    """The channels; by default `staging`, and `production` after it."""
