@@ -176,7 +176,7 @@ async def serve(engine: Engine, project: Project, source: Source, emit: Emit) ->
     """Build, make the model, and hold the server."""
     built = await build(engine, project, source, emit)
     checkpoint = await model(engine, project, source, built.image, emit)
-    async with _held(engine, service(engine, project, built, checkpoint), emit) as held:
+    async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, emit) as held:
         yield built, held
 
 
@@ -212,7 +212,7 @@ async def run(engine: Engine, project: Project, source: Source, emit: Emit) -> R
                 await runner.run(replace(base, spec=spec))
 
     async def with_server() -> None:
-        async with _held(engine, service(engine, project, built, checkpoint), clock) as held:
+        async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, clock) as held:
             for spec in project.stages:
                 if STAGES[spec.name].needs_server:
                     await runner.run(replace(base, spec=spec, service=held), held)
@@ -247,8 +247,8 @@ async def _tools(engine: Engine) -> Directory:
 
 
 @asynccontextmanager
-async def _held(engine: Engine, spec: ServiceSpec, emit: Emit) -> AsyncIterator[Service]:
-    emit(Started(step="server", detail=" ".join(spec.argv[-4:])))
+async def _held(engine: Engine, spec: ServiceSpec, model: str, emit: Emit) -> AsyncIterator[Service]:
+    emit(Started(step="server", detail=f"vLLM with {model}"))
     begun = time.monotonic()
     async with engine.serve(spec) as held:
         detail = f"first completion after {held.ready_s:.1f} s"
