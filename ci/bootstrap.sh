@@ -29,7 +29,7 @@ find_uv() {
             stop "neither uv nor pip is here" "install one of them (apt-get install python3-pip, or see uv's own manual)"
         say "fetching uv into .tools/uv"
         rm -rf .tools/uv.part
-        "$HOST_PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+        PIP_ROOT_USER_ACTION=ignore "$HOST_PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
             --target .tools/uv.part -r ci/uv.lock
         rm -rf .tools/uv
         mv .tools/uv.part .tools/uv
