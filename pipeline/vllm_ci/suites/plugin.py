@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +80,10 @@ def http(request: pytest.FixtureRequest, base_url: str | None, api_key: str) -> 
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = httpx.Timeout(request.config.option.vllm_timeout, connect=10.0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    with httpx.Client(base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False) as client:
+    trust = ssl.create_default_context()  # the system's store, or what SSL_CERT_FILE names, as all our clients
+    with httpx.Client(
+        base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False, verify=trust
+    ) as client:
         yield client
 
 
