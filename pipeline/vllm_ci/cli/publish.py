@@ -59,9 +59,10 @@ def publish(
     from vllm_ci.release.publish import publish as run
 
     with tempfile.TemporaryDirectory(prefix="vllm-ci-") as folder:
-        found = with_local_key(opened(context), folder=Path(folder) / "keys" if dry_run else None)
+        found = opened(context)
         made = vcs.discover(vcs.root(found.loaded.folder), commit)
         candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=ci.run_url())
+        found = with_local_key(found, folder=Path(folder) / "keys" if dry_run else None)
         name = channel or next(iter(found.setup.channels))
         on_step = narrate(as_json=as_json, dry_run=dry_run)
         moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, on_step=on_step)

@@ -157,8 +157,8 @@ def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
             )
         for stage, verdict in each.tests.items():
             click.echo(f"tested      {stage:<14} {verdict}")
-        for evidence in each.findings.evidence:
-            click.echo(f"evidence    {evidence.kind:<14} signed by {evidence.signer}")
+        for evidence in sorted(each.findings.evidence, key=lambda found: found.statement.title):
+            click.echo(f"evidence    {evidence.statement.title:<26} signed by {evidence.signer}")
         for refusal in each.findings.refused.values():
             click.echo(f"refused     {refusal.message}")
         if each.problem:

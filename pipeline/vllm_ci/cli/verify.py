@@ -76,9 +76,9 @@ def verify(
         if not good:
             sys.exit(FailedError.exit_code)
         return
-    for each in findings.evidence:
+    for each in sorted(findings.evidence, key=lambda found: found.statement.title):
         when = f"{each.at:%Y-%m-%d %H:%M} UTC" if each.at.year > 1970 else "undated"
-        click.echo(f"verified  {each.kind:<12} {each.signer:<12} {when:<21} {each.digest[:19]}")
+        click.echo(f"verified  {each.statement.title:<26} {each.signer:<10} {when:<21} {each.digest[:19]}")
     for name, refusal in findings.refused.items():
         click.echo(f"refused   {name[:19]}  {refusal.message}")
     for rule in decision.rules if decision else ():

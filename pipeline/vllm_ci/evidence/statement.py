@@ -113,6 +113,15 @@ class Statement:
         return KINDS.get(self.predicate_type, self.predicate_type)
 
     @property
+    def title(self) -> str:
+        """Its kind, and of a test result the stage as well."""
+        configuration = self.predicate.get("configuration")
+        first = configuration[0] if isinstance(configuration, list) and configuration else None
+        annotations = first.get("annotations") if isinstance(first, dict) else None
+        stage = annotations.get("stage") if isinstance(annotations, dict) else None
+        return f"{self.kind} of {stage}" if self.predicate_type == TEST_RESULT and stage else self.kind
+
+    @property
     def images(self) -> tuple[Subject, ...]:
         """Subjects that are images (or other files)."""
         return tuple(each for each in self.subjects if "sha256" in each.digest)

@@ -142,7 +142,7 @@ def sign(setup: Setup, statements: Sequence[Statement]) -> list[Bundle]:
 def attach_all(repository: Repository, digest: str, bundles: Sequence[Bundle], on_step: OnStep) -> None:
     """Attach bundles to an image."""
     if bundles:
-        on_step("attach " + ", ".join(dict.fromkeys(Statement.parse(each.payload).kind for each in bundles)))
+        on_step("attach " + ", ".join(Statement.parse(each.payload).title for each in bundles))
         attach(repository, digest, *bundles)
 
 

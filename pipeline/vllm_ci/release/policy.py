@@ -189,12 +189,14 @@ class _Counted:
 
 def _provenance(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
     found = counted.newest(PROVENANCE)
-    expected = f"a provenance of commit {facts.commit[:12]}"
+    expected = "a provenance of its commit"
     commit: Commit | None = None
     got = counted.nothing("provenance")
     if found:
         commit, problem = _read_commit(found)
         got = problem or (f"commit {commit.sha[:12]}, signed by {found.signer}" if commit else got)
+        if commit and commit.sha != facts.commit:
+            got += f", not {facts.commit[:12]}"
     yield RuleResult(rule="provenance", expected=expected, got=got, ok=commit is not None and commit.sha == facts.commit)
     clean = commit is not None and not commit.dirty
     yield RuleResult(rule="clean", expected="a clean work tree", got="clean" if clean else "dirty, or not said", ok=clean)
@@ -215,7 +217,7 @@ def _read_commit(found: Evidence) -> tuple[Commit | None, str]:
 def _sbom(policy: Policy, _facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
     if policy.sbom:
         found = counted.newest(SBOM)
-        got = f"one of {len(found.statement.predicate.get('components', ()))} components" if found else counted.nothing("bill")
+        got = f"{len(found.statement.predicate.get('components', ()))} components" if found else counted.nothing("bill")
         yield RuleResult(rule="sbom", expected="a bill of materials", got=got, ok=found is not None)
 
 

@@ -118,7 +118,7 @@ def publish(
         head = history.current(state.records, channel_name)
         previous = head.release if head else None
         moves = previous is None or previous.digest != digest
-        plan = _plan(repository, release, [each.kind for each in unknown(statements, known)], channel_name, moves=moves)
+        plan = _plan(repository, release, [each.title for each in unknown(statements, known)], channel_name, moves=moves)
         moved = Moved(
             action="publish",
             channel=channel_name,
@@ -129,6 +129,9 @@ def publish(
             done=plan if decision.allowed else (),
             dry_run=dry_run,
         )
+        if not dry_run and not decision.allowed and repository.resolve(digest):
+            # Of an image that is out already, what was found out counts, whether it pleases or not.
+            attach_all(repository, digest, bundles, on_step)
         if dry_run or not decision.allowed:
             return moved
         _check_tag(repository, release)

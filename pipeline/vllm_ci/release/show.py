@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 
 from vllm_ci.domain.errors import UsageError
-from vllm_ci.evidence.refusals import Refusal
+from vllm_ci.evidence.refusals import MalformedError, Refusal
 from vllm_ci.evidence.statement import TEST_RESULT
 from vllm_ci.evidence.test_result import read
 from vllm_ci.evidence.verify import Findings, check_image
@@ -83,11 +84,7 @@ def show(setup: Setup, key: str, *, now: datetime | None = None) -> tuple[Shown,
                     release=release,
                     records=tuple(each for each in state.records if each.release.digest == release.digest),
                     current=tuple(name for name, head in heads.items() if head and head.release.digest == release.digest),
-                    tests={
-                        result.stage: result.verdict.value
-                        for each in findings.of(TEST_RESULT)
-                        for result in (read(each.statement),)
-                    },
+                    tests=_tests(findings),
                     findings=findings,
                     problem=problem,
                 )
@@ -95,11 +92,22 @@ def show(setup: Setup, key: str, *, now: datetime | None = None) -> tuple[Shown,
     return tuple(shown)
 
 
+def _tests(findings: Findings) -> dict[str, str]:
+    """The newest verdict by stage; a statement that cannot be read says nothing."""
+    found: dict[str, str] = {}
+    for each in findings.of(TEST_RESULT):
+        with contextlib.suppress(MalformedError):
+            result = read(each.statement)
+            found[result.stage] = result.verdict.value
+    return dict(sorted(found.items()))
+
+
 def evidence_json(findings: Findings) -> list[dict[str, object]]:
     """Statements, verified and refused, as plain data."""
     verified: list[dict[str, object]] = [
         {
             "kind": each.kind,
+            "title": each.statement.title,
             "type": each.statement.predicate_type,
             "signer": each.signer,
             "at": each.at.isoformat() if each.at.year > 1970 else "",
