@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ COLOURS = {
 
 def console() -> Console:
     """Standard error, with ``NO_COLOR`` and ``CI`` honoured by rich; standard output belongs to ``--json``."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # Where nobody says how wide a line may be (a pipe, a CI log), the table must not be cut at 80.
+    return Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
 
 
 @contextmanager
