@@ -171,6 +171,7 @@ class ImageSpec:
         tiers: Layers of wheels, lowest first.
         winners: For paths that two wheels claim with different content: path pattern to the project whose file stays.
         writable: Folders that the image's group may write to.
+        links: Symbolic links: path to target.
         env: Environment of the image.
         entrypoint: Entry point.
         command: Default arguments.
@@ -200,6 +201,7 @@ class ImageSpec:
     overrides: tuple[str, ...] = ()
     winners: Mapping[str, str] = field(default_factory=dict)
     writable: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()

@@ -132,6 +132,8 @@ def settings(spec: ImageSpec) -> Iterator[Entry]:
         yield Entry(path="etc/nsswitch.conf", content=Inline(b"passwd: files\ngroup: files\nhosts: files dns\n"))
     for folder in spec.writable:
         yield Entry(path=folder.strip("/"), mode=0o775, folder=True)
+    for link, aim in spec.links.items():
+        yield Entry(path=link.strip("/"), mode=0o777, link=aim)
     prefix = spec.prefix.strip("/")
     up = "/".join([".."] * (len(prefix.split("/")) + 1))
     configuration = (

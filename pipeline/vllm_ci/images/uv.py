@@ -62,7 +62,8 @@ def resolve(
         wanted, replaced, output = (Path(folder) / name for name in ("requirements.in", "overrides.txt", "pylock.toml"))
         wanted.write_text("\n".join(requirements) + "\n")
         replaced.write_text("\n".join(overrides) + "\n")
-        output.write_text(_preferences(prefer))
+        if prefer:
+            output.write_text(_preferences(prefer))
         target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
         places = ["--default-index", indexes.urls[0]]
         for url in indexes.urls[1:]:

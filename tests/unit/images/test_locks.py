@@ -103,6 +103,7 @@ def test_locking_keeps_what_fits_and_upgrades_what_it_is_told_to(tmp_path: Path,
     )
     spec = load("cpu", wheels_lock=tmp_path / "x.lock", requirements=("small", "other"), overrides=())
     spec = spec.changed(wheels_lock=tmp_path / "x.lock", debs_lock=tmp_path / "x.debs.lock")
+    assert {change.after for change in lock.lock(spec, only="wheels")} == {"2.0"}
     write_wheels(tmp_path / "x.lock", [wheel("small", "1"), wheel("other", "2")], PLATFORMS, spec="x")
     (tmp_path / "x.lock").write_text((tmp_path / "x.lock").read_text().replace("==1 ", "==1.0 "))
     changes = lock.lock(spec, only="wheels", packages=("other",))
