@@ -13,11 +13,13 @@ import click
 from vllm_ci.cli.options import option
 from vllm_ci.cli.releasing import Opened, narrate, opened, release_options, show_move, with_local_key
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
 from vllm_ci.domain.image import ImageRef
 
 if TYPE_CHECKING:
+    from vllm_ci.domain.spec import ImageSpec
     from vllm_ci.evidence.materials import Materials
+    from vllm_ci.images.locks import LockedWheel
     from vllm_ci.release.publish import Candidate, ReportFile
 
 
@@ -98,7 +100,7 @@ def _candidate(
         image=newest.image,
         layout=Layout(Store().layout),
         tested=same,
-        materials=_materials(context, newest.image),
+        materials=_materials(context, found, commit, newest.image),
         osv=osv,
         scanner=scan,
         run=run,
@@ -147,7 +149,7 @@ def _published(found: Opened, commit: Commit) -> Candidate:
     return Candidate(commit=commit, image=ImageRef(repository=found.setup.subject, digest=digest, tags=(tag,)))
 
 
-def _materials(context: click.Context, image: ImageRef) -> Materials:
+def _materials(context: click.Context, found: Opened, commit: Commit, image: ImageRef) -> Materials:
     """What the image was made of, by the locks of the checkout and the builder's account of its files."""
     from vllm_ci.cli.building import spec_of
     from vllm_ci.evidence.materials import materials
@@ -158,4 +160,29 @@ def _materials(context: click.Context, image: ImageRef) -> Materials:
     for platform in spec.targets:
         for owner, files in integrity.manifest(image.digest, platform=platform).items():
             owners.setdefault(owner, {}).update(files)
-    return materials(spec, owners)
+    return materials(spec, owners, replaced=_wheels(found.loaded.folder, commit, spec) if spec.vllm else ())
+
+
+def _wheels(source: Path, commit: Commit, spec: ImageSpec) -> list[LockedWheel]:
+    """The wheels of a commit of vLLM itself, as the builder chose them."""
+    from vllm_ci.images.contents import Contents
+    from vllm_ci.images.interpreter import Compilers
+    from vllm_ci.images.store import Store
+
+    def compilers() -> Compilers:
+        raise BuildError("the image is to be compiled", remedy="build it again: vllm-ci build")
+
+    return [
+        wheel
+        for platform in spec.targets
+        for wheel in Contents(
+            source=source,
+            commit=commit,
+            spec=spec,
+            platform=platform,
+            store=Store(),
+            threads=1,
+            compilers=compilers,
+            progress=lambda _: None,
+        ).wheels
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels
 
 # Owners of files in the builder's account that are no package.
 _OVERLAY, _DEBIAN, _SETTINGS = "commit", "debian", "settings"
-_DIST_INFO = re.compile(r".*/(?P<name>[^/]+?)-(?P<version>[^/-]+)\.dist-info/METADATA")
+_DIST_INFO = re.compile(r".*/site-packages/(?P<name>[^/]+?)-(?P<version>[^/-]+)\.dist-info/METADATA")
 # Where a Debian source package's files lie: pool/AREA/PREFIX/SOURCE/FILE (Debian policy's archive layout).
 _POOL = re.compile(r"pool/[^/]+/[^/]+/(?P<source>[^/]+)/[^/]+")
 
@@ -70,17 +70,20 @@ class Materials:
     base: str = ""
 
 
-def materials(spec: ImageSpec, owners: Mapping[str, Mapping[str, str]]) -> Materials:
+def materials(spec: ImageSpec, owners: Mapping[str, Mapping[str, str]], *, replaced: Iterable[LockedWheel] = ()) -> Materials:
     """Materials of an image, from its spec's locks and the builder's account of its files.
 
     Args:
         spec: What the image was built from.
         owners: Owner (project, ``debian``, ``settings``, ``commit``) to path to hex sha256 (:mod:`vllm_ci.images.integrity`).
+        replaced: Wheels that the builder took instead of locked ones of the same project (vLLM's own, of this very commit).
 
     Raises:
         ErroredError: Locks and files do not fit: another commit's locks lie in the checkout.
     """
     wheels = [each for each in read_wheels(spec.wheels_lock, spec.platforms) if set(each.platforms) & set(spec.targets)]
+    instead = {each.project: each for each in replaced}
+    wheels = [instead.get(each.project, each) for each in wheels]
     architectures = {target.partition("/")[2] for target in spec.targets}
     debs = [each for each in (read_debs(spec.debs_lock) if spec.base.suite else ()) if each.architecture in architectures]
     _check(wheels, owners)

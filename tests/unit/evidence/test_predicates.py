@@ -114,7 +114,10 @@ def _spec(tmp_path: Path) -> ImageSpec:
 
 def owners(version: str = "0.32.0+cpu") -> dict[str, dict[str, str]]:
     return {
-        "vllm": {f"/opt/lib/python3.11/site-packages/vllm-{version}.dist-info/METADATA": "4" * 64},
+        "vllm": {
+            f"/opt/lib/python3.11/site-packages/vllm-{version}.dist-info/METADATA": "4" * 64,
+            "/opt/lib/python3.11/site-packages/vllm/_vendor/other-1.0.dist-info/METADATA": "4" * 64,
+        },
         "debian": {"/etc/os-release": "5" * 64},
         "commit": {"/opt/serving/x.py": "6" * 64},
     }
@@ -128,6 +131,14 @@ def test_materials_are_what_locks_and_staged_files_agree_on(spec: ImageSpec) -> 
     ]
     assert dict(found.files) == {"/opt/serving/x.py": "6" * 64}
     assert set(found.locks) == {"cpu.lock", "cpu.debs.lock"}
+
+
+def test_a_wheel_that_the_builder_took_instead_counts(spec: ImageSpec) -> None:
+    own = LockedWheel(
+        project="vllm", version="0.33.0.dev1", filename="d.whl", sha256="9" * 64, size_bytes=1, platforms=spec.platforms
+    )
+    found = materials(spec, owners("0.33.0.dev1"), replaced=[own])
+    assert ("vllm", "9" * 64) in [(each.name, each.sha256) for each in found.packages]
 
 
 @pytest.mark.parametrize("change", [owners("0.31.0"), {**owners(), "stranger": {"/x": "7" * 64}}, {"commit": {}}])
