@@ -11,10 +11,12 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 @dataclass(kw_only=True)
@@ -23,7 +25,7 @@ class Fault:
 
     Kinds: `status` (answers by itself), `cut_request` (reads half a body, forwards nothing, hangs up), `cut_upstream` (forwards
     half a body, then hangs up on both sides), `cut_response` (half an answer), `lost_answer` (forwards, then hangs up),
-    `wrong_bytes` (one bit of the answer's body), `slow` (waits before the answer).
+    `wrong_bytes` (one bit of the answer's body), `slow` (waits before the answer), `header` (adds headers to the answer).
     """
 
     kind: str
@@ -53,37 +55,46 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
 
     def _serve(self) -> None:
+        if self.server.guard and (answer := self.server.guard(self)):
+            # What asks for a token was read by whoever answered; what was refused is read here.
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) if not self.path.startswith("/token") else 0)
+            self._answer(*answer)
+            return
         fault = self.server.take(self.command, self.path)
-        kind = fault.kind if fault else ""
         length = int(self.headers.get("Content-Length", 0))
         if self.headers.get("Transfer-Encoding", "") == "chunked":
             raise AssertionError("a client that does not say how much it sends cannot be resumed")
-        if kind in {"cut_request", "cut_upstream"}:
+        if fault and fault.kind in {"cut_request", "cut_upstream"}:
             half = self.rfile.read(length // 2)
-            if kind == "cut_upstream":
+            if fault.kind == "cut_upstream":
                 self._half_upstream(half)
             self._note(0)
             self._hang_up()
             return
         body = self.rfile.read(length)
-        if fault and kind == "status":
+        if fault and fault.kind == "status":
             self._note(fault.status)
             self._answer(fault.status, list(fault.headers.items()), fault.body)
             return
         status, headers, content = self._forward(body)
         self._note(status)
-        if fault and kind == "slow":
+        self._give(fault or Fault(kind=""), status, headers, content)
+
+    def _give(self, fault: Fault, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        """The registry's answer, broken or not."""
+        middle = len(content) // 2
+        if fault.kind == "slow":
             time.sleep(fault.seconds)
-        if kind == "lost_answer":
+        if fault.kind == "lost_answer":
             self._hang_up()
-        elif kind == "cut_response":
-            self._answer(status, headers, content[: len(content) // 2], length=len(content))
+        elif fault.kind == "cut_response":
+            self._answer(status, headers, content[:middle], length=len(content))
             self._hang_up()
-        elif kind == "wrong_bytes":
-            middle = len(content) // 2
+        elif fault.kind == "wrong_bytes":
             self._answer(status, headers, content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
         else:
-            self._answer(status, headers, content)
+            more = list(fault.headers.items()) if fault.kind == "header" else []
+            self._answer(status, [*headers, *more], content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
@@ -140,6 +151,8 @@ class FaultyProxy(ThreadingHTTPServer):
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.faults: list[Fault] = []
+        # Answers in the registry's place, or lets a request through (None).
+        self.guard: Callable[[BaseHTTPRequestHandler], Answer | None] | None = None
         self.seen = Log()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)

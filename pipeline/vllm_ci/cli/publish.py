@@ -65,6 +65,8 @@ def publish(
         made = vcs.discover(vcs.root(found.loaded.folder), commit)
         candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=ci.run_url())
         found = with_local_key(found, folder=Path(folder) / "keys" if dry_run else None)
+        if candidate.tested:
+            found.setup.key()  # a key that cannot be read is said before anybody is asked over a network
         name = channel or next(iter(found.setup.channels))
         on_step = narrate(as_json=as_json, dry_run=dry_run)
         moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, on_step=on_step)

@@ -22,7 +22,14 @@ from registries.proxy import Fault, FaultyProxy
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.client import RemoteRepository
 from vllm_ci.registry.credentials import Credentials
-from vllm_ci.registry.errors import DigestError, ForbiddenError, NotFoundError, UnauthorizedError, UnreachableError
+from vllm_ci.registry.errors import (
+    DigestError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+    UnreachableError,
+    UnsupportedError,
+)
 from vllm_ci.registry.layout import Layout
 from vllm_ci.registry.manifest import OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, digest_of
 from vllm_ci.registry.retry import Retry
@@ -511,3 +518,43 @@ def test_skopeo_copies_what_we_push(registry: DockerRegistry, access: Access, tm
         [*command, f"docker://{registry.host}/name:one", f"oci:{tmp_path / 'skopeo'}:one"], check=True, capture_output=True
     )
     assert Layout(tmp_path / "skopeo").resolve("one") == image.digest
+
+
+def test_a_registry_that_keeps_the_list_itself_gets_no_list_from_us(proxy: FaultyProxy, access: Access, tmp_path: Path) -> None:
+    layout, image = small_image(tmp_path / "one")
+    push(layout, image.digest, f"{proxy.host}/name", access=access)
+    proxy.faults = [Fault(kind="header", method="PUT", path="manifests/att-", headers={"OCI-Subject": image.digest})]
+    with RemoteRepository(f"{proxy.host}/name", access) as repository:
+        made = attach(repository, image, "first")
+        assert repository.resolve(image.digest.replace(":", "-")) is None
+        assert [tag for tag in repository.tags() if tag.startswith("att-")] == [f"att-{image.digest[7:39]}{made.digest[7:]}"]
+
+
+def test_tags_come_in_pages(proxy: FaultyProxy, access: Access) -> None:
+    pages = [
+        Fault(
+            kind="status",
+            path="tags/list",
+            status=200,
+            body=b'{"name":"name","tags":["a","b"]}',
+            headers={"Link": '</v2/name/tags/list?last=b&n=2>; rel="next"'},
+        ),
+        Fault(kind="status", path="last=b", status=200, body=b'{"name":"name","tags":["c"]}'),
+    ]
+    proxy.faults = pages
+    with RemoteRepository(f"{proxy.host}/name", access) as repository:
+        assert repository.tags() == ("a", "b", "c")
+
+
+def test_a_registry_that_does_not_delete_is_told_apart(tmp_path: Path, access: Access) -> None:
+    if not is_installed():
+        pytest.skip("docker-registry is not on PATH (apt-get install docker-registry)")
+    layout, image = small_image(tmp_path / "one")
+    (tmp_path / "r").mkdir()
+    with docker_registry(tmp_path / "r", delete=False) as fixed:
+        push(layout, image.digest, f"{fixed.host}/name", ["one"], access=access)
+        with RemoteRepository(f"{fixed.host}/name", access) as repository:
+            with pytest.raises(UnsupportedError):
+                repository.delete(image.digest)
+            with pytest.raises(UnsupportedError):
+                repository.untag("one")

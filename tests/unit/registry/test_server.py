@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from vllm_ci.registry.access import Access
 from vllm_ci.registry.client import RemoteRepository
 from vllm_ci.registry.errors import UnsupportedError
 from vllm_ci.registry.layout import Layout
-from vllm_ci.registry.manifest import Descriptor, Manifest, digest_of
+from vllm_ci.registry.manifest import OCI_MANIFEST, Descriptor, Manifest, digest_of
 from vllm_ci.registry.server import ReadOnlyRegistry
 from vllm_ci.registry.transfer import pull, push
 
@@ -167,3 +168,24 @@ def test_an_empty_blob_has_a_length(host: str, image: tuple[Layout, Manifest]) -
     image[0].put_blob(empty, lambda _: [b""])
     answer = httpx.get(f"http://{host}/v2/name/blobs/{empty.digest}")
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_referrers_are_listed_by_the_api_where_there_is_one(host: str, image: tuple[Layout, Manifest], access: Access) -> None:
+    layout, subject = image
+    assert _referrers(host, subject, access) == ()
+    value = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "text/plain",
+        "config": subject.blobs[0].to_json(),
+        "layers": [],
+        "subject": subject.descriptor.to_json(),
+    }
+    about = Manifest(content=json.dumps(value).encode(), media_type=OCI_MANIFEST)
+    layout.attach(about)
+    assert [(each.digest, each.artifact_type) for each in _referrers(host, subject, access)] == [(about.digest, "text/plain")]
+
+
+def _referrers(host: str, subject: Manifest, access: Access) -> tuple[Descriptor, ...]:
+    with RemoteRepository(f"{host}/name", access) as repository:
+        return repository.referrers(subject.digest)

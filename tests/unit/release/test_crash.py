@@ -26,6 +26,8 @@ from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 
 LATER = NOW + timedelta(hours=1)
+# A registry takes its time; VLLM_CI_TEST_ROUNDS tries every step there, too.
+STRIDE = 1 if "VLLM_CI_TEST_ROUNDS" in os.environ else 3
 CHANNEL = {"publish": "staging", "promote": "production", "rollback": "staging"}
 
 
@@ -154,7 +156,7 @@ def main() -> None:
     folder, verb, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     rows = []
     with repositories(kind, folder) as host:
-        for step in range(100):
+        for step in range(0, 100, STRIDE if kind == "registry" else 1):
             place = folder / str(step)
             if kind == "folder" and step:
                 shutil.copytree(folder / "prepared", place)
