@@ -21,12 +21,14 @@ class Capabilities:
         isolated: Programs see only their image and inputs (containers); processes on a host do not promise that.
         gpus: Number of devices it can hand out, ``None`` when it cannot know beforehand.
         shm: It can size ``/dev/shm``.
+        cores: Number of processors, ``None`` when it cannot know.
         platforms: Platforms whose images it can run, e.g. ``linux/amd64``.
     """
 
     isolated: bool
     gpus: int | None
     shm: bool
+    cores: int | None
     platforms: tuple[str, ...]
 
 

@@ -18,8 +18,9 @@ from vllm_ci.domain.events import Emit, Event, Finished, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
 from vllm_ci.domain.project import Project, cache_key
-from vllm_ci.domain.report import Report
+from vllm_ci.domain.report import Report, StageResult
 from vllm_ci.domain.stage import StageSpec
+from vllm_ci.domain.variant import Matrix, Variant
 from vllm_ci.engine import Engine
 from vllm_ci.programs import FOLDER as PROGRAMS
 from vllm_ci.stages import STAGES, reading
@@ -116,7 +117,9 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
     return Built(image=ref, facts=outcome.output, config=config, summary=summary)
 
 
-async def model(engine: Engine, project: Project, source: Source, image: ImageRef, emit: Emit) -> Directory | None:
+async def model(
+    engine: Engine, project: Project, source: Source, image: ImageRef, emit: Emit, step: str = "model"
+) -> Directory | None:
     """The checkpoint to serve, made on the spot if it is a tiny one; ``None`` when the server loads it by name.
 
     Raises:
@@ -125,7 +128,7 @@ async def model(engine: Engine, project: Project, source: Source, image: ImageRe
     spec = project.model
     if spec.tiny is None:
         return source.model
-    with _step(emit, "model", f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
+    with _step(emit, step, f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
         script = (PROGRAMS / "tiny_model.py").read_bytes()
         outcome = await engine.run(
             Program(
@@ -180,8 +183,8 @@ async def serve(engine: Engine, project: Project, source: Source, emit: Emit) ->
         yield built, held
 
 
-async def run(engine: Engine, project: Project, source: Source, emit: Emit) -> Run:
-    """Build, serve, test, report.
+async def run(engine: Engine, project: Project, source: Source, emit: Emit, matrix: Matrix | None = None) -> Run:
+    """Build, serve, test, report; with a matrix also against its other servers, one after another.
 
     A stage that breaks or a server that dies is part of the report; what keeps the stages from starting at all is raised.
 
@@ -224,8 +227,35 @@ async def run(engine: Engine, project: Project, source: Source, emit: Emit) -> R
             group.start_soon(without_server)
             if any(STAGES[spec.name].needs_server for spec in project.stages):
                 group.start_soon(with_server)
-    report = clock.report(engine, runner, project.stages, source.commit, built.image)
-    return Run(report=report, outputs=runner.outputs, logs=logs)
+    skipped: dict[str, str] = {}
+    for variant in matrix.variants if matrix else ():
+        specs = [spec for spec in project.stages if matrix and spec.name in matrix.stages and STAGES[spec.name].needs_server]
+        capabilities = engine.capabilities
+        if reason := variant.impossible(project, gpus=capabilities.gpus, cores=capabilities.cores):
+            skipped |= {f"{spec.name}@{variant.name}": reason for spec in specs}
+            continue
+        context = replace(base, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
+        logs |= await _variant(runner, variant, project, source, built, [replace(context, spec=spec) for spec in specs])
+    report = clock.report(engine, runner, source.commit, built.image)
+    return Run(report=replace(report, skipped=skipped), outputs=runner.outputs, logs=logs)
+
+
+async def _variant(
+    runner: Runner, variant: Variant, project: Project, source: Source, built: Built, contexts: Sequence[StageContext]
+) -> dict[str, str]:
+    """Run stages against one server of a matrix; one that does not start is an errored row of each stage. Its log, by name."""
+    engine, name, served = runner.engine, variant.name, variant.of(project)
+    try:
+        checkpoint = await model(engine, served, source, built.image, runner.emit, f"model@{name}")
+        spec = service(engine, served, built, checkpoint)
+        async with _held(engine, spec, name, runner.emit, f"server@{name}") as held:
+            for context in contexts:
+                await runner.run(replace(context, service=held), held, row=f"{context.spec.name}@{name}")
+            return {f"server@{name}": await held.log()}
+    except ErroredError as error:
+        for context in contexts:
+            runner.could_not(f"{context.spec.name}@{name}", str(error))
+        return {}
 
 
 async def test(engine: Engine, stages: Sequence[StageSpec], context: StageContext, emit: Emit) -> Run:
@@ -234,7 +264,7 @@ async def test(engine: Engine, stages: Sequence[StageSpec], context: StageContex
     runner = Runner(engine=engine, emit=clock)
     for spec in stages:
         await runner.run(replace(context, spec=spec))
-    return Run(report=clock.report(engine, runner, stages, None, None), outputs=runner.outputs)
+    return Run(report=clock.report(engine, runner, None, None), outputs=runner.outputs)
 
 
 async def _tools(engine: Engine) -> Directory:
@@ -247,13 +277,19 @@ async def _tools(engine: Engine) -> Directory:
 
 
 @asynccontextmanager
-async def _held(engine: Engine, spec: ServiceSpec, model: str, emit: Emit) -> AsyncIterator[Service]:
-    emit(Started(step="server", detail=f"vLLM with {model}"))
+async def _held(engine: Engine, spec: ServiceSpec, what: str, emit: Emit, step: str = "server") -> AsyncIterator[Service]:
+    emit(Started(step=step, detail=f"vLLM with {what}"))
     begun = time.monotonic()
     async with engine.serve(spec) as held:
         detail = f"first completion after {held.ready_s:.1f} s"
-        emit(Finished(step="server", seconds=time.monotonic() - begun, detail=detail))
+        emit(Finished(step=step, seconds=time.monotonic() - begun, detail=detail))
         yield held
+
+
+def _place(result: StageResult) -> tuple[bool, int]:
+    """Stages in their order, the rows of a matrix after them in the order they ran."""
+    stage, at, _ = result.name.partition("@")
+    return bool(at), 0 if at else list(STAGES).index(stage)
 
 
 @contextmanager
@@ -294,10 +330,8 @@ class _Clock:
             self.seconds[event.step] = round(event.seconds, 3)
         self.emit(event)
 
-    def report(
-        self, engine: Engine, runner: Runner, stages: Sequence[StageSpec], commit: Commit | None, image: ImageRef | None
-    ) -> Report:
-        results = tuple(runner.results[spec.name] for spec in stages)
+    def report(self, engine: Engine, runner: Runner, commit: Commit | None, image: ImageRef | None) -> Report:
+        results = tuple(sorted(runner.results.values(), key=_place))
         server = {key: value for result in results for key, value in result.facts.items()}
         return Report(
             commit=commit,

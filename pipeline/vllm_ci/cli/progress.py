@@ -109,6 +109,8 @@ def table(report: Report) -> Table:
             *(str(stage.count(status) or "-") for status in CaseStatus),
             f"{stage.seconds:.1f}",
         )
+    for row, reason in report.skipped.items():
+        made.add_row(row, Text("skipped", style="dim"), *("-" for _ in CaseStatus), Text(reason, style="dim"))
     return made
 
 

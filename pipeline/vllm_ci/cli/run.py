@@ -18,10 +18,11 @@ _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets on
 @click.command()
 @project_options
 @option("--stage", **_STAGE)
+@option("--matrix", is_flag=True, help="Test the other servers of `matrix:` as well, one after another.")
 @option("--report-dir", **_REPORT_DIR)
 @json_option
 @click.pass_context
-def run(context: click.Context, /, *, stage: tuple[str, ...], as_json: bool, **_: Any) -> int:
+def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_json: bool, **_: Any) -> int:
     """Build the image of the checkout's commit, serve it, test it, report.
 
     \b
@@ -32,7 +33,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], as_json: bool, **_
 
     Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
     """
-    return _run(context, stage, as_json)
+    return _run(context, stage, as_json, matrix=matrix)
 
 
 @click.command()
@@ -58,7 +59,7 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
     return _test(context, url, stage, as_json) if url else _run(context, stage, as_json)
 
 
-def _run(context: click.Context, stages: tuple[str, ...], as_json: bool) -> int:
+def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
     from vllm_ci import pipeline
     from vllm_ci.cli import interruptible, progress
     from vllm_ci.cli.opened import open_project
@@ -71,9 +72,11 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool) -> int:
     if opened.commit.dirty:
         screen.print("the work tree is dirty: its image can be tested, never published", style="yellow")
 
+    variants = opened.loaded.config.matrix.domain() if matrix else None
+
     async def main() -> pipeline.Run:
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
-            return await pipeline.run(engine, opened.project, opened.source(engine), emit)
+            return await pipeline.run(engine, opened.project, opened.source(engine), emit, variants)
 
     with progress.watch(screen) as emit:
         result = interruptible.run(main)

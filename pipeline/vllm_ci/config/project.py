@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.image import ImageConfig
+from vllm_ci.config.matrix import MatrixConfig
 from vllm_ci.config.section import Section
 from vllm_ci.config.server import ModelConfig, ServerConfig
 from vllm_ci.config.stages import StagesConfig
@@ -37,6 +38,8 @@ class ProjectConfig(Section):
     """How vLLM is served."""
     stages: StagesConfig = Field(default_factory=StagesConfig)
     """Which stages run, and what each of them asks."""
+    matrix: MatrixConfig = Field(default_factory=MatrixConfig)
+    """Other ways of serving the image that stages run against as well."""
     report: ReportConfig = Field(default_factory=ReportConfig)
     """Where reports go."""
     release: ReleaseConfig = Field(default_factory=ReleaseConfig)

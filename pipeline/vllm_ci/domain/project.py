@@ -22,6 +22,8 @@ class TinyModel:
         kv_heads: Key and value heads.
         max_length: Longest sequence, in tokens.
         seed: Of the weights.
+        quantization: ``int8`` stores the weights of linear layers as 8-bit integers (compressed-tensors, W8A8); empty: none.
+        adapter: Make a LoRA adapter as well, in the folder ``adapter`` of the checkpoint.
     """
 
     vocabulary: int = 1024
@@ -31,6 +33,8 @@ class TinyModel:
     kv_heads: int = 2
     max_length: int = 2048
     seed: int = 7
+    quantization: str = ""
+    adapter: bool = False
 
     @property
     def parameters(self) -> str:

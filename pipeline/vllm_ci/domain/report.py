@@ -129,6 +129,7 @@ class Report:
         seconds: Wall time of the whole.
         timings: Seconds by step (build, model, ready, ...).
         double: The server is one of our test doubles; such a report can never satisfy a gate.
+        skipped: Rows of a matrix that could not be had there, by name, each with the reason; they satisfy no gate either.
     """
 
     commit: Commit | None
@@ -141,6 +142,7 @@ class Report:
     seconds: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict)
     double: bool = False
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:

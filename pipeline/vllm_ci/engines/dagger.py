@@ -84,7 +84,7 @@ class DaggerEngine:
     tool: Tool | None = None
     name: str = "dagger"
     capabilities: Capabilities = field(
-        default=Capabilities(isolated=True, gpus=None, shm=True, platforms=("linux/amd64", "linux/arm64"))
+        default=Capabilities(isolated=True, gpus=None, shm=True, cores=None, platforms=("linux/amd64", "linux/arm64"))
     )
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
 

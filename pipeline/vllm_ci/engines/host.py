@@ -131,7 +131,9 @@ class HostEngine:
     def capabilities(self) -> Capabilities:
         """Processes are not isolated from each other, and devices are those of the machine."""
         machine = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine(), platform.machine())
-        return Capabilities(isolated=False, gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))), shm=False, platforms=(machine,))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return Capabilities(isolated=False, gpus=gpus, shm=False, cores=cores, platforms=(machine,))
 
     async def __aenter__(self) -> Self:
         self._folder = self._stack.enter_context(scratch.folder(home() / "work"))

@@ -95,6 +95,64 @@ def weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray[Any, np.d
     return tensors | {name: np.ones((hidden,), np.float32) for name in norms}
 
 
+# Layers whose weights are stored as integers; what vLLM calls Linear, lm_head apart.
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+INT8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "kv_cache_scheme": None,
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+            "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+            "output_activations": None,
+        }
+    },
+}
+_RANK = 8
+
+
+def as_integers(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Weights of linear layers as 8-bit integers with one scale a row: compressed-tensors, W8A8."""
+    stored: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if name.split(".")[-2] not in _LINEAR:
+            stored[name] = tensor
+            continue
+        scale = np.abs(tensor).max(axis=1, keepdims=True) / np.float32(127.0)
+        stored[name] = np.clip(np.rint(tensor / scale), -127, 127).astype(np.int8)
+        stored[f"{name}_scale"] = scale.astype(np.float32)
+    return stored
+
+
+def adapter(out: Path, config: dict[str, Any], seed: int) -> None:
+    """Write a LoRA adapter for the attention of every layer, as PEFT lays it out."""
+    out.mkdir()
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "",
+        "r": _RANK,
+        "lora_alpha": 2 * _RANK,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj", "v_proj"],
+    }
+    (out / "adapter_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    hidden, head = config["hidden_size"], config["head_dim"]
+    rows = {"q_proj": config["num_attention_heads"] * head, "v_proj": config["num_key_value_heads"] * head}
+    tensors = {}
+    for index in range(config["num_hidden_layers"]):
+        for module, width in rows.items():
+            name = f"base_model.model.model.layers.{index}.self_attn.{module}"
+            tensors[f"{name}.lora_A.weight"] = noise(seed, f"{name}.A", (_RANK, hidden), hidden**-0.5)
+            tensors[f"{name}.lora_B.weight"] = noise(seed, f"{name}.B", (width, _RANK), _RANK**-0.5)
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
 def main(out: Path, parameters: dict[str, Any]) -> None:
     """Write a checkpoint as Hugging Face lays it out: config, tokenizer, weights in safetensors."""
     made = tokenizer(parameters["vocabulary"])
@@ -121,6 +179,8 @@ def main(out: Path, parameters: dict[str, Any]) -> None:
         "eos_token_id": end,
         "pad_token_id": pad,
     }
+    if parameters["quantization"] == "int8":
+        config["quantization_config"] = INT8
     texts: dict[str, dict[str, Any]] = {
         "config.json": config,
         "generation_config.json": {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": pad},
@@ -137,9 +197,13 @@ def main(out: Path, parameters: dict[str, Any]) -> None:
     for name, content in texts.items():
         (out / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     made.save(str(out / "tokenizer.json"))
-    save_file(weights(config, parameters["seed"]), out / "model.safetensors", metadata={"format": "pt"})
-    for file in out.iterdir():
-        file.chmod(0o644)  # whoever the server runs as
+    tensors = weights(config, parameters["seed"])
+    stored = as_integers(tensors) if parameters["quantization"] == "int8" else tensors
+    save_file(stored, out / "model.safetensors", metadata={"format": "pt"})
+    if parameters["adapter"]:
+        adapter(out / "adapter", config, parameters["seed"])
+    for file in out.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)  # whoever the server runs as
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -36,23 +36,34 @@ class Runner:
     results: dict[str, StageResult] = field(default_factory=dict)
     outputs: dict[str, tuple[Directory, ...]] = field(default_factory=dict)
 
-    async def run(self, context: StageContext, service: Service | None = None) -> None:
-        """Run the stage of ``context``; a server that dies meanwhile ends it, and its verdict is then ``errored``."""
-        name = context.spec.name
+    async def run(self, context: StageContext, service: Service | None = None, *, row: str = "") -> None:
+        """Run the stage of ``context``; a server that dies meanwhile ends it, and its verdict is then ``errored``.
+
+        Args:
+            context: What is judged.
+            service: The server that has to live meanwhile.
+            row: Name of the result, by default the stage's.
+        """
+        name = row or context.spec.name
         self.emit(Started(step=name))
         begun = time.monotonic()
         if service is not None and not await service.alive():
             result = await _without_server(name, service, "was gone before the stage began")
         else:
-            result = await self._guarded(context, service)
+            result = replace(await self._guarded(context, service, name), name=name)
         self.results[name] = result
         self.emit(Finished(step=name, seconds=time.monotonic() - begun, detail=result.message, verdict=result.verdict))
 
-    async def _guarded(self, context: StageContext, service: Service | None) -> StageResult:
+    def could_not(self, row: str, why: str) -> None:
+        """Note that the row could not even be started."""
+        self.results[row] = StageResult(name=row, verdict=Verdict.ERRORED, seconds=0.0, message=why)
+        self.emit(Finished(step=row, seconds=0.0, detail=why, verdict=Verdict.ERRORED))
+
+    async def _guarded(self, context: StageContext, service: Service | None, row: str) -> StageResult:
         found: list[StageResult] = []
 
         async def judge(scope: anyio.CancelScope) -> None:
-            found.append(await self._judge(context))
+            found.append(await self._judge(context, row))
             scope.cancel()
 
         async with anyio.create_task_group() as group:
@@ -69,7 +80,7 @@ class Runner:
         cases = found[0].cases if found else ()
         return StageResult(name=died.name, verdict=died.verdict, seconds=0.0, cases=cases, message=died.message, log=died.log)
 
-    async def _judge(self, context: StageContext) -> StageResult:
+    async def _judge(self, context: StageContext, row: str) -> StageResult:
         name = context.spec.name
         stage = STAGES[name]
         outcomes: list[Outcome] = []
@@ -77,7 +88,7 @@ class Runner:
         try:
             for program in stage.programs(context):
                 outcomes.append(await self.engine.run(program))  # noqa: PERF401 - one after another
-            self.outputs[name] = tuple(outcome.output for outcome in outcomes)
+            self.outputs[row] = tuple(outcome.output for outcome in outcomes)
             return await stage.result(context, outcomes)
         except UsageError:
             raise
