@@ -136,8 +136,9 @@ class Assembler:
         wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
         supply.fetch_wheels(self.store, wheels.values(), progress=self.progress)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
-            # The largest first: the one that ends last should not be the one that starts last.
-            order = sorted(plans, key=lambda item: -sum(wheel.size_bytes for wheel in item.wheels))
+            # The one that ends last should not be the one that starts last: the base, whose files nobody has compressed or
+            # compiled yet, then the largest.
+            order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
             futures = {item.key: pool.submit(self._have, item) for item in order}
             made = [futures[item.key].result() for item in plans]
         self._check_collisions(plans, made)

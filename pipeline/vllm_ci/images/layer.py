@@ -22,9 +22,10 @@ from isal import isal_zlib
 
 from vllm_ci.domain.spec import Compression
 from vllm_ci.images.entries import Content, Entry
+from vllm_ci.images.store import start_writing
 
 # Bumped when the same inputs give other bytes than before: it is part of every layer's key.
-FORMAT = 2
+FORMAT = 3
 # 1980-01-01, the first day that zip files know; 0 reads as "no time" to some programs.
 MTIME = 315532800
 GZIP_LEVEL = 3
@@ -32,6 +33,10 @@ ZSTD_LEVEL = 3
 # Smaller ones are better compressed together with their neighbours.
 CARRY_BYTES = 32 * 1024
 _BATCH = 1 << 20
+_NAME, _PREFIX, _OCTAL_LIMIT = 100, 155, 8**11
+# Magic and version, no names of owners, no device numbers.
+_USTAR = b"ustar\00000" + bytes(64) + b"0000000\0" * 2
+_WRITE_BACK = 32 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _SUFFIX = {Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 
@@ -90,11 +95,15 @@ class _Sink:
         self._file = file
         self.hash = hashlib.sha256()
         self.size = 0
+        self._sent = 0
 
     def write(self, piece: bytes) -> None:
         self.hash.update(piece)
         self.size += len(piece)
         self._file.write(piece)
+        if self.size - self._sent >= _WRITE_BACK:
+            start_writing(self._file.fileno(), self._sent, self.size - self._sent)
+            self._sent = self.size
 
 
 class _Gzip:
@@ -204,8 +213,39 @@ def _tar(entries: Iterable[Entry], compressor: _Compressor) -> Iterator[tuple[by
 
 
 def header(entry: Entry) -> bytes:
-    """Tar header of an entry: PAX, owner 0, fixed time."""
-    info = tarfile.TarInfo(entry.path + ("/" if entry.folder else ""))
+    """Tar header of an entry: owner 0, fixed time; ustar where that can say it, else PAX.
+
+    Format: POSIX.1-2017, pax, "ustar Interchange Format". ``tarfile`` takes 40 microseconds an entry, which is seconds an image.
+    """
+    path = entry.path + ("/" if entry.folder else "")
+    size = entry.content.size_bytes if entry.content is not None else 0
+    name, prefix = _split(path)
+    plain = path.isascii() and entry.link.isascii() and len(entry.link) <= _NAME and size < _OCTAL_LIMIT
+    if not plain or not name:
+        return _pax_header(entry, path)
+    kind = b"5" if entry.folder else b"2" if entry.link else b"0"
+    before = b"%-100b%07o\0%07o\0%07o\0%011o\0%011o\0" % (_field(name, 100), entry.mode, 0, 0, size, MTIME)
+    after = b"%b%b%b" % (kind, _field(entry.link, 100), _USTAR) + _field(prefix, 155) + bytes(12)
+    checksum = sum(before) + sum(after) + 8 * ord(" ")
+    return before + b"%06o\0 " % checksum + after
+
+
+def _field(text: str, size: int) -> bytes:
+    return text.encode().ljust(size, b"\0")
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Name and prefix of a path, as ustar takes them; no name when they do not fit."""
+    if len(path) <= _NAME:
+        return path, ""
+    cut = path.find("/", max(len(path) - _NAME - 1, 0), len(path) - 1)
+    if cut <= 0 or cut > _PREFIX:
+        return "", ""
+    return path[cut + 1 :], path[:cut]
+
+
+def _pax_header(entry: Entry, path: str) -> bytes:
+    info = tarfile.TarInfo(path)
     info.mode = entry.mode
     info.mtime = MTIME
     if entry.folder:
