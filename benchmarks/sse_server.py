@@ -2,7 +2,8 @@
 
 Like an inference engine it works in steps: in each, every stream gets one event (one HTTP chunk, one write). An event has the
 size and the fields of a chat chunk of vLLM; ``sent_ns`` is ``time.perf_counter_ns()`` just before the write, which on Linux is
-the same clock in every process of a machine.
+the same clock in every process of a machine. It runs on asyncio's own loop, which hands a write to the socket at once; uvloop
+would keep it until the end of the step, and the lag of every client would have the server's in it.
 
     python benchmarks/sse_server.py --streams 64 --rate 25600 --events 1600     # prints its port, serves until killed
 """
@@ -13,8 +14,6 @@ import argparse
 import asyncio
 import time
 from typing import cast
-
-import uvloop
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -103,4 +102,4 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=25_600, help="events per second of all streams together")
     parser.add_argument("--events", type=int, default=1600, help="events of each stream")
     given = parser.parse_args()
-    uvloop.run(main(given.streams, given.rate, given.events))
+    asyncio.run(main(given.streams, given.rate, given.events))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.client import Client
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 
@@ -42,16 +42,20 @@ def test_concurrent_streams_answer_their_own_question(
     """The prompt that the server says it answered is the one that was sent on this connection, and no other."""
     words = [canary() for _ in range(8)]
     streams = ask.streams(endpoint, [endpoint.body(f"The word is {word}.", max_tokens=16, ignore_eos=True) for word in words])
-    prompts = [client.text(found) for stream in streams if (found := _prompt_ids(stream.chunks[0].body)) is not None]
+    prompts = [client.text(found) for stream in streams if (found := _prompt_ids(stream)) is not None]
     assert len(prompts) == 8, f"only {len(prompts)} of 8 streams carry the ids of their prompt"
     wrong = [number for number, prompt in enumerate(prompts) if [word for word in words if word in prompt] != [words[number]]]
     assert not wrong, f"streams {wrong} answer the question of another one"
 
 
-def _prompt_ids(chunk: Any) -> list[int] | None:
-    """Token ids of the prompt: beside the choices (chat) or in the first one (completions)."""
-    found = chunk.get("prompt_token_ids") or chunk["choices"][0].get("prompt_token_ids")
-    return found if isinstance(found, list) else None
+def _prompt_ids(stream: Stream) -> list[int] | None:
+    """Token ids of the prompt, in one of the first chunks: beside the choices (chat) or in one of them (completions)."""
+    for chunk in stream.chunks:
+        for place in (chunk.body, *chunk.choices):
+            found = place.get("prompt_token_ids")
+            if isinstance(found, list):
+                return found
+    return None
 
 
 def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint) -> None:
