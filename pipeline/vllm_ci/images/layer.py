@@ -215,7 +215,7 @@ def _tar(entries: Iterable[Entry], compressor: _Compressor) -> Iterator[tuple[by
 def header(entry: Entry) -> bytes:
     """Tar header of an entry: owner 0, fixed time; ustar where that can say it, else PAX.
 
-    Format: POSIX.1-2017, pax, "ustar Interchange Format". ``tarfile`` takes 40 microseconds an entry, which is seconds an image.
+    Format: POSIX.1-2017, pax, "ustar Interchange Format". Written here because ``tarfile`` takes 40 microseconds an entry.
     """
     path = entry.path + ("/" if entry.folder else "")
     size = entry.content.size_bytes if entry.content is not None else 0
