@@ -19,7 +19,7 @@ from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
 
 if TYPE_CHECKING:
     from vllm_ci.config.load import Loaded
-    from vllm_ci.evidence.keys import PrivateKey, PublicKey
+    from vllm_ci.evidence.bundle import Signer, Trusted
     from vllm_ci.release.moving import Moved
     from vllm_ci.release.setup import Setup
 
@@ -214,24 +214,39 @@ def _ledger(loaded: Loaded, state: Path) -> str:
     return str((loaded.folder / named).resolve())
 
 
-def _signers(loaded: Loaded, state: Path) -> dict[str, PublicKey]:
+def _signers(loaded: Loaded, state: Path) -> dict[str, Trusted]:
+    from vllm_ci.evidence.keyless import Identity
     from vllm_ci.evidence.keys import PUBLIC_NAME, PublicKey
 
     section = loaded.config.release
-    if section.signers:
-        return {name: PublicKey.read(name, loaded.folder / path) for name, path in section.signers.items()}
     own = state / "keys" / PUBLIC_NAME
-    return {"release": PublicKey.read("release", own)} if own.exists() else {}
+    if not section.signers:
+        return {"release": PublicKey.read("release", own)} if own.exists() else {}
+    found: dict[str, Trusted] = {}
+    for name, each in section.signers.items():
+        if isinstance(each, str):
+            found[name] = PublicKey.read(name, loaded.folder / each)
+        else:
+            found[name] = Identity(name=name, identity=each.identity, issuer=each.issuer, trust=_trust(loaded))
+    return found
 
 
-def _key(loaded: Loaded, state: Path) -> PrivateKey:
+def _key(loaded: Loaded, state: Path) -> Signer:
     from vllm_ci.evidence import keys
+    from vllm_ci.evidence.keyless import Keyless
     from vllm_ci.evidence.keys import PRIVATE_NAME
 
     section = loaded.config.release
     public = loaded.folder / section.public_key if section.public_key else None
+    if section.key == "keyless":
+        return Keyless(trust=_trust(loaded))
     if not section.key:
         return keys.load(str(state / "keys" / PRIVATE_NAME), public_key=public)
     if section.key.partition(":")[0] in ("env", *keys.SERVICES):
         return keys.load(section.key, public_key=public)
     return keys.load(str(loaded.folder / section.key), public_key=public)
+
+
+def _trust(loaded: Loaded) -> Path | None:
+    named = loaded.config.release.trust_config
+    return loaded.folder / named if named else None

@@ -105,6 +105,15 @@ class ChannelConfig(Section):
         return Channel(name=name, policy=policy, overlay=self.kustomization or f"deploy/{name}/kustomization.yaml", image=image)
 
 
+class IdentityConfig(Section):
+    """Somebody who signs without a key of their own."""
+
+    identity: Annotated[str, Field(min_length=1)]
+    """Subject of the certificate: a workflow's URL, or an e-mail address."""
+    issuer: Annotated[str, Field(min_length=1)]
+    """URL of the OIDC issuer that vouches for it."""
+
+
 class LedgerConfig(Section):
     """The branch that remembers every release."""
 
@@ -126,11 +135,13 @@ class ReleaseConfig(Section):
     ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     """The branch that remembers every release."""
     key: str = ""
-    """Key to sign with: a PEM file, `env:NAME`, or a key service's URI; by default `.vllm-ci/keys/release.key`."""
+    """Key to sign with: a PEM file, `env:NAME`, a key service's URI, or `keyless`; by default `.vllm-ci/keys/release.key`."""
     public_key: str = ""
     """PEM file of its public half, which a key service needs."""
-    signers: dict[str, str] = Field(default_factory=dict)
-    """Who is trusted: name to PEM file of a public key; by default the public half of `key`'s default, as `release`."""
+    trust_config: str = ""
+    """For keyless signatures: file with a client trust configuration; by default the public Sigstore instance is asked."""
+    signers: dict[str, str | IdentityConfig] = Field(default_factory=dict)
+    """Who is trusted: name to PEM file of a public key, or identity; by default the public half of `key`'s default."""
     image_name: str = "vllm"
     """Name of the image whose entry in the kustomizations is rewritten."""
     channels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")], ChannelConfig] = Field(

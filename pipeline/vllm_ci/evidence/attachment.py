@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vllm_ci.evidence.bundle import MEDIA_TYPE, Bundle
+from vllm_ci.evidence.bundle import MEDIA_TYPE, Signed
 from vllm_ci.evidence.statement import Statement
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.manifest import OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, digest_of
@@ -29,7 +29,7 @@ class Attached:
     bundle: bytes
 
 
-def attach(repository: Repository, image: str, *bundles: Bundle) -> None:
+def attach(repository: Repository, image: str, *bundles: Signed) -> None:
     """Attach bundles to the image with digest ``image``, which is there.
 
     The same bundle gives the same attachment: attaching it again changes nothing.
@@ -45,7 +45,7 @@ def attach(repository: Repository, image: str, *bundles: Bundle) -> None:
     repository.attach(*manifests)
 
 
-def _manifest(bundle: Bundle, subject: Descriptor) -> Manifest:
+def _manifest(bundle: Signed, subject: Descriptor) -> Manifest:
     content = bundle.content
     value = {
         "schemaVersion": 2,

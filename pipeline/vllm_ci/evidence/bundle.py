@@ -10,12 +10,12 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from securesystemslib.dsse import Envelope
 
 from vllm_ci.evidence import strict
-from vllm_ci.evidence.keys import PrivateKey, PublicKey
+from vllm_ci.evidence.keys import PrivateKey
 from vllm_ci.evidence.refusals import AlteredPayloadError, MalformedError, OtherKeyError
 from vllm_ci.evidence.statement import Statement
 
@@ -23,9 +23,39 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
+class Signed(Protocol):
+    """A signed payload, and the bundle that it travels in."""
+
+    @property
+    def payload(self) -> bytes:
+        """The signed bytes."""
+
+    @property
+    def content(self) -> bytes:
+        """The bundle's JSON."""
+
+
+class Signer(Protocol):
+    """Who signs statements."""
+
+    def sign_statement(self, statement: Statement) -> Signed:
+        """A statement, signed."""
+
+
+class Trusted(Protocol):
+    """Who may have signed."""
+
+    @property
+    def hint(self) -> str:
+        """Names their key in a bundle, empty for none."""
+
+    def verifies(self, signature: bytes, content: bytes, /) -> bool:
+        """Whether the signature is theirs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A signed payload.
+    """A payload, signed by a key.
 
     Attributes:
         payload: The signed bytes.
@@ -57,10 +87,6 @@ class Bundle:
                 f"a bundle of type {value['mediaType']!r} is not understood", remedy=f"have it made as {MEDIA_TYPE}"
             )
         material, envelope = value["verificationMaterial"], value["dsseEnvelope"]
-        if isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material):
-            raise OtherKeyError(
-                "signed by a certificate (keyless), not by a key", why="no identity is trusted here", remedy="use a key that is"
-            )
         # Entries of a log and timestamps are more evidence, which a signature by a trusted key does not need.
         further = ("tlogEntries", "timestampVerificationData")
         material = {name: each for name, each in _mapping(material, "the verification material").items() if name not in further}
@@ -95,7 +121,7 @@ class Bundle:
             }
         )
 
-    def signer(self, trusted: Mapping[str, PublicKey]) -> str:
+    def signer(self, trusted: Mapping[str, Trusted]) -> str:
         """Name of the trusted key that signed this.
 
         Raises:
@@ -118,6 +144,22 @@ class Bundle:
             why=f"trusted here: {', '.join(trusted) or 'nobody'}",
             remedy="add the signer to release.signers if you trust it",
         )
+
+
+def opened(content: bytes, trusted: Mapping[str, Trusted]) -> tuple[bytes, str]:
+    """Payload of a bundle, and the name of whoever signed it.
+
+    Raises:
+        Refusal: It is no bundle, or of nobody who is trusted.
+    """
+    material = strict.loads(content, "the bundle").get("verificationMaterial")
+    if isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material):
+        from vllm_ci.evidence import keyless
+
+        identities = {name: each for name, each in trusted.items() if isinstance(each, keyless.Identity)}
+        return keyless.verify(content, identities)
+    bundle = Bundle.parse(content)
+    return bundle.payload, bundle.signer(trusted)
 
 
 def _encoded(payload: bytes) -> bytes:

@@ -21,6 +21,9 @@ from vllm_ci.domain.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+    from vllm_ci.evidence.bundle import Bundle
+    from vllm_ci.evidence.statement import Statement
+
 PASSPHRASE_ENV = "VLLM_CI_KEY_PASSPHRASE"  # noqa: S105 - a name
 PRIVATE_NAME, PUBLIC_NAME = "release.key", "release.pub"
 # Key services that securesystemslib knows, by the scheme of their URIs.
@@ -102,6 +105,12 @@ class PrivateKey:
     def sign(self, content: bytes) -> bytes:
         """Signature over ``content``."""
         return bytes.fromhex(self.signer.sign(content).signature)
+
+    def sign_statement(self, statement: Statement) -> Bundle:
+        """A statement, signed."""
+        from vllm_ci.evidence.bundle import Bundle
+
+        return Bundle.sign(statement, self)
 
 
 def generate(folder: Path, *, kind: str = "ecdsa", passphrase: str = "", name: str = "release") -> PublicKey:

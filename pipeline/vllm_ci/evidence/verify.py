@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from vllm_ci.evidence import statement as statements
 from vllm_ci.evidence.attachment import Attached, attached
-from vllm_ci.evidence.bundle import Bundle
-from vllm_ci.evidence.keys import PublicKey
+from vllm_ci.evidence.bundle import Trusted, opened
 from vllm_ci.evidence.refusals import (
     AlteredImageError,
     FutureError,
@@ -90,7 +89,7 @@ class Findings:
 
 
 def verify(
-    repository: Repository, expected: Expected, trusted: Mapping[str, PublicKey], *, now: datetime | None = None
+    repository: Repository, expected: Expected, trusted: Mapping[str, Trusted], *, now: datetime | None = None
 ) -> Findings:
     """Look at everything that is attached to an image.
 
@@ -108,7 +107,7 @@ def verify(
     return judge(attached(repository, expected.digest), expected, trusted, now=now or datetime.now(UTC))
 
 
-def judge(found: Iterable[Attached], expected: Expected, trusted: Mapping[str, PublicKey], *, now: datetime) -> Findings:
+def judge(found: Iterable[Attached], expected: Expected, trusted: Mapping[str, Trusted], *, now: datetime) -> Findings:
     """As :func:`verify`, for bundles that are at hand."""
     evidence: list[Evidence] = []
     refused: dict[str, Refusal] = {}
@@ -150,10 +149,9 @@ def _check_blob(repository: Repository, digest: str) -> None:
         raise DigestError(f"blob {digest} has bytes of sha256:{found.hexdigest()}")
 
 
-def _verified(found: Attached, expected: Expected, trusted: Mapping[str, PublicKey], now: datetime) -> Evidence:
-    bundle = Bundle.parse(found.bundle)
-    signer = bundle.signer(trusted)
-    statement = Statement.parse(bundle.payload)
+def _verified(found: Attached, expected: Expected, trusted: Mapping[str, Trusted], now: datetime) -> Evidence:
+    payload, signer = opened(found.bundle, trusted)
+    statement = Statement.parse(payload)
     _about(statement, expected)
     at = made_at(statement)
     if at > now + _SKEW:

@@ -16,7 +16,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import decision as decisions
 from vllm_ci.evidence import provenance
 from vllm_ci.evidence.attachment import Attached, attach, attached
-from vllm_ci.evidence.bundle import Bundle
+from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.statement import DECISION, PROVENANCE, SCAN, Statement, timestamp
 from vllm_ci.evidence.verify import Findings, judge
 from vllm_ci.registry.manifest import digest_of
@@ -101,7 +101,7 @@ def now_or(moment: datetime | None) -> datetime:
 
 
 def findings_of(
-    setup: Setup, repository: Repository, digest: str, commit: str, *, more: Iterable[Bundle] = (), now: datetime
+    setup: Setup, repository: Repository, digest: str, commit: str, *, more: Iterable[Signed] = (), now: datetime
 ) -> Findings:
     """Everything that is attached to an image, and what is about to be, verified."""
     coming = [Attached(digest=digest_of(each.content), bundle=each.content) for each in more]
@@ -131,15 +131,15 @@ def unknown(statements: Iterable[Statement], findings: Findings) -> list[Stateme
     ]
 
 
-def sign(setup: Setup, statements: Sequence[Statement]) -> list[Bundle]:
+def sign(setup: Setup, statements: Sequence[Statement]) -> list[Signed]:
     """Statements, signed; no key is needed for none."""
     if not statements:
         return []
     key = setup.key()
-    return [Bundle.sign(each, key) for each in statements]
+    return [key.sign_statement(each) for each in statements]
 
 
-def attach_all(repository: Repository, digest: str, bundles: Sequence[Bundle], on_step: OnStep) -> None:
+def attach_all(repository: Repository, digest: str, bundles: Sequence[Signed], on_step: OnStep) -> None:
     """Attach bundles to an image."""
     if bundles:
         on_step("attach " + ", ".join(Statement.parse(each.payload).title for each in bundles))

@@ -10,7 +10,7 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import sbom, scan
-from vllm_ci.evidence.bundle import Bundle
+from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.statement import SBOM
 from vllm_ci.evidence.verify import Findings, check_image
 from vllm_ci.registry.repository import Repository
@@ -29,7 +29,7 @@ class Looked:
     """
 
     findings: Findings
-    bundles: tuple[Bundle, ...] = ()
+    bundles: tuple[Signed, ...] = ()
 
     @classmethod
     def nothing(cls) -> Looked:

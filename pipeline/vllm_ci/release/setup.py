@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.evidence.keys import PrivateKey, PublicKey
+from vllm_ci.evidence.bundle import Signer, Trusted
 from vllm_ci.evidence.verify import Expected
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.repository import Repository
@@ -43,8 +43,8 @@ class Setup:
         subject: Name that statements and kustomizations call the image by; the repository, unless that is a folder.
         ledger: The history.
         channels: By name.
-        signers: Trusted keys by their owners' names.
-        key: Gives the key to sign with; asked for only when something is to be signed.
+        signers: Who is trusted, by name.
+        key: Gives who signs; asked for only when something is to be signed.
         access: How registries are reached.
     """
 
@@ -52,8 +52,8 @@ class Setup:
     subject: str
     ledger: Ledger
     channels: Mapping[str, Channel]
-    signers: Mapping[str, PublicKey]
-    key: Callable[[], PrivateKey]
+    signers: Mapping[str, Trusted]
+    key: Callable[[], Signer]
     access: Access = field(default_factory=Access.from_environment)
 
     def channel(self, name: str) -> Channel:

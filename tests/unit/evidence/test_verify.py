@@ -17,8 +17,8 @@ from registries.images import small_image
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import provenance, refusals, strict, verify
 from vllm_ci.evidence.attachment import Attached, attach
-from vllm_ci.evidence.bundle import Bundle
-from vllm_ci.evidence.keys import PrivateKey, PublicKey
+from vllm_ci.evidence.bundle import Bundle, Trusted
+from vllm_ci.evidence.keys import PrivateKey
 from vllm_ci.evidence.statement import PROVENANCE, SIGNATURE, Statement
 from vllm_ci.evidence.verify import Expected, Findings
 from vllm_ci.registry.errors import NotFoundError
@@ -35,7 +35,7 @@ def _image(folder: Path) -> tuple[Layout, Manifest, ImageRef]:
 
 
 @pytest.fixture(name="trusted")
-def _trusted(key: PrivateKey) -> dict[str, PublicKey]:
+def _trusted(key: PrivateKey) -> dict[str, Trusted]:
     return {"ci": key.public}
 
 
@@ -43,7 +43,7 @@ def expected(image: ImageRef) -> Expected:
     return Expected(digest=image.digest, commit=COMMIT.sha, repositories=(image.repository,))
 
 
-def judged(bundle: bytes, image: ImageRef, trusted: dict[str, PublicKey]) -> refusals.Refusal:
+def judged(bundle: bytes, image: ImageRef, trusted: dict[str, Trusted]) -> refusals.Refusal:
     """The refusal of one bundle."""
     found = verify.judge([Attached(digest="sha256:x", bundle=bundle)], expected(image), trusted, now=NOW)
     assert not found.evidence
@@ -56,7 +56,7 @@ def signed(image: ImageRef, key: PrivateKey) -> Bundle:
 
 
 def test_what_is_attached_is_found_and_verified(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     layout, _, ref = image
     for bundle in bundles_of(statements_of(ref, COMMIT), key):
@@ -70,7 +70,7 @@ def test_what_is_attached_is_found_and_verified(
 
 
 def test_another_key_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], other_key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], other_key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     refusal = judged(signed(image[2], other_key).content, image[2], trusted)
     assert isinstance(refusal, refusals.OtherKeyError)
@@ -78,7 +78,7 @@ def test_another_key_is_refused(
 
 
 def test_an_altered_payload_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     bundle = signed(image[2], key)
     altered = dataclasses.replace(bundle, payload=bundle.payload.replace(b'"dirty":false', b'"dirty":true '))
@@ -87,7 +87,7 @@ def test_an_altered_payload_is_refused(
     assert isinstance(refusal, refusals.AlteredPayloadError)
 
 
-def test_an_altered_image_is_refused(image: tuple[Layout, Manifest, ImageRef], trusted: dict[str, PublicKey]) -> None:
+def test_an_altered_image_is_refused(image: tuple[Layout, Manifest, ImageRef], trusted: dict[str, Trusted]) -> None:
     layout, manifest, ref = image
     layer = layout.find(manifest.blobs[1].digest)
     assert layer
@@ -106,20 +106,20 @@ def test_an_altered_image_is_refused(image: tuple[Layout, Manifest, ImageRef], t
         verify.verify(layout, expected(ref), trusted, now=NOW)
 
 
-def test_an_image_that_is_not_there_is_said_so(image: tuple[Layout, Manifest, ImageRef], trusted: dict[str, PublicKey]) -> None:
+def test_an_image_that_is_not_there_is_said_so(image: tuple[Layout, Manifest, ImageRef], trusted: dict[str, Trusted]) -> None:
     with pytest.raises(NotFoundError):
         verify.verify(image[0], Expected(digest="sha256:" + "0" * 64), trusted, now=NOW)
 
 
 def test_a_statement_about_another_digest_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     other = dataclasses.replace(image[2], digest="sha256:" + "e" * 64)
     assert isinstance(judged(signed(other, key).content, image[2], trusted), refusals.OtherImageError)
 
 
 def test_a_statement_about_another_commit_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     statement = provenance.statement(image[2], commit_of(2), MATERIALS, started=NOW, finished=NOW)
     refusal = judged(Bundle.sign(statement, key).content, image[2], trusted)
@@ -127,7 +127,7 @@ def test_a_statement_about_another_commit_is_refused(
 
 
 def test_evidence_replayed_from_another_repository_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     elsewhere = dataclasses.replace(image[2], repository="r.example.com/other/name")
     refusal = judged(signed(elsewhere, key).content, image[2], trusted)
@@ -136,7 +136,7 @@ def test_evidence_replayed_from_another_repository_is_refused(
 
 
 def test_a_nameless_statement_counts_only_as_a_signature(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     nameless = dataclasses.replace(image[2], repository="")
     assert isinstance(judged(signed(nameless, key).content, image[2], trusted), refusals.OtherRepositoryError)
@@ -154,14 +154,14 @@ def test_a_nameless_statement_counts_only_as_a_signature(
     ],
 )
 def test_an_unknown_version_of_a_known_predicate_is_refused(
-    predicate_type: str, image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    predicate_type: str, image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     statement = Statement.about(image[2], COMMIT, predicate_type, {})
     assert isinstance(judged(Bundle.sign(statement, key).content, image[2], trusted), refusals.UnknownVersionError)
 
 
 def test_a_stranger_s_predicate_is_verified_and_left_alone(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     bundle = Bundle.sign(Statement.about(image[2], COMMIT, "https://example.com/approval/v1", {"by": "me"}), key)
     found = verify.judge([Attached(digest="d", bundle=bundle.content)], expected(image[2]), trusted, now=NOW)
@@ -169,7 +169,7 @@ def test_a_stranger_s_predicate_is_verified_and_left_alone(
 
 
 def test_a_statement_from_the_future_is_refused(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     late = NOW + timedelta(minutes=6)
     statement = provenance.statement(image[2], COMMIT, MATERIALS, started=late, finished=late)
@@ -185,7 +185,7 @@ def resigned(payload: bytes, key: PrivateKey) -> bytes:
 
 
 def test_a_key_that_stands_twice_is_refused_in_bundle_and_payload(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     bundle = signed(image[2], key)
     twice = bundle.content.replace(b'{"dsseEnvelope"', b'{"mediaType":"x","dsseEnvelope"', 1)
@@ -226,7 +226,7 @@ def _no_base64(value: Any) -> None:
     "change", [_with_keyid, _twice_signed, _unsigned, _other_payload_type, _other_version, _odd_field, _no_base64]
 )
 def test_a_bundle_that_is_not_exactly_one_is_refused(
-    change: Callable[[Any], None], image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    change: Callable[[Any], None], image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     value = json.loads(signed(image[2], key).content)
     change(value)
@@ -235,14 +235,14 @@ def test_a_bundle_that_is_not_exactly_one_is_refused(
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'"text"', b'{"a": NaN}', b"\xff", b"[" * 100_000])
 def test_what_is_no_json_object_is_refused(
-    content: bytes, image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    content: bytes, image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     assert isinstance(judged(content, image[2], trusted), refusals.MalformedError)
     assert isinstance(judged(resigned(content, key), image[2], trusted), refusals.MalformedError)
 
 
 def test_a_certificate_is_nobody_s_key(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     value = json.loads(signed(image[2], key).content)
     value["verificationMaterial"] = {"certificate": {"rawBytes": base64.b64encode(b"x").decode()}}
@@ -256,7 +256,7 @@ def test_each_refusal_is_told_apart_by_class_and_words() -> None:
 
 
 def test_one_bad_statement_does_not_hide_the_good_ones(
-    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, other_key: PrivateKey, trusted: dict[str, PublicKey]
+    image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, other_key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     found: Findings = verify.judge(
         [
