@@ -14,6 +14,8 @@ from vllm_ci.suites.verdicts import inconclusive
 
 _SHORTEST_MS = 60.0
 """An answer that is made faster than this comes in one piece for a network's reasons, not for the server's."""
+_AIM_MS = 4 * _SHORTEST_MS
+"""What is asked for is made to take this long, where the context has room: near the bound nothing could be told."""
 _PROGRESSIVE = 0.5
 _BURST = 0.2
 _TRIES = 3
@@ -35,7 +37,7 @@ def _long_enough(ask: Asking, endpoint: Endpoint, limit: int) -> tuple[Stream, i
     tokens = min(64, limit)
     while True:
         stream = ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True))
-        if (stream.metrics.e2e_ms or 0) >= _SHORTEST_MS or tokens >= limit:
+        if (stream.metrics.e2e_ms or 0) >= _AIM_MS or tokens >= limit:
             return stream, tokens
         tokens = min(tokens * 4, limit)
 
@@ -73,7 +75,7 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
     first_ms = min(ask.stream(endpoint, body).metrics.ttft_ms or 0.0 for _ in range(2))
     metric("whole_ms", round(whole_ms, 3))
     metric("first_ms", round(first_ms, 3))
-    if whole_ms < _SHORTEST_MS:
+    if first_ms > whole_ms / 2 and whole_ms < _SHORTEST_MS:
         inconclusive(f"a whole answer of {tokens} tokens takes {whole_ms:.0f} ms: too fast to tell who is earlier")
     assert first_ms < whole_ms, f"the first token came after {first_ms:.0f} ms, a whole answer takes {whole_ms:.0f} ms"
 
