@@ -99,7 +99,7 @@ class VllmCi:
 
     # Once a session, so that a shell can take report and verdict from one run: run=$(run ...); $run | report ...
     @cached_for_the_session
-    async def run(  # noqa: PLR0917 - Dagger names them all
+    async def run(
         self,
         source: Source,
         stages: Stages = None,
@@ -130,7 +130,7 @@ class VllmCi:
 
     @never_cached
     @check
-    async def test(  # noqa: PLR0917
+    async def test(
         self,
         source: Source,
         stages: Stages = None,
