@@ -12,6 +12,7 @@ import click
 from vllm_ci.cli import options
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.releasing import STATE, keep_out_of_git
 from vllm_ci.domain.errors import UsageError
 
 
@@ -42,10 +43,13 @@ def generate(
     """
     from vllm_ci.evidence import keys as library
 
-    folder = out or options.loaded(context).folder / ".vllm-ci" / "keys"
+    if out is None:
+        state = options.loaded(context).folder / STATE
+        keep_out_of_git(state)
+        out = state / "keys"
     passphrase = "" if plain else _passphrase()
-    public = library.generate(folder, kind=kind, passphrase=passphrase, name=name)
-    found = {"private_key": str(folder / f"{name}.key"), "public_key": str(folder / f"{name}.pub"), "hint": public.hint}
+    public = library.generate(out, kind=kind, passphrase=passphrase, name=name)
+    found = {"private_key": str(out / f"{name}.key"), "public_key": str(out / f"{name}.pub"), "hint": public.hint}
     if as_json:
         print_json(found)
         return

@@ -63,11 +63,19 @@ def opened(context: click.Context) -> Opened:
     Raises:
         ConfigError: The configuration is not valid, or a trusted key cannot be read.
     """
+    return set_up(options.loaded(context))
+
+
+def set_up(loaded: Loaded) -> Opened:
+    """What a configuration says of releases, ready to be used.
+
+    Raises:
+        ConfigError: A trusted key cannot be read, or the ledger's repository is not known.
+    """
     from vllm_ci.registry.access import Access
     from vllm_ci.release.ledger import Ledger
     from vllm_ci.release.setup import Setup
 
-    loaded = options.loaded(context)
     section = loaded.config.release
     state = loaded.folder.resolve() / STATE
     embedded = not section.repository
@@ -100,9 +108,7 @@ def with_local_key(found: Opened, *, folder: Path | None = None) -> Opened:
     if not found.embedded or section.key or section.signers or (place / PRIVATE_NAME).exists():
         return found
     if folder is None:
-        found.state.mkdir(exist_ok=True)
-        if not (found.state / ".gitignore").exists():
-            (found.state / ".gitignore").write_text("*\n")
+        keep_out_of_git(found.state)
         click.echo(f"made a key to sign with: {place / PRIVATE_NAME}", err=True)
     public = keys.generate(place)
     setup = dataclasses.replace(
@@ -111,6 +117,13 @@ def with_local_key(found: Opened, *, folder: Path | None = None) -> Opened:
         key=lambda: keys.load(str(place / PRIVATE_NAME), environment={}),
     )
     return dataclasses.replace(found, setup=setup)
+
+
+def keep_out_of_git(state: Path) -> None:
+    """Make the state folder, and nothing in it anything that git would take: there are keys in it."""
+    state.mkdir(exist_ok=True)
+    if not (state / ".gitignore").exists():
+        (state / ".gitignore").write_text("*\n")
 
 
 def show_move(moved: Moved, *, as_json: bool) -> None:

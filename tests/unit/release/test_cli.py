@@ -158,6 +158,7 @@ def test_keys_are_encrypted_unless_said(folder: Path, monkeypatch: pytest.Monkey
     made = call("keys", "generate")
     assert b"ENCRYPTED" in Path(made["private_key"]).read_bytes()
     assert "open sesame" not in json.dumps(made)
+    assert git("status", "--porcelain", cwd=folder) == b"", "a private key is nothing for git"
     assert call("publish")["changed"] is True
     monkeypatch.delenv("VLLM_CI_KEY_PASSPHRASE")
     release(folder, "again")
