@@ -119,11 +119,11 @@ class Bodies:
         """Chunks for one or several tokens; the last one of a choice says why it ended."""
         text = "".join(piece.text for piece in pieces)
         choice: Json = {"index": generation.index}
+        first = len(generation.tokens) == len(pieces)
         if asked.chat:
-            choice["delta"] = self.delta(asked, generation, text)
+            choice["delta"] = self.delta(asked, generation, text, first=first)
             choice["logprobs"] = None if asked.logprobs is None else {"content": [self.entry(piece) for piece in pieces]}
         else:
-            first = len(generation.tokens) == len(pieces)
             choice["text"] = (self.echoed(asked, generation) if first else "") + text
             choice["logprobs"] = None
             choice["prompt_token_ids"] = list(generation.prompt) if asked.token_ids and first else None
@@ -132,12 +132,11 @@ class Bodies:
         choice["token_ids"] = [piece.token for piece in pieces] if asked.token_ids else None
         yield self.counted(asked, {**head, "choices": [choice]}, generation, len(generation.tokens))
 
-    def delta(self, asked: Asked, generation: Generation, text: str) -> Json:
-        """What a chunk of a chat adds; id and name of a call come once."""
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:  # noqa: ARG002
+        """What a chunk of a chat adds; the first piece of a call says which call it is, the others only add arguments."""
         if not asked.call:
             return {"content": text}
-        call = {"function": {"arguments": text}} if generation.called else self.call(asked, text)
-        generation.called = True
+        call = self.call(asked, text) if first else {"function": {"arguments": text}}
         return {"tool_calls": [{"index": 0, **call}]}
 
     def counted(self, asked: Asked, chunk: Json, generation: Generation, tokens: int) -> Json:

@@ -11,7 +11,6 @@ from typing import cast
 import uvloop
 
 from doubles.server import Double
-from doubles.wire import Connection
 
 
 @contextmanager
@@ -27,9 +26,7 @@ def running(make: Callable[[], Double]) -> Iterator[tuple[str, Double]]:
 
     async def serve() -> asyncio.Server:
         double = make()
-        server = cast(
-            "asyncio.Server", await loop.create_server(lambda: Connection(double.answer), "127.0.0.1", 0, backlog=512)
-        )
+        server = cast("asyncio.Server", await loop.create_server(double.connection, "127.0.0.1", 0, backlog=512))
         found.append((f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", double))
         return server
 

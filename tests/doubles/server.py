@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from doubles import asked as asking
@@ -33,22 +34,29 @@ class Double(Bodies):
 
     Attributes:
         key: The API key it asks for; empty asks for none.
-        token_s: Seconds a token takes.
-        lines: What it wrote to its log.
+        file: Where its log goes; without one it is not kept.
+        incomplete: Connections whose request has not come to its end.
     """
 
     model = "double"
     # Beside its GET routes, which anybody may ask.
     open_routes: ClassVar[tuple[str, ...]] = ("/health", "/ping", "/metrics")
+    largest_head = 65_536
+    # Seconds a token takes: quick, but slow enough to be seen coming.
+    token_s = 0.0005
 
-    def __init__(self, *, key: str = "", token_s: float = 0.0005) -> None:
+    def __init__(self, *, key: str = "", file: Path | None = None) -> None:
         self.key = key
-        self.token_s = token_s
-        self.lines: list[str] = []
+        self.file = file
         self.counts = {"requests": 0, "prompt": 0, "generated": 0, "hits": 0, "running": 0, "waiting": 0}
+        self.incomplete: set[int] = set()
         self._slots = asyncio.Semaphore(_SLOTS)
         self._numbers = itertools.count(1)
         self._prefixes: set[tuple[str, int]] = set()
+
+    def connection(self) -> Connection:
+        """The protocol of a new connection."""
+        return Connection(self.answer, largest_head=self.largest_head, open_bodies=self.incomplete)
 
     async def answer(self, request: Request, connection: Connection) -> None:
         """Answer one request on its connection."""
@@ -58,12 +66,17 @@ class Double(Bodies):
         except RefusedError as error:
             self.log(f"refused: {error.kind}")
             response = self.error(error.status, error.message, error.kind, error.param)
+        except Exception as error:  # noqa: BLE001 - a server answers whatever happens to it
+            self.log(f"internal error {error!r}")
+            response = self.error(500, "internal error", "InternalServerError")
         if response is not None:
             connection.respond(response)
 
     def log(self, line: str) -> None:
         """One line; what users wrote is quoted before it comes here."""
-        self.lines.append(f"INFO {line}")
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"INFO {line}\n")
 
     def admitted(self, request: Request) -> bool:
         """Whether this client may pass the door."""

@@ -57,8 +57,16 @@ def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = N
 class Connection(asyncio.Protocol):
     """One connection: requests are answered one after the other; when the client goes, what it asked for is cancelled."""
 
-    def __init__(self, answer: Callable[[Request, Connection], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Request, Connection], Awaitable[None]],
+        *,
+        largest_head: int = _LARGEST_HEAD,
+        open_bodies: set[int] | None = None,
+    ) -> None:
         self._answer = answer
+        self._largest_head = largest_head
+        self._open_bodies = open_bodies if open_bodies is not None else set()
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: asyncio.Queue[Request] = asyncio.Queue()
         self._request = Request()
@@ -75,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's own signature
+        self._open_bodies.discard(id(self))
         self._room.set()
         self._task.cancel()
 
@@ -86,7 +95,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._read += len(data)
-        if self._head and self._read > _LARGEST_HEAD:
+        if self._head and self._read > self._largest_head:
             self._refuse(431, "the headers are too large")
             return
         try:
@@ -109,6 +118,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head = False
+        self._open_bodies.add(id(self))
         self._request.method = self._parser.get_method().decode()
 
     def on_body(self, body: bytes) -> None:
@@ -117,6 +127,7 @@ class Connection(asyncio.Protocol):
             self._refuse(413, "the body is too large")
 
     def on_message_complete(self) -> None:
+        self._open_bodies.discard(id(self))
         self._request.body = b"".join(self._parts)
         self._waiting.put_nowait(self._request)
 
@@ -138,6 +149,10 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """End the stream as its framing says."""
         self._transport.write(b"0\r\n\r\n")
+
+    def close(self) -> None:
+        """Hang up when all is sent."""
+        self._transport.close()
 
     def abort(self) -> None:
         """Hang up."""

@@ -134,9 +134,19 @@ def canary(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
         (folder / "canaries.json").write_text(json.dumps(made), encoding="utf-8")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _capabilities_of_the_module(request: pytest.FixtureRequest) -> None:
+    """The check of a module's own mark comes before fixtures of the module ask the server for what it lacks."""
+    _check(request)
+
+
 @pytest.fixture(autouse=True)
 def _capabilities(request: pytest.FixtureRequest) -> None:
     """Skip a case whose capability is missing, with the reason; fail it where the profile requires it."""
+    _check(request)
+
+
+def _check(request: pytest.FixtureRequest) -> None:
     names = [name for marker in request.node.iter_markers("requires_capability") for name in marker.args]
     if not names:
         return
@@ -148,7 +158,6 @@ def _capabilities(request: pytest.FixtureRequest) -> None:
             continue
         message = f"the server lacks {name}: {found.absent[name]}"
         if name in required:
-            request.node.user_properties.append(("required", name))
             pytest.fail(f"required, but {message}", pytrace=False)
         pytest.skip(message)
 

@@ -32,8 +32,8 @@ def test_the_total_of_a_chat_adds_up(client: Client) -> None:
 
 @pytest.mark.requires_capability("tokenize")
 def test_prompt_tokens_are_those_of_the_tokenizer(client: Client) -> None:
-    """The server's own tokenizer is the measure."""
-    text = "the quick brown fox jumps over the lazy dog"
+    """The server's own tokenizer is the measure; words, characters and bytes are all something else."""
+    text = "Xylophones, 12345 of them; naïve 日本語 and a supercalifragilistic word"
     counted = client.complete(text, max_tokens=1)["usage"]["prompt_tokens"]
     assert counted == len(client.tokens(text)), f"{counted} prompt tokens, the tokenizer says {len(client.tokens(text))}"
 

@@ -103,22 +103,21 @@ def test_slow_clients_do_not_hold_the_server(client: Client, server: Server) -> 
     with ExitStack() as stack:
         for _ in range(_SLOW_CLIENTS):
             stack.enter_context(connection(server.url)).sendall(begun)
-        started = time.monotonic()
-        client.works()
-        waited_s = time.monotonic() - started
+        # Nothing tells when the server has seen them all, so it is asked more than once.
+        waited_s = _longest_wait_s(client, 5)
     assert waited_s < _BOUND_S, f"with {_SLOW_CLIENTS} slow clients a good request waits {waited_s:.1f} s"
 
 
 @pytest.mark.requires_capability("completions")
 def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str) -> None:
     """A stream that nobody reads fills buffers; others still get their answers."""
-    request = streaming(server, api_key, max_tokens=500, logprobs=5)
+    request = streaming(server, api_key, max_tokens=1900, logprobs=5)
     with ExitStack() as stack:
         for _ in range(4):
-            stack.enter_context(connection(server.url, receive_bytes=4096)).sendall(request)
-        started = time.monotonic()
-        client.works()
-        waited_s = time.monotonic() - started
+            line = stack.enter_context(connection(server.url, receive_bytes=4096))
+            line.sendall(request)
+            assert line.recv(64), "the server hangs up on a stream"
+        waited_s = _longest_wait_s(client, 3)
     assert waited_s < _BOUND_S, f"beside streams that nobody reads a good request waits {waited_s:.1f} s"
 
 
@@ -134,6 +133,18 @@ def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Serv
     while (running := client.metrics().total("vllm:num_requests_running")) and time.monotonic() < deadline:
         time.sleep(0.05)  # the server notices a closed connection when it next writes to it
     assert not running, f"{running:.0f} requests still run {_BOUND_S:.0f} s after their clients hung up"
+
+
+def _longest_wait_s(client: Client, times: int) -> float:
+    """Seconds that the slowest of some good requests takes; the first one that takes too long is enough."""
+    longest_s = 0.0
+    for _ in range(times):
+        started = time.monotonic()
+        client.works()
+        longest_s = max(longest_s, time.monotonic() - started)
+        if longest_s > _BOUND_S:
+            break
+    return longest_s
 
 
 def streaming(server: Server, api_key: str, **fields: int) -> bytes:

@@ -1,0 +1,8 @@
+"""Servers that are wrong in one way each."""
+
+from __future__ import annotations
+
+from doubles.defects import answers, doors, requests, streams
+from doubles.defects.catalogue import DEFECTS, Defect
+
+__all__ = ["DEFECTS", "Defect", "answers", "doors", "requests", "streams"]

@@ -1,0 +1,131 @@
+"""The table of defects and the cases that name them, for ``docs/defects.md``.
+
+``PYTHONPATH=pipeline:tests python -m doubles.table`` runs every defect and writes the table and ``consequences.json`` (which
+cases fail beside those that name a defect, because it shows there as well).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from doubles import suiterun
+from doubles.defects import DEFECTS
+from doubles.legal import VARIATIONS, described
+
+CONSEQUENCES = Path(__file__).parent / "consequences.json"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "defects.md"
+SUITES = ("integration", "streaming", "security")
+
+_HEAD = """\
+# Defects and the cases that name them
+
+Who tests the tests? Servers with one defect each: every defect below is served, the cases are run against it, and those in the
+second column have to fail. The same cases pass on the correct double, on the legal variations at the end, and on the real vLLM.
+`tests/doubles` holds them all; this table is generated (`python -m doubles.table`), and a test compares it with the catalogue.
+
+A double marks every answer with the header `x-vllm-ci-double`; a report about it is marked as well and satisfies no gate.
+"""
+
+
+def consequences() -> dict[str, list[str]]:
+    """Cases that fail beside those that name a defect, by defect, as they were seen."""
+    found: dict[str, list[str]] = json.loads(CONSEQUENCES.read_text(encoding="utf-8"))
+    return found
+
+
+def cases_of(suite: str) -> list[str]:
+    """Names of a suite's cases, without parameters, from its source."""
+    names = []
+    for file in sorted((suiterun.SUITES / suite).glob("test_*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names += [
+            f"{suite}/{file.name}::{node.name}"
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        ]
+    return names
+
+
+def unnamed(beside: Mapping[str, Sequence[str]]) -> list[str]:
+    """Cases that no defect makes fail."""
+    failing = {case.partition("[")[0] for defect in DEFECTS.values() for case in defect.named}
+    failing |= {case for cases in beside.values() for case in cases}
+    return [case for suite in SUITES for case in cases_of(suite) if case not in failing]
+
+
+def rendered(beside: Mapping[str, Sequence[str]]) -> str:
+    """The document."""
+    lines = [_HEAD, *_counts(beside)]
+    for suite in SUITES:
+        lines += ["", f"## {suite.capitalize()}", "", "| Defect | Named by | Seen to fail as well |", "|---|---|---|"]
+        for defect in DEFECTS.values():
+            if defect.suite == suite:
+                named = "<br>".join(f"`{_short(case)}`" for case in defect.named)
+                also = "<br>".join(f"`{_short(case)}`" for case in beside.get(defect.name, ()))
+                lines.append(f"| **{defect.name}**: {defect.what} | {named} | {also} |")
+    lines += [
+        "",
+        "## Legal variations, which no case may hold against a server",
+        "",
+        "| Variation | What differs |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {described(variation)} |" for name, variation in VARIATIONS.items()]
+    lines += ["", "## Cases that no defect of the catalogue makes fail", ""]
+    lines += [f"- `{case}`" for case in unnamed(beside)] or ["None."]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(beside: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = ["| Suite | Cases | of them named by a defect | Defects |", "|---|---|---|---|"]
+    missing = unnamed(beside)
+    for suite in SUITES:
+        cases = cases_of(suite)
+        without = sum(case in missing for case in cases)
+        defects = sum(defect.suite == suite for defect in DEFECTS.values())
+        lines.append(f"| {suite} | {len(cases)} | {len(cases) - without} | {defects} |")
+    return lines
+
+
+def _short(case: str) -> str:
+    """A case without what the heading says already."""
+    file, _, name = case.partition("::")
+    return f"{file.partition('/')[2].removeprefix('test_').removesuffix('.py')}: {name.removeprefix('test_')}"
+
+
+def observed(name: str) -> tuple[str, list[str], list[str]]:
+    """A defect, the cases that should have failed and did not, and those that failed beside them."""
+    defect = DEFECTS[name]
+    found = suiterun.run(defect.make, defect.runs, key=defect.key)
+    named = {case.partition("[")[0] for case in defect.named}
+    return (
+        name,
+        sorted(set(defect.named) - found.with_status("failed")),
+        sorted(case for case in found.failed if "[" not in case and case not in named),
+    )
+
+
+def main() -> int:
+    """Run every defect twice, and write both files; 1 when a defect was not named."""
+    beside: dict[str, set[str]] = {name: set() for name in DEFECTS}
+    trouble = 0
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for name, missed, also in pool.map(observed, [*DEFECTS, *DEFECTS]):
+            beside[name].update(also)
+            for case in missed:
+                trouble = 1
+                sys.stderr.write(f"{name} is not named by {case}\n")
+    found = {name: sorted(cases) for name, cases in beside.items() if cases}
+    CONSEQUENCES.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(rendered(found), encoding="utf-8")
+    return trouble
+
+
+if __name__ == "__main__":
+    sys.exit(main())

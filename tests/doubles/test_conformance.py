@@ -1,0 +1,76 @@
+"""The suites are tested: each defect is named by the case that is there for it, and nothing legal is held against a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from doubles import suiterun, table
+from doubles.defects import DEFECTS
+from doubles.legal import OF_STREAMS, VARIATIONS
+from doubles.server import Double
+
+# What the cut of a stream can touch; timing and disconnects are the same for all of them.
+TOUCHED = (
+    *("streaming/test_structure.py", "streaming/test_sameness.py", "streaming/test_text.py", "streaming/test_pieces.py"),
+    *("integration/test_sdk.py", "streaming/test_many.py::test_concurrent_streams_answer_their_own_question"),
+)
+
+
+def trouble(found: suiterun.SuiteRun) -> str:
+    """What did not pass, for a message."""
+    return "\n".join(
+        f"{status} {name}: {found.messages.get(name)}" for name, status in found.statuses.items() if name in found.messages
+    )
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_named(name: str) -> None:
+    defect = DEFECTS[name]
+    found = suiterun.run(defect.make, defect.runs, key=defect.key)
+    missed = set(defect.named) - found.with_status("failed")
+    assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
+    # Where everything fails, nothing is named.
+    assert defect.alone or found.with_status("passed"), trouble(found)
+
+
+class Unhurried(Double):
+    """So slow that streams can be told from bursts."""
+
+    token_s = 0.0012
+
+
+@pytest.mark.parametrize(("suite", "key"), [("integration", False), ("streaming", False), ("security", True)])
+def test_the_correct_server_passes(suite: str, key: bool) -> None:
+    found = suiterun.run(Unhurried, [suite], key=key)
+    assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
+    assert "passed" in found.statuses.values()
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_a_legal_variation_passes(name: str) -> None:
+    found = suiterun.run(VARIATIONS[name], TOUCHED if VARIATIONS[name] in OF_STREAMS else [*TOUCHED, "integration"])
+    assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
+
+
+def test_a_double_says_that_it_is_one() -> None:
+    found = suiterun.run(Double, ["integration/test_models.py"])
+    server = found.facts["server"]
+    assert isinstance(server, dict)
+    assert server["double"] is True
+
+
+def test_the_catalogue_covers_every_suite() -> None:
+    suites = [defect.suite for defect in DEFECTS.values()]
+    assert len(DEFECTS) >= 40
+    assert {suite for suite in suites if suites.count(suite) >= 10} == set(table.SUITES)
+
+
+def test_the_cases_that_defects_name_exist() -> None:
+    cases = {case for suite in table.SUITES for case in table.cases_of(suite)}
+    named = {case.partition("[")[0] for defect in DEFECTS.values() for case in defect.named}
+    assert named <= cases, f"no such cases: {sorted(named - cases)}"
+
+
+def test_the_table_in_the_documentation_is_current() -> None:
+    expected = table.rendered(table.consequences())
+    assert table.DOCUMENT.read_text(encoding="utf-8") == expected, "run: PYTHONPATH=pipeline:tests python -m doubles.table"
