@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.errors import ConfigError, Interrupted
 from vllm_ci.domain.spec import ImageSpec
 from vllm_ci.images import base, foundation, layer, plan, supply
 from vllm_ci.images.contents import Contents, debs_for
-from vllm_ci.images.entries import with_parents
+from vllm_ci.images.entries import Entry, with_parents
 from vllm_ci.images.interpreter import Compilers
 from vllm_ci.images.locks import LockedWheel
 from vllm_ci.images.plan import LayerPlan
@@ -74,6 +74,7 @@ class Assembler:
         self.spec, self.store, self.threads, self.progress = spec, store, threads, progress
         self._stack = ExitStack()
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._compilers: Compilers | None = None
 
     def __enter__(self) -> Self:
@@ -140,7 +141,13 @@ class Assembler:
             # compiled yet, then the largest.
             order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
             futures = {item.key: pool.submit(self._have, item) for item in order}
-            made = [futures[item.key].result() for item in plans]
+            try:
+                made = [futures[item.key].result() for item in plans]
+            except BaseException:
+                # Ctrl-C, or one layer failed: what is half-done stops at its next file, the rest does not begin.
+                self._stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         self._check_collisions(plans, made)
         name = f"{self.spec.name}-{planned.platform.replace('/', '-')}"
         before = self.store.record("last", name) or {}
@@ -186,7 +193,7 @@ class Assembler:
         try:
             with disk(part, needed_bytes=sum(wheel.size_bytes for wheel in item.wheels)):
                 made = item.make()
-                written = layer.write(with_parents(made.entries), part, self.spec.compression)
+                written = layer.write(self._until_stopped(with_parents(made.entries)), part, self.spec.compression)
                 part.chmod(0o644)
                 publish(part, self.store.blob(written.digest))
         except BaseException:
@@ -204,6 +211,12 @@ class Assembler:
         self.store.keep("files", written.digest.removeprefix("sha256:"), made.files)
         self.store.keep("layers", item.key, facts)
         return facts
+
+    def _until_stopped(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if self._stopped.is_set():
+                raise Interrupted("the build was stopped")
+            yield entry
 
     def _check_collisions(self, plans: list[LayerPlan], made: list[tuple[dict[str, Any], float]]) -> None:
         """Refuse wheels of different layers that fight over a path; once for each set of layers."""

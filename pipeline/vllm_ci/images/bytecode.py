@@ -99,7 +99,7 @@ class Bytecode:
             content = target.read_bytes()
         except FileNotFoundError:
             content = self.compilers().compile(f"/{entry.path}", source)
-            write(target, content)
+            write(target, content, durable=False)
         return Entry(path=pyc_path(entry.path, self.python), content=Inline(content)) if content else None
 
 

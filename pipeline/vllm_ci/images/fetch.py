@@ -84,11 +84,14 @@ def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", pr
     absent.sort(key=lambda item: -item.size_bytes)
     with client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
         running = [pool.submit(_have, item, locate, http) for item in absent]
-        done, rest = wait(running, return_when=FIRST_EXCEPTION)
-        for future in rest:
-            future.cancel()
-        for future in done:
-            future.result()
+        try:
+            for future in wait(running, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            # Closing breaks the connections under way; what they brought stays and is gone on with next time.
+            pool.shutdown(wait=False, cancel_futures=True)
+            http.close()
+            raise
 
 
 def _present(item: Wanted) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 from vllm_ci.domain.commit import Commit
 from vllm_ci.vcs import GitError, git
 
+_PROJECT = "pyproject.toml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -33,6 +35,7 @@ class History:
     root: Path
     inputs: tuple[str, ...]
     _hashes: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _build_systems: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def commit_of(self, revision: str) -> str:
         """Full id of the commit that ``revision`` names; empty when there is none here."""
@@ -56,18 +59,20 @@ class History:
         # Each call of git costs two milliseconds, and an unchanged build has no time to spend: one for all.
         folders = {path.rpartition("/")[0] + "/" for path in self.inputs if any(sign in path for sign in "*?[")}
         names = [path for path in self.inputs if not any(sign in path for sign in "*?[")]
-        for row in git("ls-tree", "-z", sha, "--", *names, *sorted(folders - {"/"}), cwd=self.root).decode().split("\0"):
-            if row and any(fnmatchcase(row.partition("\t")[2], path) for path in self.inputs):
+        listed = git("ls-tree", "-z", sha, "--", _PROJECT, *names, *sorted(folders - {"/"}), cwd=self.root)
+        for row in listed.decode().split("\0"):
+            path = row.partition("\t")[2]
+            if path == _PROJECT:
+                yield f"build-system {self._build_system(row.split()[2])}"
+            elif row and any(fnmatchcase(path, pattern) for pattern in self.inputs):
                 yield row
-        yield f"build-system {self._build_system(sha)}"
 
-    def _build_system(self, sha: str) -> str:
-        """Build requirements of ``pyproject.toml``; the rest of that file compiles nothing."""
-        try:
-            content = git("cat-file", "blob", f"{sha}:pyproject.toml", cwd=self.root).decode()
-        except GitError:
-            return ""
-        return repr(sorted(tomllib.loads(content).get("build-system", {}).get("requires", [])))
+    def _build_system(self, blob: str) -> str:
+        """Build requirements of a ``pyproject.toml``; the rest of that file compiles nothing."""
+        if blob not in self._build_systems:
+            content = tomllib.loads(git("cat-file", "blob", blob, cwd=self.root).decode())
+            self._build_systems[blob] = repr(sorted(content.get("build-system", {}).get("requires", [])))
+        return self._build_systems[blob]
 
     def changed_inputs(self, base: str, commit: Commit) -> tuple[str, ...]:
         """Compiled inputs that differ between ``base`` and the commit (or its work tree, when it is dirty)."""

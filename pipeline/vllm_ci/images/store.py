@@ -116,8 +116,12 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def write(target: Path, content: bytes) -> None:
-    """Write a small file in one step."""
+def write(target: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a small file in one step.
+
+    What is only a record of what could be found out again need not be ``durable``: a power cut may then lose or empty it (which
+    readers notice), and a small build is spared a dozen waits for the disk.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with disk(target, needed_bytes=len(content)):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
@@ -125,7 +129,10 @@ def write(target: Path, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
             Path(name).chmod(0o644)
-            publish(Path(name), target)
+            if durable:
+                publish(Path(name), target)
+            else:
+                Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -204,7 +211,7 @@ class Store:
 
     def keep(self, kind: str, key: str, value: object) -> None:
         """Keep ``value`` (JSON) under ``key``."""
-        write(self.root / kind / f"{key}.json", canonical(value))
+        write(self.root / kind / f"{key}.json", canonical(value), durable=False)
 
     def index(self) -> list[dict[str, Any]]:
         """Descriptors of the images built here, each with its name."""

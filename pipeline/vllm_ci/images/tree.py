@@ -154,23 +154,46 @@ def _extract_file(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Pat
 
 def link(layer: Path, root: Path) -> None:
     """Apply an unpacked layer to a tree (OCI image specification, "Applying Changesets")."""
-    pending = [""]
+    folders = _fold(layer, root)
+    # The kernel links without Python's lock, and names relative to open folders spare it walking ten of them for each file.
+    with ThreadPoolExecutor(4, thread_name_prefix="link") as pool:
+        list(pool.map(lambda below: _link_folder(layer / below, root / below), folders))
+
+
+def _fold(layer: Path, root: Path) -> list[str]:
+    """Make a layer's folders and take away what it takes away; the folders that hold files."""
+    pending, filled = [""], []
     while pending:
         below = pending.pop()
-        made: list[tuple[os.DirEntry[str], str]] = []
+        files = False
         with os.scandir(layer / below) as found:
+            inner = []
             for entry in found:
                 path = f"{below}/{entry.name}" if below else entry.name
                 if entry.name.startswith(WHITEOUT):
                     _remove(root / below, entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    inner.append(path)
                 else:
-                    made.append((entry, path))
-        for entry, path in made:
-            if entry.is_dir(follow_symlinks=False):
-                _make_folder(root / path)
-                pending.append(path)
-            else:
-                _link_file(entry.path, f"{root}/{path}", symbolic=entry.is_symlink())
+                    files = True
+        for path in inner:
+            _make_folder(root / path)
+        pending += inner
+        if files:
+            filled.append(below)
+    return filled
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    there, here = os.open(source, os.O_RDONLY), os.open(target, os.O_RDONLY)
+    try:
+        with os.scandir(there) as found:
+            for entry in found:
+                if not entry.is_dir(follow_symlinks=False) and not entry.name.startswith(WHITEOUT):
+                    _link_file(entry, there, here, target)
+    finally:
+        os.close(there)
+        os.close(here)
 
 
 def _remove(folder: Path, whiteout: str) -> None:
@@ -191,15 +214,17 @@ def _make_folder(path: Path) -> None:
             path.mkdir()
 
 
-def _link_file(source: str, target: str, *, symbolic: bool) -> None:
+def _link_file(entry: os.DirEntry[str], there: int, here: int, folder: Path) -> None:
+    name = entry.name
     try:
-        if symbolic:
-            os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211  (as below)
+        if entry.is_symlink():
+            os.symlink(os.readlink(name, dir_fd=there), name, dir_fd=here)
         else:
-            os.link(source, target)
+            os.link(name, name, src_dir_fd=there, dst_dir_fd=here)
     except FileExistsError:
-        if os.path.isdir(target) and not os.path.islink(target):  # noqa: PTH112, PTH114  (60,000 Path objects cost a second)
-            shutil.rmtree(target)
+        taken = folder / name
+        if taken.is_dir() and not taken.is_symlink():
+            shutil.rmtree(taken)
         else:
-            os.unlink(target)  # noqa: PTH108
-        _link_file(source, target, symbolic=symbolic)
+            taken.unlink()
+        _link_file(entry, there, here, folder)
