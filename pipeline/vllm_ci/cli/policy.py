@@ -30,7 +30,7 @@ def explain(context: click.Context, /, *, channel: str, commit: str, as_json: bo
       vllm-ci policy explain production 0123abcd
     """
     from vllm_ci.cli.releasing import opened
-    from vllm_ci.release import moving
+    from vllm_ci.release import gathering
     from vllm_ci.release import policy as policies
     from vllm_ci.release.show import show
 
@@ -45,8 +45,8 @@ def explain(context: click.Context, /, *, channel: str, commit: str, as_json: bo
             click.echo(f"{each['rule']:<20} {each['expected']}")
         return
     shown = show(setup, commit)[0]
-    now = moving.now_or(None)
-    decision = moving.ask(asked, setup.ledger.read(), shown.release, shown.findings, now=now)
+    now = gathering.now_or(None)
+    decision = gathering.ask(asked, setup.ledger.read(), shown.release, shown.findings, now=now)
     if as_json:
         told = [{"rule": each.rule, "expected": each.expected, "got": each.got, "ok": each.ok} for each in decision.rules]
         print_json({"channel": channel, "policy": decision.policy, "allowed": decision.allowed, "rules": told})

@@ -20,7 +20,7 @@ from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
 if TYPE_CHECKING:
     from vllm_ci.config.load import Loaded
     from vllm_ci.evidence.bundle import Signer, Trusted
-    from vllm_ci.release.moving import Moved
+    from vllm_ci.release.moved import Moved
     from vllm_ci.release.setup import Setup
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

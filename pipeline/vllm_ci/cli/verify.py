@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
+
+if TYPE_CHECKING:
+    from vllm_ci.evidence.bundle import Trusted
 
 
 @click.command()
@@ -50,7 +53,7 @@ def verify(
 
     from vllm_ci.evidence.attachment import attached
     from vllm_ci.evidence.verify import Expected, check_image, judge
-    from vllm_ci.release import moving
+    from vllm_ci.release import gathering
     from vllm_ci.release.record import Release
     from vllm_ci.release.show import evidence_json
 
@@ -66,9 +69,9 @@ def verify(
         findings = judge(attached(repository, digest), expected, place.signers, now=now)
     decision = None
     if channel and place.setup:
-        sha = commit or moving.commit_of(findings)
+        sha = commit or gathering.commit_of(findings)
         release = Release(commit=sha, digest=digest, repository=place.subject, tag="")
-        decision = moving.ask(place.setup.channel(channel), place.setup.ledger.read(), release, findings, now=now)
+        decision = gathering.ask(place.setup.channel(channel), place.setup.ledger.read(), release, findings, now=now)
     good = bool(findings.evidence) and (decision is None or decision.allowed)
     if as_json:
         told = {"allowed": decision.allowed, "reasons": list(decision.reasons)} if decision else None
@@ -108,7 +111,7 @@ def _place(context: click.Context, image: str, keys: tuple[str, ...], *, needs_p
     from vllm_ci.evidence.keys import PublicKey
     from vllm_ci.registry.reference import split_name
 
-    trusted = {}
+    trusted: dict[str, Trusted] = {}
     for each in keys:
         name, _, path = each.rpartition("=")
         trusted[name or Path(path).stem] = PublicKey.read(name or Path(path).stem, Path(path))

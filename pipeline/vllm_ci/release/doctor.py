@@ -8,8 +8,9 @@ from datetime import datetime
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history, kustomization
+from vllm_ci.release.gathering import now_or
 from vllm_ci.release.ledger import Entry, State
-from vllm_ci.release.moving import now_or, set_channel_tag
+from vllm_ci.release.moving import set_channel_tag
 from vllm_ci.release.record import Record
 from vllm_ci.release.setup import Channel, Setup
 

@@ -7,19 +7,10 @@ from pathlib import Path
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.release import history
-from vllm_ci.release.ledger import State
-from vllm_ci.release.moving import (
-    Moved,
-    OnStep,
-    Proposal,
-    ask,
-    attach_all,
-    attach_decision,
-    now_or,
-    record_move,
-    set_channel_tag,
-)
-from vllm_ci.release.rescan import Looked, look
+from vllm_ci.release.gathering import OnStep, now_or
+from vllm_ci.release.moved import Moved
+from vllm_ci.release.moving import Move
+from vllm_ci.release.rescan import look
 from vllm_ci.release.setup import Setup
 
 
@@ -59,54 +50,21 @@ def promote(
         head = history.current(state.records, source)
         if head is None:
             raise UsageError(f"nothing was ever released to {source}", remedy=f"vllm-ci publish --channel {source}")
-        release = head.release
-        on_step("verify the evidence")
-        looked: Looked = look(setup, repository, release, osv=osv, now=present)
-        decision = ask(channel, state, release, looked.findings, now=present)
-        standing = history.current(state.records, target)
-        previous = standing.release if standing else None
-        moves = previous is None or previous.digest != release.digest
-        steps = [*looked.steps, *([f"record that {target} stands at {release.commit[:12]}"] if moves else [])]
-        steps += [f"point tag {target} at it"] if repository.resolve(target) != release.digest else []
-        moved = Moved(
+        move = Move(
+            setup=setup,
+            repository=repository,
+            channel=channel,
             action="promote",
-            channel=target,
-            release=release,
-            previous=previous,
-            decision=decision,
-            changed=decision.allowed and moves,
-            done=tuple(steps) if decision.allowed else (),
-            dry_run=dry_run,
-        )
-        if dry_run or not decision.allowed:
-            return moved
-        attach_all(repository, release.digest, looked.bundles, on_step)
-        findings = look(setup, repository, release, now=present).findings
-        attach_decision(
-            setup,
-            repository,
-            channel,
-            release=release,
-            decision=decision,
-            findings=findings,
+            release=head.release,
             now=present,
             on_step=on_step,
+            reason=reason,
+            source=source,
         )
-
-        def propose(newest: State) -> Proposal:
-            return Proposal(release=release, decision=ask(channel, newest, release, findings, now=present))
-
-        on_step("write the ledger")
-        before, written = record_move(setup, channel, "promote", propose, now=present, reason=reason, source=source)
-        set_channel_tag(setup, repository, target, on_step, written=written)
-        on_step("done")
-    standing = history.current(before.records, target)
-    return Moved(
-        action="promote",
-        channel=target,
-        release=release,
-        previous=standing.release if standing else None,
-        decision=ask(channel, before, release, findings, now=present),
-        changed=written is not None,
-        done=tuple(steps),
-    )
+        on_step("verify the evidence")
+        looked = look(setup, repository, head.release, osv=osv, now=present)
+        decision = move.ask(state, looked.findings)
+        steps = [*looked.steps, *move.steps(state)]
+        if dry_run or not decision.allowed:
+            return move.outcome(state, decision, steps, dry_run=dry_run)
+        return move.complete(state, looked.bundles, steps)

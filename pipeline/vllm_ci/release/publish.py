@@ -19,22 +19,9 @@ from vllm_ci.registry.errors import DigestError, NotFoundError
 from vllm_ci.registry.layout import Layout
 from vllm_ci.registry.repository import OnBytes, Repository
 from vllm_ci.registry.transfer import copy
-from vllm_ci.release import history
-from vllm_ci.release.ledger import State
-from vllm_ci.release.moving import (
-    Moved,
-    OnStep,
-    Proposal,
-    ask,
-    attach_all,
-    attach_decision,
-    findings_of,
-    now_or,
-    record_move,
-    set_channel_tag,
-    sign,
-    unknown,
-)
+from vllm_ci.release.gathering import OnStep, attach_all, findings_of, now_or, sign, unknown
+from vllm_ci.release.moved import Moved
+from vllm_ci.release.moving import Move
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Setup
 
@@ -103,72 +90,39 @@ def publish(
     present = now_or(now)
     channel = setup.channel(channel_name)
     _check_clean(candidate)
-    commit, digest = candidate.commit.sha, candidate.image.digest
-    release = Release(commit=commit, digest=digest, repository=setup.subject, tag=_tag(candidate))
+    digest = candidate.image.digest
+    release = Release(commit=candidate.commit.sha, digest=digest, repository=setup.subject, tag=_tag(candidate))
     with setup.open() as repository:
+        move = Move(
+            setup=setup,
+            repository=repository,
+            channel=channel,
+            action="publish",
+            release=release,
+            now=present,
+            on_step=on_step,
+            reason=reason,
+        )
         sources: tuple[Repository, ...] = (*([candidate.layout] if candidate.layout else []), repository)
         on_step("check the image")
         check_image(next((each for each in sources if _has(each, digest)), repository), digest)
-        statements = list(_statements(setup, candidate, present))
-        known = findings_of(setup, repository, digest, commit, now=present)
-        bundles = sign(setup, unknown(statements, known))
-        findings = findings_of(setup, repository, digest, commit, more=bundles, now=present)
+        known = findings_of(setup, repository, release, now=present)
+        missing = unknown(_statements(setup, candidate, present), known)
+        bundles = sign(setup, missing)
         state = setup.ledger.read()
-        decision = ask(channel, state, release, findings, now=present)
-        head = history.current(state.records, channel_name)
-        previous = head.release if head else None
-        moves = previous is None or previous.digest != digest
-        plan = _plan(repository, release, [each.title for each in unknown(statements, known)], channel_name, moves=moves)
-        moved = Moved(
-            action="publish",
-            channel=channel_name,
-            release=release,
-            previous=previous,
-            decision=decision,
-            changed=decision.allowed and moves,
-            done=plan if decision.allowed else (),
-            dry_run=dry_run,
-        )
+        decision = move.ask(state, findings_of(setup, repository, release, more=bundles, now=present))
+        there = repository.resolve(release.tag) == digest
+        steps = [] if there else [f"push {digest} as {repository.name}:{release.tag}"]
+        steps += [*(f"attach {each.title}" for each in missing), *move.steps(state)]
         if not dry_run and not decision.allowed and repository.resolve(digest):
             # Of an image that is out already, what was found out counts, whether it pleases or not.
             attach_all(repository, digest, bundles, on_step)
         if dry_run or not decision.allowed:
-            return moved
+            return move.outcome(state, decision, steps, dry_run=dry_run)
         _check_tag(repository, release)
         on_step("push the image")
         copy(sources, digest, repository, [release.tag], parallel=setup.access.parallel, on_bytes=on_bytes)
-        attach_all(repository, digest, bundles, on_step)
-        # What decides is what can be read back, by anybody, from the repository.
-        findings = findings_of(setup, repository, digest, commit, now=present)
-        decision = ask(channel, state, release, findings, now=present)
-        attach_decision(
-            setup,
-            repository,
-            channel,
-            release=release,
-            decision=decision,
-            findings=findings,
-            now=present,
-            on_step=on_step,
-        )
-
-        def propose(newest: State) -> Proposal:
-            return Proposal(release=release, decision=ask(channel, newest, release, findings, now=present))
-
-        on_step("write the ledger")
-        before, written = record_move(setup, channel, "publish", propose, now=present, reason=reason)
-        set_channel_tag(setup, repository, channel_name, on_step, written=written)
-        on_step("done")
-    head = history.current(before.records, channel_name)
-    return Moved(
-        action="publish",
-        channel=channel_name,
-        release=release,
-        previous=head.release if head else None,
-        decision=ask(channel, before, release, findings, now=present),
-        changed=written is not None,
-        done=plan,
-    )
+        return move.complete(state, bundles, steps)
 
 
 def _check_clean(candidate: Candidate) -> None:
@@ -237,15 +191,3 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
     for each in candidate.tested:
         yield from test_result.statements(each.report, image, each.ctrf)
     yield Statement.about(image, commit, SIGNATURE, {})
-
-
-def _plan(repository: Repository, release: Release, kinds: list[str], channel: str, *, moves: bool) -> tuple[str, ...]:
-    steps = []
-    if repository.resolve(release.tag) != release.digest:
-        steps.append(f"push {release.digest} as {repository.name}:{release.tag}")
-    steps += [f"attach {kind}" for kind in kinds]
-    if moves:
-        steps.append(f"record that {channel} stands at {release.commit[:12]}")
-    if repository.resolve(channel) != release.digest:
-        steps.append(f"point tag {channel} at it")
-    return tuple(steps)

@@ -14,7 +14,7 @@ from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.statement import SBOM
 from vllm_ci.evidence.verify import Findings, check_image
 from vllm_ci.registry.repository import Repository
-from vllm_ci.release.moving import findings_of, sign, unknown
+from vllm_ci.release.gathering import findings_of, sign, unknown
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Setup
 
@@ -51,7 +51,7 @@ def look(setup: Setup, repository: Repository, release: Release, *, osv: Path | 
         UsageError: It is to be scanned and has no bill of materials.
     """
     check_image(repository, release.digest)
-    findings = findings_of(setup, repository, release.digest, release.commit, now=now)
+    findings = findings_of(setup, repository, release, now=now)
     if osv is None:
         return Looked(findings=findings)
     bills = findings.of(SBOM)
@@ -61,5 +61,5 @@ def look(setup: Setup, repository: Repository, release: Release, *, osv: Path | 
     image = ImageRef(repository=setup.subject, digest=release.digest)
     statement = scan.statement(image, Commit(sha=release.commit), found)
     bundles = sign(setup, unknown([statement], findings))
-    again = findings_of(setup, repository, release.digest, release.commit, more=bundles, now=now)
+    again = findings_of(setup, repository, release, more=bundles, now=now)
     return Looked(findings=again, bundles=tuple(bundles))

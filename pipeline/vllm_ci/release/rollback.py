@@ -12,18 +12,10 @@ from vllm_ci.evidence.refusals import Refusal
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history
+from vllm_ci.release.gathering import OnStep, ask, now_or
 from vllm_ci.release.ledger import State
-from vllm_ci.release.moving import (
-    Moved,
-    OnStep,
-    Proposal,
-    ask,
-    attach_all,
-    attach_decision,
-    now_or,
-    record_move,
-    set_channel_tag,
-)
+from vllm_ci.release.moved import Moved
+from vllm_ci.release.moving import Move, set_channel_tag
 from vllm_ci.release.policy import Decision, RuleResult
 from vllm_ci.release.record import Record, Release
 from vllm_ci.release.rescan import Looked, look
@@ -78,30 +70,23 @@ def rollback(
             tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
             if tried[-1].decision.allowed:
                 break
-        moved = _moved(channel_name, head, tried, dry_run=dry_run)
-        if dry_run or not moved.decision.allowed:
-            return moved
-        if moved.changed:
-            chosen, looked = moved.release, tried[-1].looked
-            attach_all(repository, chosen.digest, looked.bundles, on_step)
-            findings = look(setup, repository, chosen, now=present).findings if looked.bundles else looked.findings
-            decision = ask(channel, state, chosen, findings, now=present)
-            attach_decision(
-                setup,
-                repository,
-                channel,
-                release=chosen,
-                decision=decision,
-                findings=findings,
-                now=present,
-                on_step=on_step,
-            )
-            on_step("write the ledger")
-            unmoved = _unless_moved(channel_name, head, Proposal(release=chosen, decision=decision))
-            record_move(setup, channel, "rollback", unmoved, now=present, reason=reason)
-        set_channel_tag(setup, repository, channel_name, on_step)
-        on_step("done")
-    return moved
+        # The last one when it holds; else the newest is the one that is refused.
+        chosen = tried[-1] if tried[-1].decision.allowed else tried[0]
+        move = Move(
+            setup=setup,
+            repository=repository,
+            channel=channel,
+            action="rollback",
+            release=chosen.release,
+            now=present,
+            on_step=on_step,
+            reason=reason,
+        )
+        steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]
+        steps += [*chosen.looked.steps, *move.steps(state)]
+        if dry_run or not chosen.decision.allowed:
+            return move.outcome(state, chosen.decision, steps, dry_run=dry_run)
+        return move.complete(state, chosen.looked.bundles, steps, unless=_unless_moved(channel_name, head))
 
 
 def _completed(setup: Setup, repository: Repository, head: Record, *, dry_run: bool, on_step: OnStep) -> Moved:
@@ -121,32 +106,8 @@ def _completed(setup: Setup, repository: Repository, head: Record, *, dry_run: b
     )
 
 
-def _moved(channel: str, head: Record | None, tried: list[_Tried], *, dry_run: bool) -> Moved:
-    """What comes of the releases that were looked at: the last one when it holds, else the newest as the one refused."""
-    chosen = tried[-1] if tried[-1].decision.allowed else tried[0]
-    allowed = chosen.decision.allowed
-    changed = allowed and (head is None or head.release.digest != chosen.release.digest)
-    steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]
-    if changed:
-        steps += [
-            *chosen.looked.steps,
-            f"record that {channel} stands at {chosen.release.commit[:12]}",
-            f"point tag {channel} at it",
-        ]
-    return Moved(
-        action="rollback",
-        channel=channel,
-        release=chosen.release,
-        previous=head.release if head else None,
-        decision=chosen.decision,
-        changed=changed,
-        done=tuple(steps),
-        dry_run=dry_run,
-    )
-
-
-def _unless_moved(channel: str, head: Record | None, proposal: Proposal) -> Callable[[State], Proposal]:
-    def propose(newest: State) -> Proposal:
+def _unless_moved(channel: str, head: Record | None) -> Callable[[State], None]:
+    def check(newest: State) -> None:
         standing = history.current(newest.records, channel)
         if standing != head:
             raise FailedError(
@@ -154,9 +115,8 @@ def _unless_moved(channel: str, head: Record | None, proposal: Proposal) -> Call
                 why="going back from there may be another step than the one you looked at",
                 remedy=f"look at vllm-ci history {channel}, then roll back again",
             )
-        return proposal
 
-    return propose
+    return check
 
 
 def _candidates(state: State, channel: str, to: str) -> tuple[Release, ...]:

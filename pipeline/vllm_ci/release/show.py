@@ -13,7 +13,7 @@ from vllm_ci.evidence.test_result import read
 from vllm_ci.evidence.verify import Findings, check_image
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.release import history
-from vllm_ci.release.moving import findings_of, now_or
+from vllm_ci.release.gathering import findings_of, now_or
 from vllm_ci.release.record import Record, Release
 from vllm_ci.release.setup import Setup
 
@@ -75,7 +75,7 @@ def show(setup: Setup, key: str, *, now: datetime | None = None) -> tuple[Shown,
             findings, problem = Findings(image=release.digest), ""
             try:
                 check_image(repository, release.digest)
-                findings = findings_of(setup, repository, release.digest, release.commit, now=present)
+                findings = findings_of(setup, repository, release, now=present)
             except (Refusal, NotFoundError) as error:
                 problem = error.message
             heads = {name: history.current(state.records, name) for name in history.channels(state.records)}

@@ -20,7 +20,8 @@ from registries.evidence import NOW
 from registries.releases import World, world_in
 from vllm_ci.registry.access import Access
 from vllm_ci.release import doctor, history
-from vllm_ci.release.moving import Moved, OnStep
+from vllm_ci.release.gathering import OnStep
+from vllm_ci.release.moved import Moved
 from vllm_ci.release.promote import promote
 from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback

@@ -22,7 +22,7 @@ from vllm_ci.registry.errors import NotFoundError, UnreachableError
 from vllm_ci.registry.layout import Layout
 from vllm_ci.release import doctor, history
 from vllm_ci.release.ledger import State
-from vllm_ci.release.moving import Moved
+from vllm_ci.release.moved import Moved
 from vllm_ci.release.policy import Accepted, ScanRule
 from vllm_ci.release.promote import promote
 from vllm_ci.release.prune import prune
