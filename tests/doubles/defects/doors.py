@@ -30,7 +30,7 @@ LOGS = "security/test_logs.py::test_"
 HOSTILE = f"{DENIAL}a_hostile_request_does_no_harm"
 
 
-@defect("no-key-at-all", "The server asks for no key.", f"{AUTH}asks_for_a_key")
+@defect("no-key-at-all", "The server asks for no key.", f"{AUTH}asks_for_a_key", alone=True)
 class NoKeyAtAll(Double):
     pass
 

@@ -367,6 +367,7 @@ class SdkRaisesTheWrongError(Double):
     "one-at-a-time",
     "While an answer is made, nobody else is answered.",
     f"{CONCURRENCY}more_requests_than_slots_are_all_answered",
+    alone=True,
 )
 class OneAtATime(Double):
     async def pieces(self, generation: Generation) -> Any:
