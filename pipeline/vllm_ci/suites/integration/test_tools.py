@@ -28,7 +28,8 @@ CLOCK = {"type": "function", "function": {"name": "clock", "strict": True, "para
 
 def called(client: Client, blankless: Json, **parameters: Any) -> Json:
     """A choice that has to hold a call."""
-    answer = client.chat("How is the weather in Paris?", temperature=0, max_tokens=300, **blankless, **parameters)
+    asked = {"temperature": 0, "max_tokens": 300, "parallel_tool_calls": False, **blankless, **parameters}
+    answer = client.chat("How is the weather in Paris?", **asked)
     choice: Json = answer["choices"][0]
     if choice["finish_reason"] == "length":
         inconclusive("the model did not come to the end of its call within 300 tokens")
