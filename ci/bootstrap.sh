@@ -9,9 +9,16 @@ stop() {
     exit 2
 }
 
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
 find_python() {
+    # .python-version is for Dagger's runtime; a pyenv that does not have that version must not stand in the way.
+    if command -v pyenv >/dev/null 2>&1 && ! new_enough "${PYTHON:-python3}"; then
+        PYENV_VERSION=$(pyenv global | head -n 1)
+        export PYENV_VERSION
+    fi
     for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if new_enough "$candidate"; then
             HOST_PYTHON=$("$candidate" -c 'import sys; print(sys.executable)')
             return
         fi
