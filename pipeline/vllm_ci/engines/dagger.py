@@ -120,7 +120,9 @@ class DaggerEngine:
 
     async def _run(self, program: Program, nonce: str) -> Outcome:
         values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
-        container = self._container(program.image).with_env_variable(guard.UNIQUE, nonce or program.cache_key)
+        with translated(f"prepare {program.name}"):
+            container = await self._container(program.image)
+        container = container.with_env_variable(guard.UNIQUE, nonce or program.cache_key)
         for name, service in program.needs.items():
             container = container.with_service_binding(name, _service(service).handle)
             values[f"url.{name}"] = f"http://{name}:{_service(service).port}"
@@ -160,7 +162,8 @@ class DaggerEngine:
         port = spec.port or PORT
         values = {"out": _OUT, "host": "0.0.0.0", "port": str(port), "url": f"http://127.0.0.1:{port}"}  # noqa: S104 - inside
         values |= {f"in.{name}": f"{_ROOT}/in/{name}" for name in spec.inputs}
-        container = self._with_environment(self._container(spec.image), spec, values)
+        with translated(f"prepare {spec.name}"):
+            container = self._with_environment(await self._container(spec.image), spec, values)
         if spec.shm_bytes:
             # The API's number has 31 bits; without one the engine takes half of the memory.
             size = spec.shm_bytes if spec.shm_bytes <= _SHM_MAX_BYTES else None
@@ -186,14 +189,16 @@ class DaggerEngine:
             raise EngineError("the engine is not open", remedy="async with DaggerEngine() as engine: ...")
         return self.tool
 
-    def _container(self, image: ImageRef | None) -> dagger.Container:
+    async def _container(self, image: ImageRef | None) -> dagger.Container:
         made = self._tool.container() if image is None else self.image(image)
-        writable = dag.directory().with_new_directory("it", permissions=0o777).directory("it")
+        # Folders that everybody may write to would be a finding of the suite that looks into the image.
+        user = "" if image is None else await made.user()
+        writable = dag.directory().with_new_directory("it", permissions=0o755).directory("it")
         script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text()).file("guard.py")
         return (
             made.with_mounted_file(_GUARD, script)
-            .with_mounted_directory(_OUT, writable)
-            .with_mounted_directory(_STATE, writable)
+            .with_mounted_directory(_OUT, writable, owner=user)
+            .with_mounted_directory(_STATE, writable, owner=user)
             .with_workdir(_STATE)
         )
 
