@@ -68,10 +68,16 @@ def combine(
         seconds=round(sum(outcome.seconds for outcome in outcomes), 3),
         cases=cases,
         message=message,
-        metrics=distributions(cases),
+        metrics=_metrics(name, cases, readings),
         log="\n".join(outcome.log for outcome in outcomes),
         facts={key: value for reading in readings for key, value in dict(reading.facts.get("server") or {}).items()},
     )
+
+
+def _metrics(name: str, cases: Sequence[Case], readings: Sequence[Reading]) -> dict[str, object]:
+    """Figures that the suite noted under the stage's name, else the distributions of what its cases recorded."""
+    noted = [figures for reading in readings if isinstance(figures := reading.facts.get(name), dict)]
+    return {key: value for figures in noted for key, value in figures.items()} or distributions(cases)
 
 
 def tail(log: str, lines: int = _TAIL_LINES) -> str:

@@ -15,7 +15,7 @@ from vllm_ci.stages.suite import ServerStage
 from vllm_ci.suites import leaks
 from vllm_ci.suites.findings import Policy
 
-LOG_CASE = "security/server_log::test_holds_no_secret_and_no_prompt"
+LOG_CASE = "security/server_log::test_holds_no_secret_no_prompt_and_no_line_of_a_user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class SecurityStage(ServerStage):
 
 
 async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
-    """Whether the server's log holds its own key, or the unguessable words that the cases put into their prompts."""
+    """Whether the server's log holds its own key, the unguessable words of the cases' prompts, or lines that users wrote."""
     if context.service is None:
         return Case(name=LOG_CASE, status=CaseStatus.SKIPPED, message="the log of a foreign server cannot be seen from here")
     words = [word for outcome in outcomes for word in await _canaries(outcome)]
@@ -52,4 +52,4 @@ async def _canaries(outcome: Outcome) -> list[str]:
     return [str(word) for word in words]
 
 
-STAGE = SecurityStage(name="security", promises=1)
+STAGE = SecurityStage(name="security", promises=108)

@@ -58,10 +58,9 @@ class ServerStage:
 
     async def judged(self, context: StageContext, outcomes: Sequence[Outcome], extra: Sequence[Case] = ()) -> StageResult:
         """Cases of both runs and those that the stage itself judged."""
-        promised = (
-            *((self.promises,) if context.spec.suite else ()),
-            *((context.spec.promises,) if context.spec.paths else ()),
-        )
+        # Arguments of the user's may choose among the cases, so that only they know how many there should be.
+        ours = 1 if context.spec.pytest_args else self.promises
+        promised = (*((ours,) if context.spec.suite else ()), *((context.spec.promises,) if context.spec.paths else ()))
         names = [program.name for program in self.programs(context)]
         readings = [
             await reading.read(outcome, name=name, promised=count)

@@ -51,13 +51,14 @@ def left(
     server: Mapping[str, Any] | None = None,
     timed_out: bool = False,
     also: Mapping[str, bytes] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Outcome:
     document = {
         "format": 1,
         "collected": len(cases) if collected is None else collected,
         "exit_status": exit_code,
         "seconds": 1.0,
-        "session": {"server": dict(server or {})},
+        "session": {"server": dict(server or {}), **(notes or {})},
         "cases": cases,
     }
     files = {"cases.json": json.dumps(document).encode(), **(also or {})}

@@ -121,3 +121,9 @@ async def test_figures_of_the_cases_become_distributions_of_the_stage() -> None:
         "gaps_ms": {"count": 3, "min": 1, "p50": 2, "p90": 3, "p99": 3, "max": 3},
         "ttft_ms": {"count": 2, "min": 1.0, "p50": 1.0, "p90": 3.0, "p99": 3.0, "max": 3.0},
     }
+
+
+async def test_figures_that_the_suite_noted_itself_come_first() -> None:
+    cases = [case("a", ttft_ms=1.0), case("b", ttft_ms=3.0)]
+    result = await result_of(left(cases, notes={"s": {"ttft_ms_p50": 2.0}}))
+    assert result.metrics == {"ttft_ms_p50": 2.0}

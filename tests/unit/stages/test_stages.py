@@ -14,6 +14,7 @@ from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 from vllm_ci.stages import STAGES, StageContext
 from vllm_ci.stages.changed import matches, paths_for
 from vllm_ci.stages.security import LOG_CASE, SecurityStage
+from vllm_ci.suites import leaks
 
 COMMIT = Commit(sha="a" * 40)
 IMAGE = ImageRef(repository="x", digest="sha256:" + "b" * 64)
@@ -114,6 +115,10 @@ async def test_a_stage_promises_its_own_cases_and_those_of_the_user() -> None:
     short = await stage.result(context, [ours, left([case("x")])])
     assert short.verdict is Verdict.ERRORED
     assert "integration-own ran 1 cases, 2 were promised" in short.message
+    chosen = StageContext(spec=StageSpec(name="integration", pytest_args=("-k", "sdk")), url="http://e")
+    assert (await stage.result(chosen, [left([case("one")])])).verdict is Verdict.PASSED
+    whole = StageContext(spec=StageSpec(name="integration"), url="http://e")
+    assert (await stage.result(whole, [left([case("one")])])).verdict is Verdict.ERRORED
     none = await stage.result(context, [left([]), left([case("x"), case("y")])])
     assert none.verdict is Verdict.ERRORED
 
@@ -139,6 +144,10 @@ async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatc
     assert "secret-in-log" in found[2]
     assert "line 2" in found[2]
     assert "s3cret" not in found[2]
+    injected = await verdict("INFO\nx\n" + leaks.forged_line("canary-1") + "\nx")
+    assert injected[0] is Verdict.FAILED
+    assert "log-injection" in injected[2]
+    assert "prompt-in-log" not in injected[2]
     assert (await verdict("prompt: canary-1"))[0] is Verdict.FAILED
     assert (await verdict("prompt: canary-1", "prompt-in-log"))[0] is Verdict.PASSED
 

@@ -16,11 +16,17 @@ Judge = Callable[[Iterable[Finding]], None]
 
 @pytest.fixture
 def log(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Reads the log as it is now."""
-    name = request.config.option.vllm_server_log
-    if not name:
-        pytest.skip("the server's log was not given (--vllm-server-log FILE); the pipeline looks into it by itself")
-    return lambda: Path(name).read_text(encoding="utf-8", errors="replace")
+    """Reads the log as it is now; where it cannot be read here, the pipeline looks into it afterwards, for the same words."""
+
+    def read() -> str:
+        name = request.config.option.vllm_server_log
+        if not name:
+            pytest.skip(
+                "the server's log was not given (--vllm-server-log FILE); a pipeline that holds the server looks into it"
+            )
+        return Path(name).read_text(encoding="utf-8", errors="replace")
+
+    return read
 
 
 @pytest.mark.requires_capability("chat")
@@ -39,10 +45,8 @@ def test_nobody_writes_lines_into_the_log(
     client: Client, log: Callable[[], str], canary: Callable[[], str], judge: Judge
 ) -> None:
     """A line break that reaches the log lets a user write entries that look like the server's own."""
-    mark = canary()
-    forged = f"x\nINFO 01-01 00:00:00 {mark} all is well\nx"
-    client.post("/v1/chat/completions", {"model": forged, "messages": [user("x")]})
-    client.post("/v1/chat/completions", {"model": client.model, "messages": [user("x")], "user": forged, "temperature": -1})
-    lines = [line for line in log().splitlines() if line.startswith(f"INFO 01-01 00:00:00 {mark}")]
-    message = f"{len(lines)} lines of the log were written by a user, through a model's name or the user field"
-    judge([Finding(id="log-injection", severity="medium", message=message)] if lines else [])
+    word = canary()
+    text = leaks.forged(word)
+    client.post("/v1/chat/completions", {"model": text, "messages": [user("x")]})
+    client.post("/v1/chat/completions", {"model": client.model, "messages": [user("x")], "user": text, "temperature": -1})
+    judge(finding for finding in leaks.in_log(log(), secrets={}, prompts=[word]) if finding.id == "log-injection")

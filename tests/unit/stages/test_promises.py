@@ -1,0 +1,37 @@
+"""A stage promises as many cases as its package holds: a case that gets lost on the way is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import pytest
+
+import vllm_ci.suites
+from vllm_ci.stages import STAGES, integration, security, streaming, unit
+
+SUITES = Path(vllm_ci.suites.__file__).parent
+PROMISED = {stage.name: stage.promises for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE)}
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.names = [item.name for item in session.items]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_promises_what_its_package_holds(name: str, tmp_path: Path) -> None:
+    collected = Collected()
+    plugin = "inside" if name == "unit" else "plugin"
+    arguments = ["--collect-only", "-q", "-p", f"vllm_ci.suites.{plugin}", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.main([*arguments, "-c", "/dev/null", "--rootdir", str(tmp_path), str(SUITES / name)], plugins=[collected])
+    count = len(collected.names)
+    assert PROMISED[name] <= count, f"stages/{name}.py promises {PROMISED[name]} cases, there are {count}"
+    assert PROMISED[name] >= 0.8 * count, f"stages/{name}.py promises only {PROMISED[name]} of {count} cases"
