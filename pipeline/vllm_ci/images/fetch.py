@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -150,7 +151,10 @@ class _Unavailable(Exception):
 def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
     """Bring ``place`` to ``part``, going on where an earlier try stopped; the hash decides."""
     if not place.startswith(("http://", "https://")):
-        part.write_bytes(Path(place.removeprefix("file://")).read_bytes())
+        try:
+            shutil.copyfile(place.removeprefix("file://"), part)
+        except OSError as error:
+            raise _Unavailable(f"{place}: {error.strerror}") from error
         _verify(part, item, place)
         return
     for attempt in range(_TRIES):

@@ -93,6 +93,7 @@ def fetch_debs(
 
     def locate(item: Wanted, _: httpx.Client, __: Callable[[str], None]) -> Iterator[str]:
         for root in roots:
-            yield f"{root}/{quote(by_hash[item.sha256].path)}"
+            path = by_hash[item.sha256].path
+            yield f"{root}/{quote(path)}" if root.startswith(("http://", "https://")) else f"{root}/{path}"
 
     fetch.have(wanted, locate, certificates=index.configured().certificates, progress=progress)
