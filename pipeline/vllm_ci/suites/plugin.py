@@ -35,6 +35,8 @@ pytest_plugins = (
     "vllm_ci.suites.recording",
 )
 
+_UNIT = Path(__file__).parent / "unit"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of ours; the URL is pytest-base-url's ``--base-url``."""
@@ -63,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if name:
         masks: list[str] = config.stash[MASKS]
         masks.append(os.environ[name])
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """All suites at once (``--pyargs vllm_ci.suites``) are all that need a URL; what looks into an image runs inside of one."""
+    inside = config.pluginmanager.has_plugin("vllm_ci.suites.inside")
+    return True if collection_path == _UNIT and not inside else None
 
 
 @pytest.fixture(scope="session")

@@ -21,17 +21,26 @@ class Collected:
         self.names: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.names = [item.name for item in session.items]
+        self.names = [f"{item.path}::{item.name}" for item in session.items]
+
+
+def collected(folder: Path, root: Path, plugin: str) -> list[str]:
+    """Node ids of the cases in a folder."""
+    found = Collected()
+    arguments = ["--collect-only", "-q", "-p", f"vllm_ci.suites.{plugin}", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.main([*arguments, "-c", "/dev/null", "--rootdir", str(root), str(folder)], plugins=[found])
+    return found.names
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_promises_what_its_package_holds(name: str, tmp_path: Path) -> None:
-    collected = Collected()
-    plugin = "inside" if name == "unit" else "plugin"
-    arguments = ["--collect-only", "-q", "-p", f"vllm_ci.suites.{plugin}", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.main([*arguments, "-c", "/dev/null", "--rootdir", str(tmp_path), str(SUITES / name)], plugins=[collected])
-    count = len(collected.names)
+    count = len(collected(SUITES / name, tmp_path, "inside" if name == "unit" else "plugin"))
     assert PROMISED[name] <= count, f"stages/{name}.py promises {PROMISED[name]} cases, there are {count}"
     assert PROMISED[name] >= 0.8 * count, f"stages/{name}.py promises only {PROMISED[name]} of {count} cases"
+
+
+def test_all_suites_at_once_are_those_that_need_only_a_url(tmp_path: Path) -> None:
+    folders = {name.rpartition("::")[0].split("/")[-2] for name in collected(SUITES, tmp_path, "plugin")}
+    assert folders == {"integration", "streaming", "security"}
