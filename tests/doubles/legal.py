@@ -183,12 +183,20 @@ class Plain(Double):
         return super().asked({**body, "return_token_ids": False}, chat=chat)
 
 
+class OnlyEmbeddings(Double):
+    """Nothing but embeddings: everything else is skipped, never failed."""
+
+    def routes(self) -> dict[str, str]:
+        kept = ("/health", "/v1/models", "/openapi.json", "/v1/embeddings", "/metrics")
+        return {path: method for path, method in super().routes().items() if path in kept}
+
+
 # Variations of how a stream is cut up and written down; all others show in whole answers too.
 OF_STREAMS = (
     *(KeepAliveComments, CarriageReturns, OldMacintoshLines, NoBlankAfterTheColon, EventFields, ManyLines, Crumbs),
     *(SeveralTokensAChunk, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
-OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain)
+OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
 VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in (*OF_STREAMS, *OF_ANSWERS)}
 
 

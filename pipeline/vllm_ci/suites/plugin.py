@@ -36,6 +36,7 @@ pytest_plugins = (
 )
 
 _UNIT = Path(__file__).parent / "unit"
+_CHECK = "_capabilities"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -142,19 +143,17 @@ def canary(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
         (folder / "canaries.json").write_text(json.dumps(made), encoding="utf-8")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _capabilities_of_the_module(request: pytest.FixtureRequest) -> None:
-    """The check of a module's own mark comes before fixtures of the module ask the server for what it lacks."""
-    _check(request)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What a case needs is looked at before any fixture of a wider scope asks the server for what it lacks."""
+    names: list[str] = getattr(item, "fixturenames", [])
+    if _CHECK in names:
+        names.remove(_CHECK)
+        names.insert(0, _CHECK)
 
 
 @pytest.fixture(autouse=True)
 def _capabilities(request: pytest.FixtureRequest) -> None:
     """Skip a case whose capability is missing, with the reason; fail it where the profile requires it."""
-    _check(request)
-
-
-def _check(request: pytest.FixtureRequest) -> None:
     names = [name for marker in request.node.iter_markers("requires_capability") for name in marker.args]
     if not names:
         return
