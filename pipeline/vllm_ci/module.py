@@ -5,7 +5,6 @@ The same verbs as the command line, with the same verdicts and digests: `dagger 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -60,17 +59,23 @@ class VllmCi:
             return work.engine.image((await _built(work)).image)
 
     @never_cached
-    async def push(
+    async def push(  # noqa: PLR0917 - Dagger names them all
         self,
         source: Source,
         registry: Annotated[str, Doc("Registry and name, e.g. registry.example.com/team/vllm")],
         username: Annotated[dagger.Secret | None, Doc("User name for the registry")] = None,
         password: Annotated[dagger.Secret | None, Doc("Password or token for the registry")] = None,
+        registry_service: Annotated[dagger.Service | None, Doc("Where that registry is, if no name server knows it")] = None,
         variant: Variant = "",
     ) -> str:
         """Build the image of the commit, push it under the commit's tag, and return its reference: the digest is the same."""
         credentials = {"VLLM_CI_REGISTRY_USERNAME": username, "VLLM_CI_REGISTRY_PASSWORD": password}
-        async with self._call(Asked(source=source, config=self.config, variant=variant), credentials) as work:
+        tool = replace(
+            self._tool(),
+            secrets={name: value for name, value in credentials.items() if value is not None},
+            services={registry.partition("/")[0]: registry_service} if registry_service is not None else {},
+        )
+        async with Call(asked=Asked(source=source, config=self.config, variant=variant), tool=tool) as work:
             pushing = replace(work.project, build_args=(*work.project.build_args, "--push", registry))
             return (await _built(replace(work, project=pushing))).image.reference
 
@@ -145,10 +150,10 @@ class VllmCi:
         ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, server, model)
         return await ran.assert_passed()
 
-    def _call(self, asked: Asked, secrets: Mapping[str, dagger.Secret | None] | None = None) -> Call:
-        return Call(asked=asked, tool=self._tool(secrets or {}))
+    def _call(self, asked: Asked) -> Call:
+        return Call(asked=asked, tool=self._tool())
 
-    def _tool(self, secrets: Mapping[str, dagger.Secret | None]) -> Tool:
+    def _tool(self) -> Tool:
         network = {
             "PIP_INDEX_URL": self.index,
             "PIP_EXTRA_INDEX_URL": self.extra_index,
@@ -160,7 +165,6 @@ class VllmCi:
             python_image=self.python_image,
             certificates=self.certificates,
             network={name: value for name, value in network.items() if value is not None},
-            secrets={name: value for name, value in secrets.items() if value is not None},
             volume=self.cache,
         )
 

@@ -41,6 +41,7 @@ class Tool:
         certificates: Certificate authorities to trust, in place of the image's own.
         network: Variables that say how to reach package indexes and mirrors.
         secrets: Further variables for what runs in it (a registry's password).
+        services: Hosts that are services of this session, reached without TLS (a registry to push to).
         volume: Cache volume with the builder's store.
     """
 
@@ -49,6 +50,7 @@ class Tool:
     certificates: dagger.File | None = None
     network: Mapping[str, dagger.Secret] = field(default_factory=dict)
     secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
+    services: Mapping[str, dagger.Service] = field(default_factory=dict)
     volume: str = "vllm-ci"
 
     def container(self) -> dagger.Container:
@@ -80,6 +82,10 @@ class Tool:
         )
         for name, value in self.secrets.items():
             made = made.with_secret_variable(name, value)
+        for host, service in self.services.items():
+            made = made.with_service_binding(host.partition(":")[0], service)
+        if self.services:
+            made = made.with_env_variable("VLLM_CI_REGISTRY_PLAIN_HTTP", ",".join(self.services))
         return made
 
     def registry(self) -> dagger.Service:
