@@ -59,7 +59,7 @@ class VllmCi:
             return work.engine.image((await _built(work)).image)
 
     @never_cached
-    async def push(  # noqa: PLR0917 - Dagger names them all
+    async def push(
         self,
         source: Source,
         registry: Annotated[str, Doc("Registry and name, e.g. registry.example.com/team/vllm")],
