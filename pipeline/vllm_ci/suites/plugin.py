@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--vllm-require", metavar="LIST", default="", help="capabilities whose absence fails: " + ", ".join(CAPABILITIES))
     option("--vllm-timeout", metavar="SECONDS", type=float, default=120.0, help="longest wait for one answer (120)")
     option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="as the server was started")
+    option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="attack with generated requests for so long")
     option("--vllm-server-log", metavar="FILE", default="", help="where the server writes its log, if that can be read here")
     option("--vllm-quantization", metavar="NAME", default="", help="as the server was started")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def test_a_stage_promises_what_its_package_holds(name: str, tmp_path: Path) -> N
     count = len(collected(SUITES / name, tmp_path, "inside" if name == "unit" else "plugin"))
     assert PROMISED[name] <= count, f"stages/{name}.py promises {PROMISED[name]} cases, there are {count}"
     assert PROMISED[name] >= 0.8 * count, f"stages/{name}.py promises only {PROMISED[name]} of {count} cases"
+
+
+def test_the_documentation_counts_the_cases_of_every_stage(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs/suites.md").read_text(encoding="utf-8")
+    said = {name: int(count) for name, count in re.findall(r"^\| `(\w+)` \| (\d+)", text, re.MULTILINE)}
+    plugins = {name: "inside" if name == "unit" else "plugin" for name in STAGES}
+    assert said == {name: len(collected(SUITES / name, tmp_path, plugins[name])) for name in STAGES}
 
 
 def test_all_suites_at_once_are_those_that_need_only_a_url(tmp_path: Path) -> None:
