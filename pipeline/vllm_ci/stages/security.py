@@ -13,7 +13,7 @@ from vllm_ci.domain.report import Case, CaseStatus, StageResult
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.suite import ServerStage
 from vllm_ci.suites import leaks
-from vllm_ci.suites.findings import Policy
+from vllm_ci.suites.findings import Finding, Policy
 
 LOG_CASE = "security/server_log::test_holds_no_secret_no_prompt_and_no_line_of_a_user"
 
@@ -36,12 +36,31 @@ async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
     if context.spec.suite and not words:
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message="the cases left no list of the words they sent")
     key = os.environ.get(context.api_key_env, "") if context.api_key_env else ""
+    if context.api_key_env and not key:
+        message = f"{context.api_key_env} has no value here: nobody can say whether the API key is in the log"
+        return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message=message)
     found = leaks.in_log(await context.service.log(), secrets={"the API key": key}, prompts=words)
+    found += [finding for outcome in outcomes for finding in await _in_artefacts(outcome, key)]
     policy = Policy(accepted=context.spec.accept, fail_on=context.spec.fail_on, today=dt.datetime.now(dt.UTC).date())
     judgement = policy.judge(found)
     properties = {"findings": [str(finding) for finding in found], "accepted": [finding.id for finding in judgement.accepted]}
     status = CaseStatus.FAILED if judgement.failing else CaseStatus.PASSED
     return Case(name=LOG_CASE, status=status, message=str(judgement), properties=properties)
+
+
+async def _in_artefacts(outcome: Outcome, key: str) -> list[Finding]:
+    """Whether what the cases themselves printed and wrote holds the key."""
+    if not key:
+        return []
+    texts = {"log": outcome.log}
+    for name in await outcome.output.names():
+        texts[name] = (await outcome.output.read(name)).decode(errors="replace")
+    message = "our own tests wrote the API key"
+    return [
+        Finding(id=f"secret-in-artefact:{name}", severity="critical", message=message)
+        for name, text in texts.items()
+        if key in text
+    ]
 
 
 async def _canaries(outcome: Outcome) -> list[str]:

@@ -153,6 +153,19 @@ async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatc
 
 
 @pytest.mark.anyio
+async def test_a_key_that_our_own_tests_wrote_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = SecurityStage(name="security", promises=1)
+    context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""), api_key_env="MY_KEY")
+    also = {"canaries.json": b'["canary-1"]', "junit.xml": b"<x>s3cret</x>"}
+    unknown = await stage.result(context, [left([case("a")], also=also)])
+    assert unknown.verdict is Verdict.ERRORED
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    result = await stage.result(context, [left([case("a")], also=also)])
+    assert result.verdict is Verdict.FAILED
+    assert any("secret-in-artefact:junit.xml" in each.message for each in result.cases)
+
+
+@pytest.mark.anyio
 async def test_a_log_cannot_be_judged_without_the_words_that_were_sent() -> None:
     context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""))
     result = await SecurityStage(name="security", promises=1).result(context, [crashed(137)])
