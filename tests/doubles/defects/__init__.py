@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from doubles.defects import answers, doors, requests, streams
+from doubles.defects import answers, crowds, delivery, doors, hostile, limits, requests, sampling, streams
 from doubles.defects.catalogue import DEFECTS, Defect
 
-__all__ = ["DEFECTS", "Defect", "answers", "doors", "requests", "streams"]
+__all__ = [
+    "DEFECTS",
+    "Defect",
+    "answers",
+    "crowds",
+    "delivery",
+    "doors",
+    "hostile",
+    "limits",
+    "requests",
+    "sampling",
+    "streams",
+]
