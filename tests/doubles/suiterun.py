@@ -60,6 +60,8 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False) -> Suite
         with running(lambda: make(key=KEY if key else "", file=log)) as (url, _):
             arguments = [
                 *("-p", "vllm_ci.suites.plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout", "--tb=short"),
+                # It collects garbage at each end, which takes longer than most of what is run here.
+                *("-p", "no:unraisableexception", "-p", "no:hypothesispytest"),
                 *("-c", "/dev/null", "--rootdir", folder, "--base-url", url, "--vllm-report", folder, "-q", "--no-header"),
                 *("--vllm-server-log", str(log), "--vllm-timeout", "20"),
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),

@@ -23,25 +23,19 @@ def trouble(found: suiterun.SuiteRun) -> str:
     )
 
 
-@pytest.mark.parametrize("name", DEFECTS)
-def test_a_defect_is_named(name: str) -> None:
-    defect = DEFECTS[name]
-    found = suiterun.run(defect.make, defect.runs, key=defect.key)
-    missed = set(defect.named) - found.with_status("failed")
-    assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
-    # Where everything fails, nothing is named.
-    assert defect.alone or found.with_status("passed"), trouble(found)
-
-
 class Unhurried(Double):
     """So slow that streams can be told from bursts."""
 
     token_s = 0.0012
 
 
-@pytest.mark.parametrize(("suite", "key"), [("integration", False), ("streaming", False), ("security", True)])
-def test_the_correct_server_passes(suite: str, key: bool) -> None:
-    found = suiterun.run(Unhurried, [suite], key=key)
+_STREAMING = tuple(f"streaming/{file.name}" for file in sorted((suiterun.SUITES / "streaming").glob("test_*.py")))
+
+
+# What takes longest comes first, so that no worker is left with it at the end.
+@pytest.mark.parametrize("cases", [*_STREAMING, "integration", "security"])
+def test_the_correct_server_passes(cases: str) -> None:
+    found = suiterun.run(Unhurried, [cases], key=cases == "security")
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
     assert "passed" in found.statuses.values()
 
@@ -50,6 +44,16 @@ def test_the_correct_server_passes(suite: str, key: bool) -> None:
 def test_a_legal_variation_passes(name: str) -> None:
     found = suiterun.run(VARIATIONS[name], TOUCHED if VARIATIONS[name] in OF_STREAMS else [*TOUCHED, "integration"])
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_named(name: str) -> None:
+    defect = DEFECTS[name]
+    found = suiterun.run(defect.make, defect.runs, key=defect.key)
+    missed = set(defect.named) - found.with_status("failed")
+    assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
+    # Where everything fails, nothing is named.
+    assert defect.alone or found.with_status("passed"), trouble(found)
 
 
 def test_a_double_says_that_it_is_one() -> None:
