@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_ci.domain.program import Outcome
 from vllm_ci.domain.report import Case, CaseStatus, StageResult
@@ -25,7 +25,15 @@ class SecurityStage(ServerStage):
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """Cases of the programs, and one about the log that the server wrote meanwhile."""
         extra = (await log_case(context, outcomes),) if context.service is not None and outcomes else ()
-        return await self.judged(context, outcomes, extra)
+        result = await self.judged(context, outcomes, extra)
+        stale = sorted({entry.id for entry in context.spec.accept} - _accepted(result.cases))
+        return replace(result, metrics={**result.metrics, "accepted_but_not_seen": stale}) if stale else result
+
+
+def _accepted(cases: Sequence[Case]) -> set[str]:
+    """Ids of accepted findings that were seen."""
+    lists = [case.properties.get("accepted") for case in cases]
+    return {str(name) for names in lists if isinstance(names, list) for name in names}
 
 
 async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:

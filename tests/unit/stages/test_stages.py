@@ -153,6 +153,16 @@ async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatc
 
 
 @pytest.mark.anyio
+async def test_what_is_accepted_and_no_longer_seen_is_told() -> None:
+    accept = tuple(AcceptedFinding(id=name, reason="r", until=TOMORROW) for name in ("seen", "gone"))
+    context = StageContext(spec=StageSpec(name="security", accept=accept), url="http://e")
+    stage = SecurityStage(name="security", promises=1)
+    result = await stage.result(context, [left([case("a", accepted=["seen"])])])
+    assert result.verdict is Verdict.PASSED
+    assert result.metrics["accepted_but_not_seen"] == ["gone"]
+
+
+@pytest.mark.anyio
 async def test_a_key_that_our_own_tests_wrote_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = SecurityStage(name="security", promises=1)
     context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""), api_key_env="MY_KEY")
