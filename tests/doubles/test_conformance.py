@@ -23,6 +23,10 @@ def trouble(found: suiterun.SuiteRun) -> str:
     )
 
 
+# A busy machine can hide what a defect does to the course of time; no number of tries makes a right server fail.
+_TRIES = 3
+
+
 class Unhurried(Double):
     """So slow that streams can be told from bursts."""
 
@@ -49,8 +53,11 @@ def test_a_legal_variation_passes(name: str) -> None:
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_defect_is_named(name: str) -> None:
     defect = DEFECTS[name]
-    found = suiterun.run(defect.make, defect.runs, key=defect.key)
-    missed = set(defect.named) - found.with_status("failed")
+    for _ in range(_TRIES):
+        found = suiterun.run(defect.make, defect.runs, key=defect.key)
+        missed = set(defect.named) - found.with_status("failed")
+        if not missed:
+            break
     assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
     # Where everything fails, nothing is named.
     assert defect.alone or found.with_status("passed"), trouble(found)
