@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore  # noqa: F401 - httpx imports it when first used, and pytester forgets what a run imports
 import pytest
 
 from doubles.legal import Plain
