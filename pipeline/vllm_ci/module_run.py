@@ -63,13 +63,13 @@ async def of(result: pipeline.Run, *, hidden: Sequence[str], python_image: str) 
     report = replace(result.report, hardware=hardware.facts())
     written = folder.write(Path("runs"), report, result.logs, secrets=hidden)
     text = io.StringIO()
-    progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "(as a directory: run report)")
+    progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "dagger call run ... report")
     made: Any = Run  # a dataclass, which the types of the SDK's decorator do not say
     run: Run = made(
         verdict=report.verdict.value,
         exit_code=report.verdict.exit_code,
         digest=report.image.digest if report.image else "",
-        summary=text.getvalue(),
+        summary=folder.redacted(text.getvalue(), hidden),
         report=await dag.current_module().workdir(str(written)).sync(),
         python_image=python_image,
     )

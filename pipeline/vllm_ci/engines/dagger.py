@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio
 
@@ -120,18 +120,13 @@ class DaggerEngine:
 
     async def _run(self, program: Program, nonce: str) -> Outcome:
         values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
+        values |= {f"url.{name}": f"http://{name}:{_service(service).port}" for name, service in program.needs.items()}
         with translated(f"prepare {program.name}"):
             container = await self._container(program.image)
         container = container.with_env_variable(guard.UNIQUE, nonce or program.cache_key)
-        for name, service in program.needs.items():
-            container = container.with_service_binding(name, _service(service).handle)
-            values[f"url.{name}"] = f"http://{name}:{_service(service).port}"
-        if program.needs:
-            container = _direct(container, program.needs)
-        container = self._with_environment(container, program, values)
-        this_run = uuid.uuid4().hex
+        container = self._with_environment(_bound(container, program.needs), program, values)
         guarded = ("run", _RESULT, str(program.timeout_s), *(fill(word, values) for word in program.argv))
-        begun = time.monotonic()
+        this_run, begun = uuid.uuid4().hex, time.monotonic()
         with translated(f"run {program.name}"):
             ran = container.with_volatile_variable(guard.THIS_RUN, this_run).with_exec(
                 [*_GUARDED, *guarded], expect=ReturnType.ANY
@@ -227,10 +222,14 @@ def _service(service: Service) -> DaggerService:
     return service
 
 
-def _direct(container: dagger.Container, names: Mapping[str, Any]) -> dagger.Container:
-    """No proxy between a program and the services it needs."""
-    hosts = ",".join(("127.0.0.1", "localhost", *names))
-    return container.with_env_variable("NO_PROXY", hosts).with_env_variable("no_proxy", hosts)
+def _bound(container: dagger.Container, needs: Mapping[str, Service]) -> dagger.Container:
+    """With the services that a program needs under their names, and no proxy in between."""
+    for name, service in needs.items():
+        container = container.with_service_binding(name, _service(service).handle)
+    if needs:
+        hosts = ",".join(("127.0.0.1", "localhost", *needs))
+        container = container.with_env_variable("NO_PROXY", hosts).with_env_variable("no_proxy", hosts)
+    return container
 
 
 async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container:

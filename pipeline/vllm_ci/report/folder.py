@@ -40,7 +40,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     try:
         for name, text in _files(report, logs).items():
             (made / name).parent.mkdir(exist_ok=True)
-            (made / name).write_text(_redacted(text, secrets), encoding="utf-8")
+            (made / name).write_text(redacted(text, secrets), encoding="utf-8")
         made.chmod(0o755)
         return _appear(made, parent, _name(report))
     except OSError as error:
@@ -67,7 +67,8 @@ def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
     return files | {f"logs/{name}.log": text for name, text in logs.items()}
 
 
-def _redacted(text: str, secrets: Iterable[str]) -> str:
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with ``***`` in place of every secret."""
     for value in sorted(secrets, key=len, reverse=True):
         if value:
             text = text.replace(value, HIDDEN)
