@@ -57,12 +57,14 @@ def provider(env: Mapping[str, str] = os.environ) -> Provider:
 
 
 def ref(env: Mapping[str, str] = os.environ) -> str:
-    """Branch or tag; CI checks out a commit without one, so git alone cannot tell."""
-    return env.get(_REFS.get(provider(env), ""), "")
+    """Branch or tag; CI checks out a commit without one, so git alone cannot tell. ``VLLM_CI_REF`` says it anywhere."""
+    return env.get("VLLM_CI_REF") or env.get(_REFS.get(provider(env), ""), "")
 
 
 def run_url(env: Mapping[str, str] = os.environ) -> str:
-    """URL of the run, empty when nobody runs us or the provider names none."""
+    """URL of the run, empty when nobody runs us or the provider names none. ``VLLM_CI_RUN_URL`` says it anywhere."""
+    if named := env.get("VLLM_CI_RUN_URL"):
+        return named
     if provider(env) is Provider.GITHUB:
         parts = [env.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
         return f"{parts[0]}/{parts[1]}/actions/runs/{parts[2]}" if all(parts) else ""

@@ -9,26 +9,41 @@ from dataclasses import replace
 from typing import Annotated
 
 import dagger
-from dagger import DefaultPath, Doc, Ignore, check, object_type
+from dagger import Doc, Name, check, object_type
 
-from vllm_ci import module_run, module_work, pipeline
+from vllm_ci import module_release, module_run, module_work, pipeline
 from vllm_ci.config.load import FILE_NAME, GENERATED_KEY
 from vllm_ci.engines.dagger_tool import PYTHON, Tool
+from vllm_ci.module_arguments import (
+    AsJson,
+    By,
+    Checkpoint,
+    DryRun,
+    Gpus,
+    Key,
+    KnownHosts,
+    LedgerPassword,
+    LedgerService,
+    LedgerUsername,
+    Model,
+    Osv,
+    Passphrase,
+    Password,
+    Reason,
+    RegistryService,
+    ReleaseSecrets,
+    Secrets,
+    Server,
+    Source,
+    SshAgent,
+    Stages,
+    Username,
+    Variant,
+)
 from vllm_ci.module_cache import cached_for_the_session, never_cached
+from vllm_ci.module_release import Means, Options, Verb
 from vllm_ci.module_run import Run
 from vllm_ci.module_work import Asked, Call, Work, watched
-
-# Never part of a commit, and large. Leaving out tracked files would make every tree look dirty.
-_IGNORED = ["**/.venv", "**/__pycache__", "**/.mypy_cache", "**/.ruff_cache", "**/.pytest_cache", "**/.tools", "**/.vllm-ci"]
-
-Source = Annotated[dagger.Directory, DefaultPath("/"), Ignore(_IGNORED), Doc("Checkout of the repository, with its .git")]
-Stages = Annotated[list[str] | None, Doc("Stages to run; by default those that the configuration enables")]
-Variant = Annotated[str, Doc("Shipped image spec (cpu, cuda) or path of one; by default the configuration's")]
-Gpus = Annotated[str, Doc("none, all or device numbers (0,1); by default the configuration's")]
-Checkpoint = Annotated[dagger.Directory | None, Doc("Model to serve in place of the configuration's")]
-Secrets = Annotated[list[dagger.Secret] | None, Doc("Secrets that the configuration names, e.g. env://HF_TOKEN")]
-Server = Annotated[dagger.Service | None, Doc("Test this server (tcp://host:port) instead; nothing is built")]
-Model = Annotated[str, Doc("Name that the given server knows its model by; by default the first it lists")]
 
 
 @object_type
@@ -63,9 +78,9 @@ class VllmCi:
         self,
         source: Source,
         registry: Annotated[str, Doc("Registry and name, e.g. registry.example.com/team/vllm")],
-        username: Annotated[dagger.Secret | None, Doc("User name for the registry")] = None,
-        password: Annotated[dagger.Secret | None, Doc("Password or token for the registry")] = None,
-        registry_service: Annotated[dagger.Service | None, Doc("Where that registry is, if no name server knows it")] = None,
+        username: Username = None,
+        password: Password = None,
+        registry_service: RegistryService = None,
         variant: Variant = "",
     ) -> str:
         """Build the image of the commit, push it under the commit's tag, and return its reference: the digest is the same."""
@@ -149,6 +164,206 @@ class VllmCi:
         """Build the image of the commit, serve it, run the stages, print their table; fail unless all is well."""
         ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, server, model)
         return await ran.assert_passed()
+
+    @never_cached
+    async def publish(
+        self,
+        source: Source,
+        report: Annotated[
+            dagger.Directory | None, Doc("Report of a run; without one, the registry must have the commit")
+        ] = None,
+        commit: Annotated[str, Doc("Commit to publish; its report has to be given, or it was published before")] = "HEAD",
+        channel: Annotated[str, Doc("Which channel; by default the first of the configuration")] = "",
+        osv: Osv = None,
+        scan: Annotated[dagger.File | None, Doc("JSON of Trivy or Grype for the image")] = None,
+        reason: Reason = "",
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        ref: Annotated[str, Doc("Branch or tag that is released, where the checkout has none")] = "",
+        run_url: Annotated[str, Doc("Page of the CI run that releases, for the record")] = "",
+        username: Username = None,
+        password: Password = None,
+        registry_service: RegistryService = None,
+        ledger_username: LedgerUsername = None,
+        ledger_password: LedgerPassword = None,
+        ledger_service: LedgerService = None,
+        ssh_agent: SshAgent = None,
+        known_hosts: KnownHosts = None,
+        key: Key = None,
+        passphrase: Passphrase = None,
+        secrets: ReleaseSecrets = None,
+        by: By = "",
+    ) -> str:
+        """Publish the tested image of a commit to a channel: gate on evidence, push, sign, tag, record."""
+        means = Means(
+            username=username,
+            password=password,
+            registry_service=registry_service,
+            ledger_username=ledger_username,
+            ledger_password=ledger_password,
+            ledger_service=ledger_service,
+            ssh_agent=ssh_agent,
+            known_hosts=known_hosts,
+            key=key,
+            passphrase=passphrase,
+            secrets=tuple(secrets or ()),
+            by=by,
+            ref=ref,
+            run_url=run_url,
+        )
+        verb = Verb(
+            name="publish",
+            about=commit,
+            options={"channel": channel, "reason": reason, "dry_run": dry_run, "json": as_json},
+            report=report,
+            osv=osv,
+            scan=scan,
+            builds=report is not None and commit == "HEAD",
+        )
+        return await self._release(verb, source, means)
+
+    @never_cached
+    async def promote(
+        self,
+        source: Source,
+        from_: Annotated[str, Name("from"), Doc("Channel to take the release from")],
+        channel: Annotated[str, Doc("Channel to take it to")],
+        osv: Osv = None,
+        reason: Reason = "",
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        username: Username = None,
+        password: Password = None,
+        registry_service: RegistryService = None,
+        ledger_username: LedgerUsername = None,
+        ledger_password: LedgerPassword = None,
+        ledger_service: LedgerService = None,
+        ssh_agent: SshAgent = None,
+        known_hosts: KnownHosts = None,
+        key: Key = None,
+        passphrase: Passphrase = None,
+        secrets: ReleaseSecrets = None,
+        by: By = "",
+    ) -> str:
+        """Move a channel to what another one stands at: the same digest, never a rebuild, by the stricter policy."""
+        means = Means(
+            username=username,
+            password=password,
+            registry_service=registry_service,
+            ledger_username=ledger_username,
+            ledger_password=ledger_password,
+            ledger_service=ledger_service,
+            ssh_agent=ssh_agent,
+            known_hosts=known_hosts,
+            key=key,
+            passphrase=passphrase,
+            secrets=tuple(secrets or ()),
+            by=by,
+        )
+        options: Options = {"from": from_, "channel": channel, "reason": reason, "dry_run": dry_run, "json": as_json}
+        return await self._release(Verb(name="promote", options=options, osv=osv), source, means)
+
+    @never_cached
+    async def rollback(
+        self,
+        source: Source,
+        channel: Annotated[str, Doc("Channel to move back")],
+        to: Annotated[str, Doc("Commit or digest to go back to; by default the newest earlier one that holds")] = "",
+        osv: Osv = None,
+        reason: Reason = "",
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        username: Username = None,
+        password: Password = None,
+        registry_service: RegistryService = None,
+        ledger_username: LedgerUsername = None,
+        ledger_password: LedgerPassword = None,
+        ledger_service: LedgerService = None,
+        ssh_agent: SshAgent = None,
+        known_hosts: KnownHosts = None,
+        key: Key = None,
+        passphrase: Passphrase = None,
+        secrets: ReleaseSecrets = None,
+        by: By = "",
+    ) -> str:
+        """Move a channel back to the newest earlier release whose evidence still verifies."""
+        means = Means(
+            username=username,
+            password=password,
+            registry_service=registry_service,
+            ledger_username=ledger_username,
+            ledger_password=ledger_password,
+            ledger_service=ledger_service,
+            ssh_agent=ssh_agent,
+            known_hosts=known_hosts,
+            key=key,
+            passphrase=passphrase,
+            secrets=tuple(secrets or ()),
+            by=by,
+        )
+        options: Options = {"to": to, "reason": reason, "dry_run": dry_run, "json": as_json}
+        return await self._release(Verb(name="rollback", about=channel, options=options, osv=osv), source, means)
+
+    @never_cached
+    async def history(
+        self,
+        source: Source,
+        channel: Annotated[str, Doc("Which channel; by default all")] = "",
+        as_json: AsJson = False,
+        ledger_username: LedgerUsername = None,
+        ledger_password: LedgerPassword = None,
+        ledger_service: LedgerService = None,
+        ssh_agent: SshAgent = None,
+        known_hosts: KnownHosts = None,
+    ) -> str:
+        """What was released, newest first, and where each channel stands; from the ledger alone."""
+        means = Means(
+            ledger_username=ledger_username,
+            ledger_password=ledger_password,
+            ledger_service=ledger_service,
+            ssh_agent=ssh_agent,
+            known_hosts=known_hosts,
+        )
+        return await self._release(Verb(name="history", about=channel, options={"json": as_json}), source, means)
+
+    @never_cached
+    async def verify(
+        self,
+        image: Annotated[str, Doc("Image (NAME[:TAG][@DIGEST]), or a channel of the source's configuration")],
+        source: Annotated[dagger.Directory | None, Doc("Checkout whose configuration says whom to trust")] = None,
+        keys: Annotated[list[dagger.File] | None, Doc("Public keys (PEM) to trust, in place of the configuration's")] = None,
+        commit: Annotated[str, Doc("Commit that statements have to be about")] = "",
+        channel: Annotated[str, Doc("Also ask this channel's policy")] = "",
+        layers: Annotated[bool, Doc("Read and check every layer as well, not only manifest and config")] = False,
+        as_json: AsJson = False,
+        username: Username = None,
+        password: Password = None,
+        registry_service: RegistryService = None,
+        ledger_username: LedgerUsername = None,
+        ledger_password: LedgerPassword = None,
+        ledger_service: LedgerService = None,
+        ssh_agent: SshAgent = None,
+        known_hosts: KnownHosts = None,
+    ) -> str:
+        """Verify what is attached to an image by public keys; fail if it does not hold."""
+        means = Means(
+            username=username,
+            password=password,
+            registry_service=registry_service,
+            ledger_username=ledger_username,
+            ledger_password=ledger_password,
+            ledger_service=ledger_service,
+            ssh_agent=ssh_agent,
+            known_hosts=known_hosts,
+        )
+        options: Options = {"commit": commit, "channel": channel, "layers": layers, "json": as_json}
+        verb = Verb(name="verify", about=image, options=options, keys=tuple(keys or ()))
+        if source is None:
+            return await module_release.done_anywhere(verb, self._tool(), means)
+        return await self._release(verb, source, means)
+
+    async def _release(self, verb: Verb, source: dagger.Directory, means: Means) -> str:
+        return await module_release.done(verb, Asked(source=source, config=self.config), self._tool(), means)
 
     def _call(self, asked: Asked) -> Call:
         return Call(asked=asked, tool=self._tool())

@@ -8,7 +8,7 @@ import os
 import posixpath
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,10 +74,17 @@ class Work:
 
 @dataclass(kw_only=True)
 class Call:
-    """A call of a function: opens what it works on, and ends as the command line does, with a message and an exit code."""
+    """A call of a function: opens what it works on, and ends as the command line does, with a message and an exit code.
+
+    Attributes:
+        asked: What it asks for.
+        tool: The tool's own environment.
+        equipped: Gives another one, by what the configuration says.
+    """
 
     asked: Asked
     tool: Tool
+    equipped: Callable[[Loaded], Awaitable[Tool]] | None = None
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
 
     async def __aenter__(self) -> Work:
@@ -94,7 +101,7 @@ class Call:
             await end(self.tool.python_image, f"vllm-ci: {error}\n", error.exit_code)
 
     async def _open(self) -> Work:
-        asked, tool = self.asked, self.tool
+        asked = self.asked
         if not await asked.source.exists(".git", expected_type=dagger.ExistsType.DIRECTORY_TYPE):
             raise UsageError(
                 "the source has no folder .git",
@@ -102,7 +109,8 @@ class Call:
                 remedy="name the root of a checkout or a clone: --source .",
             )
         loaded = await configuration(asked)
-        given = {await _name(secret): secret for secret in asked.secrets}
+        tool = await self.equipped(loaded) if self.equipped is not None else self.tool
+        given = {await name_of(secret): secret for secret in asked.secrets}
         hidden = [await secret.plaintext() for secret in given.values()]
         if loaded.config.server.generate_api_key:
             hidden.append(secrets.token_urlsafe(24))
@@ -192,7 +200,7 @@ def _model(loaded: Loaded, asked: Asked, folder: str) -> DaggerDirectory | None:
     return DaggerDirectory(asked.source.directory(path))
 
 
-async def _name(secret: dagger.Secret) -> str:
+async def name_of(secret: dagger.Secret) -> str:
     """The name of a variable, from ``env://NAME``, ``file://.../NAME`` and the like."""
     uri = await secret.uri()
     return uri.rpartition("/")[2]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from vllm_ci.domain.errors import ErroredError, UsageError
 
 # Variables with which a caller (a git hook, say) could point our git at another repository than the one we name.
 _FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
+
+_PASSWORD = "VLLM_CI_GIT_PASSWORD"  # noqa: S105 - a name
+# A credential helper (gitcredentials(7)) that answers from the environment; an empty one before it takes all others away.
+_ANSWER = f'printf "username=%s\\npassword=%s\\n" "${{VLLM_CI_GIT_USERNAME:-git}}" "${_PASSWORD}"'
+_HELPERS = ("", f'!f() {{ test "$1" = get && {_ANSWER}; }}; f')
 
 
 class GitError(ErroredError):
@@ -28,12 +34,14 @@ class GitError(ErroredError):
 def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
     """Standard output of ``git ARGUMENTS`` run in ``cwd``.
 
+    Where a server asks for a password, git's own helpers answer, or ``VLLM_CI_GIT_USERNAME`` and ``VLLM_CI_GIT_PASSWORD``.
+
     Raises:
         GitError: It exited with something other than 0.
         UsageError: There is no git.
     """
     env = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **_configured(env)}
     feed: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
         done = subprocess.run(["git", *arguments], cwd=cwd, env=env, capture_output=True, check=False, **feed)
@@ -50,6 +58,17 @@ def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
         )
     output: bytes = done.stdout
     return output
+
+
+def _configured(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables that add to git's configuration (git-config(1), ENVIRONMENT), after those that are there."""
+    if not env.get(_PASSWORD):
+        return {}
+    first = int(env.get("GIT_CONFIG_COUNT") or 0)
+    added = {"GIT_CONFIG_COUNT": str(first + len(_HELPERS))}
+    for number, value in enumerate(_HELPERS, start=first):
+        added |= {f"GIT_CONFIG_KEY_{number}": "credential.helper", f"GIT_CONFIG_VALUE_{number}": value}
+    return added
 
 
 def _text(*arguments: str, cwd: Path) -> str:

@@ -38,6 +38,9 @@ class Ended:
         return found
 
 
+Dagger = Callable[..., Ended]
+
+
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("VLLM_CI_") or name == "VLLM_CI_HOME"}
 
@@ -131,3 +134,46 @@ def project(tmp_path: Path, spec: str) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "--message", "quickstart")
     return folder
+
+
+@pytest.fixture
+def checkout(project: Path, spec: str) -> Path:
+    """A user's repository with all that it names inside: a container sees nothing else."""
+    if Path(spec).is_absolute():
+        shutil.copytree(Path(spec).parent, project / "image")
+        config = project / "vllm-ci.yaml"
+        config.write_text(config.read_text().replace(spec, f"image/{Path(spec).name}"))
+        git(project, "add", ".")
+        git(project, "commit", "--quiet", "--message", "a lock that mirrors can serve")
+    return project
+
+
+@pytest.fixture
+def dagger_engine() -> None:
+    """One that Dagger's own variables name, and its command line."""
+    if not any(os.environ.get(name) for name in ("_EXPERIMENTAL_DAGGER_RUNNER_HOST", "DAGGER_SESSION_PORT")):
+        pytest.skip("no Dagger engine: neither _EXPERIMENTAL_DAGGER_RUNNER_HOST nor DAGGER_SESSION_PORT is set")
+    if shutil.which("dagger") is None:
+        pytest.skip("no program dagger on PATH")
+
+
+@pytest.fixture
+def dagger(checkout: Path, dagger_engine: None) -> Dagger:  # noqa: ARG001
+    """Dagger's command line in the user's repository, with this module."""
+
+    def run(*arguments: str, **variables: str) -> Ended:
+        # In a script of the shell, paths are those of the module that -m names: there the script itself names it.
+        module = [] if arguments[0] == "-c" else ["-m", str(ROOT)]
+        done = subprocess.run(
+            ["dagger", "--progress=plain", *module, *arguments],
+            cwd=checkout,
+            env=environment() | variables | {"DO_NOT_TRACK": "1"},
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run

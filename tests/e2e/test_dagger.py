@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from e2e.conftest import ROOT, Ended, environment, git, vllm_ci
+from e2e.conftest import ROOT, Dagger, git, vllm_ci
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine_dagger, pytest.mark.timeout(2400)]
-
-Dagger = Callable[..., Ended]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _engine() -> None:
-    if not any(os.environ.get(name) for name in ("_EXPERIMENTAL_DAGGER_RUNNER_HOST", "DAGGER_SESSION_PORT")):
-        pytest.skip("no Dagger engine: neither _EXPERIMENTAL_DAGGER_RUNNER_HOST nor DAGGER_SESSION_PORT is set")
-    if shutil.which("dagger") is None:
-        pytest.skip("no program dagger on PATH")
-
-
-@pytest.fixture
-def checkout(project: Path, spec: str) -> Path:
-    """A user's repository with all that it names inside: a container sees nothing else."""
-    if Path(spec).is_absolute():
-        shutil.copytree(Path(spec).parent, project / "image")
-        config = project / "vllm-ci.yaml"
-        config.write_text(config.read_text().replace(spec, f"image/{Path(spec).name}"))
-        git(project, "add", ".")
-        git(project, "commit", "--quiet", "--message", "a lock that mirrors can serve")
-    return project
-
-
-@pytest.fixture
-def dagger(checkout: Path) -> Dagger:
-    """The command line in the user's repository, with this module."""
-
-    def run(*arguments: str) -> Ended:
-        done = subprocess.run(
-            ["dagger", "--progress=plain", "-m", str(ROOT), *arguments],
-            cwd=checkout,
-            env=environment() | {"DO_NOT_TRACK": "1"},
-            capture_output=True,
-            text=True,
-            timeout=1800,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    return run
 
 
 def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ended = dagger("functions")
     assert ended.code == 0, ended.stderr[-4000:]
-    for name in ("build", "image", "push", "run", "serve", "test"):
+    for name in ("build", "image", "push", "run", "serve", "test", "publish", "promote", "rollback", "history", "verify"):
         assert f"\n{name} " in ended.stdout
     assert not (ROOT / "sdk").exists(), "nothing is written into the checkout"
 
@@ -74,6 +28,7 @@ def test_containers_and_processes_build_the_same_image(dagger: Dagger, checkout:
     assert there.stdout.strip() == here.json["image"]["digest"]
 
 
+@pytest.mark.usefixtures("dagger_engine")
 def test_the_main_job_passes_in_containers_with_the_digest_of_processes(checkout: Path) -> None:
     pytest.importorskip("dagger")
     ended = vllm_ci(checkout, "run", "--engine", "dagger", "--json")
@@ -100,7 +55,7 @@ def test_a_red_run_gives_report_and_exit_code_from_one_run_of_the_stages(
     git(checkout, "add", ".")
     git(checkout, "commit", "--quiet", "--message", "wrong")
     report = tmp_path / "report"
-    script = f"run=$(run --source . --stages unit); $run | report | export {report}; $run | assert-passed"
+    script = f"run=$({ROOT} | run --source . --stages unit); $run | report | export {report}; $run | assert-passed"
     ended = dagger("-c", script)
     assert ended.code == 1, ended.stderr[-4000:]
     assert json.loads((report / "report.json").read_text())["verdict"] == "failed"
@@ -143,7 +98,7 @@ def test_an_engine_without_gpus_says_how_to_start_one_with(dagger: Dagger) -> No
 
 
 def test_the_container_can_be_chained_on(dagger: Dagger) -> None:
-    code = "import vllm; print('version', vllm.__version__)"
+    code = "import vllm; print('version ' + vllm.__version__)"
     ended = dagger("call", "image", "--source", ".", "with-exec", f"--args=/opt/vllm/bin/python,-c,{code}", "stdout")
     assert ended.code == 0, ended.stderr[-4000:]
     assert "version 0." in ended.stdout

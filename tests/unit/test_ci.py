@@ -29,3 +29,9 @@ def test_the_provider_and_what_it_says_of_the_commit(
     assert ci.provider(env) is provider
     assert ci.ref(env) == ref
     assert ci.pull_request(env) == pull_request
+
+
+def test_any_other_ci_can_say_the_same() -> None:
+    env = {"CI": "true", "VLLM_CI_REF": "v1.0", "VLLM_CI_RUN_URL": "https://ci.example.com/7", "GITHUB_REF_NAME": "main"}
+    assert ci.ref(env) == "v1.0"
+    assert ci.run_url(env) == "https://ci.example.com/7"

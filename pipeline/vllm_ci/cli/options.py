@@ -71,6 +71,11 @@ def _model(value: str) -> dict[str, Any]:
     return {"model.tiny": None, "model.path": "", "model.name": value}
 
 
+def _key(value: str) -> dict[str, Any]:
+    """A path is one of here, where the command runs; in the file it starts from the file's folder."""
+    return {"release.key": str(Path(value).absolute()) if Path(value).is_file() else value}
+
+
 # Option -> what it writes over the configuration, by dotted key.
 _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "engine": lambda value: {"engine": value},
@@ -78,4 +83,5 @@ _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "gpus": lambda value: {"server.gpus": value},
     "report_dir": lambda value: {"report.directory": str(Path(value).absolute())},
     "model": _model,
+    "key": _key,
 }

@@ -84,6 +84,7 @@ def _candidate(
     run: str,
 ) -> Candidate:
     """What is to be published, by the reports of the commit; without any, by what the repository has under its tag."""
+    from vllm_ci import ci
     from vllm_ci.images.store import Store
     from vllm_ci.registry.layout import Layout
     from vllm_ci.release.publish import Candidate
@@ -98,7 +99,7 @@ def _candidate(
     # Runs that only looked at parts count as well, as long as they looked at the same image.
     same = tuple(each for each in reports if each.report.image and each.report.image.digest == newest.image.digest)
     return Candidate(
-        commit=Commit(**{**vars(commit), "ref": newest.commit.ref or commit.ref}) if newest.commit else commit,
+        commit=Commit(**{**vars(commit), "ref": newest.commit.ref or ci.ref() or commit.ref}) if newest.commit else commit,
         image=newest.image,
         layout=Layout(Store().layout),
         tested=same,

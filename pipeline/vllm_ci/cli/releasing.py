@@ -31,6 +31,7 @@ def release_options(command: _Command) -> _Command:
     """What every command that moves a channel takes."""
     for each in (
         json_option,
+        option("--key", metavar="KEY", help="Key to sign with (PEM file, env:NAME or URI); by default release.key."),
         option("--reason", default="", help="Why, for the record."),
         option("--osv", type=click.Path(exists=True, path_type=Path), help="OSV data (file, ZIP or folder) to scan with, now."),
         click.option("--dry-run", is_flag=True, help="Say exactly what would change, and change nothing."),
@@ -84,7 +85,8 @@ def set_up(loaded: Loaded) -> Opened:
     setup = Setup(
         repository=section.repository or f"oci:{state / 'registry'}",
         subject=section.repository or f"localhost/{loaded.name}",
-        ledger=Ledger(_ledger(loaded, state), section.ledger.branch),
+        # Only a path that was written down may be made: a remote that is not there is out of reach, not empty.
+        ledger=Ledger(_ledger(loaded, state), section.ledger.branch, create=not _remote(loaded)),
         channels=channels,
         signers=_signers(loaded, state),
         key=lambda: _key(loaded, state),
@@ -216,7 +218,7 @@ def _ledger(loaded: Loaded, state: Path) -> str:
         return str(state / "ledger.git")
     if "://" in named or ":" in named.partition("/")[0]:
         return named
-    if "/" not in named and not (loaded.folder / named).exists():
+    if _remote(loaded):
         try:
             url = vcs.git("remote", "get-url", named, cwd=loaded.folder).decode().strip()
         except vcs.GitError as error:
@@ -225,6 +227,12 @@ def _ledger(loaded: Loaded, state: Path) -> str:
             ) from error
         return url if "://" in url or ":" in url.partition("/")[0] else str((loaded.folder / url).resolve())
     return str((loaded.folder / named).resolve())
+
+
+def _remote(loaded: Loaded) -> bool:
+    """Whether the ledger's repository is named as a remote of the project's own."""
+    named = loaded.config.release.ledger.repository
+    return bool(named) and "/" not in named and ":" not in named and not (loaded.folder / named).exists()
 
 
 def _signers(loaded: Loaded, state: Path) -> dict[str, Trusted]:

@@ -19,15 +19,13 @@ REGISTRY_PORT = 5000
 _PACKAGE = "/vllm-ci/tool"
 _CERTIFICATES = "/vllm-ci/certificates.pem"
 _LOCK = "/vllm-ci/requirements.lock"
+_SSH_AGENT = "/vllm-ci/ssh-agent"
+_KNOWN_HOSTS = "/vllm-ci/known_hosts"
 # What a caller's environment says about the network. Values go as secrets: they may hold credentials, and a cache must not
 # depend on which mirror served the same bytes.
 _NETWORK = (
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "VLLM_CI_DEBIAN_MIRROR"),
-)
-_INSTALL_GIT = (
-    "command -v git >/dev/null || "
-    "{ apt-get update -qq && apt-get install -y -qq --no-install-recommends git && rm -rf /var/lib/apt/lists/*; }"
 )
 
 
@@ -40,8 +38,11 @@ class Tool:
         python_image: Debian with the Python of ``.python-version``; a mirror's, where the public one is out of reach.
         certificates: Certificate authorities to trust, in place of the image's own.
         network: Variables that say how to reach package indexes and mirrors.
-        secrets: Further variables for what runs in it (a registry's password).
-        services: Hosts that are services of this session, reached without TLS (a registry to push to).
+        variables: Further variables for what runs in it.
+        secrets: Likewise, secret ones (a registry's password).
+        services: Hosts that are services of this session (a registry to push to); registries among them have no TLS.
+        ssh_agent: Socket of an agent whose keys git may use.
+        known_hosts: File with the hosts that it may use them with.
         volume: Cache volume with the builder's store.
     """
 
@@ -49,8 +50,11 @@ class Tool:
     python_image: str = f"python:{PYTHON}-slim"
     certificates: dagger.File | None = None
     network: Mapping[str, dagger.Secret] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
     services: Mapping[str, dagger.Service] = field(default_factory=dict)
+    ssh_agent: dagger.Socket | None = None
+    known_hosts: dagger.File | None = None
     volume: str = "vllm-ci"
 
     def container(self) -> dagger.Container:
@@ -63,9 +67,10 @@ class Tool:
         for name, value in self.network.items():
             made = made.with_secret_variable(name, value)
         install = ["pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", _LOCK]
+        no_proxy = ",".join(("127.0.0.1", "localhost", *(_host(each) for each in self.services)))
         made = (
             made.with_env_variable("DEBIAN_FRONTEND", "noninteractive")
-            .with_exec(["sh", "-c", _INSTALL_GIT])
+            .with_exec(["sh", "-c", _install("git", "git")])
             .with_env_variable("PIP_ROOT_USER_ACTION", "ignore")
             .with_env_variable("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .with_mounted_cache("/root/.cache/pip", dag.cache_volume(f"{self.volume}-pip"))
@@ -75,15 +80,25 @@ class Tool:
             .with_mounted_directory(_PACKAGE, self.package, read_only=True)
             .with_env_variable("PYTHONPATH", f"{_PACKAGE}/pipeline")
             .with_env_variable("PYTHONDONTWRITEBYTECODE", "1")
-            .with_env_variable("NO_PROXY", "127.0.0.1,localhost")
-            .with_env_variable("no_proxy", "127.0.0.1,localhost")
+            .with_env_variable("NO_PROXY", no_proxy)
+            .with_env_variable("no_proxy", no_proxy)
             .with_env_variable("VLLM_CI_HOME", HOME)
             .with_mounted_cache(HOME, dag.cache_volume(self.volume))
         )
+        if self.ssh_agent is not None and self.known_hosts is not None:
+            made = (
+                made.with_exec(["sh", "-c", _install("ssh", "openssh-client")])
+                .with_unix_socket(_SSH_AGENT, self.ssh_agent)
+                .with_mounted_file(_KNOWN_HOSTS, self.known_hosts)
+                .with_env_variable("SSH_AUTH_SOCK", _SSH_AGENT)
+                .with_env_variable("GIT_SSH_COMMAND", f"ssh -o BatchMode=yes -o UserKnownHostsFile={_KNOWN_HOSTS}")
+            )
+        for name, text in self.variables.items():
+            made = made.with_env_variable(name, text)
         for name, value in self.secrets.items():
             made = made.with_secret_variable(name, value)
         for host, service in self.services.items():
-            made = made.with_service_binding(host.partition(":")[0], service)
+            made = made.with_service_binding(_host(host), service)
         if self.services:
             made = made.with_env_variable("VLLM_CI_REGISTRY_PLAIN_HTTP", ",".join(self.services))
         return made
@@ -112,6 +127,19 @@ def of_this_machine() -> Tool:
         certificates=dag.host().file(str(certificates)) if certificates else None,
         network={name: dag.set_secret(name, value) for name, value in named.items()},
     )
+
+
+def _install(program: str, package: str) -> str:
+    """Shell command that installs a Debian package where its program is not there."""
+    return (
+        f"command -v {program} >/dev/null || "
+        f"{{ apt-get update -qq && apt-get install -y -qq --no-install-recommends {package} && rm -rf /var/lib/apt/lists/*; }}"
+    )
+
+
+def _host(address: str) -> str:
+    """Without its port."""
+    return address.partition(":")[0]
 
 
 def _package() -> dagger.Directory:

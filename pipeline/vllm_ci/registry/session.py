@@ -155,9 +155,7 @@ class Session:
         if response.status_code == 401 and self._is_ours(asked.url):
             challenge = response.headers.get("WWW-Authenticate", "")
             response.read()
-            if self._tokens.answer(
-                challenge, asked.scope, secure=self.base.startswith("https:") or is_loopback(self.endpoint.host)
-            ):
+            if self._tokens.answer(challenge, asked.scope, plain=self.base.startswith("http:")):
                 response = self._once(asked)
         return response
 

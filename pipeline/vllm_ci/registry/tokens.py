@@ -9,6 +9,7 @@ import time
 import httpx
 
 from vllm_ci.domain.errors import RegistryError
+from vllm_ci.registry.access import is_loopback
 from vllm_ci.registry.credentials import Credentials
 from vllm_ci.registry.errors import UnauthorizedError
 
@@ -35,19 +36,20 @@ class Tokens:
             token, ends = self._bearer.get(scope, ("", 0.0))
             return f"Bearer {token}" if token and time.monotonic() < ends else self._basic
 
-    def answer(self, challenge: str, scope: str, *, secure: bool) -> bool:
+    def answer(self, challenge: str, scope: str, *, plain: bool) -> bool:
         """Take up a challenge; whether a second try has something to show.
 
         Args:
             challenge: The ``WWW-Authenticate`` header.
             scope: What is wanted.
-            secure: The registry was reached by TLS (or on this machine): credentials may be sent.
+            plain: The registry is one without TLS, which only an address of this machine or the user's choice can be: it may
+                be sent a password as it is, and so may the token server beside it.
 
         Raises:
             UnauthorizedError: The token server refuses the credentials.
         """
         kind, _, rest = challenge.partition(" ")
-        credentials = self._credentials if secure else None
+        credentials = self._credentials
         if kind.lower() == "basic" and credentials and credentials.username:
             with self._lock:
                 self._basic = credentials.basic
@@ -55,18 +57,19 @@ class Tokens:
         if kind.lower() != "bearer":
             return False
         told = {name.lower(): quoted or bare for name, quoted, bare in _PARAMETER.findall(rest)}
-        token, life_s = self._fetch(told, scope, credentials)
+        token, life_s = self._fetch(told, scope, credentials, plain=plain)
         with self._lock:
             self._bearer[scope] = token, time.monotonic() + max(life_s - _MARGIN_S, 1.0)
         return True
 
-    def _fetch(self, told: dict[str, str], scope: str, credentials: Credentials | None) -> tuple[str, float]:
+    def _fetch(self, told: dict[str, str], scope: str, credentials: Credentials | None, *, plain: bool) -> tuple[str, float]:
         realm = told.get("realm", "")
         if not realm.startswith(("https://", "http://")):
             raise RegistryError(
                 f"{self._host} asks for a token but names no place to get one", remedy="check the registry's configuration"
             )
-        if credentials and realm.startswith("http:") and not httpx.URL(realm).host.startswith(("localhost", "127.", "::1")):
+        beside = plain and httpx.URL(realm).host == httpx.URL(f"http://{self._host}").host
+        if credentials and realm.startswith("http:") and not beside and not is_loopback(httpx.URL(realm).host):
             raise UnauthorizedError(
                 f"{self._host} wants the password sent to {realm} without TLS", remedy="use a registry with TLS"
             )

@@ -61,17 +61,25 @@ class Ledger:
     """The branch.
 
     Args:
-        remote: URL or path of the repository; a path that is not there becomes a bare repository with the first record.
+        remote: URL or path of the repository.
         branch: Name of the branch.
+        create: Whether a path that is not there becomes a bare repository with the first record.
         attempts: How often a writer that was overtaken tries again.
         sleep: Waits between attempts.
     """
 
     def __init__(
-        self, remote: str, branch: str = "releases", *, attempts: int = 12, sleep: Callable[[float], None] = time.sleep
+        self,
+        remote: str,
+        branch: str = "releases",
+        *,
+        create: bool = True,
+        attempts: int = 12,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.remote = remote
         self.branch = branch
+        self._create = create
         self._attempts = attempts
         self._sleep = sleep
 
@@ -129,7 +137,7 @@ class Ledger:
         return "://" not in self.remote and ":" not in self.remote.partition("/")[0]
 
     def _absent(self) -> bool:
-        return self._is_path and not Path(self.remote).exists()
+        return self._create and self._is_path and not Path(self.remote).exists()
 
     def _fetched(self, repository: Path) -> State:
         try:

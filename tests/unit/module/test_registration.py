@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = json.loads((ROOT / "dagger.json").read_text())
 OBJECTS: dict[str, Any] = default_module()._objects
 FUNCTIONS = [(name, function) for name, each in OBJECTS.items() for function in each.functions if function]
+VERBS = ("build", "image", "push", "run", "serve", "test")
+RELEASE_VERBS = ("publish", "promote", "rollback", "history", "verify")
 
 
 def parameters(name: str) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def test_the_main_object_is_named_after_the_module() -> None:
 
 def test_the_verbs_are_those_of_the_command_line_and_those_of_a_run() -> None:
     found = {name: {function for each, function in FUNCTIONS if each == name} for name in OBJECTS}
-    assert found == {"VllmCi": {"build", "image", "push", "run", "serve", "test"}, "Run": {"assert_passed"}}
+    assert found == {"VllmCi": {*VERBS, *RELEASE_VERBS}, "Run": {"assert_passed"}}
     assert set(OBJECTS["Run"].fields) == {"verdict", "exit_code", "digest", "summary", "report"}
 
 
@@ -67,27 +69,41 @@ def test_every_setting_of_the_module_is_explained_and_optional() -> None:
     assert all(each.doc and each.is_optional for each in found.values())
 
 
-@pytest.mark.parametrize("function", ["build", "image", "push", "run", "serve", "test"])
+@pytest.mark.parametrize("function", [*VERBS, "publish", "promote", "rollback", "history"])
 def test_the_source_is_the_repository_unless_it_is_named(function: str) -> None:
     source = parameters(function)["source"]
     assert source.default_path == "/"
     assert not any(each.startswith(".git") for each in source.ignore), "the commit could not be told"
 
 
-def test_only_the_registry_to_push_to_has_to_be_named() -> None:
+def test_only_what_nobody_could_guess_has_to_be_named() -> None:
     needed = [
-        (name, each.name)
-        for name in ("build", "image", "push", "run", "serve", "test")
-        for each in parameters(name).values()
-        if not each.is_optional
+        (name, each.name) for name in (*VERBS, *RELEASE_VERBS) for each in parameters(name).values() if not each.is_optional
     ]
-    assert needed == [("push", "registry")]
+    assert needed == [
+        ("push", "registry"),
+        ("promote", "from"),
+        ("promote", "channel"),
+        ("rollback", "channel"),
+        ("verify", "image"),
+    ]
 
 
-def test_what_is_secret_comes_as_a_secret() -> None:
-    assert parameters("push")["password"].resolved_type == dagger.Secret | None
-    assert parameters("push")["username"].resolved_type == dagger.Secret | None
-    assert parameters("test")["secrets"].resolved_type == list[dagger.Secret] | None
+@pytest.mark.parametrize("function", [*VERBS, *RELEASE_VERBS])
+def test_what_is_secret_comes_as_a_secret(function: str) -> None:
+    for name, each in parameters(function).items():
+        if name.endswith(("username", "password", "passphrase")) or name == "key":
+            assert each.resolved_type == dagger.Secret | None
+        if name == "secrets":
+            assert each.resolved_type == list[dagger.Secret] | None
+
+
+@pytest.mark.parametrize("function", ["publish", "promote", "rollback"])
+def test_whoever_moves_a_channel_can_reach_registry_and_ledger_and_sign(function: str) -> None:
+    assert {
+        *("username", "password", "ledger_username", "ledger_password", "ssh_agent", "known_hosts"),
+        *("key", "passphrase", "secrets", "by", "reason", "dry_run", "as_json"),
+    } <= set(parameters(function))
 
 
 def test_no_function_is_named_like_a_type_that_arguments_have() -> None:

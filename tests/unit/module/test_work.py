@@ -92,7 +92,7 @@ async def test_the_name_of_a_secret_is_the_last_part_of_its_address() -> None:
 
     for uri in ("env://HF_TOKEN", "file:///run/secrets/HF_TOKEN", "op://vault/item/HF_TOKEN"):
         given: Any = Given(uri)
-        assert await module_work._name(given) == "HF_TOKEN"
+        assert await module_work.name_of(given) == "HF_TOKEN"
 
 
 def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +155,30 @@ def test_a_password_never_goes_to_another_place_without_tls(
     tokens.realm = "ftp://tokens.example.com"
     with RemoteRepository(f"{proxy.host}/name", login) as repository, pytest.raises(RegistryError, match="names no place"):
         repository.resolve("one")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_registry_chosen_without_tls_gets_the_login_and_so_does_only_its_own_token_server(
+    guarded: tuple[FaultyProxy, TokenServer, str], access: Access, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    proxy, tokens, digest = guarded
+    port = proxy.host.rpartition(":")[2]
+    ask = socket.getaddrinfo
+
+    def names(host: str | bytes | None, *rest: Any, **more: Any) -> Any:
+        return ask("127.0.0.1" if str(host).endswith(".example") else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    host = f"registry.example:{port}"
+    tokens.realm = f"http://{'registry' if beside else 'tokens'}.example:{port}/token"
+    login = dataclasses.replace(with_login(access, host, username=USER, password=PASSWORD), plain_http=(host,))
+    with RemoteRepository(f"{host}/name", login) as repository:
+        if beside:
+            assert repository.resolve("one") == digest
+        else:
+            with pytest.raises(UnauthorizedError, match="without TLS"):
+                repository.resolve("one")
+    assert len(tokens.asked) == beside
 
 
 def test_a_redirect_to_another_host_takes_no_authorization_along(

@@ -218,6 +218,46 @@ def test_the_ledger_may_be_a_branch_of_a_remote(folder: Path, tmp_path: Path) ->
         text("history")
 
 
+def test_a_remote_that_is_not_there_is_out_of_reach_and_not_made(folder: Path, tmp_path: Path) -> None:
+    git("remote", "add", "origin", str(tmp_path / "unmounted.git"), cwd=folder)
+    config = folder / "vllm-ci.yaml"
+    config.write_text(config.read_text() + "release:\n  ledger: {repository: origin}\n")
+    project.commit(folder, "with a ledger")
+    project.build_and_test(folder)
+    for command in (("publish",), ("history",)):
+        with pytest.raises(VllmCiError, match=r"unmounted\.git"):
+            text(*command)
+    assert not (tmp_path / "unmounted.git").exists()
+
+
+def test_the_key_may_be_named_on_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text("keys", "generate", "--plain", "--out", str(folder / "keys"), "--name", "ci")
+    config = folder / "vllm-ci.yaml"
+    config.write_text(config.read_text() + "release:\n  signers: {ci: keys/ci.pub}\n")
+    (folder / ".gitignore").write_text("*.key\n")
+    project.commit(folder, "with a signer")
+    project.build_and_test(folder)
+    with pytest.raises(ConfigError, match=r"release\.key cannot be read"):
+        text("publish")
+    monkeypatch.setenv("SIGNING_KEY", (folder / "keys/ci.key").read_text())
+    assert call("publish", "--key", "env:SIGNING_KEY")["changed"] is True
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert call("promote", "--from", "staging", "--channel", "production", "--key", "../keys/ci.key")["changed"] is True
+    assert {each["signer"] for each in call("verify", "production")["evidence"]} == {"ci"}
+
+
+def test_what_git_cannot_tell_the_environment_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = folder / "vllm-ci.yaml"
+    config.write_text(config.read_text() + 'release:\n  channels: {staging: {refs: ["v*"]}}\n')
+    project.commit(folder, "with a rule")
+    git("checkout", "--quiet", "--detach", cwd=folder)
+    project.build_and_test(folder)
+    assert refused("publish")["decision"]["reasons"][0].startswith("ref: ")
+    monkeypatch.setenv("VLLM_CI_REF", "v1.0")
+    assert call("publish")["changed"] is True
+
+
 def test_a_registry_without_a_key_is_refused_before_anything_is_sent(folder: Path) -> None:
     config = folder / "vllm-ci.yaml"
     config.write_text(config.read_text() + "release:\n  repository: localhost:9/team/chat\n")

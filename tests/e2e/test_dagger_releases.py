@@ -1,0 +1,122 @@
+"""The release verbs as functions on a real Dagger engine, with a real registry and a real git server that want passwords."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import ROOT, Dagger, Ended, git
+from registries import docker, git_server
+from vllm_ci.evidence import keys
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.engine_dagger,
+    pytest.mark.needs_registry,
+    pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)"),
+    pytest.mark.timeout(2400),
+]
+
+SECRETS = {
+    "REGISTRY_USER": docker.USERNAME,
+    "REGISTRY_PASSWORD": docker.PASSWORD,
+    "LEDGER_TOKEN": git_server.PASSWORD,
+    "KEY_PASSPHRASE": "open sesame",
+}
+
+
+def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    with (
+        docker.docker_registry(tmp_path / "registry", password=True) as registry,
+        git_server.git_server(tmp_path / "repositories") as server,
+    ):
+        port = registry.host.rpartition(":")[2]
+        keys.generate(tmp_path / "keys", passphrase=SECRETS["KEY_PASSPHRASE"], name="ci")
+        secrets = {**SECRETS, "SIGNING_KEY": (tmp_path / "keys" / "ci.key").read_text()}
+        configure(checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git")
+        shutil.copy(tmp_path / "keys" / "ci.pub", checkout / "ci.pub")
+        login = ("--username=env://REGISTRY_USER", "--password=env://REGISTRY_PASSWORD")
+        reach = (*login, f"--registry-service=tcp://127.0.0.1:{port}")
+        ledger = ("--ledger-password=env://LEDGER_TOKEN", f"--ledger-service=tcp://127.0.0.1:{server.port}")
+        sign = ("--key=env://SIGNING_KEY", "--passphrase=env://KEY_PASSPHRASE", "--by=Anna <anna@example.com>")
+
+        def call(name: str, *arguments: str) -> Ended:
+            means = [*ledger, *([] if name == "history" else reach)]
+            means += sign if name in ("publish", "promote", "rollback") else []
+            return dagger("call", name, "--source=.", *arguments, *means, **secrets)
+
+        first = run_of(dagger, checkout, tmp_path / "first", "one")
+        published = done(call("publish", "--report", str(tmp_path / "first"), "--channel=staging", "--as-json"))
+        assert published["release"]["digest"] == first
+        again = done(call("publish", "--report", str(tmp_path / "first"), "--channel=staging", "--as-json"))
+        assert again["changed"] is False
+        promoted = done(call("promote", "--from=staging", "--channel=production", "--as-json"))
+        assert (promoted["release"]["digest"], promoted["changed"]) == (first, True)
+
+        second = run_of(dagger, checkout, tmp_path / "second", "two")
+        would = call("publish", "--report", str(tmp_path / "second"), "--dry-run")
+        assert f"would push {second}" in would.stdout
+        assert done(call("publish", "--report", str(tmp_path / "second"), "--as-json"))["changed"] is True
+        assert done(call("promote", "--from=staging", "--channel=production", "--as-json"))["release"]["digest"] == second
+        back = done(call("rollback", "--channel=production", "--reason=latency doubled", "--as-json"))
+        assert (back["release"]["digest"], back["release"]["previous"]) == (first, second)
+
+        past = done(call("history", "--as-json"))
+        assert past["channels"] == {"staging": second, "production": first}
+        assert [each["action"] for each in past["records"]] == ["rollback", "promote", "publish", "promote", "publish"]
+        assert {each["by"] for each in past["records"]} == {"Anna <anna@example.com>"}
+        assert done(call("verify", "--image=production", "--as-json"))["verified"] is True
+        # Without a checkout, by the public key alone.
+        image = f"registry:{port}/team/quickstart@{first}"
+        alone = dagger("call", "verify", f"--image={image}", "--keys", str(checkout / "ci.pub"), *reach, **secrets)
+        assert "verified  test result of unit        ci " in alone.stdout, alone.stderr[-4000:]
+
+        wrong = call("publish", "--report", str(tmp_path / "first"), "--channel=production")
+        assert wrong.code == 1
+        assert "the report is about" in wrong.stderr
+        refused = dagger("call", "history", "--source=.", *ledger[1:], **secrets)
+        assert refused.code == 3
+        assert "the ledger cannot be reached" in refused.stderr
+        said = json.dumps([published, past]) + would.stderr + refused.stderr
+        assert not [name for name, value in secrets.items() if name != "REGISTRY_USER" and value in said]
+
+
+def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> None:
+    ended = dagger("call", "rollback", "--source=.", "--channel=production")
+    assert ended.code == 2
+    assert "release.ledger.repository names no server" in ended.stderr
+
+
+def configure(checkout: Path, *, repository: str, ledger: str) -> None:
+    release = {
+        "repository": repository,
+        "ledger": {"repository": ledger},
+        "signers": {"ci": "ci.pub"},
+        "channels": {
+            name: {"tests": {"unit": "passed"}, **({"after": "staging"} if name == "production" else {})}
+            for name in ("staging", "production")
+        },
+    }
+    config = checkout / "vllm-ci.yaml"
+    config.write_text(f"{config.read_text()}\nrelease: {json.dumps(release)}\n")
+
+
+def run_of(dagger: Dagger, checkout: Path, report: Path, word: str) -> str:
+    """A new commit, its stage run, its report on this machine; gives the digest."""
+    (checkout / "README.md").write_text(f"{word}\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", word)
+    ended = dagger("-c", f"{ROOT} | run --source . --stages unit | report | export {report}")
+    assert ended.code == 0, ended.stderr[-6000:]
+    digest: str = json.loads((report / "report.json").read_text())["image"]["digest"]
+    return digest
+
+
+def done(ended: Ended) -> dict[str, Any]:
+    assert ended.code == 0, ended.stdout + ended.stderr[-6000:]
+    return ended.json
