@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
+import os
 import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.conftest import ROOT, Dagger, Ended, git
+from e2e.conftest import ROOT, Dagger, Ended, git, until
 from registries import docker, git_server
 from vllm_ci.evidence import keys
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.engine_dagger,
-    pytest.mark.needs_registry,
-    pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)"),
     pytest.mark.timeout(2400),
 ]
 
+# It wants to be called by its whole path.
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 SECRETS = {
     "REGISTRY_USER": docker.USERNAME,
     "REGISTRY_PASSWORD": docker.PASSWORD,
@@ -29,6 +35,8 @@ SECRETS = {
 }
 
 
+@pytest.mark.needs_registry
+@pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)")
 def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     with (
@@ -36,10 +44,12 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         git_server.git_server(tmp_path / "repositories") as server,
     ):
         port = registry.host.rpartition(":")[2]
-        keys.generate(tmp_path / "keys", passphrase=SECRETS["KEY_PASSPHRASE"], name="ci")
-        secrets = {**SECRETS, "SIGNING_KEY": (tmp_path / "keys" / "ci.key").read_text()}
-        configure(checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git")
-        shutil.copy(tmp_path / "keys" / "ci.pub", checkout / "ci.pub")
+        secrets = {
+            **SECRETS,
+            "SIGNING_KEY": configure(
+                checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git"
+            ),
+        }
         login = ("--username=env://REGISTRY_USER", "--password=env://REGISTRY_PASSWORD")
         reach = (*login, f"--registry-service=tcp://127.0.0.1:{port}")
         ledger = ("--ledger-password=env://LEDGER_TOKEN", f"--ledger-service=tcp://127.0.0.1:{server.port}")
@@ -86,13 +96,70 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         assert not [name for name, value in secrets.items() if name != "REGISTRY_USER" and value in said]
 
 
+@pytest.mark.needs_tool
+@pytest.mark.skipif(SSHD is None, reason="sshd is not on PATH (apt-get install openssh-server)")
+def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
+    releases = tmp_path / "releases.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(releases))
+    with ssh_server(tmp_path) as (port, agent):
+        user = getpass.getuser()
+        configure(checkout, repository="registry.example.com/name", ledger=f"ssh://{user}@git:{port}{releases}")
+        host_key = (tmp_path / "host.pub").read_text()
+        (tmp_path / "known_hosts").write_text(f"[git]:{port} {host_key}")
+        means = (f"--ledger-service=tcp://127.0.0.1:{port}", f"--ssh-agent={agent}", "--known-hosts")
+        ended = dagger("call", "history", "--source=.", *means, str(tmp_path / "known_hosts"))
+        assert ended.code == 0, ended.stderr[-4000:]
+        assert ended.stdout.strip() == "nothing was released yet"
+        (tmp_path / "known_hosts").write_text(f"[elsewhere]:{port} {host_key}")
+        ended = dagger("call", "history", "--source=.", *means, str(tmp_path / "known_hosts"))
+        assert ended.code == 3
+        assert "Host key verification failed" in ended.stderr
+
+
 def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> None:
     ended = dagger("call", "rollback", "--source=.", "--channel=production")
     assert ended.code == 2
     assert "release.ledger.repository names no server" in ended.stderr
 
 
-def configure(checkout: Path, *, repository: str, ledger: str) -> None:
+@contextlib.contextmanager
+def ssh_server(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A server that lets one key in, and the socket of an agent that holds it."""
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {
+        "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "user.pub",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "ListenAddress": f"127.0.0.1:{port}",
+    }
+    command = [str(SSHD), "-D", "-e", "-f", "/dev/null", *(f"-o{name}={value}" for name, value in options.items())]
+    Path("/run/sshd").mkdir(exist_ok=True)
+    socket_path = folder / "agent"
+    with (folder / "sshd.log").open("w") as log:
+        server = subprocess.Popen(command, stderr=log)
+        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket_path)], stdout=subprocess.DEVNULL)
+    try:
+        until(socket_path.exists, "the agent", 30)
+        add = ["ssh-add", "-q", str(folder / "user")]
+        subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": str(socket_path)})
+        until(lambda: "listening" in (folder / "sshd.log").read_text(), "the server", 30)
+        yield port, socket_path
+    finally:
+        for process in (server, agent):
+            process.terminate()
+            process.wait(20)
+
+
+def configure(checkout: Path, *, repository: str, ledger: str) -> str:
+    """Say where releases go and whom to trust; gives the private key, as somebody keeps it in a safe."""
+    keys.generate(checkout.parent / "keys", passphrase=SECRETS["KEY_PASSPHRASE"], name="ci")
+    shutil.copy(checkout.parent / "keys" / "ci.pub", checkout / "ci.pub")
     release = {
         "repository": repository,
         "ledger": {"repository": ledger},
@@ -104,6 +171,7 @@ def configure(checkout: Path, *, repository: str, ledger: str) -> None:
     }
     config = checkout / "vllm-ci.yaml"
     config.write_text(f"{config.read_text()}\nrelease: {json.dumps(release)}\n")
+    return (checkout.parent / "keys" / "ci.key").read_text()
 
 
 def run_of(dagger: Dagger, checkout: Path, report: Path, word: str) -> str:
