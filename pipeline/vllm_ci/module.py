@@ -15,6 +15,7 @@ from vllm_ci import module_release, module_run, module_work, pipeline
 from vllm_ci.config.load import FILE_NAME, GENERATED_KEY
 from vllm_ci.engines.dagger_tool import PYTHON, Tool
 from vllm_ci.module_arguments import (
+    ApiKey,
     AsJson,
     By,
     Checkpoint,
@@ -102,17 +103,24 @@ class VllmCi:
         gpus: Gpus = "",
         checkpoint: Checkpoint = None,
         secrets: Secrets = None,
+        api_key: ApiKey = None,
     ) -> dagger.Service:
         """Build the image of the commit and return its server, to try it by hand: `up --ports 8000:8000`."""
         asked = Asked(
-            source=source, config=self.config, variant=variant, gpus=gpus, checkpoint=checkpoint, secrets=tuple(secrets or ())
+            source=source,
+            config=self.config,
+            variant=variant,
+            gpus=gpus,
+            checkpoint=checkpoint,
+            secrets=tuple(secrets or ()),
+            api_key=api_key,
         )
         async with self._call(asked) as work:
             built = await _built(work)
             with watched() as emit:
                 model = await pipeline.model(work.engine, work.project, work.source, built.image, emit)
             server = work.project.server
-            if server.api_key_env == GENERATED_KEY:
+            if server.api_key_env == GENERATED_KEY and api_key is None:
                 server = replace(server, api_key_env="")  # a key that nobody knows would keep everybody out
             spec = pipeline.service(work.engine, replace(work.project, server=server), built, model)
             return (await work.engine.guarded(spec)).service()
@@ -127,6 +135,7 @@ class VllmCi:
         gpus: Gpus = "",
         checkpoint: Checkpoint = None,
         secrets: Secrets = None,
+        api_key: ApiKey = None,
         server: Server = None,
         model: Model = "",
     ) -> Run:
@@ -139,6 +148,8 @@ class VllmCi:
             gpus=gpus,
             checkpoint=checkpoint,
             secrets=tuple(secrets or ()),
+            api_key=api_key,
+            foreign=server is not None,
         )
         async with self._call(asked) as work:
             with watched() as emit:
@@ -158,11 +169,12 @@ class VllmCi:
         gpus: Gpus = "",
         checkpoint: Checkpoint = None,
         secrets: Secrets = None,
+        api_key: ApiKey = None,
         server: Server = None,
         model: Model = "",
     ) -> str:
         """Build the image of the commit, serve it, run the stages, print their table; fail unless all is well."""
-        ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, server, model)
+        ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, api_key, server, model)
         return await ran.assert_passed()
 
     @never_cached

@@ -16,6 +16,7 @@ Variant = Annotated[str, Doc("Shipped image spec (cpu, cuda) or path of one; by 
 Gpus = Annotated[str, Doc("none, all or device numbers (0,1); by default the configuration's")]
 Checkpoint = Annotated[dagger.Directory | None, Doc("Model to serve in place of the configuration's")]
 Secrets = Annotated[list[dagger.Secret] | None, Doc("Secrets that the configuration names, e.g. env://HF_TOKEN")]
+ApiKey = Annotated[dagger.Secret | None, Doc("API key that the server asks for; by default what the configuration says")]
 Server = Annotated[dagger.Service | None, Doc("Test this server (tcp://host:port) instead; nothing is built")]
 Model = Annotated[str, Doc("Name that the given server knows its model by; by default the first it lists")]
 

@@ -44,6 +44,8 @@ class Asked:
         gpus: Likewise.
         checkpoint: Model that goes over the configuration's.
         secrets: Those that the configuration names.
+        api_key: The server's, over the configuration's.
+        foreign: The server is somebody else's.
     """
 
     source: dagger.Directory
@@ -53,6 +55,8 @@ class Asked:
     gpus: str = ""
     checkpoint: dagger.Directory | None = None
     secrets: Sequence[dagger.Secret] = ()
+    api_key: dagger.Secret | None = None
+    foreign: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,11 @@ class Call:
         loaded = await configuration(asked)
         tool = await self.equipped(loaded) if self.equipped is not None else self.tool
         given = {await name_of(secret): secret for secret in asked.secrets}
+        if asked.api_key is not None:
+            given[loaded.config.server.api_key_env or GENERATED_KEY] = asked.api_key
+        elif loaded.config.server.generate_api_key and not asked.foreign:
+            given[GENERATED_KEY] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
         hidden = [await secret.plaintext() for secret in given.values()]
-        if loaded.config.server.generate_api_key:
-            hidden.append(secrets.token_urlsafe(24))
-            given[GENERATED_KEY] = dag.set_secret(GENERATED_KEY, hidden[-1])
         # The security stage looks for the key in what the server logged: it finds the value by its name, as on a laptop.
         os.environ.update(zip(given, hidden, strict=True))
         engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
@@ -158,6 +163,11 @@ async def configuration(asked: Asked) -> Loaded:
 
 def _project(loaded: Loaded, asked: Asked) -> Project:
     project = loaded.project(asked.config, asked.stages)
+    if asked.api_key is not None:
+        key = loaded.config.server.api_key_env or GENERATED_KEY
+        project = replace(project, server=replace(project.server, api_key_env=key))
+    elif asked.foreign and loaded.config.server.generate_api_key:
+        project = replace(project, server=replace(project.server, api_key_env=""))
     if not asked.variant:
         return project
     # A path is one of the checkout, which the builder has elsewhere.

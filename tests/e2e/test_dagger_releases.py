@@ -86,6 +86,9 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         alone = dagger("call", "verify", f"--image={image}", "--keys", str(checkout / "ci.pub"), *reach, **secrets)
         assert "verified  test result of unit        ci " in alone.stdout, alone.stderr[-4000:]
 
+        pushed = dagger("call", "push", "--source=.", f"--registry=registry:{port}/team/by-hand", *reach, **secrets)
+        assert pushed.stdout.strip() == f"registry:{port}/team/by-hand@{second}", pushed.stderr[-4000:]
+
         wrong = call("publish", "--report", str(tmp_path / "first"), "--channel=production")
         assert wrong.code == 1
         assert "the report is about" in wrong.stderr
