@@ -31,7 +31,7 @@ KnownHosts = Annotated[dagger.File | None, Doc("Host keys to trust with that age
 Key = Annotated[dagger.Secret | None, Doc("Private key (PEM) to sign with; by default release.key of the configuration")]
 Passphrase = Annotated[dagger.Secret | None, Doc("Passphrase of the private key")]
 ReleaseSecrets = Annotated[
-    list[dagger.Secret] | None, Doc("Further variables: those that the configuration names, those of a key service")
+    list[dagger.Secret] | None, Doc("Further variables, those that the configuration names, e.g. env://SIGNING_KEY")
 ]
 Osv = Annotated[dagger.Directory | None, Doc("OSV data to scan with, now")]
 Reason = Annotated[str, Doc("Why, for the record")]

@@ -43,7 +43,7 @@ class Means:
         known_hosts: Host keys to trust with it.
         key: Signs, in place of the configuration's.
         passphrase: Of the key.
-        secrets: Further ones, by the names of variables: those that the configuration names, those of a key service.
+        secrets: Further ones, by the names of variables: those that the configuration names.
         by: Who releases, ``NAME <EMAIL>``.
         ref: Branch or tag that is released, where the checkout has none.
         run_url: Page of the CI run that releases.
