@@ -23,9 +23,9 @@ from vllm_ci.module_work import Asked, Call, watched
 _TIMEOUT_S = 2 * 3600.0
 _SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
 _PRINTED = "printed"
+_LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
 
 Options = Mapping[str, str | bool]
-_LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +207,7 @@ def _require_servers(verb: Verb, release: ReleaseConfig) -> None:
     """Refuse what would be written into a folder of a container, or read from one that is not there."""
     if verb.name == "verify":
         return
-    ledger = release.ledger.repository
-    if not ledger or ledger.startswith(("/", ".", "file:")):
+    if not _is_server(release.ledger.repository):
         raise UsageError(
             "release.ledger.repository names no server",
             why=_LOCAL,
@@ -220,6 +219,14 @@ def _require_servers(verb: Verb, release: ReleaseConfig) -> None:
             why=_LOCAL,
             remedy=f"name one (registry.example.com/team/name), or stay on this machine: vllm-ci {verb.name}",
         )
+
+
+def _is_server(ledger: str) -> bool:
+    """Whether a ledger's repository is a URL, git's short form of one (``git@host:path``), or the name of a remote."""
+    scheme, separator, _ = ledger.partition("://")
+    if separator:
+        return scheme != "file"
+    return ":" in ledger.partition("/")[0] or (bool(ledger) and "/" not in ledger and not ledger.startswith("."))
 
 
 async def _printed(engine: DaggerEngine, program: Program, image: str) -> str:

@@ -19,7 +19,10 @@ configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
 
 def text() -> str:
     """The page."""
-    context = click.Context(root, info_name="vllm-ci", max_content_width=110, terminal_width=110, color=False)
+    names = root.context_settings["help_option_names"]
+    context = click.Context(
+        root, info_name="vllm-ci", max_content_width=110, terminal_width=110, color=False, help_option_names=names
+    )
     parts = [_TOP]
     for name in COMMANDS:
         command = root.get_command(context, name)

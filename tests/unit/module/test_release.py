@@ -144,24 +144,31 @@ async def test_means_that_do_not_fit_are_refused(tmp_path: Path, means: Means, m
         await means.given_to(Tool(package=dag.directory()), release(tmp_path))
 
 
+MOVES = {"publish", "promote", "rollback"}
+
+
 @pytest.mark.parametrize(
-    ("text", "refused"),
+    ("repository", "ledger", "refused"),
     [
-        ("", {"publish", "promote", "rollback", "history"}),
-        ("  repository: oci:./images\n  ledger: {repository: origin}\n", {"publish", "promote", "rollback"}),
-        (
-            "  repository: r.example.com/name\n  ledger: {repository: ../ledger.git}\n",
-            {"publish", "promote", "rollback", "history"},
-        ),
-        ("  repository: r.example.com/name\n  ledger: {repository: origin}\n", set()),
-        ("  repository: r.example.com/name\n  ledger: {repository: 'git@git.example.com:team/name'}\n", set()),
+        ("", "", {*MOVES, "history"}),
+        ("oci:./images", "origin", MOVES),
+        ("r.example.com/name", "../ledger.git", {*MOVES, "history"}),
+        ("r.example.com/name", "deploy/ledger.git", {*MOVES, "history"}),
+        ("r.example.com/name", "/srv/ledger.git", {*MOVES, "history"}),
+        ("r.example.com/name", "file:///srv/ledger.git", {*MOVES, "history"}),
+        ("r.example.com/name", "origin", set()),
+        ("r.example.com/name", "git@git.example.com:team/name", set()),
+        ("r.example.com/name", "https://git.example.com/team/name", set()),
     ],
 )
-async def test_what_would_stay_in_a_container_is_refused(tmp_path: Path, text: str, refused: set[str]) -> None:
+async def test_what_would_stay_in_a_container_is_refused(
+    tmp_path: Path, repository: str, ledger: str, refused: set[str]
+) -> None:
+    config = release(tmp_path, f"  repository: {repository!r}\n  ledger: {{repository: {ledger!r}}}\n")
     found = set()
     for name in ("publish", "promote", "rollback", "history", "verify"):
         try:
-            _require_servers(Verb(name=name, options={}), release(tmp_path, text))
+            _require_servers(Verb(name=name, options={}), config)
         except UsageError:
             found.add(name)
     assert found == refused
