@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import dagger
 from dagger import dag
 
 import vllm_ci
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.vcs import git
+
+_PATIENCE_S = 60.0
 
 
 class Caller(Protocol):
@@ -48,7 +54,7 @@ class Machine:
         # The SDK would download a CLI where PATH has one.
         if found := shutil.which("dagger"):
             os.environ.setdefault("_EXPERIMENTAL_DAGGER_CLI_BIN", found)
-        return dagger.connection(dagger.Config(log_output=None))
+        return _connection()
 
     def directory(self, path: Path) -> dagger.Directory:
         """Of a checkout, what git ignores stays behind: it is no part of any commit, and it may be large.
@@ -108,6 +114,63 @@ class Function:
     async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG002 - it has its own address
         """By the service's name."""
         return await service.endpoint(port=port)
+
+
+@asynccontextmanager
+async def _connection() -> AsyncIterator[None]:
+    """That of the SDK, which may be given up.
+
+    Dagger's command line waits ten minutes for an engine that is not there, whatever signal asks it to end, and the SDK waits
+    for the command line in a thread. Before there is a session it holds nothing that would be lost with it.
+
+    Raises:
+        EngineError: An engine that is named by its address does not answer.
+    """
+    address = os.environ.get("_EXPERIMENTAL_DAGGER_RUNNER_HOST", "")
+    patience_s = _PATIENCE_S if address.startswith(("unix://", "tcp://")) else math.inf
+    waiting, problem = True, None
+
+    async def give_up() -> None:
+        try:
+            await anyio.sleep(patience_s)
+        finally:
+            with anyio.CancelScope(shield=True):
+                while waiting:
+                    for process in _sessions():
+                        os.kill(process, signal.SIGKILL)
+                    await anyio.sleep(0.1)
+
+    async with contextlib.AsyncExitStack() as stack:
+        begun = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(give_up)
+            try:
+                await stack.enter_async_context(dagger.connection(dagger.Config(log_output=None)))
+            except dagger.DaggerError as error:
+                problem = error
+            finally:
+                waiting = False
+            group.cancel_scope.cancel()
+        if problem is not None and time.monotonic() - begun < patience_s:
+            raise problem
+        if problem is not None:
+            raise EngineError(
+                f"no Dagger engine answers at {address}",
+                why=f"it was given {patience_s:.0f} s",
+                remedy="start it, or correct _EXPERIMENTAL_DAGGER_RUNNER_HOST",
+            ) from problem
+        yield
+
+
+def _sessions() -> list[int]:
+    """Processes of Dagger's command line that the SDK started here."""
+    found = []
+    for task in Path("/proc/self/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            with contextlib.suppress(OSError):
+                if b"dagger.io/sdk.name:python" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                    found.append(child)
+    return found
 
 
 def _ignored(checkout: Path) -> list[str]:
