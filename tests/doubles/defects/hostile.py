@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import jinja2
@@ -15,6 +13,7 @@ from doubles import tokenizer
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
+from doubles.defects.crowds import SlotsLeak
 from doubles.generation import Generation
 from doubles.refusal import RefusedError
 from doubles.server import Double
@@ -112,15 +111,8 @@ class NobodyReads(Double):
     f"{DENIAL}clients_that_hang_up_leave_nothing_running",
     alone=True,
 )
-class HangingUpLeavesWork(Double):
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        try:
-            async with super().slot():
-                yield
-        except asyncio.CancelledError:
-            self.counts["running"] += 1
-            raise
+class HangingUpLeavesWork(SlotsLeak):
+    """Seen by another suite."""
 
 
 @defect(
