@@ -114,11 +114,13 @@ class Call:
             )
         loaded = await configuration(asked)
         tool = await self.equipped(loaded) if self.equipped is not None else self.tool
+        project = _project(loaded, asked)
+        key = project.server.api_key_env
         given = {await name_of(secret): secret for secret in asked.secrets}
         if asked.api_key is not None:
-            given[loaded.config.server.api_key_env or GENERATED_KEY] = asked.api_key
-        elif loaded.config.server.generate_api_key and not asked.foreign:
-            given[GENERATED_KEY] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
+            given[key] = asked.api_key
+        elif key == GENERATED_KEY:
+            given[key] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
         hidden = [await secret.plaintext() for secret in given.values()]
         # The security stage looks for the key in what the server logged: it finds the value by its name, as on a laptop.
         os.environ.update(zip(given, hidden, strict=True))
@@ -126,7 +128,7 @@ class Call:
         await self._stack.enter_async_context(engine)
         return Work(
             engine=engine,
-            project=_project(loaded, asked),
+            project=project,
             source=await _source(engine, loaded, asked),
             hidden=tuple(hidden),
         )
@@ -163,11 +165,12 @@ async def configuration(asked: Asked) -> Loaded:
 
 def _project(loaded: Loaded, asked: Asked) -> Project:
     project = loaded.project(asked.config, asked.stages)
+    key = project.server.api_key_env
     if asked.api_key is not None:
-        key = loaded.config.server.api_key_env or GENERATED_KEY
-        project = replace(project, server=replace(project.server, api_key_env=key))
-    elif asked.foreign and loaded.config.server.generate_api_key:
-        project = replace(project, server=replace(project.server, api_key_env=""))
+        key = key or GENERATED_KEY
+    elif asked.foreign and key == GENERATED_KEY:
+        key = ""  # nobody here knows the key of a server that somebody else runs
+    project = replace(project, server=replace(project.server, api_key_env=key))
     if not asked.variant:
         return project
     # A path is one of the checkout, which the builder has elsewhere.

@@ -10,7 +10,7 @@ import pytest
 from dagger import dag
 
 from vllm_ci import module_work
-from vllm_ci.config.load import Loaded, load
+from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.engines.dagger_caller import Function
 from vllm_ci.module import VllmCi
@@ -43,6 +43,19 @@ def test_the_variant_is_the_builder_s_to_find(tmp_path: Path) -> None:
     assert module_work._project(found, asked(variant="cuda")).build_args == ("--image", "cuda")
     # A path is one of the source, which lies elsewhere in the builder's container.
     assert module_work._project(found, asked(variant="images/own.yaml")).build_args[1] == "{in.source}/images/own.yaml"
+
+
+def test_the_key_of_a_server_is_the_given_one_the_configuration_s_or_a_new_one(tmp_path: Path) -> None:
+    def key(text: str, **more: Any) -> str:
+        return module_work._project(loaded(tmp_path, text), asked(**more)).server.api_key_env
+
+    named, generated = "server: {api_key_env: LLM_API_KEY}\n", "server: {generate_api_key: true}\n"
+    given = dag.set_secret("key", "x")
+    assert [key(text) for text in ("", named, generated)] == ["", "LLM_API_KEY", GENERATED_KEY]
+    assert [key(text, foreign=True) for text in ("", named, generated)] == ["", "LLM_API_KEY", ""]
+    expected = [GENERATED_KEY, "LLM_API_KEY", GENERATED_KEY]
+    for foreign in (False, True):
+        assert [key(text, api_key=given, foreign=foreign) for text in ("", named, generated)] == expected
 
 
 def test_stages_are_those_that_were_named(tmp_path: Path) -> None:
