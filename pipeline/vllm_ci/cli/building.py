@@ -108,10 +108,12 @@ def push(work: Work, image: BuiltImage, repository: str, *, progress: Callable[[
     Raises:
         RegistryError: The registry refused or broke off.
     """
+    from vllm_ci.registry.access import Access
     from vllm_ci.registry.transfer import push as send
 
     tags = image.ref.tags if not work.commit.dirty else ()
-    sent = send(Store().layout, image.ref.digest, repository, tags)
+    access = Access.from_environment().pushing_to(repository)
+    sent = send(Store().layout, image.ref.digest, repository, tags, access=access)
     progress(f"pushed {sent.reference}: {sent.pushed_bytes / 1e3:,.1f} kB in {sent.seconds:.1f} s")
     return sent.pushed_bytes
 

@@ -90,7 +90,7 @@ def set_up(loaded: Loaded) -> Opened:
         channels=channels,
         signers=_signers(loaded, state),
         key=lambda: _key(loaded, state),
-        access=Access.from_environment(),
+        access=Access.from_environment().pushing_to(section.repository),
     )
     return Opened(loaded=loaded, setup=setup, state=state, embedded=embedded)
 

@@ -11,13 +11,14 @@ import os
 import ssl
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.registry.credentials import Credentials
-from vllm_ci.registry.reference import Reference
+from vllm_ci.registry.credentials import Credentials, find_credentials
+from vllm_ci.registry.errors import ImageNameError
+from vllm_ci.registry.reference import Reference, parse
 from vllm_ci.registry.retry import Retry
 
 
@@ -45,6 +46,8 @@ class Access:
         plain_http: Hosts spoken to without TLS, by choice.
         mirrors: Mirrors by ``host`` or ``host/path`` prefix; read from first, never written to.
         credentials: By host; they win over what docker's configuration says.
+        pushes_to: Host that ``VLLM_CI_REGISTRY_USERNAME`` and ``_PASSWORD`` belong to, where ``VLLM_CI_REGISTRY_HOST`` names
+            none; empty for none.
         registries: Entries of ``registries.conf``.
         retry: How often and how patiently.
         parallel: Blobs at a time.
@@ -56,6 +59,7 @@ class Access:
     plain_http: tuple[str, ...] = ()
     mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
+    pushes_to: str = ""
     registries: tuple[Mapping[str, Any], ...] = ()
     retry: Retry = field(default_factory=Retry)
     parallel: int = 8
@@ -78,6 +82,23 @@ class Access:
         if hosts := env.get("VLLM_CI_REGISTRY_PLAIN_HTTP"):
             found["plain_http"] = tuple(hosts.replace(",", " ").split())
         return cls(**(found | {key: value for key, value in changes.items() if value is not None}))
+
+    def pushing_to(self, repository: str) -> Access:
+        """The same, with the login of the environment's variables for the host of ``repository``, and for no other one."""
+        try:
+            return replace(self, pushes_to=self.origin(parse(repository)).host)
+        except ConfigError:
+            return self  # blocked, which is said where it is opened
+        except ImageNameError:
+            return self  # a folder, or a name that is refused where it is opened
+
+    def login(self, endpoint: Endpoint) -> Credentials | None:
+        """Who we are at an endpoint.
+
+        Raises:
+            ConfigError: A configuration file or a credential helper is broken.
+        """
+        return self.credentials.get(endpoint.host) or find_credentials(endpoint.host, endpoint.path, owner=self.pushes_to)
 
     def origin(self, reference: Reference) -> Endpoint:
         """Where a repository itself is: written to, and read from last."""

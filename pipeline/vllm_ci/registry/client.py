@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Self
 
-import httpx
-
+from vllm_ci.domain.errors import RegistryError
+from vllm_ci.registry import referrers
 from vllm_ci.registry.access import Access
-from vllm_ci.registry.errors import DigestError, NotFoundError, RefusedError, UnreachableError, UnsupportedError
-from vllm_ci.registry.manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor, Manifest, digest_of
+from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.errors import (
+    DigestError,
+    ForbiddenError,
+    NotFoundError,
+    RefusedError,
+    UnauthorizedError,
+    UnsupportedError,
+)
+from vllm_ci.registry.manifest import Descriptor, Manifest, digest_of
+from vllm_ci.registry.pages import pages
+from vllm_ci.registry.reading import ACCEPT, Sources, read_manifest
 from vllm_ci.registry.reference import Reference, check_tag, is_digest, parse
 from vllm_ci.registry.referrers import FallbackIndex
 from vllm_ci.registry.repository import OnBytes, Reader
+from vllm_ci.registry.retry import Failures
 from vllm_ci.registry.session import Session
 from vllm_ci.registry.upload import Upload
 
-_T = TypeVar("_T")
-_PIECE_BYTES = 1 << 20
 # Blobs up to this size are kept for the next time they are asked for.
 _KEPT_BYTES = 1 << 20
-_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+# Blobs that are read as a whole are configurations and statements; layers are streamed.
+_MOST_BYTES = 256 << 20
+# What a registry (or a filter before it) that does not take HEAD answers; a GET of the same place says what is there.
+_NO_HEAD = frozenset({400, 405, 406, 501})
 
 
 class RemoteRepository:
@@ -36,8 +47,9 @@ class RemoteRepository:
         self.reference = parse(reference) if isinstance(reference, str) else reference
         self.name = self.reference.repository
         self.access = access or Access.from_environment()
-        *self._mirrors, origin = [Session(each, self.access) for each in self.access.sources(self.reference)]
-        self._origin = origin
+        self._sessions = [Session(each, self.access) for each in self.access.sources(self.reference)]
+        self._origin = self._sessions[-1]
+        self._sources = Sources(self._sessions, self.name)
         self._manifests: dict[str, Manifest] = {}
         self._blobs: dict[str, bytes] = {}
 
@@ -49,7 +61,7 @@ class RemoteRepository:
 
     def close(self) -> None:
         """Close all connections."""
-        for session in (*self._mirrors, self._origin):
+        for session in self._sessions:
             session.close()
 
     # Reading ------------------------------------------------------------------------------------------------------------
@@ -57,11 +69,36 @@ class RemoteRepository:
     def resolve(self, reference: str) -> str | None:
         """Digest of a tag or of a manifest that is in the registry itself; ``None`` when there is no such thing."""
         try:
-            answer = self._origin.request("HEAD", self._path("manifests", reference), scope=self._pull, headers=_ACCEPT)
+            answer = self._asked_for(self._path("manifests", reference))
+            told = answer.headers.get("Docker-Content-Digest", "") if answer else ""
+            # A manifest that is said to have another digest than the one it was asked by is looked at.
+            if is_digest(told) and (told == reference or not is_digest(reference)):
+                return told
+            return self.current(reference).digest
         except NotFoundError:
             return None
-        told = answer.headers.get("Docker-Content-Digest", "")
-        return told if is_digest(told) else self._read_manifest(self._origin, reference).digest
+
+    def _asked_for(self, place: str) -> Answer | None:
+        """The answer to HEAD; ``None`` where the registry does not take that.
+
+        An account may lack a repository that does not exist yet: some token servers then refuse the right to pull, and grant
+        the right to push. So that is asked for before the refusal is believed.
+        """
+        for scope in (self._pull, self._push):
+            try:
+                return self._origin.request("HEAD", place, scope=scope, headers=ACCEPT if "/manifests/" in place else None)
+            except (UnauthorizedError, ForbiddenError):
+                if scope == self._push or not self._origin.credentials:
+                    raise
+            except RefusedError as error:
+                if error.status in _NO_HEAD:
+                    return None
+                raise
+        return None
+
+    def current(self, reference: str) -> Manifest:
+        """The manifest that is in the registry itself now, whatever a mirror has."""
+        return read_manifest(self._origin, reference)
 
     def manifest(self, reference: str) -> Manifest:
         """The manifest with this digest or tag; verified when asked for by digest.
@@ -72,7 +109,7 @@ class RemoteRepository:
         """
         if reference in self._manifests:
             return self._manifests[reference]
-        found = self._from_any(lambda session: self._read_manifest(session, reference))
+        found = self._sources.manifest(reference)
         # Under a digest there is never anything else; a tag may move.
         self._manifests[found.digest] = found
         return found
@@ -80,30 +117,16 @@ class RemoteRepository:
     def has_blob(self, digest: str) -> bool:
         """Whether the registry itself has a blob in this repository."""
         try:
-            self._origin.request("HEAD", self._path("blobs", digest), scope=self._pull)
+            if self._asked_for(self._path("blobs", digest)) is None:
+                with self._origin.stream("GET", self._path("blobs", digest), scope=self._pull):
+                    pass  # the body is not read
         except NotFoundError:
             return False
         return True
 
     def read_blob(self, digest: str, start: int = 0) -> Iterator[bytes]:
         """A blob's bytes from ``start``, in pieces, not yet verified; goes on where a connection broke."""
-        position, failures = start, 0
-        while True:
-            try:
-                for piece in self._from_any_blob(digest, position):
-                    yield piece
-                    position += len(piece)
-                    failures = 0
-            except httpx.TransportError as error:
-                failures += 1
-                if failures >= self.access.retry.attempts:
-                    raise UnreachableError(
-                        f"{self.name}: reading {digest} broke {failures} times: {type(error).__name__}: {error}",
-                        remedy="check the network and try again",
-                    ) from error
-                self.access.retry.wait(failures)
-            else:
-                return
+        return self._sources.read_blob(digest, start)
 
     def blob(self, digest: str) -> bytes:
         """A small blob in full, verified.
@@ -113,36 +136,45 @@ class RemoteRepository:
         """
         if digest in self._blobs:
             return self._blobs[digest]
-        content = b"".join(self.read_blob(digest))
+        content = self._whole(digest)
         if digest_of(content) != digest:
             raise DigestError(
                 f"{self.name} gave bytes with {digest_of(content)} for {digest}", remedy="try again; do not use what came"
             )
+        if len(content) <= _KEPT_BYTES:
+            self._blobs[digest] = content
         return content
+
+    def _whole(self, digest: str) -> bytes:
+        content = bytearray()
+        for piece in self.read_blob(digest):
+            content += piece
+            if len(content) > _MOST_BYTES:
+                raise RegistryError(
+                    f"{self.name}: the blob {digest} has more than {_MOST_BYTES >> 20} MiB",
+                    why="a configuration or a statement is never that large",
+                    remedy="check what was pushed there",
+                )
+        return bytes(content)
 
     def tags(self) -> tuple[str, ...]:
         """All tags, sorted; none when the repository is not there yet."""
-        found: list[str] = []
-        place = f"{self._path('tags', 'list')}?n=1000"
-        while place:
-            try:
-                answer = self._origin.request("GET", place, scope=self._pull)
-            except NotFoundError:
-                break
-            found += answer.json().get("tags") or ()
-            following = _NEXT.search(answer.headers.get("Link", ""))
-            place = str(answer.url.join(following[1])) if following else ""
-        return tuple(sorted(set(found)))
+        found: set[str] = set()
+        try:
+            for page in pages(self._origin, f"{self._path('tags', 'list')}?n=1000", scope=self._pull):
+                found |= _tags_of(page)
+        except NotFoundError:
+            return ()
+        return tuple(sorted(found))
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...]:
-        """Descriptors of the manifests that are about ``digest``: by the referrers API, else by the fallback's tags."""
-        try:
-            answer = self._origin.request(
-                "GET", self._path("referrers", digest), scope=self._pull, headers={"Accept": OCI_INDEX}
-            )
-            return Manifest.parse(answer.content, OCI_INDEX).manifests
-        except (NotFoundError, UnsupportedError):
-            return FallbackIndex(self).read(digest)
+        """Descriptors of the manifests that are about ``digest``: by the referrers API and by the fallback's tags."""
+        listed = referrers.listed(self._origin, self._path("referrers", digest), scope=self._pull)
+        fallback = FallbackIndex(self)
+        if listed is None:
+            return fallback.read(digest)
+        # What was attached before the registry had the API: not every registry lists that as the specification wants it.
+        return tuple({each.digest: each for each in (*fallback.listed(digest), *listed)}.values())
 
     # Writing ------------------------------------------------------------------------------------------------------------
 
@@ -160,8 +192,11 @@ class RemoteRepository:
         Raises:
             DigestError: The bytes are not what the descriptor says.
         """
-        if self.has_blob(descriptor.digest):
-            return False
+        try:
+            if self.has_blob(descriptor.digest):
+                return False
+        except (UnauthorizedError, ForbiddenError):
+            pass  # stores say so of what is not there, too; where the right is lacking the upload is refused
         siblings = [
             other.path
             for name in mount_from
@@ -222,68 +257,48 @@ class RemoteRepository:
     def _delete(self) -> str:
         return f"repository:{self._origin.endpoint.path}:delete,pull"
 
-    def _path(self, kind: str, reference: str, session: Session | None = None) -> str:
-        return f"/v2/{(session or self._origin).endpoint.path}/{kind}/{reference}"
+    @property
+    def _push(self) -> str:
+        return f"repository:{self._origin.endpoint.path}:pull,push"
 
-    def _put(self, manifest: Manifest, reference: str) -> httpx.Response:
+    def _path(self, kind: str, reference: str) -> str:
+        return f"/v2/{self._origin.endpoint.path}/{kind}/{reference}"
+
+    def _put(self, manifest: Manifest, reference: str) -> Answer:
         answer = self._origin.request(
             "PUT",
             self._path("manifests", reference),
-            scope=f"repository:{self._origin.endpoint.path}:pull,push",
-            ok=(201,),
+            scope=self._push,
+            ok=(200, 201, 202),
             headers={"Content-Type": manifest.media_type},
             body=lambda: manifest.content,
         )
         told = answer.headers.get("Docker-Content-Digest", manifest.digest)
         if told != manifest.digest:
             raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="something on the way rewrote it")
+        if answer.status != 201:
+            self._await(manifest, reference)
         return answer
 
-    def _read_manifest(self, session: Session, reference: str) -> Manifest:
-        scope = f"repository:{session.endpoint.path}:pull"
-        answer = session.request("GET", self._path("manifests", reference, session), scope=scope, headers=_ACCEPT)
-        if is_digest(reference) and digest_of(answer.content) != reference:
-            raise DigestError(
-                f"{session.endpoint.host} gave a manifest with {digest_of(answer.content)} for {reference}",
-                why="the registry, or something between it and here, altered it",
-                remedy="do not use this registry or mirror until that is explained",
-            )
-        return Manifest.parse(answer.content, answer.headers.get("Content-Type", ""))
-
-    def _from_any(self, read: Callable[[Session], _T]) -> _T:
-        """From the first mirror that can, else from the registry itself, whose error is the one that counts."""
-        for session in self._mirrors:
-            try:
-                return read(session)
-            except (RefusedError, DigestError):
-                continue
-        return read(self._origin)
-
-    def _from_any_blob(self, digest: str, start: int) -> Iterator[bytes]:
-        begun = False
-        for session in self._mirrors:
-            try:
-                for piece in self._read_from(session, digest, start):
-                    begun = True
-                    yield piece
-            except RefusedError:
-                if begun:
-                    raise
-                continue
-            return
-        yield from self._read_from(self._origin, digest, start)
-
-    def _read_from(self, session: Session, digest: str, start: int) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        place, scope = self._path("blobs", digest, session), f"repository:{session.endpoint.path}:pull"
-        with session.stream("GET", place, scope=scope, ok=(200, 206, 416) if start else (200,), headers=headers) as answer:
-            if answer.status_code == 416:  # nothing is left after start
-                return
-            skip = start if answer.status_code == 200 else 0
-            for piece in answer.iter_raw(_PIECE_BYTES):
-                if skip < len(piece):
-                    yield piece[skip:]
-                skip = max(0, skip - len(piece))
+    def _await(self, manifest: Manifest, reference: str) -> None:
+        """Only 201 says that the manifest is kept (distribution specification); after other answers it is looked for."""
+        failures = Failures(self.access.retry)
+        while self.resolve(reference) != manifest.digest:
+            if not failures.again():
+                raise RefusedError(
+                    f"{self.name} took the manifest {manifest.digest} as {reference}, and does not have it",
+                    why="it did not answer 201 Created",
+                    remedy="check the registry, and what stands between it and here",
+                )
 
 
-_ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+def _tags_of(page: Answer) -> set[str]:
+    value = page.json()
+    tags = value.get("tags") if isinstance(value, dict) else page
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(each, str) for each in tags)):
+        raise RegistryError(
+            f"{page.host} gives no list of tags",
+            why=f"{page.url[:200]} answered 200 with {page.headers.get('Content-Type') or 'unknown type'} that is none",
+            remedy="check the registry's address: a web page or a proxy may answer in its place",
+        )
+    return set(tags or ())

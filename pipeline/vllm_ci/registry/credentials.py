@@ -40,16 +40,26 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
-def find_credentials(host: str, path: str, environment: Mapping[str, str] | None = None) -> Credentials | None:
+def find_credentials(
+    host: str, path: str, environment: Mapping[str, str] | None = None, *, owner: str = ""
+) -> Credentials | None:
     """Credentials for a repository: of the most specific entry in the first file that has one.
 
-    ``VLLM_CI_REGISTRY_USERNAME`` and ``VLLM_CI_REGISTRY_PASSWORD`` come first (``VLLM_CI_REGISTRY_HOST``: for one host only).
+    ``VLLM_CI_REGISTRY_USERNAME`` and ``VLLM_CI_REGISTRY_PASSWORD`` come first, for one host only: ``VLLM_CI_REGISTRY_HOST``,
+    else ``owner``. A mirror or a base image's registry is never offered them.
+
+    Args:
+        host: The registry.
+        path: The repository there.
+        environment: Of the process by default.
+        owner: The host that is pushed to.
 
     Raises:
         ConfigError: A file does not parse, or a credential helper it names is absent or broken.
     """
     env = os.environ if environment is None else environment
-    if (username := env.get("VLLM_CI_REGISTRY_USERNAME")) and env.get("VLLM_CI_REGISTRY_HOST", host) == host:
+    username, ours = env.get("VLLM_CI_REGISTRY_USERNAME"), env.get("VLLM_CI_REGISTRY_HOST") or owner
+    if username and ours and _same_host(ours, host):
         return Credentials(
             username=username, password=env.get("VLLM_CI_REGISTRY_PASSWORD", ""), source="VLLM_CI_REGISTRY_USERNAME"
         )
@@ -58,6 +68,21 @@ def find_credentials(host: str, path: str, environment: Mapping[str, str] | None
         if found:
             return found
     return None
+
+
+def unused_variables(host: str, environment: Mapping[str, str] | None = None) -> str:
+    """Why ``VLLM_CI_REGISTRY_USERNAME`` is not used for a host without any other login; empty when it is not set."""
+    env = os.environ if environment is None else environment
+    if not env.get("VLLM_CI_REGISTRY_USERNAME"):
+        return ""
+    named = env.get("VLLM_CI_REGISTRY_HOST")
+    whose = f"for VLLM_CI_REGISTRY_HOST={named}" if named else "for the registry that is pushed to"
+    return f"VLLM_CI_REGISTRY_USERNAME is {whose}, and is not sent to {host}"
+
+
+def _same_host(one: str, other: str) -> bool:
+    """Host names without regard to case, and to a port that https has anyway."""
+    return one.lower().removesuffix(":443") == other.lower().removesuffix(":443")
 
 
 def _files(env: Mapping[str, str]) -> Iterator[Path]:

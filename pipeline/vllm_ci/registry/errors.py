@@ -16,12 +16,26 @@ class RefusedError(RegistryError):
         message: See :class:`~vllm_ci.domain.errors.VllmCiError`, as are the other two.
         status: HTTP status.
         code: The distribution specification's error code, empty when the answer had none.
+        retry_after: The answer's ``Retry-After`` header.
+        passing: No answer came, for a reason that may pass: a connection that broke, not a certificate that is refused.
     """
 
-    def __init__(self, message: str, *, why: str = "", remedy: str = "", status: int = 0, code: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        why: str = "",
+        remedy: str = "",
+        status: int = 0,
+        code: str = "",
+        retry_after: str = "",
+        passing: bool = False,
+    ) -> None:
         super().__init__(message, why=why, remedy=remedy)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
+        self.passing = passing
 
 
 class UnauthorizedError(RefusedError):

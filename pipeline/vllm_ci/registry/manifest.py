@@ -57,7 +57,8 @@ class Descriptor:
             digest, size, media_type = str(value["digest"]), int(value["size"]), str(value["mediaType"])
             platform = value.get("platform") or {}
             where = "/".join(str(platform[key]) for key in ("os", "architecture", "variant") if platform.get(key))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            annotations = dict(value.get("annotations") or {})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RegistryError(f"a manifest holds a malformed descriptor: {value!r}") from error
         if not is_digest(digest) or size < 0:
             raise RegistryError(f"a manifest holds a descriptor with an unusable digest or size: {value!r}")
@@ -65,8 +66,8 @@ class Descriptor:
             media_type=media_type,
             digest=digest,
             size=size,
-            artifact_type=str(value.get("artifactType", "")),
-            annotations=dict(value.get("annotations") or {}),
+            artifact_type=str(value.get("artifactType") or ""),
+            annotations=annotations,
             platform=where,
         )
 
@@ -99,8 +100,12 @@ class Manifest:
         try:
             value = json.loads(content)
             said = str(value.get("mediaType") or "")
-        except (ValueError, AttributeError) as error:
-            raise RegistryError("not a manifest: the bytes are no JSON object") from error
+        except (ValueError, AttributeError, RecursionError) as error:
+            kind = media_type or "unknown type"
+            raise RegistryError(
+                f"not a manifest: the bytes ({kind}) are no JSON object",
+                remedy="check the registry's address: a web page or a proxy may answer in its place",
+            ) from error
         found = said or media_type.partition(";")[0].strip()
         if found not in MANIFEST_TYPES:
             found = OCI_INDEX if "manifests" in value else OCI_MANIFEST if "layers" in value else found
@@ -108,6 +113,7 @@ class Manifest:
             raise RegistryError(
                 f"manifests of type {found or 'unknown'!r} are not supported", remedy="use an OCI or Docker v2 image"
             )
+        _check_shape(value, found)
         return cls(content=content, media_type=found)
 
     @cached_property
@@ -149,7 +155,7 @@ class Manifest:
         """Of a manifest: config and layers, each digest once; layers that say where else they are fetched are included."""
         if self.is_index:
             return ()
-        found = [Descriptor.from_json(each) for each in (self.json["config"], *self.json.get("layers", ()))]
+        found = [Descriptor.from_json(each) for each in (self.json["config"], *(self.json.get("layers") or ()))]
         return tuple({each.digest: each for each in found}.values())
 
     @property
@@ -170,3 +176,20 @@ class Manifest:
                 remedy="do not use this registry until that is explained",
             )
         return self
+
+
+_INDEX_SHAPE: dict[str, type] = {"manifests": list, "subject": dict, "annotations": dict}
+_MANIFEST_SHAPE: dict[str, type] = {"config": dict, "layers": list, "subject": dict, "annotations": dict}
+
+
+def _check_shape(value: dict[str, Any], media_type: str) -> None:
+    """Fields that are read later have their specified types; ``null`` is as good as absent (Go's empty lists)."""
+    shape = _INDEX_SHAPE if media_type in (OCI_INDEX, DOCKER_LIST) else _MANIFEST_SHAPE
+    wrong = [name for name, kind in shape.items() if value.get(name) is not None and not isinstance(value[name], kind)]
+    missing = [name for name in ("config",) if name in shape and value.get(name) is None]
+    if wrong or missing:
+        raise RegistryError(
+            f"not a manifest: {(wrong or missing)[0]!r} is {'malformed' if wrong else 'missing'}",
+            why=f"the bytes say that they are {media_type}",
+            remedy="check what was pushed there",
+        )

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import httpx
 
-from vllm_ci import __version__
-from vllm_ci.registry.access import Access, Endpoint, is_loopback
-from vllm_ci.registry.credentials import Credentials, find_credentials
-from vllm_ci.registry.errors import (
-    ForbiddenError,
-    NameUnknownError,
-    NotFoundError,
-    RefusedError,
-    UnauthorizedError,
-    UnreachableError,
-    UnsupportedError,
-)
-from vllm_ci.registry.retry import STATUSES
-from vllm_ci.registry.tokens import Tokens
+from vllm_ci.registry import locations, refusals
+from vllm_ci.registry.access import Access, Endpoint
+from vllm_ci.registry.answer import Answer, read
+from vllm_ci.registry.authentication import Authentication
+from vllm_ci.registry.challenges import parse_challenges
+from vllm_ci.registry.credentials import Credentials
+from vllm_ci.registry.errors import UnreachableError
+from vllm_ci.registry.retry import STATUSES, Failures
+from vllm_ci.registry.tokens import TokenSource
+from vllm_ci.registry.wire import Body, Outgoing, Wire, distrusted
 
-Body = Callable[[], bytes | Iterable[bytes]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    method: str
-    url: str
-    scope: str
-    headers: Mapping[str, str]
-    body: Body | None
+_T = TypeVar("_T")
+_SHORT_BYTES = 64 << 10
 
 
 class Session:
@@ -49,23 +36,15 @@ class Session:
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.endpoint = endpoint
         self.access = access
-        host = endpoint.host
-        self.credentials: Credentials | None = access.credentials.get(host) or find_credentials(host, endpoint.path)
-        self._client = httpx.Client(
-            verify=access.tls(host) if endpoint.plain_http is not True else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            timeout=httpx.Timeout(access.timeout_s),
-            limits=httpx.Limits(max_connections=access.parallel + 4, max_keepalive_connections=access.parallel + 4),
-            # As Go's clients do: a proxy is never asked for this machine.
-            trust_env=not is_loopback(host),
-            headers={"User-Agent": f"vllm-ci/{__version__}", "Accept-Encoding": "identity"},
-        )
-        self._tokens = Tokens(self._client, host, self.credentials)
+        self.credentials: Credentials | None = access.login(endpoint)
+        self._wire = Wire(endpoint, access)
+        self._known: Authentication | None = None
         self._base = ""
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._wire.close()
 
     @property
     def base(self) -> str:
@@ -78,10 +57,6 @@ class Session:
                 self._base = f"{'http' if plain else 'https'}://{host}"
             return self._base
 
-    def url(self, location: str) -> str:
-        """``location`` in full; one that a server sent may be relative."""
-        return location if "://" in location else self.base + location
-
     def request(
         self,
         method: str,
@@ -92,170 +67,104 @@ class Session:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         patient: bool = True,
-    ) -> httpx.Response:
+    ) -> Answer:
         """One answer with a status in ``ok``, read in full.
 
         Args:
             method: HTTP method.
-            location: Path or URL.
+            location: Path, or a URL that was resolved.
             scope: What the request needs, as a token scope (``repository:NAME:pull``).
             ok: Statuses that are answers; all others are raised.
             headers: Of the request.
             body: Gives the request's body anew for each try.
-            patient: Try again after what trying again can mend.
+            patient: Try again where that can help.
 
         Raises:
             RegistryError: One of its subclasses, by what was refused.
         """
-        with self.stream(method, location, scope=scope, ok=ok, headers=headers, body=body, patient=patient) as response:
-            response.read()
-            return response
+        asked = self._asked(method, location, headers, body)
+        return self._tried(asked, scope, ok, patient=patient, use=lambda response, _: read(response))
 
     @contextlib.contextmanager
     def stream(
-        self,
-        method: str,
-        location: str,
-        *,
-        scope: str,
-        ok: tuple[int, ...] = (200,),
-        headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
-        patient: bool = True,
+        self, method: str, location: str, *, scope: str, ok: tuple[int, ...] = (200,), headers: Mapping[str, str] | None = None
     ) -> Iterator[httpx.Response]:
         """As :meth:`request`, with the answer's body still to be read."""
-        asked = _Request(method=method, url=self.url(location), scope=scope, headers=headers or {}, body=body)
-        response = self._answered(asked, ok, patient=patient)
-        try:
+        asked = self._asked(method, location, headers, None)
+        response, held = self._tried(asked, scope, ok, use=lambda response, stack: (response, stack.pop_all()))
+        with held:
             yield response
-        finally:
-            response.close()
 
-    def _answered(self, asked: _Request, ok: tuple[int, ...], *, patient: bool) -> httpx.Response:
-        attempts = self.access.retry.attempts if patient else 1
-        for failures in range(1, attempts + 1):
+    def _asked(self, method: str, location: str, headers: Mapping[str, str] | None, body: Body | None) -> Outgoing:
+        url = self.base + location if location.startswith("/") else location
+        return Outgoing(method=method, url=url, headers=headers or {}, body=body)
+
+    def _tried(
+        self,
+        asked: Outgoing,
+        scope: str,
+        ok: tuple[int, ...],
+        *,
+        use: Callable[[httpx.Response, contextlib.ExitStack], _T],
+        patient: bool = True,
+    ) -> _T:
+        """What ``use`` makes of the first answer with a status in ``ok``; it may keep the answer open by the stack."""
+        failures = Failures(self.access.retry, None if patient else 1)
+        while True:
             try:
-                response = self._authorised(asked)
-            except httpx.TransportError as error:
-                if failures == attempts or _hopeless(error):
-                    raise self._unreachable(error, failures) from error
-                self.access.retry.wait(failures)
+                with contextlib.ExitStack() as stack:
+                    response = stack.enter_context(self._authorised(asked, scope))
+                    if response.status_code in ok:
+                        return use(response, stack)
+                    answer = read(response)
+            except UnreachableError as error:
+                if not error.passing or not failures.again():
+                    raise refusals.given_up(error, failures.count) from error
                 continue
-            if response.status_code in ok:
-                return response
-            _read_some(response)
-            if response.status_code not in STATUSES or failures == attempts:
-                raise self.refusal(response, asked.scope)
-            self.access.retry.wait(failures, response.headers.get("Retry-After", ""))
-        raise AssertionError  # the loop returns or raises
+            if answer.status not in STATUSES or not failures.again(answer.headers.get("Retry-After", "")):
+                raise refusals.refusal(answer, self.endpoint, self.credentials, scope, failures.count)
 
-    def _authorised(self, asked: _Request) -> httpx.Response:
-        """The answer, after one challenge at most."""
-        response = self._once(asked)
-        if response.status_code == 401 and self._is_ours(asked.url):
-            challenge = response.headers.get("WWW-Authenticate", "")
-            response.read()
-            if self._tokens.answer(challenge, asked.scope, plain=self.base.startswith("http:")):
-                response = self._once(asked)
-        return response
+    @contextlib.contextmanager
+    def _authorised(self, asked: Outgoing, scope: str) -> Iterator[httpx.Response]:
+        """The answer, after each login that the registry's challenges allow was tried."""
+        with contextlib.ExitStack() as stack:
+            login = self._login()
+            sent = login.header(scope) if self._is_home(asked.url) else ""
+            response = stack.enter_context(self._wire.stream(replace(asked, authorization=sent)))
+            if self._is_challenge(response):
+                challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
+                for header in login.answers(challenges, scope, sent):
+                    _finish(response)
+                    stack.close()
+                    response = stack.enter_context(self._wire.stream(replace(asked, authorization=header)))
+                    if not self._is_challenge(response):
+                        break
+            yield response
 
-    def _once(self, asked: _Request) -> httpx.Response:
-        headers = dict(asked.headers)
-        if self._is_ours(asked.url) and (authorization := self._tokens.header(asked.scope)):
-            headers["Authorization"] = authorization
-        request = self._client.build_request(
-            asked.method, asked.url, headers=headers, content=asked.body() if asked.body else None
-        )
-        # httpx drops Authorization when a redirect leads to another host (a registry's object store).
-        return self._client.send(request, stream=True, follow_redirects=asked.method in ("GET", "HEAD"))
+    def _login(self) -> Authentication:
+        base = self.base
+        with self._lock:
+            if self._known is None:
+                self._known = Authentication(TokenSource(wire=self._wire, home=base, credentials=self.credentials))
+            return self._known
 
-    def _is_ours(self, url: str) -> bool:
-        return url.startswith(self.base + "/")
+    def _is_home(self, url: str) -> bool:
+        return locations.origin(url) == locations.origin(self.base)
+
+    def _is_challenge(self, response: httpx.Response) -> bool:
+        """Whether the registry itself asks who we are; a host that it redirected to has no say in that."""
+        return response.status_code == 401 and self._is_home(str(response.url))
 
     def _speaks_tls(self) -> bool:
         try:
-            self._client.get(f"https://{self.endpoint.host}/v2/")
-        except httpx.TransportError as error:
-            return _hopeless(error)  # a certificate that is not trusted is still TLS
+            self._wire.ask(Outgoing(method="GET", url=f"https://{self.endpoint.host}/v2/"))
+        except UnreachableError as error:
+            return distrusted(error)  # a certificate that is not trusted is still TLS
         return True
 
-    def _unreachable(self, error: httpx.TransportError, tries: int) -> UnreachableError:
-        where = self.endpoint.host
-        if _hopeless(error):
-            return UnreachableError(
-                f"the certificate of {where} is not trusted: {error}",
-                why="its certificate authority is unknown here",
-                remedy="name the CA file (VLLM_CI_REGISTRY_CA), or put it into certs.d as docker and podman have it",
-            )
-        return UnreachableError(
-            f"{where} does not answer: {type(error).__name__}: {error}",
-            why=f"{tries} tries failed",
-            remedy="check name, network and proxy variables; if it has no TLS, name it in VLLM_CI_REGISTRY_PLAIN_HTTP",
-        )
 
-    def refusal(self, response: httpx.Response, scope: str) -> RefusedError:
-        """The error that an answer stands for."""
-        host, path = self.endpoint.host, self.endpoint.path
-        code, said = _first_error(response)
-        status = response.status_code
-        kind = _kind(status, code)
-        told = f"{host} answered {status}{f' {code}' if code else ''}{f': {said}' if said else ''}"
-        login = f"account {self.credentials.username or 'of the token'}" if self.credentials else "without a login"
-        texts = {
-            UnauthorizedError: (
-                f"{host} does not accept the login for {path}" if self.credentials else f"{host} wants a login for {path}",
-                f"{told}; the name or password from {self.credentials.source or 'the options'} is wrong or has expired"
-                if self.credentials
-                else f"{told}; docker's and podman's configuration have no credentials for it",
-                f"docker login {host}, or set VLLM_CI_REGISTRY_USERNAME and VLLM_CI_REGISTRY_PASSWORD",
-            ),
-            ForbiddenError: (
-                f"{host} forbids this on {path}, {login}",
-                f"{told}; the account lacks the right {scope}",
-                "ask the registry's owner for it, or use another repository or account",
-            ),
-            NameUnknownError: (
-                f"{host} knows no repository {path}",
-                told,
-                "check the name; some registries want it created first",
-            ),
-            NotFoundError: (f"{host}/{path} does not have that", told, "check the digest or tag"),
-            UnsupportedError: (f"{host} does not support this on {path}", told, ""),
-            UnreachableError: (f"{host} keeps failing", f"{told}, after {self.access.retry.attempts} tries", "try again later"),
-            RefusedError: (f"{host} refused a request on {path}", told, "see the registry's log"),
-        }
-        message, why, remedy = texts[kind]
-        return kind(message, why=why, remedy=remedy, status=status, code=code)
-
-
-def _kind(status: int, code: str) -> type[RefusedError]:
-    if status == 404:
-        return NameUnknownError if code == "NAME_UNKNOWN" else NotFoundError
-    if status in STATUSES:
-        return UnreachableError
-    known = {401: UnauthorizedError, 403: ForbiddenError, 405: UnsupportedError, 501: UnsupportedError}
-    return known.get(status, RefusedError)
-
-
-def _hopeless(error: BaseException) -> bool:
-    """Whether a certificate was refused: trying again, or without TLS, must not be the answer."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-    return False
-
-
-def _read_some(response: httpx.Response) -> None:
-    """The body of a refusal; a connection that breaks within it does not hide the status."""
-    with contextlib.suppress(httpx.TransportError):
+def _finish(response: httpx.Response) -> None:
+    """Read a short body to its end, so that the connection can be used again."""
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) <= _SHORT_BYTES:
         response.read()
-
-
-def _first_error(response: httpx.Response) -> tuple[str, str]:
-    """Code and message of the first error in a body (distribution specification, "Error Codes"); empty when it has none."""
-    try:
-        first: Any = response.json()["errors"][0]
-        return str(first.get("code", "")), str(first.get("message", ""))[:300]
-    except (ValueError, LookupError, TypeError, AttributeError, httpx.StreamError):
-        return "", ""

@@ -1,98 +1,95 @@
-"""Answers to a registry's authentication challenges (RFC 7235; token protocol of the distribution project)."""
+"""Bearer tokens from the server that a challenge names (token and OAuth2 protocols of the distribution project)."""
 
 from __future__ import annotations
 
+import math
 import re
-import threading
-import time
-
-import httpx
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from vllm_ci.domain.errors import RegistryError
+from vllm_ci.registry import locations
 from vllm_ci.registry.access import is_loopback
+from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.challenges import Challenge
 from vllm_ci.registry.credentials import Credentials
-from vllm_ci.registry.errors import UnauthorizedError
+from vllm_ci.registry.errors import RefusedError, UnauthorizedError, UnreachableError
+from vllm_ci.registry.refusals import given_up
+from vllm_ci.registry.retry import STATUSES, Failures
+from vllm_ci.registry.wire import Outgoing, Wire
 
-_PARAMETER = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
-# A token is fetched anew this long before it would end, and one that says nothing lives this long (the protocol's default).
-_MARGIN_S = 10.0
+# A token that does not say how long it lives does so for this long, the protocol's default.
 _DEFAULT_LIFE_S = 60.0
+# RFC 6750, section 2.1; anything else could not be sent in a header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
-class Tokens:
-    """Authorization headers for one registry, by scope; safe for threads."""
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What may be sent, and for how many seconds."""
 
-    def __init__(self, client: httpx.Client, host: str, credentials: Credentials | None) -> None:
-        self._client = client
-        self._host = host
-        self._credentials = credentials
-        self._lock = threading.Lock()
-        self._basic = ""
-        self._bearer: dict[str, tuple[str, float]] = {}
+    value: str
+    life_s: float
 
-    def header(self, scope: str) -> str:
-        """What to send for ``scope``; empty until a challenge was answered."""
-        with self._lock:
-            token, ends = self._bearer.get(scope, ("", 0.0))
-            return f"Bearer {token}" if token and time.monotonic() < ends else self._basic
 
-    def answer(self, challenge: str, scope: str, *, plain: bool) -> bool:
-        """Take up a challenge; whether a second try has something to show.
+@dataclass(frozen=True, kw_only=True)
+class TokenSource:
+    """Where tokens for one registry are asked for.
 
-        Args:
-            challenge: The ``WWW-Authenticate`` header.
-            scope: What is wanted.
-            plain: The registry is one without TLS, which only an address of this machine or the user's choice can be: it may
-                be sent a password as it is, and so may the token server beside it.
+    Attributes:
+        wire: Connections.
+        home: ``https://host`` of the registry, or ``http://host``.
+        credentials: Of the registry's host; its token server gets them too, wherever it is, as with docker and containerd.
+    """
+
+    wire: Wire
+    home: str
+    credentials: Credentials | None
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.home).netloc
+
+    def fetch(self, challenge: Challenge, scope: str) -> Token:
+        """A token for ``scope`` and for what the challenge asks for.
 
         Raises:
-            UnauthorizedError: The token server refuses the credentials.
+            UnauthorizedError: The token server refuses the credentials, or they must not be sent to it.
+            UnreachableError: It does not answer, or keeps failing.
+            RegistryError: It gave no token.
         """
-        kind, _, rest = challenge.partition(" ")
-        credentials = self._credentials
-        if kind.lower() == "basic" and credentials and credentials.username:
-            with self._lock:
-                self._basic = credentials.basic
-            return True
-        if kind.lower() != "bearer":
-            return False
-        told = {name.lower(): quoted or bare for name, quoted, bare in _PARAMETER.findall(rest)}
-        token, life_s = self._fetch(told, scope, credentials, plain=plain)
-        with self._lock:
-            self._bearer[scope] = token, time.monotonic() + max(life_s - _MARGIN_S, 1.0)
-        return True
+        realm = self._realm(challenge.parameters.get("realm", ""))
+        scopes = sorted({*scope.split(), *challenge.parameters.get("scope", "").split()})
+        answer = self._answer(self._asked(realm, challenge.parameters.get("service", ""), scopes))
+        if answer.status != 200:
+            raise self._refusal(answer)
+        return self._token(answer)
 
-    def _fetch(self, told: dict[str, str], scope: str, credentials: Credentials | None, *, plain: bool) -> tuple[str, float]:
-        realm = told.get("realm", "")
-        if not realm.startswith(("https://", "http://")):
-            raise RegistryError(
-                f"{self._host} asks for a token but names no place to get one", remedy="check the registry's configuration"
-            )
-        beside = plain and httpx.URL(realm).host == httpx.URL(f"http://{self._host}").host
-        if credentials and realm.startswith("http:") and not beside and not is_loopback(httpx.URL(realm).host):
-            raise UnauthorizedError(
-                f"{self._host} wants the password sent to {realm} without TLS", remedy="use a registry with TLS"
-            )
-        # What was asked for in the challenge, and what this request is known to need.
-        scopes = sorted({*scope.split(), *told.get("scope", "").split()})
-        response = self._ask(realm, told.get("service", ""), scopes, credentials)
-        if response.status_code in (401, 403):
-            raise UnauthorizedError(
-                f"the token server of {self._host} refuses the login ({response.status_code})",
-                why="no credentials were found"
-                if credentials is None
-                else f"those from {credentials.source or 'the options'} are wrong",
-                remedy=f"docker login {self._host}",
-            )
+    def _realm(self, realm: str) -> str:
+        """The token server's address, when a login may be sent there."""
         try:
-            value = response.raise_for_status().json()
-            return str(value.get("token") or value["access_token"]), float(value.get("expires_in") or _DEFAULT_LIFE_S)
-        except (httpx.HTTPStatusError, ValueError, LookupError, AttributeError) as error:
+            realm = locations.absolute(realm)
+        except RegistryError as error:
             raise RegistryError(
-                f"the token server of {self._host} gave no token", why=f"status {response.status_code}"
+                f"{self._host} asks for a token but names no place to get one", why=error.why, remedy=error.remedy
             ) from error
+        if realm.startswith("http:") and not self._may_be_plain(urlsplit(realm).hostname or ""):
+            raise UnauthorizedError(
+                f"{self._host} wants the login sent to {realm[:200]} without TLS",
+                why="a token server without TLS is used only beside a registry without TLS",
+                remedy="configure an https address as the registry's token realm",
+            )
+        return realm
 
-    def _ask(self, realm: str, service: str, scopes: list[str], credentials: Credentials | None) -> httpx.Response:
+    def _may_be_plain(self, name: str) -> bool:
+        if self.home.startswith("https:"):
+            return False
+        own = urlsplit(self.home).hostname or ""
+        return not self.credentials or name == own or (is_loopback(own) and is_loopback(name))
+
+    def _asked(self, realm: str, service: str, scopes: list[str]) -> Outgoing:
+        credentials = self.credentials
         if credentials and credentials.identity_token:
             form = {
                 "grant_type": "refresh_token",
@@ -101,7 +98,65 @@ class Tokens:
                 "scope": " ".join(scopes),
                 "refresh_token": credentials.identity_token,
             }
-            return self._client.post(realm, data=form)
-        parameters = httpx.QueryParams({"scope": scopes} | ({"service": service} if service else {}))
-        headers = {"Authorization": credentials.basic} if credentials else {}
-        return self._client.get(httpx.URL(realm).copy_merge_params(parameters), headers=headers)
+            body, headers = urlencode(form).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
+            return Outgoing(method="POST", url=realm, headers=headers, body=lambda: body, secret=True)
+        query = urlencode([*([("service", service)] if service else []), *(("scope", each) for each in scopes)])
+        return Outgoing(
+            method="GET", url=locations.with_query(realm, query), authorization=credentials.basic if credentials else ""
+        )
+
+    def _answer(self, asked: Outgoing) -> Answer:
+        failures = Failures(self.wire.access.retry)
+        while True:
+            try:
+                answer = self.wire.ask(asked)
+            except UnreachableError as error:
+                if not error.passing or not failures.again():
+                    raise given_up(error, failures.count) from error
+                continue
+            if answer.status not in STATUSES or not failures.again(answer.headers.get("Retry-After", "")):
+                return answer
+
+    def _refusal(self, answer: Answer) -> RefusedError:
+        server = urlsplit(answer.url).netloc
+        told = f"{server} answered {answer.told}"
+        login = self.credentials
+        if answer.status in (400, 401, 403):
+            return UnauthorizedError(
+                f"the token server of {self._host} refuses the login ({answer.status})",
+                why=f"{told}; no credentials were found"
+                if login is None
+                else f"{told}; those from {login.source or 'the options'} are wrong, have expired or lack the right",
+                remedy=f"docker login {self._host}",
+                status=answer.status,
+                code=answer.code,
+            )
+        kind = UnreachableError if answer.status in STATUSES else RefusedError
+        return kind(
+            f"the token server of {self._host} gave no token",
+            why=told,
+            remedy="try again later" if kind is UnreachableError else "check the registry's token realm",
+            status=answer.status,
+            code=answer.code,
+        )
+
+    def _token(self, answer: Answer) -> Token:
+        value: Any = answer.json()
+        found = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
+        if not isinstance(found, str) or not _TOKEN.fullmatch(found):
+            kind = answer.headers.get("Content-Type", "") or "unknown type"
+            raise RegistryError(
+                f"the token server of {self._host} gave no token",
+                why=f"{urlsplit(answer.url).netloc} answered 200 with {kind} that holds no usable token",
+                remedy="check the registry's token realm, and that no sign-in page or proxy answers in its place",
+            )
+        return Token(value=found, life_s=_life_s(value.get("expires_in")))
+
+
+def _life_s(said: object) -> float:
+    """Seconds that a token lives; the default for what is no usable number."""
+    try:
+        seconds = float(said) if isinstance(said, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return _DEFAULT_LIFE_S
+    return seconds if math.isfinite(seconds) and seconds > 0 else _DEFAULT_LIFE_S

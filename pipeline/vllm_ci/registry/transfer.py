@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vllm_ci.registry.access import Access
-from vllm_ci.registry.errors import DigestError, NotFoundError
+from vllm_ci.registry.errors import DigestError, ForbiddenError, NotFoundError, UnauthorizedError
 from vllm_ci.registry.layout import Layout
 from vllm_ci.registry.manifest import Descriptor, Manifest
 from vllm_ci.registry.reference import split_name
@@ -130,7 +130,7 @@ def copy(
     manifests = list(_closure(sources, digest))
     sent = _Sent(on_bytes)
     present = 0
-    if target.resolve(digest) is None:
+    if not _is_there(target, digest, digest):
         blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
         _each(parallel, [partial(_transfer, sources, blob, target, mount_from, sent) for blob in blobs.values()])
         present = sum(blob.size for blob in blobs.values()) - sum(
@@ -141,7 +141,7 @@ def copy(
             sent(manifest.digest, len(manifest.content))
             sent.blobs.discard(manifest.digest)
     for tag in tags:
-        if target.resolve(tag) != digest:
+        if not _is_there(target, tag, digest):
             target.put_manifest(manifests[-1], tag=tag)
     return PushResult(
         repository=target.name,
@@ -152,6 +152,14 @@ def copy(
         pushed_blobs=len(sent.blobs),
         seconds=time.monotonic() - started,
     )
+
+
+def _is_there(target: Repository, reference: str, digest: str) -> bool:
+    """Whether nothing is to be done. A registry may hide a repository that does not exist yet: then the push itself says more."""
+    try:
+        return target.resolve(reference) == digest
+    except (UnauthorizedError, ForbiddenError):
+        return False
 
 
 class _Sent:

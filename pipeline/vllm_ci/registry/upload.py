@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.errors import RegistryError
+from vllm_ci.registry import locations
+from vllm_ci.registry.answer import Answer
 from vllm_ci.registry.errors import DigestError, NotFoundError, RefusedError, UnreachableError
 from vllm_ci.registry.manifest import Descriptor
 from vllm_ci.registry.repository import OnBytes, Reader
-from vllm_ci.registry.session import Body, Session
+from vllm_ci.registry.retry import Failures
+from vllm_ci.registry.session import Session
+from vllm_ci.registry.wire import Body
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where an upload goes on."""
+    """Where an upload goes on: a whole URL, and the bytes that are there."""
 
     location: str
     offset: int
@@ -62,7 +66,7 @@ class Upload:
             RegistryError: The registry refused, or broke more often than retries are allowed.
         """
         place = self._mount() or self._begin()
-        failures = 0
+        failures = Failures(self._session.access.retry)
         while not place.mounted:
             try:
                 if place.offset == 0 and self._descriptor.size <= self._session.access.chunk_bytes:
@@ -72,12 +76,11 @@ class Upload:
                     self._finish(place, None)
                     return True
                 place = self._chunk(place)
-                failures = 0
+                failures.reset()
             except RegistryError as error:
-                failures += 1
-                if failures >= self._session.access.retry.attempts or not self._may_go_on(error):
+                asked = error.retry_after if isinstance(error, RefusedError) else ""
+                if not self._may_go_on(error) or not failures.again(asked):
                     raise
-                self._session.access.retry.wait(failures)
                 if self._arrived():
                     return True
                 place = self._resumed(place) or self._begin()
@@ -91,16 +94,16 @@ class Upload:
             with contextlib.suppress(RegistryError):  # a mount is a shortcut: whatever is wrong with it, the upload will say
                 query = f"mount={self._descriptor.digest}&from={source}"
                 answer = self._session.request("POST", f"{self._path}/blobs/uploads/?{query}", scope=scope, ok=(201, 202))
-                if answer.status_code == 201:
+                if answer.status == 201:
                     return _Place(location="", offset=0, mounted=True)
                 if place:
                     self._session.request("DELETE", place.location, scope=self._scope, ok=(200, 202, 204), patient=False)
-                place = _Place(location=_location(answer.headers), offset=0)
+                place = _Place(location=_location(answer), offset=0)
         return place
 
     def _begin(self) -> _Place:
         answer = self._session.request("POST", f"{self._path}/blobs/uploads/", scope=self._scope, ok=(202,))
-        return _Place(location=_location(answer.headers), offset=0)
+        return _Place(location=_location(answer), offset=0)
 
     def _chunk(self, place: _Place) -> _Place:
         stop = min(place.offset + self._session.access.chunk_bytes, self._descriptor.size)
@@ -108,7 +111,7 @@ class Upload:
             "PATCH",
             place.location,
             scope=self._scope,
-            ok=(202, 204),
+            ok=(201, 202, 204),
             headers={
                 "Content-Type": "application/octet-stream",
                 "Content-Range": f"{place.offset}-{stop - 1}",
@@ -117,14 +120,13 @@ class Upload:
             body=self._pieces(place.offset, stop),
             patient=False,
         )
-        return _Place(location=_location(answer.headers), offset=_received(answer.headers.get("Range", ""), stop))
+        return _Place(location=_location(answer, place.location), offset=_received(answer.headers.get("Range", ""), stop))
 
     def _finish(self, place: _Place, body: Body | None) -> None:
         length = self._descriptor.size if body else 0
-        joint = "&" if "?" in place.location else "?"
         self._session.request(
             "PUT",
-            f"{place.location}{joint}digest={self._descriptor.digest}",
+            locations.with_query(place.location, f"digest={self._descriptor.digest}"),
             scope=self._scope,
             ok=(201, 204),
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(length)},
@@ -138,7 +140,7 @@ class Upload:
             answer = self._session.request("GET", place.location, scope=self._scope, ok=(204,), patient=False)
             # "0-0" is what registries say of one byte and of none.
             offset = _received(answer.headers.get("Range", ""), 0)
-            return _Place(location=_location(answer.headers, place.location), offset=offset) if offset > 1 else None
+            return _Place(location=_location(answer, place.location), offset=offset) if offset > 1 else None
         except RegistryError:
             return None
 
@@ -181,11 +183,16 @@ class Upload:
         return pieces
 
 
-def _location(headers: Mapping[str, str], fallback: str = "") -> str:
-    location = headers.get("Location", fallback)
-    if not location:
-        raise RegistryError("the registry named no place to upload to", why="its answer has no Location header")
-    return location
+def _location(answer: Answer, fallback: str = "") -> str:
+    """Where an answer says that the upload goes on, as a whole URL: relative ones are relative to what was answered."""
+    location = answer.headers.get("Location", "")
+    if not location and not fallback:
+        raise RegistryError(
+            f"{answer.host} named no place to upload to",
+            why="its answer has no Location header",
+            remedy="check the registry, and what stands between it and here",
+        )
+    return locations.resolve(answer.url, location) if location else fallback
 
 
 def _received(header: str, fallback: int) -> int:
