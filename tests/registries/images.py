@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -10,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from vllm_ci.registry.layout import Layout
-from vllm_ci.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Manifest, digest_of
+from vllm_ci.registry.manifest import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Descriptor, Manifest, digest_of
 
 
 def layer_of(files: dict[str, bytes]) -> bytes:
@@ -73,6 +74,24 @@ def small_image(folder: Path, seed: int = 0, *, labels: dict[str, str] | None = 
     base = layer_of({"etc/base": b"the same in every image" * 100})
     own = layer_of({"srv/file": noise(2000, seed)})
     return layout, add_image(layout, base, own, labels=labels)
+
+
+def referrer(subject: Manifest, text: str) -> tuple[Manifest, list[bytes]]:
+    """A manifest about `subject`, and the blobs it needs."""
+    blobs = [b"{}", text.encode()]
+    types = (OCI_EMPTY, "text/plain")
+    empty, layer = (
+        Descriptor(media_type=kind, digest=digest_of(blob), size=len(blob)) for kind, blob in zip(types, blobs, strict=True)
+    )
+    value = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "text/plain",
+        "config": empty.to_json(),
+        "layers": [layer.to_json()],
+        "subject": dataclasses.replace(subject.descriptor, artifact_type="").to_json(),
+    }
+    return Manifest(content=json.dumps(value).encode(), media_type=OCI_MANIFEST), blobs
 
 
 def _put(layout: Layout, content: bytes, media_type: str) -> Descriptor:

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.status, list(fault.headers.items()), fault.body)
             return
         status, headers, content = self._forward(body)
+        if self.server.edit:
+            status, headers, content = self.server.edit(self, (status, headers, content))
         self._note(status)
         self._give(fault or Fault(kind=""), status, headers, content)
 
@@ -153,6 +156,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         # Answers in the registry's place, or lets a request through (None).
         self.guard: Callable[[BaseHTTPRequestHandler], Answer | None] | None = None
+        # Changes the registry's answer.
+        self.edit: Callable[[BaseHTTPRequestHandler, Answer], Answer] | None = None
         self.seen = Log()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -174,8 +179,11 @@ class FaultyProxy(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
+def faulty_proxy(upstream: str = "", *, tls: ssl.SSLContext | None = None) -> Iterator[FaultyProxy]:
+    """Start one; without `upstream` its guard has to answer everything."""
     with FaultyProxy(upstream) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -11,8 +11,6 @@ from vllm_ci.registry.challenges import Challenge
 from vllm_ci.registry.credentials import Credentials
 from vllm_ci.registry.tokens import TokenSource
 
-# The strongest first: a token is for one repository and for minutes, a password is for everything.
-_SCHEMES = ("bearer", "basic")
 # A token is fetched anew this long before it would end.
 _MARGIN_S = 10.0
 
@@ -46,6 +44,8 @@ class Authentication:
     def answers(self, challenges: Sequence[Challenge], scope: str, sent: str) -> Iterator[str]:
         """Headers to try, one after the other, until one is accepted; the one tried last is kept for later requests.
 
+        Tokens come first, for one repository and for minutes; then the password, which is for everything.
+
         Args:
             challenges: What the registry offers.
             scope: What is wanted.
@@ -54,37 +54,48 @@ class Authentication:
         Raises:
             RegistryError: No token can be had, and nothing else can be tried.
         """
-        known = [challenge for scheme in _SCHEMES for challenge in challenges if challenge.scheme == scheme]
+        tried: set[str] = set()
         failed: RegistryError | None = None
-        tried = set()
-        for challenge in known:
-            try:
-                header = self._basic_header(sent) if challenge.scheme == "basic" else self._token(challenge, scope, sent)
-            except RegistryError as error:
-                failed = failed or error
-                continue
-            if header and header not in tried:
-                tried.add(header)
-                yield header
+        for challenge in challenges:
+            if challenge.scheme == "bearer":
+                try:
+                    yield from self._tokens(challenge, scope, sent, tried)
+                except RegistryError as error:
+                    failed = failed or error
+        if any(challenge.scheme == "basic" for challenge in challenges) and (header := self._password()) not in ("", sent):
+            tried.add(header)
+            yield header
         if failed and not tried:
             raise failed
 
-    def _basic_header(self, sent: str) -> str:
+    def _password(self) -> str:
         login = self.credentials
-        if login is None or not login.username or login.basic == sent:
+        if login is None or not login.username:
             return ""
         with self._lock:
             self._basic = login.basic
             self._bearer.clear()
         return login.basic
 
-    def _token(self, challenge: Challenge, scope: str, sent: str) -> str:
+    def _tokens(self, challenge: Challenge, scope: str, sent: str, tried: set[str]) -> Iterator[str]:
+        """The token that another thread got in the meantime, and a new one where there is none or that has ended, too."""
         with self._fetching:
             newer = self.header(scope)
-            if newer.startswith("Bearer ") and newer != sent:
-                return newer
-            token = self._source.fetch(challenge, scope)
-            header = f"Bearer {token.value}"
-            with self._lock:
-                self._bearer[scope] = header, time.monotonic() + max(token.life_s - _MARGIN_S, 1.0)
-            return header
+            usable = newer.startswith("Bearer ") and newer not in {sent, *tried}
+            header = newer if usable else self._fetched(challenge, scope)
+        if header not in tried:
+            tried.add(header)
+            yield header
+        if usable:
+            with self._fetching:
+                header = self._fetched(challenge, scope)
+            if header not in tried:
+                tried.add(header)
+                yield header
+
+    def _fetched(self, challenge: Challenge, scope: str) -> str:
+        token = self._source.fetch(challenge, scope)
+        header = f"Bearer {token.value}"
+        with self._lock:
+            self._bearer[scope] = header, time.monotonic() + max(token.life_s - _MARGIN_S, 1.0)
+        return header

@@ -10,6 +10,7 @@ from vllm_ci.domain.errors import RegistryError
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]+\]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Every character that RFC 3986 has a meaning for; what else a server writes is percent-encoded.
 _KEPT = "!#$%&'()*+,-./:;=?@[]_~"
@@ -33,7 +34,7 @@ def resolve(base: str, location: str) -> str:
     Raises:
         RegistryError: It cannot be used, or leads from ``https`` to ``http``.
     """
-    target = absolute(urljoin(base, _cleaned(location)))
+    target = absolute(_joined(base, _cleaned(location)))
     if base.lower().startswith("https:") and target.startswith("http:"):
         raise RegistryError(
             f"{urlsplit(base).netloc} leads from https to http: {target[:200]}",
@@ -41,6 +42,16 @@ def resolve(base: str, location: str) -> str:
             remedy="let the proxy send X-Forwarded-Proto and Host, or configure the registry's external URL",
         )
     return target
+
+
+def _joined(base: str, location: str) -> str:
+    """As RFC 3986 has it: Python's urljoin takes "https:x" for a relative reference, which that does not (section 5.2.2)."""
+    if _SCHEME.match(location):
+        return location
+    try:
+        return urljoin(base, location)
+    except ValueError as error:
+        raise _unusable(location) from error
 
 
 def absolute(url: str) -> str:

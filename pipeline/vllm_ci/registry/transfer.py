@@ -155,7 +155,7 @@ def copy(
 
 
 def _is_there(target: Repository, reference: str, digest: str) -> bool:
-    """Whether nothing is to be done. A registry may hide a repository that does not exist yet: then the push itself says more."""
+    """Whether nothing is to be done; a registry may hide what does not exist yet, and the push itself then says more."""
     try:
         return target.resolve(reference) == digest
     except (UnauthorizedError, ForbiddenError):

@@ -162,11 +162,7 @@ class Upload:
         for piece in self._reader(0):
             digest.update(piece)
         if "sha256:" + digest.hexdigest() != self._descriptor.digest:
-            raise DigestError(
-                f"the blob {self._descriptor.digest} is damaged here, before it is sent",
-                why=f"its bytes have sha256:{digest.hexdigest()}",
-                remedy="delete that blob and build or pull the image again",
-            ) from error
+            raise _damaged(self._descriptor, f"its bytes have sha256:{digest.hexdigest()}") from error
         return True
 
     def _pieces(self, start: int, stop: int) -> Body:
@@ -178,9 +174,19 @@ class Upload:
                 yield part
                 self._on_bytes(self._descriptor.digest, len(part))
                 if not left:
-                    break
+                    return
+            if left:
+                raise _damaged(self._descriptor, f"{left} of its {self._descriptor.size} bytes are missing")
 
         return pieces
+
+
+def _damaged(blob: Descriptor, why: str) -> DigestError:
+    return DigestError(
+        f"the blob {blob.digest} is damaged here, before it is sent",
+        why=why,
+        remedy="delete that blob and build or pull the image again",
+    )
 
 
 def _location(answer: Answer, fallback: str = "") -> str:

@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from registries.docker import PASSWORD, USERNAME, DockerRegistry, docker_registry, is_installed
-from registries.images import add_image, add_index, layer_of, noise, small_image
+from registries.images import add_image, add_index, layer_of, noise, referrer, small_image
 from registries.proxy import Fault, FaultyProxy
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.client import RemoteRepository
@@ -31,29 +31,11 @@ from vllm_ci.registry.errors import (
     UnsupportedError,
 )
 from vllm_ci.registry.layout import Layout
-from vllm_ci.registry.manifest import OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, digest_of
+from vllm_ci.registry.manifest import Manifest
 from vllm_ci.registry.retry import Retry
 from vllm_ci.registry.transfer import pull, push
 
 pytestmark = pytest.mark.needs_registry
-
-
-def referrer(subject: Manifest, text: str) -> tuple[Manifest, list[bytes]]:
-    """A manifest about `subject`, and the blobs it needs."""
-    blobs = [b"{}", text.encode()]
-    types = (OCI_EMPTY, "text/plain")
-    empty, layer = (
-        Descriptor(media_type=kind, digest=digest_of(blob), size=len(blob)) for kind, blob in zip(types, blobs, strict=True)
-    )
-    value = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "artifactType": "text/plain",
-        "config": empty.to_json(),
-        "layers": [layer.to_json()],
-        "subject": dataclasses.replace(subject.descriptor, artifact_type="").to_json(),
-    }
-    return Manifest(content=json.dumps(value).encode(), media_type=OCI_MANIFEST), blobs
 
 
 def _from(content: bytes, start: int) -> list[bytes]:
