@@ -11,6 +11,7 @@ from vllm_ci.domain.errors import RegistryError
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]+\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_LOGIN = re.compile(r"//[^/]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Every character that RFC 3986 has a meaning for; what else a server writes is percent-encoded.
 _KEPT = "!#$%&'()*+,-./:;=?@[]_~"
@@ -37,7 +38,7 @@ def resolve(base: str, location: str) -> str:
     target = absolute(_joined(base, _cleaned(location)))
     if base.lower().startswith("https:") and target.startswith("http:"):
         raise RegistryError(
-            f"{urlsplit(base).netloc} leads from https to http: {target[:200]}",
+            f"{urlsplit(base).netloc} leads from https to http: {shown(target)}",
             why="the registry may stand behind a proxy and not know that it is reached by https",
             remedy="let the proxy send X-Forwarded-Proto and Host, or configure the registry's external URL",
         )
@@ -71,6 +72,11 @@ def with_query(url: str, query: str) -> str:
     return parts._replace(query=f"{parts.query}&{query}" if parts.query else query, fragment="").geturl()
 
 
+def shown(url: str) -> str:
+    """``url`` for a message: without its query, which may hold a signature, and without a login."""
+    return _LOGIN.sub("//", url.partition("?")[0])[:200]
+
+
 def next_link(headers: Iterable[str]) -> str | None:
     """The target of the link with the relation ``next`` (RFC 8288), which may be relative; ``None`` when there is none.
 
@@ -100,7 +106,7 @@ def _links(header: str) -> Iterator[tuple[str, list[str]]]:
 def _cleaned(text: str) -> str:
     """Python's urllib drops some control characters unseen, which would make another address of it."""
     if _CONTROL.search(text):
-        raise RegistryError(f"a server named an address with control characters: {text[:200]!r}")
+        raise RegistryError(f"a server named an address with control characters: {shown(text)!r}")
     return quote(text.strip(" "), safe=_KEPT, errors="replace")
 
 
@@ -118,7 +124,7 @@ def _split(url: str) -> SplitResult:
 
 def _unusable(url: str) -> RegistryError:
     return RegistryError(
-        f"a server named an address that cannot be used: {url[:200]!r}",
+        f"a server named an address that cannot be used: {shown(url)!r}",
         why="only http and https addresses with a host, and without a login, are used",
         remedy="check the registry's configuration",
     )

@@ -37,9 +37,10 @@ def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str]
             return
         place = locations.resolve(answer.url, target)
         if locations.origin(place) != locations.origin(session.base):
-            raise _astray(answer.host, f"the next page is said to be at {place[:200]}, which is another host")
+            raise _astray(answer.host, f"the next page is said to be at {locations.shown(place)}, which is another host")
         if place in seen or len(seen) > 2 * _MAX_PAGES:
-            raise _astray(answer.host, f"page {place[:200]} comes again, or there are more than {_MAX_PAGES} pages")
+            page = place.removeprefix(session.base)[:200]
+            raise _astray(answer.host, f"page {page} comes again, or there are more than {_MAX_PAGES} pages")
 
 
 def _astray(host: str, why: str) -> RegistryError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from vllm_ci.registry.access import Endpoint
 from vllm_ci.registry.answer import Answer
 from vllm_ci.registry.challenges import parse_challenges
@@ -22,18 +24,19 @@ _KINDS = {401: UnauthorizedError, 403: ForbiddenError, 405: UnsupportedError, 50
 _HIDDEN = "some registries answer so for a repository that does not exist or is hidden from this account"
 
 
-def refusal(answer: Answer, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int) -> RefusedError:
+def refusal(answer: Answer, method: str, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int) -> RefusedError:
     """The error that an answer stands for.
 
     Args:
         answer: The registry's, or that of a host it redirected to.
+        method: Of the request.
         endpoint: What was asked.
         login: Who asked.
         scope: What the request needed.
         tries: How often it was made.
     """
     kind = _kind(answer)
-    told = f"{answer.host} answered {answer.told}"
+    told = f"{method} {urlsplit(answer.url).path}: {answer.host} answered {answer.told}"
     if kind is UnauthorizedError:
         message, why, remedy = _unauthorised(answer, told, endpoint, login)
     else:

@@ -122,7 +122,7 @@ class Session:
                     raise refusals.given_up(error, failures.count) from error
                 continue
             if answer.status not in STATUSES or not failures.again(answer.headers.get("Retry-After", "")):
-                raise refusals.refusal(answer, self.endpoint, self.credentials, scope, failures.count)
+                raise refusals.refusal(answer, asked.method, self.endpoint, self.credentials, scope, failures.count)
 
     @contextlib.contextmanager
     def _authorised(self, asked: Outgoing, scope: str) -> Iterator[httpx.Response]:

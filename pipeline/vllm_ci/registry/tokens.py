@@ -76,7 +76,7 @@ class TokenSource:
             ) from error
         if realm.startswith("http:") and not self._may_be_plain(urlsplit(realm).hostname or ""):
             raise UnauthorizedError(
-                f"{self._host} wants the login sent to {realm[:200]} without TLS",
+                f"{self._host} wants the login sent to {locations.shown(realm)} without TLS",
                 why="a token server without TLS is used only beside a registry without TLS",
                 remedy="configure an https address as the registry's token realm",
             )
