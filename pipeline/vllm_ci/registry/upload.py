@@ -13,6 +13,7 @@ from vllm_ci.registry import locations
 from vllm_ci.registry.answer import Answer
 from vllm_ci.registry.errors import DigestError, NotFoundError, RefusedError, UnreachableError
 from vllm_ci.registry.manifest import Descriptor
+from vllm_ci.registry.refusals import given_up
 from vllm_ci.registry.repository import OnBytes, Reader
 from vllm_ci.registry.retry import Failures
 from vllm_ci.registry.session import Session
@@ -79,8 +80,10 @@ class Upload:
                 failures.reset()
             except RegistryError as error:
                 asked = error.retry_after if isinstance(error, RefusedError) else ""
-                if not self._may_go_on(error) or not failures.again(asked):
+                if not self._may_go_on(error):
                     raise
+                if not failures.again(asked):
+                    raise (given_up(error, failures.count) if isinstance(error, UnreachableError) else error) from error
                 if self._arrived():
                     return True
                 place = self._resumed(place) or self._begin()
