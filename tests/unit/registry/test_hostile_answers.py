@@ -65,6 +65,7 @@ LINKS = st.one_of(
     pieces("<", ">", ";", ",", "rel=", '"next"', "next", "rel=next", "<?o=1>; rel=next", f"<https://{OTHER}/>", "<>", " "),
     ADDRESSES.map(lambda place: f"<{place}>; rel=next"),
 )
+EMPTY_INDEX = json.dumps({"mediaType": OCI_INDEX, "manifests": []}).encode()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
