@@ -250,7 +250,8 @@ TABLE: dict[str, RawWheel] = {**RECORDS, **ENTRY_POINTS, **DIST_INFO, **ARCHIVES
 def write(label: str, folder: Path) -> Path:
     """Write the wheel of that name."""
     path = TABLE[label].write(folder)
-    _EDITS.get(label, lambda _: None)(path)
+    if edit := _EDITS.get(label):
+        edit(path)
     return path
 
 

@@ -131,7 +131,7 @@ class Member:
             for piece in self._inflated():
                 crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
                 yield piece
-        except isal_zlib.error:
+        except isal_zlib.error:  # type: ignore[misc]  # its stub has the exception as an instance
             size = -1
         if (crc, size) != (self.info.CRC, self.info.file_size):
             raise BuildError(

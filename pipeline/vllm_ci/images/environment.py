@@ -9,6 +9,7 @@ from installer.records import RecordEntry
 from installer.utils import Scheme, construct_record_file
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.paths import whiteout
 from vllm_ci.images.entries import Entry
 from vllm_ci.images.record import REBUILD, Row
 
@@ -87,6 +88,12 @@ class Installed:
                 why="programs of the image start through it",
                 remedy="use a version of the project without it, or do without the project",
             )
+        if part := whiteout(entry.path):
+            raise BuildError(
+                f"{self.wheel}: {source} holds {part}",
+                why="in an image, a name that begins with .wh. deletes a file of the layers below",
+                remedy=REBUILD,
+            )
         known = self._sources.setdefault(entry.path, (source, entry))
         if known[1] is not entry:
             if _same(known[1], entry):
@@ -97,6 +104,26 @@ class Installed:
                 remedy=REBUILD,
             )
         self.rows.append((entry, row))
+
+    def check(self) -> None:
+        """Refuse a file where another file of this wheel has its directory.
+
+        Raises:
+            BuildError: There is one.
+        """
+        folders: dict[str, str] = {}
+        for path in self._sources:
+            parent = path.rpartition("/")[0]
+            while parent and parent not in folders:
+                folders[parent] = path
+                parent = parent.rpartition("/")[0]
+        if clash := sorted(folders.keys() & self._sources.keys()):
+            file, below = self._sources[clash[0]][0], self._sources[folders[clash[0]]][0]
+            raise BuildError(
+                f"{self.wheel} has a file and a directory at /{clash[0]}",
+                why=f"{file} is the file, and {below} needs the directory",
+                remedy=REBUILD,
+            )
 
     def record(self, dist_info: str) -> bytes:
         """``RECORD`` of what is installed, in a fixed order."""

@@ -130,7 +130,8 @@ def _absent(source: Path, commit: Commit, overlay: Overlay) -> ConfigError:
     """What to say of a path that is not there: where it went astray, and what is near."""
     parts = paths.in_repository(overlay.source, whole=True).split("/")
     where = "the work tree" if commit.dirty else f"commit {commit.sha[:12]}"
-    above, known = "", ()
+    above = ""
+    known: tuple[str, ...] = ()
     for part in parts:
         kinds = _children(source, commit.sha, above)
         here = f"{above}/{part}" if above else part

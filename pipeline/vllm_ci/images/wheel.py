@@ -124,9 +124,10 @@ class Wheel:
         site, info_folder = self.environment.site_packages, self.dist_info
         installed.add(Entry(path=f"{site}/{info_folder}/INSTALLER", content=Inline(INSTALLER)), Row(), source="INSTALLER")
         for script in scripts:
-            name, content = script.generate(self.environment.interpreter, "posix")
-            entry = Entry(path=f"{self.environment.root}/bin/{name}", mode=0o755, content=Inline(content))
+            name, code = script.generate(self.environment.interpreter, "posix")
+            entry = Entry(path=f"{self.environment.root}/bin/{name}", mode=0o755, content=Inline(code))
             installed.add(entry, Row(), source=f"the script {name} of entry_points.txt")
+        installed.check()
         yield from ((entry, row.sha256) for entry, row in installed.rows)
         yield Entry(path=f"{site}/{info_folder}/RECORD", content=Inline(installed.record(info_folder))), ""
 

@@ -65,8 +65,9 @@ def _refused(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in _METHODS:
-        method = zipfile.compressor_names.get(info.compress_type, str(info.compress_type))
-        return f"is compressed with {method}, and wheels are stored or deflated"
+        return (
+            f"is compressed with method {info.compress_type} (APPNOTE.TXT, 4.4.5), and files of wheels are stored or deflated"
+        )
     return ""
 
 

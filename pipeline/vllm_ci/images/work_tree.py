@@ -104,7 +104,7 @@ def _read(source: Path, changed: dict[str, str], length: int) -> Iterator[Row]:
 
 
 def _converted(source: Path, names: list[str]) -> dict[str, str]:
-    """Object ids of files as git would add them; where that is not their plain content, the object is written, as ``git add`` does.
+    """Object ids of files as ``git add`` would have them; where that is not their plain content, the object is written as well.
 
     Files of Git LFS are left out: what they are in the work tree is what they stand for.
     """

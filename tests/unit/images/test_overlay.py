@@ -44,14 +44,14 @@ class Repository:
         found = overlay.blobs(self.root, commit, Overlay(source=source, target=target, exclude=exclude))
         return {entry.path: entry for entry in overlay.entries(self.root, commit, found)}
 
-    def contents(self, *, dirty: bool = False, **more: str) -> dict[str, tuple[int, bytes]]:
+    def contents(self, *, dirty: bool = False, source: str = "files", target: str = "/opt/x") -> dict[str, tuple[int, bytes]]:
         """Modes and contents of one overlay."""
-        return {path: (entry.mode, _bytes(entry)) for path, entry in self.taken(dirty=dirty, **more).items()}
+        return {path: (entry.mode, _bytes(entry)) for path, entry in self.taken(source, target, dirty=dirty).items()}
 
-    def both(self, **more: str) -> dict[str, tuple[int, bytes]]:
+    def both(self, *, source: str = "files", target: str = "/opt/x") -> dict[str, tuple[int, bytes]]:
         """Contents, the same in a clean and in a dirty build."""
-        clean = self.contents(**more)
-        assert self.contents(dirty=True, **more) == clean
+        clean = self.contents(source=source, target=target)
+        assert self.contents(dirty=True, source=source, target=target) == clean
         return clean
 
 
