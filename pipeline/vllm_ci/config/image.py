@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vllm_ci.config.paths import InImage, InRepository, InRepositoryOrWhole, OfMachine, OverlayTarget, Pattern
 from vllm_ci.config.section import Section
 from vllm_ci.domain.spec import Compile, Compression, Overlay, VllmSource
 
@@ -14,22 +15,22 @@ from vllm_ci.domain.spec import Compile, Compression, Overlay, VllmSource
 class OverlayConfig(Section):
     """Files of the commit and where they go in the image."""
 
-    from_: Annotated[str, Field(alias="from", min_length=1)]
-    """Path of a file or folder, relative to this file's folder; only what git tracks is taken."""
-    to: Annotated[str, Field(pattern=r"^/[^/]")]
-    """Absolute path in the image."""
-    exclude: tuple[str, ...] = ()
+    from_: Annotated[InRepositoryOrWhole, Field(alias="from")]
+    """Path of a file or directory, relative to this file's directory (`.` is all of it); only what git tracks is taken."""
+    to: OverlayTarget
+    """Absolute path in the image; for one file its own path, or with a slash at the end the directory it goes into."""
+    exclude: tuple[Pattern, ...] = ()
     """Patterns of paths below it that stay out."""
 
 
 class CompileConfig(Section):
     """How a wheel of a commit is compiled, when its compiled inputs are new: a target of the commit's own Dockerfile."""
 
-    dockerfile: str = "docker/Dockerfile"
+    dockerfile: InRepository = "docker/Dockerfile"
     """Path in the repository."""
     target: str = "build"
     """Stage that builds the wheel."""
-    wheels: str = "/workspace/dist"
+    wheels: InImage = "/workspace/dist"
     """Folder in that stage that holds it."""
     arguments: dict[str, str] = Field(default_factory=dict)
     """Build arguments."""
@@ -40,7 +41,7 @@ class CompileConfig(Section):
 class VllmConfig(Section):
     """This repository is vLLM itself: its commit goes into the image, by the cheapest step that is provably right."""
 
-    package: str = "vllm"
+    package: InRepository = "vllm"
     """Folder of the Python package."""
     project: str = ""
     """Project of the lock that it replaces; by default the one named vllm or vllm-*."""
@@ -48,9 +49,9 @@ class VllmConfig(Section):
     """Revision that the locked wheel was built from; by default the tag v and its version."""
     wheels: tuple[str, ...] = ()
     """Folders, or roots of package indexes, with wheels of commits; {sha} stands for the commit."""
-    inputs: tuple[str, ...] = VllmSource().inputs
+    inputs: tuple[InRepository, ...] = VllmSource().inputs
     """Paths that compiled files are made from (patterns in the last component)."""
-    requirements: tuple[str, ...] = ()
+    requirements: tuple[InRepository, ...] = ()
     """Requirement files that the image has to satisfy, e.g. requirements/cuda.txt."""
     compile: CompileConfig | None = None
     """How to compile what no wheel has; by default such a commit is refused."""
@@ -64,7 +65,7 @@ class VllmConfig(Section):
 class ImageConfig(Section):
     """Which image is built from a commit."""
 
-    spec: str = "cpu"
+    spec: OfMachine = "cpu"
     """Name of a shipped image spec (cpu, cuda) or path of one, relative to this file."""
     repository: str = ""
     """Name of the image without tag and digest; by default the spec's."""
@@ -84,7 +85,7 @@ class ImageConfig(Section):
     def place(self, folder: Path) -> str:
         """The spec as :func:`vllm_ci.images.spec.load` takes it, relative paths starting from ``folder``."""
         named = "/" in self.spec or self.spec.endswith((".yaml", ".yml"))
-        return str(folder / self.spec) if named else self.spec
+        return str(folder / self.spec) if named else self.spec or "cpu"
 
     def over(self, env: dict[str, str], labels: dict[str, str]) -> dict[str, Any]:
         """Attributes of :class:`~vllm_ci.domain.spec.ImageSpec` that this section replaces.

@@ -19,6 +19,7 @@ from vllm_ci.config import document
 from vllm_ci.config.document import Document, Place
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.paths import InvalidPath
 from vllm_ci.domain.project import Project
 
 FILE_NAME = "vllm-ci.yaml"
@@ -156,6 +157,8 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}" if known else "remove it"
         return ConfigError(f"{where}: unknown key {key}{more}", why="no such setting exists", remedy=remedy)
+    if isinstance(path := first.get("ctx", {}).get("error"), InvalidPath):
+        return ConfigError(f"{where}: {key} is not valid{more}", why=path.why, remedy=path.remedy)
     return ConfigError(
         f"{where}: {key or 'the file'} is not valid{more}", why=_reason(first), remedy="see docs/configuration.md"
     )

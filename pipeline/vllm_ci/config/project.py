@@ -9,6 +9,7 @@ from pydantic import Field
 from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.image import ImageConfig
 from vllm_ci.config.matrix import MatrixConfig
+from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
 from vllm_ci.config.server import ModelConfig, ServerConfig
 from vllm_ci.config.stages import StagesConfig
@@ -17,7 +18,7 @@ from vllm_ci.config.stages import StagesConfig
 class ReportConfig(Section):
     """Where reports go."""
 
-    directory: str = ".vllm-ci/runs"
+    directory: OfMachine = ".vllm-ci/runs"
     """Folder that gets one folder per run; relative to this file."""
 
 

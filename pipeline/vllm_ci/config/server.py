@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
 from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
 
@@ -44,7 +45,7 @@ class ModelConfig(Section):
     """What clients call the model."""
     tiny: TinyModelConfig | None = None
     """Make a tiny model with random weights on the spot."""
-    path: str = ""
+    path: OfMachine = ""
     """Folder with a checkpoint, relative to this file."""
     name: str = ""
     """Reference on the model hub, e.g. `org/model`."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vllm_ci.config.paths import Pattern, TestPath
 from vllm_ci.config.section import Section
 from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 
@@ -32,9 +33,9 @@ class AcceptedFindingConfig(Section):
 class ChangedRuleConfig(Section):
     """Which tests a change calls for."""
 
-    changed: Annotated[list[str], Field(min_length=1)]
+    changed: Annotated[list[Pattern], Field(min_length=1)]
     """Patterns of changed files, e.g. `vllm/entrypoints/**`."""
-    run: Annotated[list[str], Field(min_length=1)]
+    run: Annotated[list[TestPath], Field(min_length=1)]
     """Tests that are then run, relative to the checkout."""
 
     def domain(self) -> ChangedRule:
@@ -49,7 +50,7 @@ class StageConfig(Section):
     """Whether it runs when no stage is named on the command line."""
     suite: bool = True
     """Run the cases this tool brings."""
-    paths: list[str] = Field(default_factory=list)
+    paths: list[TestPath] = Field(default_factory=list)
     """Your own tests, relative to the checkout; they get the same fixtures."""
     promises: Annotated[int, Field(ge=1)] = 1
     """Least number of cases of your own tests; fewer is an error, not a pass."""

@@ -77,8 +77,9 @@ class Overlay:
     """Files of the user's commit and where they go.
 
     Attributes:
-        source: Path in the repository, a file or a folder.
-        target: Absolute path in the image.
+        source: Path in the repository, a file or a directory; ``.`` for all of it.
+        target: Absolute path in the image: of the directory whose content comes from a directory, of the file for one file,
+            or with a slash at the end, of the directory that the one file goes into.
         exclude: Patterns of paths below ``source`` that stay out; ``!`` takes back.
     """
 

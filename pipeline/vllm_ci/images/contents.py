@@ -12,7 +12,7 @@ from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.spec import Files, ImageSpec
-from vllm_ci.images import base, bytecode, delta, layer, overlay, plan, supply
+from vllm_ci.images import base, bytecode, delta, layer, overlay, plan, supply, wheel
 from vllm_ci.images.bytecode import Bytecode
 from vllm_ci.images.entries import Entry, Inline, read
 from vllm_ci.images.history import History
@@ -155,6 +155,7 @@ class Contents:
         inputs = {
             **self._common(),
             "environment": [spec.prefix, spec.python],
+            "rules": wheel.RULES,
             "python": self.bytecode.key,
             "files": str(files),
             "winners": dict(spec.winners),
@@ -169,6 +170,7 @@ class Contents:
     def _commit(self) -> Iterator[LayerPlan]:
         """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
         found = {blob.target: blob for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)}
+        overlay.check_owners(found.values(), self.environment)
         changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
         folders: tuple[str, ...] = ()
@@ -195,6 +197,7 @@ class Contents:
             "python": self.bytecode.key,
             "files": {blob.target: f"{blob.mode} {blob.identity}" for blob in (*blobs, *changed)},
             "deleted": list(deleted),
+            "rules": overlay.RULES,
         }
         what = f"{len(blobs) + len(changed)} files of {self.commit.short}" + (f", {len(deleted)} deleted" if deleted else "")
         yield LayerPlan(tier="commit", inputs=inputs, make=make, wheels=wheels, explain=what)

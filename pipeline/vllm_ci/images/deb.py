@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.paths import whiteout
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
@@ -71,8 +72,18 @@ def unpack(path: Path, root: Path) -> Control:
         elif name.startswith("data.tar"):
             with tarfile.open(fileobj=_opened(name, content), mode="r|") as archive:
                 for member in archive:
+                    _refuse_whiteout(path, member.name)
                     _place(archive, member, root)
     return control
+
+
+def _refuse_whiteout(path: Path, name: str) -> None:
+    if part := whiteout(name):
+        raise BuildError(
+            f"{path.name}: {name} holds {part} in its name",
+            why="in an image, a name that begins with .wh. deletes a file of the layers below",
+            remedy="exclude the package, or take another version of it",
+        )
 
 
 def _control(name: str, content: bytes) -> Control:

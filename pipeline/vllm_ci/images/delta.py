@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from vllm_ci.domain.commit import Commit
 from vllm_ci.images.entries import Entry, Inline
 from vllm_ci.images.history import Change, History
-from vllm_ci.images.overlay import Blob, identities
+from vllm_ci.images.overlay import Blob, check_name, identities
 from vllm_ci.images.tree import WHITEOUT
 from vllm_ci.images.wheel import pyc_path
+from vllm_ci.images.work_tree import GITLINK
 
 
 def whiteout(path: str) -> Entry:
@@ -21,10 +22,12 @@ def whiteout(path: str) -> Entry:
 def blobs(history: History, commit: Commit, changes: Iterable[Change], target: str) -> tuple[Blob, ...]:
     """Changed files of a package, by where they go below ``target`` (``site-packages``)."""
     wanted = {change.path for change in changes if not change.deleted}
+    for path in wanted:
+        check_name(path)
     return tuple(
-        Blob(path=path, target=f"{target}/{path}", mode=mode, identity=identity)
-        for mode, identity, path in identities(history.root, commit, tuple(sorted(wanted)))
-        if mode != "160000"
+        Blob(path=row.path, target=f"{target}/{row.path}", mode=row.mode, identity=row.identity, local=row.local)
+        for row in identities(history.root, commit, tuple(sorted(wanted)))
+        if row.mode != GITLINK
     )
 
 

@@ -127,9 +127,12 @@ class Member:
 
     def chunks(self) -> Iterator[bytes]:  # noqa: D102
         crc, size = 0, 0
-        for piece in self._inflated():
-            crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
-            yield piece
+        try:
+            for piece in self._inflated():
+                crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
+                yield piece
+        except isal_zlib.error:  # type: ignore[misc]  # its stub has the exception as an instance
+            size = -1
         if (crc, size) != (self.info.CRC, self.info.file_size):
             raise BuildError(
                 f"{self.info.filename} in {self.archive.path.name} is damaged", remedy="have its author build it again"

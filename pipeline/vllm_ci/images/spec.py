@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.paths import nearest
 from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.images.spec_paths import normalised
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -66,7 +68,7 @@ def load(name_or_path: str | Path, *, targets: tuple[str, ...] = (), **changes: 
         **content,
     }
     spec: ImageSpec = _convert(ImageSpec, content, str(path))
-    return check(spec.changed(**changes, targets=targets or _default_targets(spec)))
+    return check(spec.changed(**changes, targets=targets or _default_targets(spec)), where=path)
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -78,11 +80,19 @@ def _find(name_or_path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.absolute()
+    near = nearest(text, (*shipped(), *_beside(Path(text))))
     raise UsageError(
         f"no image spec {text}",
         why=f"the shipped ones are {', '.join(shipped()) or 'none'}",
-        remedy="name one of those, or give the path of a YAML file",
+        remedy=f"did you mean {near[0]}?" if near else "name one of those, or give the path of a YAML file",
     )
+
+
+def _beside(path: Path) -> list[str]:
+    """YAML files of the directory that a path is about."""
+    if "/" not in str(path) or not path.parent.is_dir():
+        return []
+    return [str(found) for found in path.parent.iterdir() if found.suffix in {".yaml", ".yml"}]
 
 
 def _default_targets(spec: ImageSpec) -> tuple[str, ...]:
@@ -90,8 +100,12 @@ def _default_targets(spec: ImageSpec) -> tuple[str, ...]:
     return (own if own in spec.platforms else spec.platforms[0],)
 
 
-def check(spec: ImageSpec) -> ImageSpec:
-    """``spec`` itself when it makes sense.
+def check(spec: ImageSpec, *, where: Path | None = None) -> ImageSpec:
+    """``spec`` with its paths normalised, when it makes sense.
+
+    Args:
+        spec: What to check.
+        where: File that it was read from, if any, for messages.
 
     Raises:
         ConfigError: It does not.
@@ -114,11 +128,7 @@ def check(spec: ImageSpec) -> ImageSpec:
             why=f"it has {', '.join(spec.platforms)}",
             remedy="add the platform to the spec and run vllm-ci lock, or build one it has",
         )
-    if bad := [overlay.target for overlay in spec.overlays if not overlay.target.startswith("/") or ".." in overlay.target]:
-        raise ConfigError(
-            f"overlay target {bad[0]} is not an absolute path", remedy="name where it goes in the image, e.g. /opt/serving"
-        )
-    return spec
+    return normalised(spec, where)
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
@@ -142,7 +152,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is Path:
-        return value if isinstance(value, Path) else Path(where.partition(": ")[0]).parent / str(value)
+        return value if isinstance(value, Path) else Path(where.rpartition(": ")[0]).parent / str(value)
     if issubclass(kind, StrEnum):
         return kind(value) if value in list(kind) else None
     accepted = (int, float) if kind is float else kind

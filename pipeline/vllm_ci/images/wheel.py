@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
+import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
+from zipfile import ZipInfo
 
-from installer.records import RecordEntry
 from installer.scripts import Script
-from installer.utils import Scheme, construct_record_file, parse_entrypoints
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.paths import shown
 from vllm_ci.domain.spec import Files
-from vllm_ci.images.entries import Archive, Content, Entry, Inline, Member, read
+from vllm_ci.images import entry_points, metadata, record
+from vllm_ci.images.entries import Content, Entry, Inline, Member, read
+from vllm_ci.images.environment import Environment, Installed
+from vllm_ci.images.record import REBUILD, Row
+from vllm_ci.images.wheel_archive import members, opened
 
+__all__ = ["Environment", "Wheel", "belongs", "cache_tag", "is_compiled", "pyc_path"]
+
+# Part of the key of a layer of wheels: raised when wheels are refused that were taken before, so that no kept layer holds them.
+RULES = 1
 INSTALLER = b"vllm-ci\n"
 _ELF = b"\x7fELF"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """The Python environment that wheels go into.
-
-    Attributes:
-        prefix: Absolute path in the image.
-        python: Minor version.
-    """
-
-    prefix: str
-    python: str
-
-    @property
-    def root(self) -> str:
-        """The prefix, as layers write it."""
-        return self.prefix.strip("/")
-
-    @property
-    def site_packages(self) -> str:
-        """Where modules go, as layers write it."""
-        return f"{self.root}/lib/python{self.python}/site-packages"
-
-    @property
-    def interpreter(self) -> str:
-        """Absolute path of the environment's interpreter."""
-        return f"{self.prefix}/bin/python"
+# What setuptools called the wrapper of an entry point; pip leaves these out as well.
+_SUFFIX = re.compile(r"(\.exe|-script\.py|\.pya)$")
 
 
 class Wheel:
@@ -59,31 +38,36 @@ class Wheel:
         self.path = path
         self.project = project
         self.environment = environment
-        self.archive = Archive(path)
-        self._members = {info.filename: info for info in self.archive.members}
+        self.archive = opened(path)
+
+    @cached_property
+    def _members(self) -> dict[str, ZipInfo]:
+        return members(self.archive)
 
     @cached_property
     def dist_info(self) -> str:
-        """Name of its ``.dist-info`` folder."""
+        """Name of its ``.dist-info`` directory."""
         found = {name.partition("/")[0] for name in self._members if name.partition("/")[0].endswith(".dist-info")}
         if len(found) != 1:
-            raise BuildError(f"{self.path.name} has {len(found)} .dist-info folders", remedy="have its author build it again")
+            raise BuildError(
+                f"{self.path.name} has {len(found)} .dist-info directories", why=", ".join(sorted(found)), remedy=REBUILD
+            )
         return found.pop()
 
     @cached_property
-    def recorded(self) -> dict[str, str]:
-        """Hex sha256 of its files by name in the archive, as its ``RECORD`` has them."""
-        hashes = {}
-        for name, digest, _ in csv.reader(io.StringIO(self._text(f"{self.dist_info}/RECORD"))):
-            algorithm, _, value = digest.partition("=")
-            if algorithm == "sha256":
-                hashes[name] = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
-        return hashes
+    def _folders(self) -> dict[str, str]:
+        return self.environment.schemes(self.project)
+
+    @cached_property
+    def recorded(self) -> dict[str, Row]:
+        """What its ``RECORD`` has of its files, by name in the archive."""
+        name = f"{self.dist_info}/RECORD"
+        return record.parse(self._text(name), wheel=self.path.name, member=name, names=self._members)
 
     def _text(self, name: str) -> str:
         if name not in self._members:
-            raise BuildError(f"{self.path.name} has no {name}", remedy="have its author build it again")
-        return read(Member(self.archive, self._members[name])).decode()
+            raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
+        return record.decoded(read(Member(self.archive, self._members[name])), wheel=self.path.name, member=name)
 
     def _place(self, name: str) -> tuple[str, str]:
         """Scheme and path below it for a name in the archive."""
@@ -93,76 +77,83 @@ class Wheel:
             return scheme, below
         return "purelib", name
 
-    def _path(self, scheme: str, below: str) -> str:
-        environment = self.environment
-        folders = {
-            "purelib": environment.site_packages,
-            "platlib": environment.site_packages,
-            "scripts": f"{environment.root}/bin",
-            "data": environment.root,
-            "headers": f"{environment.root}/include/site/python{environment.python}/{self.project}",
-        }
-        if scheme not in folders or ".." in below.split("/"):
-            raise BuildError(f"{self.path.name} wants to put {below} where no wheel may", remedy="do not use this wheel")
-        return f"{folders[scheme]}/{below}"
+    def _path(self, name: str, scheme: str, below: str) -> str:
+        """Where a file of the archive goes, as layers write it."""
+        folders = self._folders
+        parts = [part for part in below.split("/") if part not in {"", "."}]
+        if scheme not in folders or not parts:
+            raise BuildError(
+                f"{self.path.name}: {shown(name)} wants to go where no wheel may",
+                why=f"below .data there are {', '.join(sorted(folders))}, and files in them",
+                remedy=REBUILD,
+            )
+        return "/".join((folders[scheme], *parts))
+
+    def check(self) -> None:
+        """Refuse what pip and uv refuse of its metadata.
+
+        Raises:
+            BuildError: Its name, version or format is not what its file name or its format's version says.
+        """
+        metadata.check_format(self._text(f"{self.dist_info}/WHEEL"), f"{self.path.name}: {self.dist_info}/WHEEL")
+        metadata.check_names(self._metadata(), file=self.path.name, dist_info=self.dist_info)
 
     def files(self) -> Iterator[tuple[Entry, str]]:
-        """Everything it installs, with the hex sha256 of each file as recorded (empty where it is not)."""
-        record = f"{self.dist_info}/RECORD"
-        entries: list[tuple[Entry, str]] = []
+        """Everything it installs, with the hex sha256 of each file as recorded (empty where it is not).
+
+        Raises:
+            BuildError: It is no proper wheel, or would replace a part of the environment.
+        """
+        self.check()
+        scripts = self._scripts()
+        # Written anew by every installer; and of a script both shipped and declared the declared one counts, as with pip.
+        written = {f"{self.dist_info}/{name}" for name in ("RECORD", "RECORD.jws", "RECORD.p7s", "INSTALLER")}
+        wrappers = {script.name for script in scripts}
+        installed = Installed(wheel=self.path.name, environment=self.environment)
         for name, info in self._members.items():
-            if name == record or name.startswith((f"{record}.jws", f"{record}.p7s")):
-                continue
             scheme, below = self._place(name)
+            if name in written or (scheme == "scripts" and _SUFFIX.sub("", below) in wrappers):
+                continue
+            row = self.recorded.get(name, Row())
             content: Content = Member(self.archive, info)
-            digest = self.recorded.get(name, "")
             executable = bool((info.external_attr >> 16) & stat.S_IXUSR)
             if scheme == "scripts":
-                content, digest, executable = _script(content, self.environment.interpreter, digest)
-            entries.append(
-                (Entry(path=self._path(scheme, below), mode=0o755 if executable else 0o644, content=content), digest)
-            )
-        entries += [(entry, "") for entry in self._generated()]
-        yield from entries
-        yield Entry(path=f"{self.environment.site_packages}/{record}", content=Inline(self._installed_record(entries))), ""
+                content, row, executable = _script(content, self.environment.interpreter, row)
+            entry = Entry(path=self._path(name, scheme, below), mode=0o755 if executable else 0o644, content=content)
+            installed.add(entry, row, source=name)
+        site, info_folder = self.environment.site_packages, self.dist_info
+        installed.add(Entry(path=f"{site}/{info_folder}/INSTALLER", content=Inline(INSTALLER)), Row(), source="INSTALLER")
+        for script in scripts:
+            name, code = script.generate(self.environment.interpreter, "posix")
+            entry = Entry(path=f"{self.environment.root}/bin/{name}", mode=0o755, content=Inline(code))
+            installed.add(entry, Row(), source=f"the script {name} of entry_points.txt")
+        installed.check()
+        yield from ((entry, row.sha256) for entry, row in installed.rows)
+        yield Entry(path=f"{site}/{info_folder}/RECORD", content=Inline(installed.record(info_folder))), ""
 
-    def _generated(self) -> Iterator[Entry]:
-        """Console scripts and ``INSTALLER``."""
-        yield Entry(path=f"{self.environment.site_packages}/{self.dist_info}/INSTALLER", content=Inline(INSTALLER))
+    def _scripts(self) -> tuple[Script, ...]:
         name = f"{self.dist_info}/entry_points.txt"
-        if name in self._members:
-            for script, module, attribute, section in parse_entrypoints(self._text(name)):
-                name, content = Script(script, module, attribute, section).generate(self.environment.interpreter, "posix")
-                yield Entry(path=self._path("scripts", name), mode=0o755, content=Inline(content))
+        return entry_points.parse(self._text(name), f"{self.path.name}: {name}") if name in self._members else ()
 
-    def _installed_record(self, entries: list[tuple[Entry, str]]) -> bytes:
-        """``RECORD`` of what is installed, in a fixed order."""
-        site = self.environment.site_packages
-        up = "/".join([".."] * (len(site.split("/")) - len(self.environment.root.split("/"))))
-        purelib = Scheme("purelib")
-        rows: list[tuple[Scheme, RecordEntry]] = []
-        for entry, digest in entries:
-            below = entry.path.removeprefix(f"{site}/")
-            name = below if below != entry.path else f"{up}/{entry.path.removeprefix(self.environment.root + '/')}"
-            coded = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=") if digest else ""
-            size = str(entry.content.size_bytes) if entry.content and digest else ""
-            rows.append((purelib, RecordEntry.from_elements(name, f"sha256={coded}" if coded else "", size)))
-        rows.append((purelib, RecordEntry.from_elements(f"{self.dist_info}/RECORD", "", "")))
-        with construct_record_file(rows) as stream:
-            return stream.read()
+    def _metadata(self) -> str:
+        name = f"{self.dist_info}/METADATA"
+        if name not in self._members:
+            raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
+        # A description in another encoding is nobody's business here; uv reads it the same way.
+        return read(Member(self.archive, self._members[name])).decode("utf-8", "replace")
 
     def requires_python(self) -> str:
         """``Requires-Python`` of its metadata."""
-        return HeaderParser().parsestr(self._text(f"{self.dist_info}/METADATA")).get("Requires-Python", "")
+        return HeaderParser().parsestr(self._metadata()).get("Requires-Python", "")
 
 
-def _script(content: Content, interpreter: str, digest: str) -> tuple[Content, str, bool]:
+def _script(content: Content, interpreter: str, row: Row) -> tuple[Content, Row, bool]:
     """A script of the wheel, its ``#!python`` pointing at the environment's interpreter."""
     text = read(content)
     if not text.startswith(b"#!python"):
-        return content, digest, True
+        return content, row, True
     _, newline, rest = text.partition(b"\n")
-    return Inline(b"#!" + interpreter.encode() + newline + rest), "", True
+    return Inline(b"#!" + interpreter.encode() + newline + rest), Row(), True
 
 
 def is_compiled(entry: Entry) -> bool:

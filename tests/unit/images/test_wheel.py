@@ -64,7 +64,7 @@ def test_record_lists_what_is_installed_in_order(tmp_path: Path) -> None:
 
 def test_a_wheel_may_not_write_outside_its_folders(tmp_path: Path) -> None:
     path = write_wheel(tmp_path, "thing", "1", {"thing-1.data/data/../../../etc/passwd": b"x"})
-    with pytest.raises(BuildError, match="where no wheel may"):
+    with pytest.raises(BuildError, match="holds \\.\\."):
         installed(path)
 
 
