@@ -90,26 +90,24 @@ class Shape:
         kind = member.kind
         if kind is Kind.NOTHING:
             return
-        if kind is Kind.OPAQUE:
-            strip(self._parent(member.path), self._layer)
+        if kind in {Kind.OPAQUE, Kind.WHITEOUT}:
             self._recent = ("", self.root)
+            self._take_away(member)
             return
         above, _, name = member.path.rpartition("/")
         parent = self._parent(above)
         before = parent.entries.get(name)
-        if kind is Kind.WHITEOUT:
-            self._take_away(parent, name)
-        elif kind is Kind.FOLDER:
+        if kind is Kind.FOLDER:
             if isinstance(before, Folder):
                 before.layer = self._layer
             elif before is None or not (self._keep_links and self.folder(member.path)):
                 self._place(parent, name, Folder(self._layer))
         elif kind is Kind.HARD_LINK:
             found = self._linked(member)
-            if found is not before:
-                self._place(
-                    parent, name, Leaf(self._layer, found.source, found.number, found.member._replace(path=member.path))
-                )
+            if found is before:
+                raise UnresolvedError("it is a hard link to itself")
+            own = found.member._replace(path=member.path)
+            self._place(parent, name, Leaf(self._layer, found.source, found.number, own))
         else:
             self._place(parent, name, Leaf(self._layer, self._layer, number, member))
 
@@ -119,13 +117,15 @@ class Shape:
             self._recent = ("", self.root)
         parent.entries[name] = node
 
-    def _take_away(self, parent: Folder, name: str) -> None:
-        node = parent.entries.get(name)
-        if isinstance(node, Folder) and node.layer == self._layer:
+    def _take_away(self, member: Member) -> None:
+        above, _, name = member.path.rpartition("/")
+        parent = self.folder(member.path if member.kind is Kind.OPAQUE else above)
+        if parent is None:
+            return
+        node = parent if member.kind is Kind.OPAQUE else parent.entries.get(name)
+        if isinstance(node, Folder) and (node.layer == self._layer or node is parent):
             strip(node, self._layer)
-            self._recent = ("", self.root)
         elif node is not None and node.layer < self._layer:
-            self._recent = ("", self.root)
             del parent.entries[name]
 
     def _parent(self, path: str) -> Folder:
