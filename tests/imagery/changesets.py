@@ -1,4 +1,4 @@
-"""Hypothesis strategies for layers: ordinary ones that tools agree on, and hostile ones that nothing may follow out of a tree."""
+"""Hypothesis strategies for layers: ordinary ones that tools agree on, and hostile ones that try to leave the tree."""
 
 from __future__ import annotations
 

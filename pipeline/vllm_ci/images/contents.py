@@ -11,7 +11,7 @@ from typing import Any
 from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.spec import Files, ImageSpec
+from vllm_ci.domain.spec import Files, ImageSpec, Overlay
 from vllm_ci.images import base, bytecode, conflicts, delta, layer, overlay, plan, supply
 from vllm_ci.images.bytecode import Bytecode
 from vllm_ci.images.entries import Entry, Inline, read
@@ -170,7 +170,8 @@ class Contents:
 
     def _commit(self) -> Iterator[LayerPlan]:
         """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
-        found = {blob.target: blob for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)}
+        brought = [(blob, item) for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)]
+        found = {blob.target: blob for blob, _ in brought}
         changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
         folders: tuple[str, ...] = ()
@@ -183,8 +184,11 @@ class Contents:
             return
         blobs = [found[target] for target in sorted(found)]
         python = self.spec.python
-        overlays = [(item.target, f"overlay {item.source} to {item.target}") for item in self.spec.overlays]
-        whose = conflicts.owners([("", "vllm of this commit"), *overlays])
+        of_file = {blob.target: _named(item) for blob, item in brought}
+        near = conflicts.owners([("", "vllm of this commit"), *((item.target, _named(item)) for item in self.spec.overlays)])
+
+        def whose(path: str) -> str:
+            return of_file.get(path) or near(path)
 
         def make() -> Made:
             entries = overlay.entries(self.source, self.commit, blobs)
@@ -231,6 +235,10 @@ class Contents:
             explain="the commit's name",
             whose=lambda _: "the name of the commit",
         )
+
+
+def _named(item: Overlay) -> str:
+    return f"overlay {item.source} to {item.target}"
 
 
 def debs_for(spec: ImageSpec, platform: str) -> tuple[LockedDeb, ...]:

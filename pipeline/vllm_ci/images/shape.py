@@ -48,8 +48,15 @@ class Leaf:
     member: Member
 
 
+_Stack = list[tuple[str, Folder]]
+
+
 class UnresolvedError(Exception):
     """A path leads nowhere: something that is no directory is in its way, or links go round."""
+
+
+class MissingError(UnresolvedError):
+    """A path leads nowhere because there is no such directory."""
 
 
 class Shape:
@@ -119,8 +126,9 @@ class Shape:
 
     def _take_away(self, member: Member) -> None:
         above, _, name = member.path.rpartition("/")
-        parent = self.folder(member.path if member.kind is Kind.OPAQUE else above)
-        if parent is None:
+        try:
+            parent = self._walk(member.path if member.kind is Kind.OPAQUE else above)[-1][1]
+        except MissingError:
             return
         node = parent if member.kind is Kind.OPAQUE else parent.entries.get(name)
         if isinstance(node, Folder) and (node.layer == self._layer or node is parent):
@@ -144,37 +152,40 @@ class Shape:
             raise UnresolvedError(f"it is a hard link to /{member.link}, which is {'a directory' if node else 'not there'}")
         return node
 
-    def _walk(
-        self, path: str, *, start: list[tuple[str, Folder]] | None = None, make: bool = False
-    ) -> list[tuple[str, Folder]]:
+    def _walk(self, path: str, *, start: _Stack | None = None, make: bool = False) -> _Stack:
         """Names and directories from the root to ``path``, links followed inside the image."""
         stack = list(start or [("", self.root)])
         pending = path.split("/")[::-1]
         links = 0
         while pending:
             part = pending.pop()
-            if part in {"", "."}:
-                continue
             if part == "..":
                 del stack[max(len(stack) - 1, 1) :]
+            if part in {"", ".", ".."}:
                 continue
-            node = stack[-1][1].entries.get(part)
-            if node is None and make:
-                node = stack[-1][1].entries[part] = Folder(self._layer)
+            node = self._step(stack[-1][1], part, make=make)
             if isinstance(node, Folder):
-                if make:
-                    node.layer = self._layer
                 stack.append((part, node))
-            elif node is not None and node.member.kind is Kind.LINK:
-                links += 1
-                if links > _MOST_LINKS:
-                    raise UnresolvedError(f"/{path} leads through more than {_MOST_LINKS} links")
-                if node.member.link.startswith("/"):
-                    del stack[1:]
-                pending += node.member.link.split("/")[::-1]
-            else:
-                raise UnresolvedError(f"/{path} leads through {part}, which is {'no directory' if node else 'not there'}")
+                continue
+            links += 1
+            if node.member.kind is not Kind.LINK:
+                raise MissingError(f"/{path} leads through {part}, which is no directory")
+            if links > _MOST_LINKS:
+                raise UnresolvedError(f"/{path} leads through more than {_MOST_LINKS} links")
+            if node.member.link.startswith("/"):
+                del stack[1:]
+            pending += node.member.link.split("/")[::-1]
         return stack
+
+    def _step(self, folder: Folder, part: str, *, make: bool) -> Folder | Leaf:
+        node = folder.entries.get(part)
+        if node is None and not make:
+            raise MissingError(f"{part} is not there")
+        if node is None:
+            node = folder.entries[part] = Folder(self._layer)
+        elif make and isinstance(node, Folder):
+            node.layer = self._layer
+        return node
 
     def at(self, path: str) -> Folder | Leaf | None:
         """What lies at ``path`` itself; nothing where a component is a link."""

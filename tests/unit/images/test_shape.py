@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.images.members import Kind, Member
 from vllm_ci.images.shape import Folder, Leaf, Shape
