@@ -152,6 +152,7 @@ class Assembler:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._check_collisions(plans, made)
+        self._shape_all(plans, [facts for facts, _ in made])
         self._check_layers(planned, [facts for facts, _ in made])
         name = f"{self.spec.name}-{planned.platform.replace('/', '-')}"
         before = self.store.record("last", name) or {}
@@ -238,19 +239,29 @@ class Assembler:
             plan.check_collisions(self.store.record("files", digest) or {} for digest in digests)
             self.store.keep("checked", name, True)
 
+    def _shape_all(self, plans: list[LayerPlan], made: list[dict[str, Any]]) -> None:
+        """Complete what is known of layers that an earlier version made: it did not keep what lies in them."""
+        old = [(item, facts) for item, facts in zip(plans, made, strict=True) if "shape" not in facts]
+        if not old:
+            return
+        self.progress(f"reading {len(old)} layers that an earlier version made, once")
+
+        def one(item: LayerPlan, facts: dict[str, Any]) -> None:
+            facts["shape"] = members.shape(members.of_layer(self.store, facts))
+            self.store.keep("layers", item.key, facts)
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
+            list(pool.map(lambda each: one(*each), old))
+
     def _check_layers(self, planned: Planned, made: list[dict[str, Any]]) -> None:
         """Refuse layers that hide files of lower ones; once for each row of layers that have the same names in them."""
         under = planned.under.layers if planned.under else ()
         reserved = _reserved(self.spec)
-        shapes = [*(item["digest"] for item in under), *(self._shape(facts) for facts in made)]
+        shapes = [*(item["digest"] for item in under), *(facts["shape"] for facts in made)]
         name = hashlib.sha256(canonical(["layers", _RULES, shapes, reserved])).hexdigest()
         if self.store.record("checked", name) is None:
             conflicts.check_layers([*self._under(planned), *self._placed(planned.plans, made)], reserved=reserved)
             self.store.keep("checked", name, True)
-
-    def _shape(self, facts: dict[str, Any]) -> str:
-        # Layers of earlier versions have no such fact.
-        return str(facts.get("shape") or members.shape(members.of_layer(self.store, facts)))
 
     def _under(self, planned: Planned) -> Iterator[conflicts.Placed]:
         if planned.under is None:

@@ -68,7 +68,9 @@ def of_layer(store: Store, layer: dict[str, Any], diff_id: str = "") -> list[Mem
     name = str(layer["digest"]).removeprefix("sha256:")
     if (found := kept(store, layer["digest"])) is not None:
         return found
-    members = read(store.blob(layer["digest"]), diff_id=diff_id)
+    # The builder knows its own files by the hashes of their wheels.
+    hashed = not (store.root / "files" / f"{name}.json").exists()
+    members = read(store.blob(layer["digest"]), diff_id=diff_id, hashed=hashed)
     keep(store, name, members)
     return members
 
@@ -122,7 +124,7 @@ def _of_entry(entry: Entry) -> Member:
     return Member(kind, path, "", executable=kind is Kind.FILE and bool(entry.mode & 0o111))
 
 
-def read(blob: Path, *, diff_id: str = "", contents: int | None = None) -> list[Member]:
+def read(blob: Path, *, diff_id: str = "", contents: int | None = None, hashed: bool = False) -> list[Member]:
     """Members of the tar in a layer blob.
 
     Args:
@@ -130,20 +132,23 @@ def read(blob: Path, *, diff_id: str = "", contents: int | None = None) -> list[
         diff_id: What the tar has to hash to, if that is known.
         contents: Descriptor of an empty directory that gets the files, each under the number of its member: no name of
             the tar is ever a path here.
+        hashed: Give files their digests.
 
     Raises:
         BuildError: The blob is not here, is damaged, or holds what must not be unpacked.
     """
     with tar_stream(blob, diff_id=diff_id) as archive:
-        return read_archive(archive, f"layer {blob.name[:12]}", contents=contents)
+        return read_archive(archive, f"layer {blob.name[:12]}", contents=contents, hashed=hashed)
 
 
-def read_archive(archive: tarfile.TarFile, name: str, *, contents: int | None = None) -> list[Member]:
+def read_archive(
+    archive: tarfile.TarFile, name: str, *, contents: int | None = None, hashed: bool = False
+) -> list[Member]:
     """As :func:`read`, of an open archive; ``name`` is what messages call it."""
     found = []
     for number, info in enumerate(archive):
         member = _of_info(info, name)
-        if member.kind is Kind.FILE and contents is None:
+        if member.kind is Kind.FILE and hashed:
             member = member._replace(digest=_hashed(archive, info))
         elif member.kind is Kind.FILE and contents is not None:
             _extract(archive, info, contents, str(number), executable=member.executable)
