@@ -110,9 +110,10 @@ class Shape:
             elif before is None or not (self._keep_links and self.folder(member.path)):
                 self._place(parent, name, Folder(self._layer))
         elif kind is Kind.HARD_LINK:
+            # Engines first take away what is there, be it the very file that is meant.
+            if parent.entries.pop(name, None) is not None:
+                self._recent = ("", self.root)
             found = self._linked(member)
-            if found is before:
-                raise UnresolvedError("it is a hard link to itself")
             own = found.member._replace(path=member.path)
             self._place(parent, name, Leaf(self._layer, found.source, found.number, own))
         else:

@@ -111,6 +111,8 @@ def test_hard_links_share_content_with_files_of_their_own_and_of_lower_layers() 
         [Member(H, "a", "../x")],
         [Member(D, "d"), Member(H, "a", "d")],
         [Member(F, "a"), Member(H, "a", "a")],
+        [Member(D, "a"), Member(F, "a/b"), Member(H, "a", "a/b")],
+        [Member(L, "a", "b"), Member(L, "b", "a"), Member(W, "a/x")],
         [Member(F, "a"), Member(F, "a/b")],
         [Member(L, "a", "b"), Member(L, "b", "a"), Member(F, "a/x")],
         [Member(L, "a", "a"), Member(D, "a/x")],
