@@ -141,9 +141,7 @@ def read(blob: Path, *, diff_id: str = "", contents: int | None = None, hashed: 
         return read_archive(archive, f"layer {blob.name[:12]}", contents=contents, hashed=hashed)
 
 
-def read_archive(
-    archive: tarfile.TarFile, name: str, *, contents: int | None = None, hashed: bool = False
-) -> list[Member]:
+def read_archive(archive: tarfile.TarFile, name: str, *, contents: int | None = None, hashed: bool = False) -> list[Member]:
     """As :func:`read`, of an open archive; ``name`` is what messages call it."""
     found = []
     for number, info in enumerate(archive):

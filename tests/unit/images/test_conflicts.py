@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from typing import Any
 
 import pytest
@@ -111,7 +114,7 @@ def test_a_file_of_one_wheel_and_a_directory_of_another_are_refused(
     world.wheel("another", "1", contents[swapped])
     world.wheel("other", "1", contents[not swapped])
     with pytest.raises(VllmCiError) as caught:
-        world.build(**({"tiers": tiers} if tiers else {}))
+        world.build(tiers=tiers or world.spec().tiers)
     assert f"/{SITE}/LICENSE is" in caught.value.message
     assert " of another" in caught.value.message
     assert " of other" in caught.value.message
@@ -194,3 +197,28 @@ def test_a_file_and_a_directory_of_two_packages_are_refused(
 def test_a_link_of_base_links_never_replaces_a_directory(world: World) -> None:
     with pytest.raises(ConfigError, match=r"base\.links: /usr/bin is a directory of the packages"):
         world.build(base=Base(suite="bookworm", packages=("small",), links={"/usr/bin": "/x"}))
+
+
+def test_layers_that_an_earlier_version_made_are_read_once_and_checked(world: World) -> None:
+    first = world.build()
+    for path in (world.store.root / "layers").glob("*.json"):
+        facts = json.loads(path.read_bytes())
+        del facts["shape"]
+        path.write_bytes(json.dumps(facts).encode())
+    shutil.rmtree(world.store.root / "members")
+    shutil.rmtree(world.store.root / "checked")
+    again = world.build()
+    assert again.ref == first.ref
+    assert not [layer for layer in again.layers if layer.built]
+    known = {path.stem for path in (world.store.root / "members").iterdir()}
+    assert known == {layer.digest.removeprefix("sha256:") for layer in first.layers}
+    with pytest.raises(ConfigError, match="goes through /lib"):
+        world.build(**overlay("/lib/mine"))
+
+
+def test_names_that_are_not_utf8_are_kept(world: World) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    world.commit({f"serving/{name}": b"x"})
+    image = world.build()
+    assert (materialise(image.ref.digest, store=world.store) / "opt/serving" / name).read_bytes() == b"x"
+    assert f"/opt/serving/{name}" in manifest(image.ref.digest, store=world.store)["commit"]

@@ -23,7 +23,7 @@ from vllm_ci.images.store import Store
 from vllm_ci.images.tree import materialise
 
 UMOCI = shutil.which("umoci")
-EXAMPLES = int(os.environ.get("VLLM_CI_FUZZ", "40"))
+EXAMPLES = int(os.environ.get("VLLM_CI_FUZZ", "25"))
 
 
 @pytest.fixture(scope="module")
