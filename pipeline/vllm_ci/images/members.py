@@ -161,6 +161,7 @@ def _of_info(info: tarfile.TarInfo, archive: str) -> Member:
             return Member(kind, path)
         if info.isdir():
             return Member(Kind.FOLDER if path else Kind.NOTHING, path)
+        _check_not_root(path)
         if info.issym():
             return Member(Kind.LINK, path, _target(info.linkname))
         if info.islnk():
@@ -171,9 +172,14 @@ def _of_info(info: tarfile.TarInfo, archive: str) -> Member:
             why=f"its name or target {error}; tools differ on where such a file goes, or use it to write outside the image",
             remedy="do not use this image; have its maker build it again with a current tool",
         ) from error
-    if info.isfile() and path:
+    if info.isfile():
         return Member(Kind.FILE, path, "", executable=bool(info.mode & 0o111))
-    return Member(Kind.OTHER if path else Kind.NOTHING, path)
+    return Member(Kind.OTHER, path)
+
+
+def _check_not_root(path: str) -> None:
+    if not path:
+        raise ValueError("is that of the root, which is a directory")
 
 
 def _target(link: str) -> str:

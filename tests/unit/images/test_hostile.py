@@ -138,6 +138,11 @@ def test_names_that_no_tool_should_place_are_refused(tmp_path: Path, name: str) 
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.parametrize("item", [link(".", "/etc"), link("/", "a"), hard("./", "a/b"), file("."), Item(name=".", kind="pipe")])
+def test_what_would_replace_the_root_is_refused(tmp_path: Path, item: Item) -> None:
+    assert unpacked([tar([folder("a"), file("a/b"), item])], tmp_path / "home") is None
+
+
 def test_devices_pipes_and_set_user_id_bits_are_left_out_and_odd_names_are_kept(tmp_path: Path) -> None:
     layer = [
         Item(name="null", kind="device"),
