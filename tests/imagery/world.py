@@ -21,7 +21,7 @@ from vllm_ci.images.build import BuiltImage, build
 from vllm_ci.images.locks import LockedDeb, LockedWheel, write_debs, write_wheels
 from vllm_ci.images.spec import host_platform
 from vllm_ci.images.store import Store, image_manifest
-from vllm_ci.images.tree import tar_stream
+from vllm_ci.images.stream import tar_stream
 from vllm_ci.vcs import discover
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

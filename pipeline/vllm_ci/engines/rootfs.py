@@ -8,13 +8,18 @@ that launcher.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.errors import EngineError
+
+# As many as Linux follows (path_resolution(7)).
+_MOST_LINKS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class RootFilesystem:
         Raises:
             EngineError: It is none of them.
         """
-        real = _resolve(self.root, path)
+        real = resolve(self.root, path) or path
         launcher = str(self.bin / "python")
         if (self.bin / real.name).exists():
             return (launcher,)
@@ -65,11 +70,11 @@ class RootFilesystem:
 
 
 def inside(root: Path, path: str) -> str:
-    """``path`` below ``root`` if it is absolute and exists there, else unchanged."""
-    if len(path) > 1 and path.startswith("/") and "\n" not in path and len(path) < 1024:
-        there = root / path.lstrip("/")
-        if there.exists() or there.is_symlink():
-            return str(there)
+    """``path`` below ``root`` if it is absolute and exists there, else unchanged; links are followed inside ``root``."""
+    if len(path) > 1 and path.startswith("/") and not {"\n", "\0"} & set(path) and len(path) < 1024:
+        with suppress(OSError):  # a name that is too long to be a path
+            if (found := resolve(root, root / path.lstrip("/"))) is not None:
+                return str(found)
     return path
 
 
@@ -110,12 +115,12 @@ def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
     """The real interpreter that ``python`` on the image's ``PATH`` is, and the site-packages of its virtual environment."""
     for folder in path.split(":"):
         for name in ("python", "python3"):
-            entry = root / folder.lstrip("/") / name
-            if not (entry.exists() or entry.is_symlink()):
+            real = resolve(root, root / folder.lstrip("/") / name)
+            if real is None or not real.is_file():
                 continue
-            real = _resolve(root, entry)
-            found = sorted(entry.parent.parent.glob("lib/python3.*/site-packages"))
-            return real, found[0] if (entry.parent.parent / "pyvenv.cfg").exists() and found else None
+            prefix = resolve(root, root / folder.lstrip("/") / "..") or root
+            found = _found(root, prefix, "lib/python3.*/site-packages")
+            return real, found[0] if (prefix / "pyvenv.cfg").is_file() and found else None
     raise EngineError(
         f"the image's tree {root} has no python on its PATH {path}",
         why="only images with a Python environment can be run from their files",
@@ -123,22 +128,39 @@ def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
     )
 
 
-def _resolve(root: Path, entry: Path) -> Path:
-    """Follow links as they are meant inside the image: absolute ones start at its root."""
-    for _ in range(40):
-        if not entry.is_symlink():
-            return entry
-        target = entry.readlink()
-        entry = root / str(target).lstrip("/") if target.is_absolute() else entry.parent / target
-    raise EngineError(f"too many links at {entry}", remedy="rebuild the image: vllm-ci build --check")
+def resolve(root: Path, path: Path) -> Path | None:
+    """Where ``path`` leads, as it is meant inside the image: ``root`` is ``/``, whatever links say; ``None`` for nowhere.
+
+    No component of what is returned is a link, so nothing that opens it leaves the tree.
+    """
+    here, links = root, 0
+    pending = str(path.relative_to(root)).split("/")[::-1]
+    while pending:
+        if (part := pending.pop()) == "..":
+            here = here if here == root else here.parent
+        elif part not in {"", "."}:
+            here /= part
+            if here.is_symlink():
+                links += 1
+                target = os.readlink(here)  # noqa: PTH115 - pathlib's // is a root of its own
+                if links > _MOST_LINKS:
+                    return None
+                here = root if target.startswith("/") else here.parent
+                pending += target.split("/")[::-1]
+    return here if here.exists() else None
 
 
 def _one(root: Path, *patterns: str) -> Path:
     for pattern in patterns:
-        for found in sorted(root.glob(pattern)):
-            return _resolve(root, found)
+        for found in _found(root, root, pattern):
+            return found
     raise EngineError(
         f"the image's tree {root} has no glibc loader",
         why="images of musl or without a C library cannot be run from their files",
         remedy="use an engine with containers (--engine dagger) for this image",
     )
+
+
+def _found(root: Path, folder: Path, pattern: str) -> list[Path]:
+    """What matches below a directory of the tree, at its real place in the tree."""
+    return [real for path in sorted(folder.glob(pattern)) if (real := resolve(root, path)) is not None]

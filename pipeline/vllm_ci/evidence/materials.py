@@ -19,6 +19,7 @@ from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels
 
 # Owners of files in the builder's account that are no package.
 _OVERLAY, _DEBIAN, _SETTINGS = "commit", "debian", "settings"
+_FOUNDATION = "base image"
 _DIST_INFO = re.compile(r".*/site-packages/(?P<name>[^/]+?)-(?P<version>[^/-]+)\.dist-info/METADATA")
 # Where a Debian source package's files lie: pool/AREA/PREFIX/SOURCE/FILE (Debian policy's archive layout).
 _POOL = re.compile(r"pool/[^/]+/[^/]+/(?P<source>[^/]+)/[^/]+")
@@ -75,7 +76,8 @@ def materials(spec: ImageSpec, owners: Mapping[str, Mapping[str, str]], *, repla
 
     Args:
         spec: What the image was built from.
-        owners: Owner (project, ``debian``, ``settings``, ``commit``) to path to hex sha256 (:mod:`vllm_ci.images.integrity`).
+        owners: Owner (project, ``debian``, ``settings``, ``commit``, ``base image``) to path to hex sha256
+            (:mod:`vllm_ci.images.integrity`).
         replaced: Wheels that the builder took instead of locked ones of the same project (vLLM's own, of this very commit).
 
     Raises:
@@ -110,7 +112,7 @@ def _check(wheels: list[LockedWheel], owners: Mapping[str, Mapping[str, str]]) -
     locked: dict[str, str] = {canonicalize_name(each.project): each.version for each in wheels}
     staged: dict[str, str] = {}
     for owner, files in owners.items():
-        if owner not in (_OVERLAY, _DEBIAN, _SETTINGS):
+        if owner not in (_OVERLAY, _DEBIAN, _SETTINGS, _FOUNDATION):
             staged[canonicalize_name(owner)] = ""
             found = [match for path in files if (match := _DIST_INFO.fullmatch(path))]
             staged |= {canonicalize_name(each["name"]): each["version"] for each in found}

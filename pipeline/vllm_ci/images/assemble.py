@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, Interrupted
 from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images import base, foundation, layer, plan, supply
+from vllm_ci.images import base, conflicts, foundation, layer, members, plan, supply
 from vllm_ci.images.contents import Contents, debs_for
 from vllm_ci.images.entries import Entry, with_parents
 from vllm_ci.images.interpreter import Compilers
@@ -27,6 +28,8 @@ from vllm_ci.images.spec import host_platform
 from vllm_ci.images.store import Store, canonical, disk, publish
 
 MAX_LAYERS = 127
+# Bumped when layers are checked against each other by other rules.
+_RULES = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,8 @@ class Assembler:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._check_collisions(plans, made)
+        self._shape_all(plans, [facts for facts, _ in made])
+        self._check_layers(planned, [facts for facts, _ in made])
         name = f"{self.spec.name}-{planned.platform.replace('/', '-')}"
         before = self.store.record("last", name) or {}
         result = [
@@ -193,7 +198,9 @@ class Assembler:
         try:
             with disk(part, needed_bytes=sum(wheel.size_bytes for wheel in item.wheels)):
                 made = item.make()
-                written = layer.write(self._until_stopped(with_parents(made.entries)), part, self.spec.compression)
+                entries = with_parents(made.entries)
+                listed = members.of_entries(entries)
+                written = layer.write(self._until_stopped(entries), part, self.spec.compression)
                 part.chmod(0o644)
                 publish(part, self.store.blob(written.digest))
         except BaseException:
@@ -206,9 +213,11 @@ class Assembler:
             "diff_id": written.diff_id,
             "size_bytes": written.size_bytes,
             "unpacked_bytes": written.unpacked_bytes,
+            "shape": members.shape(listed),
         }
         # Files first: a layer is known only when all that belongs to it is there.
         self.store.keep("files", written.digest.removeprefix("sha256:"), made.files)
+        members.keep(self.store, written.digest, listed)
         self.store.keep("layers", item.key, facts)
         return facts
 
@@ -229,6 +238,52 @@ class Assembler:
         if self.store.record("checked", name) is None:
             plan.check_collisions(self.store.record("files", digest) or {} for digest in digests)
             self.store.keep("checked", name, True)
+
+    def _shape_all(self, plans: list[LayerPlan], made: list[dict[str, Any]]) -> None:
+        """Complete what is known of layers that an earlier version made: it did not keep what lies in them."""
+        old = [(item, facts) for item, facts in zip(plans, made, strict=True) if "shape" not in facts]
+        if not old:
+            return
+        self.progress(f"reading {len(old)} layers that an earlier version made, once")
+
+        def one(item: LayerPlan, facts: dict[str, Any]) -> None:
+            facts["shape"] = members.shape(members.of_layer(self.store, facts))
+            self.store.keep("layers", item.key, facts)
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
+            list(pool.map(lambda each: one(*each), old))
+
+    def _check_layers(self, planned: Planned, made: list[dict[str, Any]]) -> None:
+        """Refuse layers that hide files of lower ones; once for each row of layers that have the same names in them."""
+        under = planned.under.layers if planned.under else ()
+        reserved = _reserved(self.spec)
+        shapes = [*(item["digest"] for item in under), *(facts["shape"] for facts in made)]
+        name = hashlib.sha256(canonical(["layers", _RULES, shapes, reserved])).hexdigest()
+        if self.store.record("checked", name) is None:
+            conflicts.check_layers([*self._under(planned), *self._placed(planned.plans, made)], reserved=reserved)
+            self.store.keep("checked", name, True)
+
+    def _under(self, planned: Planned) -> Iterator[conflicts.Placed]:
+        if planned.under is None:
+            return
+        for diff_id, item in zip(planned.under.diff_ids, planned.under.layers, strict=True):
+            listed = members.of_layer(self.store, item, diff_id)
+            yield conflicts.Placed(name=item["digest"], members=listed, whose=lambda _: "base.image", ours=False)
+
+    def _placed(self, plans: list[LayerPlan], made: list[dict[str, Any]]) -> Iterator[conflicts.Placed]:
+        for item, facts in zip(plans, made, strict=True):
+            files = self.store.record("files", facts["digest"].removeprefix("sha256:")) or {}
+            whose = item.whose or partial(conflicts.owner_of, files, otherwise=f"layer {item.tier}")
+            yield conflicts.Placed(name=item.tier, members=members.of_layer(self.store, facts), whose=whose)
+
+
+def _reserved(spec: ImageSpec) -> dict[str, str]:
+    """Paths that no wheel and no commit may bring."""
+    prefix = spec.prefix.strip("/")
+    found = {f"{prefix}/bin/{name}": "the environment's interpreter" for name in ("python", "python3", f"python{spec.python}")}
+    found[f"{prefix}/pyvenv.cfg"] = "which tells Python where its environment is"
+    found[spec.interpreter.strip("/")] = "the interpreter"
+    return found
 
 
 def _reason(item: LayerPlan, before: dict[str, Any] | None, *, built: bool) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.spec import Files, ImageSpec
-from vllm_ci.images import base, bytecode, delta, layer, overlay, plan, supply, wheel
+from vllm_ci.domain.spec import Files, ImageSpec, Overlay
+from vllm_ci.images import base, bytecode, conflicts, delta, layer, overlay, plan, supply, wheel
 from vllm_ci.images.bytecode import Bytecode
 from vllm_ci.images.entries import Entry, Inline, read
 from vllm_ci.images.history import History
@@ -121,7 +121,8 @@ class Contents:
 
         inputs = {**self._common(), "recipe": base.key(debs, spec.base), "python": self.bytecode.key}
         inputs["debs"] = {deb.name: f"{deb.version} {deb.sha256}" for deb in debs}
-        return LayerPlan(tier="base", inputs=inputs, make=make, explain=f"{len(debs)} Debian packages of {spec.base.suite}")
+        what = f"{len(debs)} Debian packages of {spec.base.suite}"
+        return LayerPlan(tier="base", inputs=inputs, make=make, explain=what, whose=lambda _: "the Debian packages of the base")
 
     def _settings(self) -> LayerPlan:
         entries = list(base.settings(self.spec))
@@ -132,6 +133,7 @@ class Contents:
             inputs={**self._common(), "entries": facts},
             make=lambda: Made(entries=entries, files={"settings": files}),
             explain="user, writable folders, interpreter links",
+            whose=conflicts.owners(base.names(self.spec)),
         )
 
     def _wheels(self, files: Files, name: str, group: tuple[LockedWheel, ...]) -> LayerPlan:
@@ -169,7 +171,8 @@ class Contents:
 
     def _commit(self) -> Iterator[LayerPlan]:
         """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
-        found = {blob.target: blob for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)}
+        brought = [(blob, item) for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)]
+        found = {blob.target: blob for blob, _ in brought}
         overlay.check_owners(found.values(), self.environment)
         changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
@@ -183,10 +186,16 @@ class Contents:
             return
         blobs = [found[target] for target in sorted(found)]
         python = self.spec.python
+        of_file = {blob.target: _named(item) for blob, item in brought}
+        near = conflicts.owners([("", "vllm of this commit"), *((item.target, _named(item)) for item in self.spec.overlays)])
+
+        def whose(path: str) -> str:
+            return of_file.get(path) or near(path)
 
         def make() -> Made:
             entries = overlay.entries(self.source, self.commit, blobs)
             entries += overlay.entries(self.checkout, self.commit, changed) if changed else []
+            conflicts.check_one([(entry, whose(entry.path)) for entry in entries], error=ConfigError)
             compiled = self.bytecode.of_files(entries)
             taken = delta.whiteouts(deleted, folders, python) + delta.stale(entries, compiled, python)
             files = {**_digests(entries), **dict.fromkeys(deleted, "")}
@@ -200,7 +209,7 @@ class Contents:
             "rules": overlay.RULES,
         }
         what = f"{len(blobs) + len(changed)} files of {self.commit.short}" + (f", {len(deleted)} deleted" if deleted else "")
-        yield LayerPlan(tier="commit", inputs=inputs, make=make, wheels=wheels, explain=what)
+        yield LayerPlan(tier="commit", inputs=inputs, make=make, wheels=wheels, explain=what, whose=whose)
 
     def _delta(self, step: Step) -> tuple[tuple[Blob, ...], tuple[str, ...], tuple[str, ...]]:
         """Changed files of vLLM, what is gone, and which of that are folders."""
@@ -227,7 +236,12 @@ class Contents:
             inputs={**self._common(), "text": text.decode(), "path": entry.path},
             make=lambda: Made(entries=[entry], files={"commit": _digests([entry])}),
             explain="the commit's name",
+            whose=lambda _: "the name of the commit",
         )
+
+
+def _named(item: Overlay) -> str:
+    return f"overlay {item.source} to {item.target}"
 
 
 def debs_for(spec: ImageSpec, platform: str) -> tuple[LockedDeb, ...]:

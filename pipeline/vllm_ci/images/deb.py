@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
+import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.domain.paths import whiteout
+from vllm_ci.images import members
+from vllm_ci.images.members import Kind, Member
+from vllm_ci.images.stream import Strict
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
@@ -63,24 +67,56 @@ def merged(path: str) -> str:
     return f"usr/{clean}" if clean.partition("/")[0] in _MERGED else clean
 
 
-def unpack(path: Path, root: Path) -> Control:
-    """Unpack a package's files below ``root``; folders, files and links, nothing else; what it says of itself."""
-    control = Control(text="", md5sums="")
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """An unpacked package.
+
+    Attributes:
+        control: What it says of itself.
+        members: What it holds, at the paths of a system with merged /usr.
+    """
+
+    control: Control
+    members: Sequence[Member]
+
+
+def unpack(path: Path, folder: Path) -> Package:
+    """Unpack a package's files into the empty directory ``folder``, each under the number of its member.
+
+    Raises:
+        BuildError: It is no package, or holds what must not be unpacked.
+    """
+    control, found = Control(text="", md5sums=""), []
     for name, content in _members(path):
         if name.startswith("control.tar"):
             control = _control(name, content)
         elif name.startswith("data.tar"):
-            with tarfile.open(fileobj=_opened(name, content), mode="r|") as archive:
-                for member in archive:
-                    _refuse_whiteout(path, member.name)
-                    _place(archive, member, root)
-    return control
+            found = _data(path.name, _opened(name, content), folder)
+    return Package(control=control, members=found)
 
 
-def _refuse_whiteout(path: Path, name: str) -> None:
-    if part := whiteout(name):
+def _data(name: str, stream: IO[bytes], folder: Path) -> list[Member]:
+    target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Strict) as archive:
+            found = members.read_archive(archive, name, contents=target)
+    finally:
+        os.close(target)
+    for item in found:
+        _refuse_whiteout(name, item)
+    return [item._replace(path=merged(item.path), link=_merged_link(item)) for item in found]
+
+
+def _merged_link(item: Member) -> str:
+    return merged(item.link) if item.kind is Kind.HARD_LINK else item.link
+
+
+def _refuse_whiteout(name: str, item: Member) -> None:
+    if item.kind in {Kind.WHITEOUT, Kind.OPAQUE}:
+        folder, victim = (item.path, members.OPAQUE) if item.kind is Kind.OPAQUE else posixpath.split(item.path)
+        part = victim if item.kind is Kind.OPAQUE else members.WHITEOUT + victim
         raise BuildError(
-            f"{path.name}: {name} holds {part} in its name",
+            f"{name}: {posixpath.join(folder, part)} holds {part} in its name",
             why="in an image, a name that begins with .wh. deletes a file of the layers below",
             remedy="exclude the package, or take another version of it",
         )
@@ -94,27 +130,3 @@ def _control(name: str, content: bytes) -> Control:
             if key in texts and (file := archive.extractfile(member)):
                 texts[key] = file.read().decode()
     return Control(text=texts["control"], md5sums=texts["md5sums"])
-
-
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
-    name = merged(member.name)
-    if not name or ".." in name.split("/"):
-        return
-    target = root / name
-    if member.isdir():
-        if not target.is_symlink():
-            target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    if member.issym():
-        target.symlink_to(member.linkname)
-    elif member.islnk():
-        # A copy: the layers know no hard links, and files of a package are seldom linked.
-        target.write_bytes((root / merged(member.linkname)).read_bytes())
-        target.chmod(0o755 if member.mode & 0o111 else 0o644)
-    elif member.isfile() and (file := archive.extractfile(member)):
-        with target.open("wb") as output:
-            while piece := file.read(1 << 20):
-                output.write(piece)
-        target.chmod(0o755 if member.mode & 0o111 else 0o644)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from vllm_ci.domain.commit import Commit
 from vllm_ci.images.entries import Entry, Inline
 from vllm_ci.images.history import Change, History
+from vllm_ci.images.members import WHITEOUT
 from vllm_ci.images.overlay import Blob, check_name, identities
-from vllm_ci.images.tree import WHITEOUT
 from vllm_ci.images.wheel import pyc_path
 from vllm_ci.images.work_tree import GITLINK
 

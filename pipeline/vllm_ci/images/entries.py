@@ -206,7 +206,7 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
     """Entries sorted by path, each folder before what is in it and no folder missing.
 
     Raises:
-        BuildError: Two entries claim one path.
+        BuildError: Two entries claim one path, or one is a file where another needs a directory.
     """
     by_path: dict[str, Entry] = {}
     for entry in entries:
@@ -218,4 +218,9 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
         while parent and parent not in by_path:
             by_path[parent] = Entry(path=parent, mode=0o755, folder=True)
             parent = parent.rpartition("/")[0]
+        if parent and not by_path[parent].folder:
+            raise BuildError(
+                f"/{parent} is a file or a link, and /{path} needs a directory there",
+                remedy="leave one of them out of the image",
+            )
     return [by_path[path] for path in sorted(by_path)]

@@ -1,4 +1,4 @@
-"""An image that other layers stand on: its blobs are copied or mounted, never unpacked."""
+"""An image that other layers stand on: its blobs are taken over as they are, and read once for what lies in them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.images.store import Store, disk, publish
+from vllm_ci.images import members
+from vllm_ci.images.store import LAYER, Store, disk, publish
 
 if TYPE_CHECKING:
     from vllm_ci.registry.repository import Repository
+
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_DOCKER = {
+    _DOCKER_LAYER: LAYER,
+    f"{_DOCKER_LAYER}.gzip": f"{LAYER}+gzip",
+    f"{_DOCKER_LAYER}.zstd": f"{LAYER}+zstd",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ def load(image: str, platform: str, store: Store, progress: Callable[[str], None
     """Bring an image's blobs into the store; what is there already is not asked for again.
 
     Raises:
-        BuildError: A blob is not what its digest says.
+        BuildError: A blob is not what its digest says, or cannot be unpacked.
         ConfigError: The image has no such platform.
         RegistryError: It cannot be had.
     """
@@ -52,14 +60,51 @@ def load(image: str, platform: str, store: Store, progress: Callable[[str], None
     if record is None or not all(store.blob(item["digest"]).exists() for item in record["layers"]):
         record = _fetch(name, digest, platform, store, progress)
         store.keep("foundations", key, record)
-    config = record["config"]
+    config, layers = record["config"], [{**item, "mediaType": _oci(item["mediaType"])} for item in record["layers"]]
+    diff_ids = _diff_ids(config, layers, image)
+    _read(store, layers, diff_ids, progress)
     return Foundation(
         name=image,
-        layers=tuple(record["layers"]),
-        diff_ids=tuple(config["rootfs"]["diff_ids"]),
-        history=tuple(config.get("history") or ()),
+        layers=tuple(layers),
+        diff_ids=tuple(diff_ids),
+        history=tuple(_history(config, len(layers))),
         env=dict(item.partition("=")[::2] for item in config.get("config", {}).get("Env") or ()),
     )
+
+
+def _oci(media_type: str) -> str:
+    """Docker's media types as those of the OCI specification, which alone an OCI manifest may name; the blobs are the same."""
+    return _DOCKER.get(media_type, media_type)
+
+
+def _diff_ids(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], image: str) -> list[str]:
+    found = [str(item) for item in (config.get("rootfs") or {}).get("diff_ids") or ()]
+    if len(found) != len(layers):
+        raise BuildError(
+            f"the configuration of {image} names {len(found)} layers, and its manifest {len(layers)}",
+            why="it is no image that container engines could start (an artifact, or a very old format)",
+            remedy="name an image by the digest of its manifest or index in base.image",
+        )
+    return found
+
+
+def _history(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The image's history, with one entry for each of its layers: tools match them up, and some images have fewer or none."""
+    found: list[dict[str, Any]] = list(config.get("history") or ())
+    missing = count - sum(1 for item in found if not item.get("empty_layer"))
+    if missing < 0:
+        return [{"created_by": "base.image"}] * count
+    return [*found, *[{"created_by": "base.image"}] * missing]
+
+
+def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], progress: Callable[[str], None]) -> None:
+    """Learn what lies in layers that are new here."""
+    new = [(item, diff_id) for item, diff_id in zip(layers, diff_ids, strict=True) if not members.known(store, item["digest"])]
+    if not new:
+        return
+    progress(f"reading {len(new)} layers of the base image, {sum(item['size'] for item, _ in new) / 1e6:,.0f} MB")
+    with ThreadPoolExecutor(4, thread_name_prefix="base") as pool:
+        list(pool.map(lambda one: members.of_layer(store, *one), new))
 
 
 def _fetch(name: str, digest: str, platform: str, store: Store, progress: Callable[[str], None]) -> dict[str, Any]:

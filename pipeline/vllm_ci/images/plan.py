@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
 from vllm_ci.domain.spec import Files, ImageSpec, Tier, selected
+from vllm_ci.images import conflicts
 from vllm_ci.images.entries import Entry
 from vllm_ci.images.locks import LockedWheel
 from vllm_ci.images.store import canonical
@@ -39,6 +40,7 @@ class LayerPlan:
         wheels: The wheels that making it takes.
         make: Makes its content; called only when its key is unknown.
         explain: What it is, for people.
+        whose: Who brings a path, for people; by default whoever owns the file.
     """
 
     tier: str
@@ -46,6 +48,7 @@ class LayerPlan:
     make: Callable[[], Made]
     wheels: tuple[LockedWheel, ...] = ()
     explain: str = ""
+    whose: Callable[[str], str] | None = None
 
     @cached_property
     def key(self) -> str:
@@ -104,7 +107,7 @@ def united(files: Iterable[tuple[str, Entry, str]]) -> tuple[list[Entry], dict[s
         files: Project, entry and hex sha256.
 
     Raises:
-        BuildError: Two claim a path with different content.
+        BuildError: Two claim a path with different content, or one has a file where another has a directory.
     """
     taken: dict[str, tuple[str, str]] = {}
     fights: dict[str, tuple[str, str]] = {}
@@ -120,6 +123,7 @@ def united(files: Iterable[tuple[str, Entry, str]]) -> tuple[list[Entry], dict[s
         entries.append(entry)
         owned.setdefault(project, {})[entry.path] = digest
     _refuse(fights)
+    conflicts.check_one([(entry, taken[entry.path][0]) for entry in entries])
     return entries, owned
 
 

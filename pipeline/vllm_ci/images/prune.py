@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_ci.images import oci
 from vllm_ci.images.store import REF_NAME, Store, image_config
-from vllm_ci.images.tree import layer_name
+from vllm_ci.images.tree import layer_name, tree_name
 
 _DAY_S = 86400.0
 
@@ -116,9 +116,8 @@ def _unreachable(store: Store, kept: list[dict[str, Any]]) -> Iterator[Path]:
     if not store.blobs.is_dir():
         return
     yield from (path for path in store.blobs.iterdir() if path.name not in reachable and not path.name.startswith("."))
-    for path in (store.root / "files").glob("*.json"):
-        if path.stem not in reachable:
-            yield path
+    for kind in ("files", "members"):
+        yield from (path for path in (store.root / kind).glob("*.json") if path.stem not in reachable)
     for path in (store.root / "layers").glob("*.json"):
         if json.loads(path.read_bytes())["digest"].removeprefix("sha256:") not in reachable:
             yield path
@@ -131,7 +130,7 @@ def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Pat
         for digest in _manifests(store, item):
             config = image_config(digest, store=store)
             wanted |= {layer_name(diff_id) for diff_id in config["rootfs"]["diff_ids"]}
-            wanted.add(f"image-{json.loads(store.read(digest))['config']['digest'].removeprefix('sha256:')[:32]}")
+            wanted.add(tree_name(json.loads(store.read(digest))["config"]["digest"]))
     today = time.time() - _DAY_S
     for path in _things(store, "trees"):
         used = path.stat().st_mtime
@@ -148,7 +147,14 @@ def _manifests(store: Store, item: dict[str, Any]) -> list[str]:
 
 def _leftovers(store: Store) -> Iterator[Path]:
     """What a killed builder left; nobody builds while we are here."""
-    for folder in (store.blobs, store.bytecode, store.trees, store.root / "layers", store.root / "files"):
+    for folder in (
+        store.blobs,
+        store.bytecode,
+        store.trees,
+        store.root / "layers",
+        store.root / "files",
+        store.root / "members",
+    ):
         yield from folder.glob(".part-*")
 
 

@@ -6,10 +6,11 @@ Everything appears by rename of a finished, synced temporary file or folder; who
 ``images/``        an OCI image layout: ``blobs/sha256/*``, ``index.json`` with the images built here
 ``layers/``        layer key -> what the layer is
 ``files/``         layer digest -> which files of which wheel it holds
+``members/``       layer digest -> what lies in its tar, ours and those of ``base.image``
 ``wheels/``        downloaded wheels by hash
 ``debs/``          downloaded Debian packages by hash
 ``bytecode/``      compiled files, packed by wheel or single
-``trees/``         unpacked layers, and image trees made of hard links to them
+``trees/``         files of unpacked layers by number, and image trees made of hard links to them
 =================  =========================================================================================
 """
 
@@ -139,8 +140,8 @@ def write(target: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def canonical(value: object) -> bytes:
-    """JSON that is the same for the same value: sorted, without spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """JSON that is the same for the same value: sorted, without spaces; names that are not UTF-8 survive ``json.loads``."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def sha256(content: bytes) -> str:

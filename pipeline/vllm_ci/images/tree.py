@@ -1,39 +1,47 @@
-"""Runnable root file systems of images on this machine: layers unpacked once, trees made of hard links to them."""
+"""Runnable root file systems of images on this machine: layers unpacked once, trees made of hard links to their files.
+
+What lies where is worked out in memory first (:mod:`vllm_ci.images.shape`), so that a directory of the tree is always one that
+was made here: nothing is written through a link, whatever the layers hold. Links are written relative, so that nothing that
+follows one ends outside the tree.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.images import members, within
+from vllm_ci.images.members import Kind
+from vllm_ci.images.shape import Folder, Leaf, Shape
 from vllm_ci.images.spec import host_platform
 from vllm_ci.images.store import Store, disk, image_config, image_manifest
 
-WHITEOUT = ".wh."
-OPAQUE = ".wh..wh..opq"
-_CHUNK = 1 << 20
+# Part of the names of unpacked layers and trees: bumped when they are made in another way.
+_FORMAT = 2
 
 
 def materialise(digest: str, *, platform: str = "", store: Store | None = None) -> Path:
     """Root file system of the image with ``digest`` (a manifest, or an index and ``platform``), made when it is not there.
 
-    Its files are read-only and shared with other trees: what runs in it must write elsewhere.
+    Its files are read-only and shared with other trees: what runs in it must write elsewhere. Devices, pipes and set-user-ID
+    bits are left out.
 
     Raises:
-        BuildError: The image is not in the store, or the disk is full.
+        BuildError: The image is not in the store, its layers cannot be unpacked, or the disk is full.
     """
     store = store or Store()
     platform = platform or host_platform()
     manifest = image_manifest(digest, platform=platform, store=store)
     diff_ids = image_config(digest, platform=platform, store=store)["rootfs"]["diff_ids"]
-    name = f"image-{manifest['config']['digest'].removeprefix('sha256:')[:32]}"
+    name = tree_name(manifest["config"]["digest"])
     layers = list(zip(diff_ids, manifest["layers"], strict=True))
     # What was used lately is not pruned.
     for each in (name, *(layer_name(diff_id) for diff_id in diff_ids)):
@@ -41,16 +49,23 @@ def materialise(digest: str, *, platform: str = "", store: Store | None = None) 
 
     def fill(part: Path) -> None:
         with ThreadPoolExecutor(4, thread_name_prefix="unpack") as pool:
-            folders = list(pool.map(lambda item: unpacked(store, *item), layers))
-        for folder in folders:
-            link(folder, part)
+            contents = list(pool.map(lambda item: unpacked(store, *item), layers))
+        shape = Shape()
+        for diff_id, layer in layers:
+            shape.apply(members.of_layer(store, layer, diff_id), name=layer["digest"])
+        write(shape, part, contents)
 
     return _once(store, name, fill, needed_bytes=0)
 
 
 def layer_name(diff_id: str) -> str:
     """Name of an unpacked layer among the trees."""
-    return f"layer-{diff_id.removeprefix('sha256:')[:32]}"
+    return f"layer-{diff_id.removeprefix('sha256:')[:32]}-{_FORMAT}"
+
+
+def tree_name(config_digest: str) -> str:
+    """Name of an image's tree among the trees."""
+    return f"image-{config_digest.removeprefix('sha256:')[:32]}-{_FORMAT}"
 
 
 def touch(path: Path) -> None:
@@ -59,13 +74,17 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
-def unpacked(store: Store, diff_id: str, descriptor: dict[str, Any]) -> Path:
-    """A layer's content as a folder, whiteouts included as the files that they are in the tar."""
+def unpacked(store: Store, diff_id: str, layer: dict[str, Any]) -> Path:
+    """A directory with the files of a layer, each under the number of its member."""
 
     def fill(part: Path) -> None:
-        _extract(store.blob(descriptor["digest"]), part)
+        found = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            members.read(store.blob(layer["digest"]), diff_id=diff_id, contents=found)
+        finally:
+            os.close(found)
 
-    return _once(store, layer_name(diff_id), fill, needed_bytes=3 * int(descriptor["size"]))
+    return _once(store, layer_name(diff_id), fill, needed_bytes=3 * int(layer["size"]))
 
 
 def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes: int) -> Path:
@@ -89,142 +108,74 @@ def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes
     return target
 
 
-@contextmanager
-def tar_stream(blob: Path) -> Iterator[tarfile.TarFile]:
-    """The tar in a layer blob, whatever it is compressed with.
+def write(shape: Shape, root: Path, contents: Sequence[Path], *, inward: bool = True) -> None:
+    """Write a file system into the empty directory ``root``.
+
+    Args:
+        shape: What to write.
+        root: Where.
+        contents: The files of each layer by the numbers of their members; they are linked.
+        inward: Write links so that they cannot leave ``root``; else as they are.
 
     Raises:
-        BuildError: It is not here, or no tar.
+        BuildError: A name or a link is longer than this file system takes.
     """
-    try:
-        with blob.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            with tarfile.open(fileobj=_plain(file, magic), mode="r|", bufsize=_CHUNK) as archive:
-                yield archive
-    except FileNotFoundError as error:
-        raise BuildError(f"a layer is missing: {blob.name[:12]}", remedy="build the image again: vllm-ci build") from error
-    except tarfile.TarError as error:
-        raise BuildError(
-            f"layer {blob.name[:12]} is damaged", why=str(error), remedy="vllm-ci cache prune, then build again"
-        ) from error
+    with ExitStack() as stack:
+        opened = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (root, *contents)]
+        for handle in opened:
+            stack.callback(os.close, handle)
+        writer = _Writer(shape, opened[0], opened[1:], inward=inward)
+        # The kernel links without Python's lock, and names relative to open directories spare it walking ten of them each time.
+        pool = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="link"))
+        level = [("", shape.root)]
+        while level:
+            level = [item for found in pool.map(lambda item: writer.folder(*item), level) for item in found]
 
 
-def _plain(file: IO[bytes], magic: bytes) -> IO[bytes]:
-    if magic.startswith(b"\x1f\x8b"):
-        from isal import igzip
+class _Writer:
+    def __init__(self, shape: Shape, root: int, contents: list[int], *, inward: bool) -> None:
+        self._shape, self._root, self._contents, self._inward = shape, root, contents, inward
 
-        return cast("IO[bytes]", igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
-    if magic == b"\x28\xb5\x2f\xfd":
-        import zstandard
+    def folder(self, path: str, folder: Folder) -> list[tuple[str, Folder]]:
+        """Write what is in a directory; the directories in it, which are still empty."""
+        inner: list[tuple[str, Folder]] = []
+        with within.directory(self._root, path) as here:
+            for name, node in folder.entries.items():
+                try:
+                    if isinstance(node, Folder):
+                        os.mkdir(name, dir_fd=here)
+                        inner.append((f"{path}/{name}" if path else name, node))
+                    else:
+                        self._leaf(path, name, node, here)
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:
+                        raise
+                    raise BuildError(
+                        f"/{path}/{name[:40]}... of the image cannot be unpacked",
+                        why="its name, or the target of the link, is longer than the file system here takes",
+                        remedy="run it with an engine with containers (--engine dagger)",
+                    ) from error
+        return inner
 
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-    return file
-
-
-def _extract(blob: Path, root: Path) -> None:
-    with tar_stream(blob) as archive:
-        for member in archive:
-            name = member.name.strip("/")
-            if not name or ".." in name.split("/"):
-                continue
-            target = root / name
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if member.issym():
-                target.symlink_to(member.linkname)
-            elif member.islnk():
-                os.link(root / member.linkname.strip("/"), target)
-            elif member.isfile():
-                _extract_file(archive, member, target)
-
-
-def _extract_file(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    source = archive.extractfile(member)
-    assert source is not None  # noqa: S101
-    mode = 0o555 if member.mode & 0o111 else 0o444
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb", buffering=0) as output:
-        while piece := source.read(_CHUNK):
-            output.write(piece)
-        os.fchmod(handle, mode)
+    def _leaf(self, path: str, name: str, node: Leaf, here: int) -> None:
+        if node.member.kind is Kind.LINK:
+            link = node.member.link
+            os.symlink(self._shape.inward(path, link) if self._inward else link, name, dir_fd=here)
+        elif node.member.kind is Kind.FILE:
+            source, number = self._contents[node.source], str(node.number)
+            try:
+                os.link(number, name, src_dir_fd=source, dst_dir_fd=here, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                _copy(number, name, source, here)
 
 
-def link(layer: Path, root: Path) -> None:
-    """Apply an unpacked layer to a tree (OCI image specification, "Applying Changesets")."""
-    folders = _fold(layer, root)
-    # The kernel links without Python's lock, and names relative to open folders spare it walking ten of them for each file.
-    with ThreadPoolExecutor(4, thread_name_prefix="link") as pool:
-        list(pool.map(lambda below: _link_folder(layer / below, root / below), folders))
-
-
-def _fold(layer: Path, root: Path) -> list[str]:
-    """Make a layer's folders and take away what it takes away; the folders that hold files."""
-    pending, filled = [""], []
-    while pending:
-        below = pending.pop()
-        files = False
-        with os.scandir(layer / below) as found:
-            inner = []
-            for entry in found:
-                path = f"{below}/{entry.name}" if below else entry.name
-                if entry.name.startswith(WHITEOUT):
-                    _remove(root / below, entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    inner.append(path)
-                else:
-                    files = True
-        for path in inner:
-            _make_folder(root / path)
-        pending += inner
-        if files:
-            filled.append(below)
-    return filled
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    there, here = os.open(source, os.O_RDONLY), os.open(target, os.O_RDONLY)
-    try:
-        with os.scandir(there) as found:
-            for entry in found:
-                if not entry.is_dir(follow_symlinks=False) and not entry.name.startswith(WHITEOUT):
-                    _link_file(entry, there, here, target)
-    finally:
-        os.close(there)
-        os.close(here)
-
-
-def _remove(folder: Path, whiteout: str) -> None:
-    victims = list(folder.iterdir()) if whiteout == OPAQUE else [folder / whiteout.removeprefix(WHITEOUT)]
-    for victim in victims:
-        if victim.is_dir() and not victim.is_symlink():
-            shutil.rmtree(victim)
-        else:
-            victim.unlink(missing_ok=True)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if not path.is_dir():
-            path.unlink()
-            path.mkdir()
-
-
-def _link_file(entry: os.DirEntry[str], there: int, here: int, folder: Path) -> None:
-    name = entry.name
-    try:
-        if entry.is_symlink():
-            os.symlink(os.readlink(name, dir_fd=there), name, dir_fd=here)
-        else:
-            os.link(name, name, src_dir_fd=there, dst_dir_fd=here)
-    except FileExistsError:
-        taken = folder / name
-        if taken.is_dir() and not taken.is_symlink():
-            shutil.rmtree(taken)
-        else:
-            taken.unlink()
-        _link_file(entry, there, here, folder)
+def _copy(number: str, name: str, source: int, here: int) -> None:
+    """For a file that has as many names as its file system allows."""
+    there = os.open(number, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source)
+    with os.fdopen(there, "rb") as old:
+        new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=here)
+        with os.fdopen(new, "wb") as output:
+            shutil.copyfileobj(old, output)
+            os.fchmod(new, os.fstat(there).st_mode & 0o777)

@@ -28,10 +28,15 @@ def test_usr_is_merged(path: str, where: str) -> None:
 
 def test_a_package_is_unpacked_with_modes_and_links(tmp_path: Path) -> None:
     path = write_deb(tmp_path / "a.deb", "a", "1", {"./bin/run": b"run", "./usr/share/a": b"a"}, {"./usr/bin/again": "run"})
-    control = unpack(path, tmp_path / "root")
-    assert "Package: a" in control.text
-    assert (tmp_path / "root/usr/bin/run").stat().st_mode & 0o777 == 0o755
-    assert (tmp_path / "root/usr/bin/again").read_bytes() == b"run"
+    (tmp_path / "files").mkdir()
+    package = unpack(path, tmp_path / "files")
+    assert "Package: a" in package.control.text
+    found = {member.path: (number, member) for number, member in enumerate(package.members)}
+    number, run = found["usr/bin/run"]
+    assert run.executable
+    assert not found["usr/share/a"][1].executable
+    assert (tmp_path / "files" / str(number)).read_bytes() == b"run"
+    assert found["usr/bin/again"][1].link == "run"
 
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
