@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_head_is_found_with_its_branch_and_time(checkout: Path) -> None:
     commit = vcs.discover(checkout)
     assert commit.sha == run(checkout, "rev-parse", "HEAD")
-    assert commit.ref == "trunk"
+    assert commit.ref == "refs/heads/trunk"
     assert commit.committed_at == int(run(checkout, "log", "-1", "--format=%ct"))
     assert not commit.dirty
 
@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_checkout_is_a_usage_error_with_a_remedy(tmp_path: P
 
 def test_an_empty_repository_has_no_commit(tmp_path: Path) -> None:
     run(tmp_path, "init", "--quiet")
-    with pytest.raises(UsageError, match="no commit HEAD"):
+    with pytest.raises(UsageError, match="no commit yet"):
         vcs.discover(tmp_path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +15,7 @@ from typing import Self
 
 import anyio
 
+from vllm_ci import scratch
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
@@ -56,7 +56,7 @@ class DaggerDirectory:
 
     async def read(self, name: str) -> bytes:
         """Content of one file, byte by byte: as a string of the API it would have to be text."""
-        with translated(f"read {name}"), tempfile.TemporaryDirectory() as folder:
+        with translated(f"read {name}"), scratch.folder("read-") as folder:
             if not await self.handle.exists(name):
                 raise FileNotFoundError(name)
             path = anyio.Path(folder, "file")
