@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_where_the_home_cannot_be_written_the_system_s_place_serves(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.write_bytes(b"a file")
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with scratch.folder() as made:
         assert made.is_relative_to(tmp_path)
         assert made.parent.stat().st_mode & 0o777 == 0o700

@@ -153,4 +153,4 @@ def write_facts(folder: Path, image: BuiltImage, found: dict[str, Any]) -> None:
         ("config.json", store.image_config(digest)),
         ("manifest.json", integrity.manifest(digest)),
     ):
-        (folder / name).write_text(json.dumps(value, indent=1) + "\n")
+        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

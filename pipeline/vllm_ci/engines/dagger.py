@@ -189,7 +189,7 @@ class DaggerEngine:
         # Folders that everybody may write to would be a finding of the suite that looks into the image.
         user = "" if image is None else await made.user()
         writable = dag.directory().with_new_directory("it", permissions=0o755).directory("it")
-        script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text()).file("guard.py")
+        script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text(encoding="utf-8")).file("guard.py")
         return (
             made.with_mounted_file(_GUARD, script)
             .with_mounted_directory(_OUT, writable, owner=user)

@@ -102,9 +102,9 @@ def _say_installed(part: Path, deb: LockedDeb, control: Control) -> None:
     """``/var/lib/dpkg/status.d``, where scanners look for packages in images without dpkg."""
     folder = part / "var/lib/dpkg/status.d"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / deb.name).write_text(control.text)
+    (folder / deb.name).write_text(control.text, encoding="utf-8")
     if control.md5sums:
-        (folder / f"{deb.name}.md5sums").write_text(control.md5sums)
+        (folder / f"{deb.name}.md5sums").write_text(control.md5sums, encoding="utf-8")
 
 
 def _certificates(part: Path) -> None:

@@ -166,9 +166,9 @@ class Store:
         """Context in which nothing of the store is pruned; many may be in it at once."""
         return hold(self.root / "locks" / "prune", shared=True)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Context for whoever prunes."""
-        return hold(self.root / "locks" / "prune")
+    def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
+        """Context for whoever prunes; see :func:`vllm_ci.filelock.hold`."""
+        return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
 
     def prepare(self) -> None:
         """Make the layout one."""
