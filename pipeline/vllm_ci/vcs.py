@@ -22,7 +22,7 @@ _REMOTE = ("fetch", "push", "ls-remote", "clone", "pull")
 _OUTPUT_BYTES = 4 * 1024**3
 
 _ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_UNSAFE = "dubious ownership"
+_UNSAFE = "safe.directory"  # in git's own remedy, in every version that refuses
 _SECRET = re.compile(r"(?<=://)[^/@\s']+@")
 
 
@@ -89,10 +89,11 @@ def _without_prompts(env: Mapping[str, str], cwd: Path) -> dict[str, str]:
 def _failed(arguments: tuple[str, ...], cwd: Path, done: external.Done) -> ErroredError | UsageError:
     said = _SECRET.sub("", done.errors.decode("utf-8", "replace").strip())
     if _UNSAFE in said:
+        place = _unsafe_place(said, cwd)
         return UnsafeCheckoutError(
-            f"git does not read {cwd}: it belongs to another user",
+            f"git does not read {place}: it belongs to another user",
             why=said,
-            remedy=f"if you trust what is in it: git config --global --add safe.directory {_unsafe_place(said, cwd)}",
+            remedy=f"if you trust what is in it: git config --global --add safe.directory {place}",
         )
     shown = _SECRET.sub("", " ".join(arguments[:3]))
     return GitError(
