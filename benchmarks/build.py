@@ -105,8 +105,8 @@ class Bench:
                         target = self.repository / info.filename
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(content)
-        (self.repository / "setup.py").write_text("setup()\n")
-        self.config.write_text(f"version: 1\nname: bench\nimage:\n  spec: {self.image}\n  vllm: {{}}\n")
+        (self.repository / "setup.py").write_text("setup()\n", encoding="utf-8")
+        self.config.write_text(f"version: 1\nname: bench\nimage:\n  spec: {self.image}\n  vllm: {{}}\n", encoding="utf-8")
         self.git("init", "--quiet")
         self.commit("release")
         self.git("tag", f"v{locked.version}")
@@ -123,7 +123,7 @@ class Bench:
 
     def change(self) -> None:
         """One line of one file, committed."""
-        with (self.repository / SOURCE).open("a") as file:
+        with (self.repository / SOURCE).open("a", encoding="utf-8") as file:
             file.write(f"# {time.time_ns()}\n")
         self.commit("one line")
 
@@ -234,7 +234,7 @@ def peers(bench: Bench, home: Path) -> None:
     target = f"{bench.spec.site_packages}/{SOURCE}"
     compile_it = json.dumps([f"{bench.spec.prefix}/bin/python", "-m", "compileall", "-q", target])
     lines = [f"FROM {base}", "USER 0", f"COPY {SOURCE} {target}", f"RUN {compile_it}", "USER 2000:0"]
-    (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def one_line() -> float:
         bench.change()
@@ -266,7 +266,9 @@ def main() -> int:
         if options.peers:
             peers(bench, home)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) | {"kept": row.kept} for row in bench.rows], indent=1) + "\n")
+        options.json.write_text(
+            json.dumps([asdict(row) | {"kept": row.kept} for row in bench.rows], indent=1) + "\n", encoding="utf-8"
+        )
     return int(any(row.kept == "BROKEN" for row in bench.rows))
 
 

@@ -33,10 +33,10 @@ def resident_bytes(pid: int) -> int:
     """Resident memory of a process and all below it."""
     total = 0
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
         total = pages * os.sysconf("SC_PAGE_SIZE")
         for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(resident_bytes(int(child)) for child in task.read_text().split())
+            total += sum(resident_bytes(int(child)) for child in task.read_text(encoding="utf-8").split())
     except (FileNotFoundError, ProcessLookupError):
         pass
     return total
@@ -47,7 +47,7 @@ def once(config: str, home: Path) -> dict[str, float]:
     seen: dict[str, float] = {}
     peak = 0
     name = f"startup-{os.getpid()}"
-    with tempfile.TemporaryFile("w+") as progress:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as progress:
         command = [sys.executable, "-m", "vllm_ci", "serve", "--config", config, "--name", name]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=progress, text=True)
         assert process.stdout is not None
@@ -61,7 +61,7 @@ def once(config: str, home: Path) -> dict[str, float]:
                     log = None  # another server's
                 begun = time.monotonic()
             else:
-                text = log.read_text(errors="replace")
+                text = log.read_text(errors="replace", encoding="utf-8")
                 for mark, pattern in MARKS:
                     if mark not in seen and text and pattern in text:
                         seen[mark] = time.monotonic() - begun

@@ -7,7 +7,6 @@ import json
 import os
 import posixpath
 import secrets
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,11 @@ from typing import NoReturn
 import dagger
 from dagger import dag
 
+from vllm_ci import scratch
+from vllm_ci.base_branch import of_mapping
 from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
+from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
@@ -129,7 +131,7 @@ class Call:
         return Work(
             engine=engine,
             project=project,
-            source=await _source(engine, loaded, asked),
+            source=await _source(engine, loaded, asked, project),
             hidden=tuple(hidden),
         )
 
@@ -157,7 +159,7 @@ async def configuration(asked: Asked) -> Loaded:
         raise ConfigError(
             f"the source has no {asked.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder("configuration-") as folder:
         path = Path(folder, asked.config)
         await asked.source.file(asked.config).export(str(path))
         return load(path, overrides)
@@ -178,7 +180,7 @@ def _project(loaded: Loaded, asked: Asked) -> Project:
     return replace(project, build_args=("--image", place))
 
 
-async def _source(engine: DaggerEngine, loaded: Loaded, asked: Asked) -> Source:
+async def _source(engine: DaggerEngine, loaded: Loaded, asked: Asked, project: Project) -> Source:
     checkout = DaggerDirectory(asked.source)
     folder = posixpath.dirname(asked.config)
     return Source(
@@ -186,6 +188,7 @@ async def _source(engine: DaggerEngine, loaded: Loaded, asked: Asked) -> Source:
         checkout=checkout,
         project=DaggerDirectory(asked.source.directory(folder)) if folder else checkout,
         model=_model(loaded, asked, folder),
+        changed=await _changes(engine, checkout, folder) if any(stage.changed for stage in project.stages) else None,
     )
 
 
@@ -196,6 +199,15 @@ async def _commit(engine: DaggerEngine, checkout: DaggerDirectory) -> Commit:
     if not outcome:
         raise UsageError("the source has no commit", why=reading.tail(outcome.log), remedy="git status, in the checkout")
     return Commit(**json.loads(await outcome.output.read("commit.json")))
+
+
+async def _changes(engine: DaggerEngine, checkout: DaggerDirectory, folder: str) -> Changes:
+    """Since the base branch that the clone itself knows: a function sees nothing of its caller's environment."""
+    argv = ("python", "-m", "vllm_ci.base_branch", "{in.source}", folder or ".", "{out}/changes.json")
+    outcome = await engine.run(Program(name="changes", argv=argv, inputs={"source": checkout}))
+    if not outcome:
+        return Changes(unknown=reading.tail(outcome.log))
+    return of_mapping(json.loads(await outcome.output.read("changes.json")))
 
 
 def _model(loaded: Loaded, asked: Asked, folder: str) -> DaggerDirectory | None:

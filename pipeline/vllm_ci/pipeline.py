@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import BuildError, ConfigError, ErroredError, VllmCiError
 from vllm_ci.domain.events import Emit, Event, Finished, Started
@@ -39,14 +40,14 @@ class Source:
         checkout: The repository, with its ``.git``.
         project: The folder of the configuration file.
         model: Folder of the checkpoint, when the project names one by path.
-        changed: Files that differ from the base branch, relative to the project's folder.
+        changed: What differs from the base branch; ``None`` when nobody looked.
     """
 
     commit: Commit
     checkout: Directory
     project: Directory
     model: Directory | None = None
-    changed: tuple[str, ...] = ()
+    changed: Changes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,17 @@ CALL = re.compile(r"(?:^|`|\$ |    )(?:VLLM_CI_\w+=\S+ )?(?:vllm-ci|ci/run) ([a-
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    lost = [link for link in LINK.findall(page.read_text()) if "://" not in link and not (page.parent / link).exists()]
+    lost = [
+        link
+        for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
     assert not lost
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_text_exist_and_know_their_options(page: Path) -> None:
-    for call in CALL.findall(page.read_text()):
+    for call in CALL.findall(page.read_text(encoding="utf-8")):
         words = shlex.split(call.replace("…", " ").replace("...", " ").replace("[", " ").replace("]", " "), comments=True)
         words = [word.rstrip(".,;:)") for word in words]
         if not words or words[0] not in COMMANDS:
@@ -66,7 +70,7 @@ def test_the_readme_fits_one_screen() -> None:
     "lock", [*ROOT.glob("*.lock"), *ROOT.glob("ci/*.lock"), *ROOT.glob("images/*.lock")], ids=lambda path: path.name
 )
 def test_locks_hold_no_addresses_and_no_paths(lock: Path) -> None:
-    text = lock.read_text()
+    text = lock.read_text(encoding="utf-8")
     assert "://" not in text
     assert "file:" not in text
     assert not re.search(r"^\s*--(?:index-url|extra-index-url|find-links)", text, re.MULTILINE)

@@ -63,7 +63,7 @@ def vllm_ci(folder: Path, *arguments: str, timeout_s: float = 1800) -> Ended:
 @contextmanager
 def started(folder: Path, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command as a process, ended at the latest with the context."""
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm_ci", *arguments],
             cwd=folder,
@@ -102,7 +102,7 @@ def descendants(pid: int) -> list[int]:
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -76,7 +76,7 @@ def test_a_server_that_dies_in_the_middle_of_a_stage_is_errored(project: Path, t
     with started(project, log, "run", "--stage", "integration", "--json") as process:
         until(lambda: "integration: started" in log.read_text() or process.poll() is not None, "the stage")
         below = descendants(process.pid)
-        servers = [pid for pid in below if "api_server" in Path(f"/proc/{pid}/cmdline").read_text()]
+        servers = [pid for pid in below if "api_server" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
         assert servers, log.read_text()
         os.kill(servers[-1], signal.SIGKILL)
         assert process.stdout is not None

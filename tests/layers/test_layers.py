@@ -19,6 +19,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("domain", 0),
     ("home", 1),
+    ("base_branch", 1),
+    ("external", 1),
+    ("filelock", 1),
+    ("scratch", 1),
     ("vcs", 1),
     ("engine", 1),
     ("programs", 1),
@@ -40,21 +44,14 @@ LEVELS = (
     ("__main__", 4),
 )
 DAGGER = ("engines.dagger", "module")
-# Each calls one outside program (git, uv, apt, the image's Python, a credential helper, the GPU driver's tool); the rest goes
-# through an engine.
-PROCESSES = (
-    *(
-        "engines.",
-        "vcs",
-        "images.uv",
-        "images.apt",
-        "images.interpreter",
-        "images.compiling",
-        "registry.credentials",
-        "cli.hardware",
-    ),
-    *("programs.", "suites.unit"),
-)
+# Engines start what is tested, one module starts the programs of other people; what runs inside an image is neither.
+PROCESSES = ("engines.", "external", "external_guard")
+INSIDE = ("programs.", "suites.unit")
+STARTERS = {"subprocess", "pty", "multiprocessing"}
+STARTING_CALLS = {
+    *("os.system", "os.popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.posix_spawnp", "os.startfile"),
+    *("anyio.run_process", "anyio.open_process", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell"),
+}
 
 
 def name_of(file: Path) -> str:
@@ -72,7 +69,7 @@ def level(name: str) -> int:
 
 
 def imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -107,9 +104,59 @@ def test_nothing_imports_vllm_or_torch() -> None:
     assert found == inside, f"only programs that run inside an image may: {found - inside}"
 
 
-def test_only_few_modules_start_processes() -> None:
-    found = {name_of(file) for file in FILES for name in imports(file) if name.split(".")[0] == "subprocess"}
-    assert all(name.startswith(PROCESSES) for name in found), found
+def calls(file: Path) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+
+
+def starts(file: Path) -> bool:
+    """Whether a module can start a program: by its imports, or by a function of another module."""
+    called = {ast.unparse(call.func) for call in calls(file)}
+    execs = any(name.startswith(("os.exec", "os.spawn")) for name in called)
+    return execs or bool(called & STARTING_CALLS) or any(name.split(".")[0] in STARTERS for name in imports(file))
+
+
+def test_only_the_engines_and_one_module_start_programs() -> None:
+    found = {name for name in map(name_of, filter(starts, FILES)) if not name.startswith(INSIDE)}
+    assert all(name.startswith("engines.") or name in PROCESSES for name in found), found
+    assert {"external", "external_guard"} <= found, "the check sees nothing"
+
+
+def test_only_one_module_takes_lock_files() -> None:
+    found = {name_of(file) for file in FILES for name in imports(file) if name.split(".")[0] == "fcntl"}
+    assert found == {"filelock"}
+
+
+def test_temporary_files_have_a_place_that_is_cleaned() -> None:
+    """What is made in the system's directory for temporary files stays there for ever when its maker is killed."""
+    making = {"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
+    found = {
+        name_of(file)
+        for file in FILES
+        for call in calls(file)
+        if ast.unparse(call.func).removeprefix("tempfile.") in making and not any(each.arg == "dir" for each in call.keywords)
+    }
+    assert all(name.startswith(INSIDE) for name in found), found
+
+
+def test_text_is_read_and_written_in_a_named_encoding() -> None:
+    """What ruff's rule (PLW1514) sees only where it can tell that something is a path."""
+    found = [f"{name_of(file)}:{call.lineno}" for file in FILES for call in calls(file) if is_unspecified(call)]
+    assert not found, found
+
+
+def is_unspecified(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+    named = {each.arg for each in call.keywords}
+    if name == "read_text":
+        return not call.args and "encoding" not in named
+    if name == "write_text":
+        return len(call.args) < 2 and "encoding" not in named
+    if name not in {"open", "fdopen"} or ast.unparse(call.func) == "os.open":
+        return False
+    mode = [each.value for each in call.keywords if each.arg == "mode"]
+    modes = [node.value for node in (*call.args, *mode) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    text = any(set(each) <= set("rwaxt+") and each for each in modes) or (name == "open" and isinstance(call.func, ast.Name))
+    return text and not any("b" in each for each in modes) and "encoding" not in named
 
 
 def test_what_composes_the_verbs_names_no_engine() -> None:

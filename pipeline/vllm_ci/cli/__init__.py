@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from vllm_ci import __version__
+from vllm_ci.cli import signals
 from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 
 # Verb -> where its click command lives.
@@ -61,12 +62,11 @@ def root(**_: Any) -> None:
 
 def main() -> None:
     """Entry point: every error of ours ends with its message on standard error and its class's exit code."""
+    signals.catch()
     try:
         code = root.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _complain(Interrupted("interrupted"))
-    except KeyboardInterrupt:
-        code = _complain(Interrupted("interrupted"))
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        code = _complain(Interrupted(str(error.__cause__ or error) or "interrupted"))
     except click.ClickException as error:
         error.show()
         code = 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from vllm_ci import vcs
+from vllm_ci import scratch, vcs
 from vllm_ci.cli import options as shared
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError
@@ -84,8 +83,8 @@ def check(work: Work, image: BuiltImage, *, progress: Callable[[str], None]) -> 
         FailedError: The digest is another one.
     """
     store = Store()
-    with tempfile.TemporaryDirectory(dir=store.root, prefix="check-") as folder:
-        fresh = Store(Path(folder))
+    with scratch.folder("check-") as folder:
+        fresh = Store(folder)
         for name in ("wheels", "debs"):
             (store.root / name).mkdir(exist_ok=True)
             (fresh.root / name).symlink_to(store.root / name)
@@ -156,4 +155,4 @@ def write_facts(folder: Path, image: BuiltImage, found: dict[str, Any]) -> None:
         ("config.json", store.image_config(digest)),
         ("manifest.json", integrity.manifest(digest)),
     ):
-        (folder / name).write_text(json.dumps(value, indent=1) + "\n")
+        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -165,7 +165,7 @@ def _registries() -> Iterator[Finding]:
 
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         remedy = "docker login REGISTRY (or skopeo login) before you push to one that asks who you are"
         yield Finding(about="registries", ok=False, found=f"no {folder / 'config.json'}", remedy=remedy)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
+
+from vllm_ci import external
+from vllm_ci.domain.errors import VllmCiError
 
 
 def facts() -> dict[str, object]:
@@ -28,21 +30,17 @@ def gpus() -> list[str]:
     if tool is None:
         return []
     try:
-        done = subprocess.run(
-            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = external.run(query, what="nvidia-smi", deadline_s=20)
+    except VllmCiError:
         return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    lines = done.output.decode("utf-8", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()] if done.exit_code == 0 else []
 
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from vllm_ci import ci, vcs
+from vllm_ci import base_branch, ci, ci_base, vcs
 from vllm_ci.cli import options
 from vllm_ci.config.load import GENERATED_KEY, Loaded
+from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.project import Project
@@ -28,12 +29,14 @@ class Opened:
         checkout: Top folder of the repository.
         commit: HEAD of it.
         project: What the configuration asks for.
+        changed: What differs from the base branch; ``None`` when nothing asks for it.
     """
 
     loaded: Loaded
     checkout: Path
     commit: Commit
     project: Project
+    changed: Changes | None = None
 
     def source(self, engine: Engine) -> Source:
         """The files, as handles of ``engine``.
@@ -54,6 +57,7 @@ class Opened:
             checkout=engine.directory(self.checkout),
             project=engine.directory(self.loaded.folder),
             model=model,
+            changed=self.changed,
         )
 
     @property
@@ -64,8 +68,8 @@ class Opened:
         return tuple(os.environ[name] for name in names if name and os.environ.get(name))
 
 
-def open_project(context: click.Context, stages: tuple[str, ...] = ()) -> Opened:
-    """Configuration and commit for a command.
+def open_project(context: click.Context, stages: tuple[str, ...] = (), *, changes: bool = False) -> Opened:
+    """Configuration and commit for a command; with ``changes`` also what rules of a stage are to be compared with.
 
     Raises:
         ConfigError: The configuration is not valid, or a stage has no such name.
@@ -78,4 +82,8 @@ def open_project(context: click.Context, stages: tuple[str, ...] = ()) -> Opened
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
     project = loaded.project(loaded.path.resolve().relative_to(checkout.resolve()).as_posix(), stages)
-    return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project)
+    changed = None
+    if changes and any(stage.changed for stage in project.stages):
+        folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()
+        changed = base_branch.changes(checkout, commit, ci_base.base(), folder=folder)
+    return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,14 +56,14 @@ def publish(
       vllm-ci publish 0123abcd --channel staging --dry-run
       vllm-ci publish --channel staging --osv ./osv-data --json
     """
-    from vllm_ci import ci, vcs
+    from vllm_ci import ci, scratch, vcs
     from vllm_ci.release.publish import publish as run
 
-    with tempfile.TemporaryDirectory(prefix="vllm-ci-") as folder:
+    with scratch.folder("publish-") as folder:
         found = opened(context)
         made = vcs.discover(vcs.root(found.loaded.folder), commit)
         candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=ci.run_url())
-        found = with_local_key(found, folder=Path(folder) / "keys" if dry_run else None)
+        found = with_local_key(found, folder=folder / "keys" if dry_run else None)
         if candidate.tested:
             found.setup.key()  # a key that cannot be read is said before anybody is asked over a network
         name = channel or next(iter(found.setup.channels))

@@ -125,7 +125,7 @@ def keep_out_of_git(state: Path) -> None:
     """Make the state folder, and nothing in it anything that git would take: there are keys in it."""
     state.mkdir(exist_ok=True)
     if not (state / ".gitignore").exists():
-        (state / ".gitignore").write_text("*\n")
+        (state / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def show_move(moved: Moved, *, as_json: bool) -> None:

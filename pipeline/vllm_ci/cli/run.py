@@ -65,7 +65,7 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
     from vllm_ci.cli.opened import open_project
     from vllm_ci.engines import choose, open_engine
 
-    opened = open_project(context, stages)
+    opened = open_project(context, stages, changes=True)
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")

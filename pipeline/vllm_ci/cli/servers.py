@@ -1,54 +1,50 @@
-"""The servers that ``vllm-ci serve`` runs on this machine: one file each, locked for as long as its process lives."""
+"""The servers that ``vllm-ci serve`` runs on this machine: a lock file each, held for as long as its process lives."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import anyio
 
 from vllm_ci.domain.errors import ServiceError, UsageError
 from vllm_ci.domain.program import Service
+from vllm_ci.filelock import LockedError, hold
 from vllm_ci.home import home
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _STOP_WITHIN_S = 120.0
+_FREE_WITHIN_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A registered server.
+    """A registered server; its lock file is held.
 
     Attributes:
         name: Its name.
-        file: Where its facts stand; our lock is on it.
     """
 
     name: str
-    file: TextIO
 
     def announce(self, facts: dict[str, Any]) -> None:
-        """Write what others may know of it."""
-        self.file.seek(0)
-        self.file.truncate()
-        json.dump({"name": self.name, "pid": os.getpid(), **facts}, self.file)
-        self.file.flush()
+        """Write what others may know of it, in one step: readers take no lock."""
+        _write(_file(self.name, "json"), json.dumps({"name": self.name, "pid": os.getpid(), **facts}))
 
     def write_key(self, variable: str) -> Path:
         """Put the server's API key into a file that only its user can read, gone with the server; the file's path."""
-        path = _folder() / f"{self.name}.key"
-        path.touch(mode=0o600)
-        path.write_text(os.environ[variable] + "\n")
+        path = _file(self.name, "key")
+        _write(path, os.environ[variable] + "\n")
         return path
 
 
@@ -61,35 +57,43 @@ def register(name: str) -> Iterator[Entry]:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a server", remedy="use a-z, 0-9, dots and dashes")
-    path = _folder() / f"{name}.json"
-    with path.open("a+") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Whoever looks which servers run holds the lock of a free name for a moment.
+            stack.enter_context(hold(_file(name, "lock"), timeout_s=_FREE_WITHIN_S))
+        except LockedError as error:
             raise UsageError(
-                f"a server named {name} runs already", remedy=f"give this one a --name, or: vllm-ci server stop {name}"
+                f"a server named {name} is already running",
+                remedy=f"give this one another name (--name), or: vllm-ci server stop {name}",
             ) from error
-        entry = Entry(name=name, file=file)
+        stack.callback(_remove, name)
+        entry = Entry(name=name)
         entry.announce({})
-        try:
-            yield entry
-        finally:
-            path.with_suffix(".key").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+        yield entry
 
 
 def running() -> list[dict[str, Any]]:
     """Facts of the servers that run; files of dead ones are removed."""
     found = []
-    for path in sorted(_folder().glob("*.json")):
-        with contextlib.suppress(FileNotFoundError), path.open("r+") as file:
-            if _held(file):
-                with contextlib.suppress(ValueError):
-                    found.append(json.load(file))
-            else:
-                path.with_suffix(".key").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+    for path in sorted(_folder().glob("*.lock")):
+        try:
+            with hold(path, shared=True, timeout_s=0):
+                pass
+        except LockedError:
+            with contextlib.suppress(FileNotFoundError):
+                facts = json.loads(_file(path.stem, "json").read_bytes())
+                if _lives(facts["pid"]):
+                    found.append(facts)
+        else:
+            with contextlib.suppress(LockedError), hold(path, timeout_s=0):
+                _remove(path.stem)
     return found
+
+
+def _remove(name: str) -> None:
+    """The lock file last: it is held, and the name is free when it is gone."""
+    for kind in ("key", "json", "lock"):
+        _file(name, kind).unlink(missing_ok=True)
 
 
 def stop(name: str) -> None:
@@ -124,7 +128,9 @@ async def until_gone(service: Service) -> None:
     while await service.alive():
         await anyio.sleep(0.5)
     tail = "\n".join((await service.log()).splitlines()[-25:])
-    raise ServiceError(f"{service.name} ended by itself", why=f"the end of its log:\n{tail}", remedy="mend what the log names")
+    raise ServiceError(
+        f"{service.name} ended by itself", why=f"the end of its log:\n{tail}", remedy="repair what the log names"
+    )
 
 
 def _folder() -> Path:
@@ -133,9 +139,23 @@ def _folder() -> Path:
     return folder
 
 
-def _held(file: TextIO) -> bool:
+def _file(name: str, kind: str) -> Path:
+    return _folder() / f"{name}.{kind}"
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that only its user can read, there as a whole or not at all."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(part).replace(path)
+
+
+def _lives(pid: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +15,7 @@ from typing import Self
 
 import anyio
 
+from vllm_ci import scratch
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
@@ -56,7 +56,7 @@ class DaggerDirectory:
 
     async def read(self, name: str) -> bytes:
         """Content of one file, byte by byte: as a string of the API it would have to be text."""
-        with translated(f"read {name}"), tempfile.TemporaryDirectory() as folder:
+        with translated(f"read {name}"), scratch.folder("read-") as folder:
             if not await self.handle.exists(name):
                 raise FileNotFoundError(name)
             path = anyio.Path(folder, "file")
@@ -189,7 +189,7 @@ class DaggerEngine:
         # Folders that everybody may write to would be a finding of the suite that looks into the image.
         user = "" if image is None else await made.user()
         writable = dag.directory().with_new_directory("it", permissions=0o755).directory("it")
-        script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text()).file("guard.py")
+        script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text(encoding="utf-8")).file("guard.py")
         return (
             made.with_mounted_file(_GUARD, script)
             .with_mounted_directory(_OUT, writable, owner=user)

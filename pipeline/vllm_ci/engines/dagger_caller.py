@@ -166,7 +166,7 @@ def _sessions() -> list[int]:
     """Processes of Dagger's command line that the SDK started here."""
     found = []
     for task in Path("/proc/self/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
+        for child in map(int, task.read_text(encoding="utf-8").split()):
             with contextlib.suppress(OSError):
                 if b"dagger.io/sdk.name:python" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
                     found.append(child)

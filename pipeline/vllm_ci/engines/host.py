@@ -67,7 +67,7 @@ class HostService:
 
     async def log(self) -> str:
         """All it wrote so far."""
-        return await anyio.Path(self.place / "log").read_text(errors="replace")
+        return await anyio.Path(self.place / "log").read_text(errors="replace", encoding="utf-8")
 
     async def alive(self) -> bool:
         """Whether its process still runs."""
@@ -170,7 +170,7 @@ class HostEngine:
         started = time.monotonic()
         code, timed_out = await _run(where.command(program.argv, values), where.env, place, program.timeout_s)
         seconds = time.monotonic() - started
-        log = (place / "log").read_text(errors="replace")
+        log = (place / "log").read_text(errors="replace", encoding="utf-8")
         if kept is not None and code == 0 and not timed_out:
             out = await anyio.to_thread.run_sync(scratch.keep, out, kept)
         return Outcome(exit_code=code, seconds=seconds, output=HostDirectory(out), log=log, timed_out=timed_out)
@@ -301,7 +301,11 @@ async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
     tail = "\n".join((await service.log()).splitlines()[-25:])
     if await service.alive():
         asked = service.place / "ready" / "log"
-        answer = (asked.read_text(errors="replace").splitlines() or ["nothing"])[-1] if asked.exists() else "nothing"
+        answer = (
+            (asked.read_text(errors="replace", encoding="utf-8").splitlines() or ["nothing"])[-1]
+            if asked.exists()
+            else "nothing"
+        )
         return ServiceError(
             f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
             why=f"the last question whether it is got: {answer}\nthe end of its log:\n{tail}",

@@ -99,9 +99,11 @@ def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesys
     for name in ("python", "python3", interpreter.name):
         launcher = launchers / name
         command = [*run, "--argv0", str(launcher), str(interpreter)]
-        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
         launcher.chmod(0o755)
-    (scratch / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
+    (scratch / "pyvenv.cfg").write_text(
+        f"home = {interpreter.parent}\ninclude-system-site-packages = false\n", encoding="utf-8"
+    )
     if site_packages is not None:
         library = scratch / "lib" / interpreter.name
         library.mkdir(parents=True)

@@ -30,7 +30,7 @@ def _adopt_orphans() -> None:
 def _children() -> list[int]:
     """Direct children, adopted ones included; empty where there is no such file (then the process group has to do)."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123 - no pathlib: start-up counts
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib: start-up counts
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []

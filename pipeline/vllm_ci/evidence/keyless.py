@@ -125,7 +125,7 @@ def _trust(sigstore: Any, file: Path | None) -> Any:
     if file is None:
         return sigstore.ClientTrustConfig.production()
     try:
-        return sigstore.ClientTrustConfig.from_json(file.read_text())
+        return sigstore.ClientTrustConfig.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, sigstore.Error) as error:
         raise ConfigError(f"{file} is no trust configuration: {error}", remedy="see sigstore's ClientTrustConfig") from error
 

@@ -205,7 +205,7 @@ def passphrase_of(env: Mapping[str, str]) -> str:
     """
     if file := env.get(f"{PASSPHRASE_ENV}_FILE"):
         try:
-            return Path(file).read_text().rstrip("\r\n")
+            return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
             raise ConfigError(f"{PASSPHRASE_ENV}_FILE cannot be read: {error}", remedy="check its path") from error
     return env.get(PASSPHRASE_ENV, "")

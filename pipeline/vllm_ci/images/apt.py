@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from vllm_ci import external
 from vllm_ci.domain.errors import BuildError, UsageError
 from vllm_ci.images.locks import LockedDeb
 from vllm_ci.images.mirrors import Source
 
+_DEADLINE_S = 900.0
 _INSTALLED = re.compile(r"^Inst (?P<name>\S+) \((?P<version>\S+) ", re.MULTILINE)
 
 
@@ -46,12 +48,12 @@ def _options(architecture: str, sources: list[Source], state: Path) -> list[str]
     folder = state / architecture
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "status").write_text("")
+    (folder / "status").write_bytes(b"")
     lines = []
     for source in sources:
         signed = f" signed-by={source.signed_by}" if source.signed_by else ""
         lines.append(f"deb [arch={architecture}{signed}] {source.uri} {source.suite} {' '.join(source.components)}")
-    (folder / "parts" / "mirrors.list").write_text("\n".join(lines) + "\n")
+    (folder / "parts" / "mirrors.list").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {
         "Dir::State": folder,
         "Dir::State::lists": folder / "lists",
@@ -68,14 +70,21 @@ def _options(architecture: str, sources: list[Source], state: Path) -> list[str]
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    # Its output is parsed: the user's language must not change it.
+    done = external.run(
+        command,
+        what=command[0],
+        deadline_s=_DEADLINE_S,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+        remedy="check that the Debian mirrors answer (apt-get update)",
+    )
+    if done.exit_code:
         raise BuildError(
             f"{command[0]} could not resolve the base's packages",
-            why="\n".join((done.stderr or done.stdout).strip().splitlines()[-4:]),
+            why=done.tail(4),
             remedy="check the package names in the spec and apt's configuration (apt-get update)",
         )
-    return done.stdout
+    return done.output.decode("utf-8", "replace")
 
 
 def _deb(record: str, architecture: str) -> LockedDeb:

@@ -12,7 +12,7 @@ from typing import Any
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images import oci
+from vllm_ci.images import oci, prune
 from vllm_ci.images.assemble import AssembledLayer, Assembler
 from vllm_ci.images.store import Store
 
@@ -89,6 +89,7 @@ def build(
     started = time.monotonic()
     store = store or Store()
     store.prepare()
+    prune.sweep(store)
     images: dict[str, dict[str, Any]] = {}
     layers: list[LayerInfo] = []
     explain: list[str] = []
@@ -112,9 +113,9 @@ def build(
             )
             layers += [_info(item, platform) for item in made]
             explain += [*contents.explain, *(f"{item.plan.tier}: {item.reason}" for item in made)]
-    final = next(iter(images.values())) if len(images) == 1 else oci.index(store, images, commit)
-    tag = spec.tag(commit.sha + ("-dirty" if commit.dirty else ""))
-    store.tag(final, (f"{spec.repository}:{tag}",))
+        final = next(iter(images.values())) if len(images) == 1 else oci.index(store, images, commit)
+        tag = spec.tag(commit.sha + ("-dirty" if commit.dirty else ""))
+        store.tag(final, (f"{spec.repository}:{tag}",))
     return BuiltImage(
         ref=ImageRef(repository=spec.repository, digest=final["digest"], tags=(tag,)),
         layout=store.layout,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from vllm_ci import scratch
 from vllm_ci.domain.spec import ImageSpec, VllmSource
 from vllm_ci.images import fetch, index
 from vllm_ci.images.entries import Archive, Member, read
 from vllm_ci.images.locks import MACHINES, LockedWheel
-from vllm_ci.images.store import Store, publish
+from vllm_ci.images.store import Store, appearing
 from vllm_ci.images.supply import wheel_path
 
 _IDENTITY = re.compile(r"(?:__commit__|__commit_id__|commit_id)\s*=\s*(?:commit_id\s*=\s*)?['\"]g?([0-9a-f]{7,40})['\"]")
@@ -88,9 +88,8 @@ class CommitWheels:
         target = wheel_path(self.store, wheel)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.parent / f".{target.name}.part"
-            shutil.copyfile(path, part)
-            publish(part, target)
+            with appearing(target) as part:
+                shutil.copyfile(path, part)
         return wheel
 
     def _candidates(self, place: str) -> Iterator[Path]:
@@ -104,10 +103,10 @@ class CommitWheels:
         """Wheels on the index ``root`` that fit, each fetched whole: such indexes seldom say hashes."""
         from vllm_ci.images.simple import listed
 
-        with fetch.client(index.configured().certificates) as http, tempfile.TemporaryDirectory() as folder:
+        with fetch.client(index.configured().certificates) as http, scratch.folder("wheels-") as folder:
             for url, filename in listed(root, self.vllm.package, http):
                 if self.fits(filename):
-                    target = Path(folder) / filename
+                    target = folder / filename
                     fetch.download(url, target, http)
                     yield target
 

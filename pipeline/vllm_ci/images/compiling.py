@@ -5,18 +5,21 @@ The one module of the builder that starts docker, podman or buildah.
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vllm_ci import external, scratch
 from vllm_ci.domain.errors import BuildError, UsageError
 from vllm_ci.domain.spec import Compile
 from vllm_ci.vcs import git
 
 _PROGRAMS = ("docker", "podman", "buildah")
 _CONTEXT = "Dockerfile.vllm-ci"
+# All kernels of vLLM, on few cores.
+_DEADLINE_S = 6 * 3600.0
 
 
 def program(wanted: str) -> str:
@@ -35,31 +38,38 @@ def program(wanted: str) -> str:
     )
 
 
-def compile_wheel(how: Compile, *, root: Path, sha: str, platform: str, progress: Callable[[str], None]) -> Path:
-    """Compile a commit; the wheel lies in a temporary folder, which the caller's store takes it from.
+@contextmanager
+def compile_wheel(how: Compile, *, root: Path, sha: str, platform: str, progress: Callable[[str], None]) -> Iterator[Path]:
+    """Compile a commit; the wheel is there for as long as the context lasts.
 
     The build context is a clone of the commit with its ``.git``, which upstream mounts and takes the version from.
 
     Raises:
         BuildError: The build failed, or left no wheel.
+        ErroredError: It did not end in time.
         UsageError: There is no container builder.
     """
     name = program(how.program)
-    work = Path(tempfile.mkdtemp(prefix="vllm-ci-compile-"))
-    context, output = work / "source", work / "dist"
+    with scratch.folder("compile-") as work:
+        _prepare(work, how, root, sha)
+        progress(f"compiling {sha[:12]} with {name}, target {how.target}: this takes long, and once for these sources")
+        _run(_command(name, how, platform, work), work)
+        wheels = sorted((work / "dist").rglob("*.whl"))
+        if len(wheels) != 1:
+            raise BuildError(
+                f"the compile step left {len(wheels)} wheels in {how.wheels}",
+                remedy="check image.vllm.compile.wheels and its target",
+            )
+        shutil.rmtree(work / "source", ignore_errors=True)
+        yield wheels[0]
+
+
+def _prepare(work: Path, how: Compile, root: Path, sha: str) -> None:
+    context = work / "source"
     git("clone", "--quiet", "--no-checkout", str(root), str(context), cwd=work)
     git("checkout", "--quiet", "--detach", sha, cwd=context)
-    (work / _CONTEXT).write_text(_exporting((context / how.dockerfile).read_text(), how))
-    progress(f"compiling {sha[:12]} with {name}, target {how.target}: this takes long, and once for these sources")
-    _run(_command(name, how, platform, work), cwd=work)
-    wheels = sorted(output.rglob("*.whl"))
-    if len(wheels) != 1:
-        raise BuildError(
-            f"the compile step left {len(wheels)} wheels in {how.wheels}",
-            remedy="check image.vllm.compile.wheels and its target",
-        )
-    shutil.rmtree(context)
-    return wheels[0]
+    dockerfile = (context / how.dockerfile).read_text(encoding="utf-8", errors="surrogateescape")
+    (work / _CONTEXT).write_text(_exporting(dockerfile, how), encoding="utf-8", errors="surrogateescape")
 
 
 def _exporting(dockerfile: str, how: Compile) -> str:
@@ -78,11 +88,18 @@ def _command(name: str, how: Compile, platform: str, work: Path) -> list[str]:
     ]
 
 
-def _run(command: list[str], *, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
+def _run(command: list[str], work: Path) -> None:
+    done = external.run(
+        command,
+        what=f"{command[0]} build",
+        deadline_s=_DEADLINE_S,
+        cwd=work,
+        env={**os.environ, "TMPDIR": str(work)},
+        only_tail=True,
+    )
+    if done.exit_code:
         raise BuildError(
             f"{command[0]} could not compile the commit",
-            why="\n".join((done.stderr or done.stdout).strip().splitlines()[-15:]),
-            remedy="mend what that says; the same command by hand: " + " ".join(command),
+            why=done.tail(),
+            remedy="repair what that says; the same command by hand: " + " ".join(command),
         )

@@ -83,7 +83,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _archive(source: Path, target: Path) -> None:
     """The layout as one deterministic tar file."""
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
         for path in sorted(source.rglob("*")):
             info = archive.gettarinfo(path, str(path.relative_to(source)))
             info.uid = info.gid = 0

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.images.store import locked, publish, room_for
+from vllm_ci.filelock import hold
+from vllm_ci.images.store import publish, room_for
 
 if TYPE_CHECKING:
     import httpx
@@ -104,7 +105,7 @@ def _present(item: Wanted) -> bool:
 
 def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(item.target.parent / ".lock"):
+    with hold(item.target.parent / ".lock"):
         if _present(item):
             return
         part = item.target.parent / f".{item.target.name}.part"

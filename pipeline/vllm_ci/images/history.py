@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.vcs import GitError, git
+from vllm_ci.vcs import DIFF, GitError, git, paths
 
 _PROJECT = "pyproject.toml"
 
@@ -40,7 +40,7 @@ class History:
     def commit_of(self, revision: str) -> str:
         """Full id of the commit that ``revision`` names; empty when there is none here."""
         try:
-            found = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", cwd=self.root)
+            found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=self.root)
         except GitError:
             return ""
         return found.decode().strip()
@@ -60,11 +60,11 @@ class History:
         folders = {path.rpartition("/")[0] + "/" for path in self.inputs if any(sign in path for sign in "*?[")}
         names = [path for path in self.inputs if not any(sign in path for sign in "*?[")]
         listed = git("ls-tree", "-z", sha, "--", _PROJECT, *names, *sorted(folders - {"/"}), cwd=self.root)
-        for row in listed.decode().split("\0"):
+        for row in paths(listed):
             path = row.partition("\t")[2]
             if path == _PROJECT:
                 yield f"build-system {self._build_system(row.split()[2])}"
-            elif row and any(fnmatchcase(path, pattern) for pattern in self.inputs):
+            elif any(fnmatchcase(path, pattern) for pattern in self.inputs):
                 yield row
 
     def _build_system(self, blob: str) -> str:
@@ -94,23 +94,23 @@ class History:
     def changes(self, base: str, commit: Commit, folder: str) -> list[Change]:
         """Paths below ``folder`` that differ between ``base`` and the commit, or its work tree."""
         states = (base,) if commit.dirty else (base, commit.sha)
-        output = git("diff", "--name-status", "--no-renames", "-z", *states, "--", folder, cwd=self.root)
-        words = output.decode("utf-8", "surrogateescape").split("\0")
+        output = git("diff", *DIFF, *states, "--", folder, cwd=self.root)
+        words = paths(output)
         found = {path: status.startswith("D") for status, path in zip(words[::2], words[1::2], strict=False)}
         if commit.dirty:
             untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--", folder, cwd=self.root)
-            found |= {path: False for path in untracked.decode("utf-8", "surrogateescape").split("\0") if path}
+            found |= dict.fromkeys(paths(untracked), False)
         return [Change(path=path, deleted=deleted) for path, deleted in sorted(found.items())]
 
     def files(self, sha: str, folder: str) -> set[str]:
         """All tracked paths below ``folder``, as of a commit."""
         output = git("ls-tree", "-r", "-z", "--name-only", sha, "--", folder, cwd=self.root)
-        return set(output.decode("utf-8", "surrogateescape").split("\0")) - {""}
+        return set(paths(output))
 
     def ancestors_with_same_inputs(self, sha: str, limit: int) -> list[str]:
         """The commit's first parents, nearest first, back to the last one that touched an input (that one included)."""
         try:
-            listed = git("log", "--first-parent", f"--max-count={limit}", "--format=%H", f"{sha}^", cwd=self.root)
+            listed = git("rev-list", "--first-parent", f"--max-count={limit}", f"{sha}^", cwd=self.root)
         except GitError:  # a root commit has no parent
             return []
         wanted = self.inputs_hash(sha)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ci.domain.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Indexes:
@@ -77,7 +79,10 @@ def _uv_files(environ: Mapping[str, str]) -> dict[str, Any]:
     for path in files:
         if not path.is_file():
             continue
-        content = tomllib.loads(path.read_text())
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read", why=str(error), remedy="correct the file: uv reads it too") from error
         merged = {**content, **content.get("pip", {})}
         tables = merged.get("index", [])
         return {

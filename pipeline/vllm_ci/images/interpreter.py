@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import queue
 import struct
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vllm_ci.domain.errors import BuildError
+from vllm_ci import external
+from vllm_ci.domain.errors import BuildError, ErroredError, UsageError
 
 _LOADERS = {
     "linux/amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
@@ -47,8 +47,8 @@ class Compilers:
         self._command = [*command, "-S", "-B", str(_SCRIPT)]
         # Nothing of this machine's environment may leak into the byte code; sets are written in hash order.
         self._environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", **home}
-        self._idle: queue.Queue[subprocess.Popen[bytes] | None] = queue.Queue()
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._idle: queue.Queue[external.Process | None] = queue.Queue()
+        self._started = ExitStack()
         for _ in range(size):
             self._idle.put(None)
 
@@ -76,28 +76,21 @@ class Compilers:
         finally:
             self._idle.put(process)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> external.Process:
         try:
-            process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment, cwd="/"
+            return self._started.enter_context(
+                external.conversation(self._command, what="the image's Python", env=self._environment, cwd=Path("/"))
             )
-        except OSError as error:
+        except (ErroredError, UsageError) as error:
             raise BuildError(
                 "the base's interpreter does not start on this machine",
-                why=str(error),
+                why=error.why or error.message,
                 remedy="build on Linux, on one of the platforms that the Debian lock covers",
             ) from error
-        self._started.append(process)
-        return process
 
     def close(self) -> None:
         """End the interpreters."""
-        for process in self._started:
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
-            process.kill()
-            process.wait()
+        self._started.close()
 
 
 @contextmanager

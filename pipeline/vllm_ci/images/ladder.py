@@ -192,10 +192,10 @@ class Ladder:
         with self.store.lock(f"compile-{key}"):
             if (step := self._kept()) is not None:
                 return step
-            path = compiling.compile_wheel(
+            with compiling.compile_wheel(
                 self.vllm.compile, root=self.root, sha=self.commit.sha, platform=self.platform, progress=self.progress
-            )
-            wheel = self.places.adopt(path)
+            ) as path:
+                wheel = self.places.adopt(path)
             facts = {name: getattr(wheel, name) for name in ("project", "version", "filename", "sha256", "size_bytes")}
             self.store.keep("compiled", key, {"sha": self.commit.sha, "wheel": facts})
         return Step(number=4, wheel=wheel, base=self.commit.sha, explain=f"compiled in a container: {wheel.filename}")

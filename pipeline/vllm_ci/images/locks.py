@@ -101,7 +101,7 @@ def write_wheels(path: Path, wheels: Iterable[LockedWheel], platforms: tuple[str
             f"{wheel.project}=={wheel.version}{marker} \\",
             f"    --hash=sha256:{wheel.sha256}",
         ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_debs(path: Path) -> tuple[LockedDeb, ...]:
@@ -137,11 +137,13 @@ def write_debs(path: Path, debs: Iterable[LockedDeb], *, spec: str) -> None:
             for deb in sorted(debs, key=lambda deb: (deb.architecture, deb.name))
         ),
     ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no lock {path}", why="an image is built from locked files only", remedy=_RELOCK) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the lock {path} is not UTF-8 text", why=str(error), remedy=_RELOCK) from error

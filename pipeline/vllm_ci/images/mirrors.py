@@ -80,7 +80,7 @@ def _configured(etc: Path) -> Iterable[Source]:
     lists = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list"))]
     for path in lists:
         if path.is_file():
-            for line in path.read_text(errors="replace").splitlines():
+            for line in path.read_text(errors="replace", encoding="utf-8").splitlines():
                 if match := _ONE_LINE.match(line.strip()):
                     signed = re.search(r"signed-by=(\S+)", match["options"] or "")
                     yield Source(
@@ -90,7 +90,7 @@ def _configured(etc: Path) -> Iterable[Source]:
                         signed_by=signed.group(1) if signed else "",
                     )
     for path in sorted(etc.glob("sources.list.d/*.sources")):
-        for paragraph in re.split(r"\n\s*\n", path.read_text(errors="replace")):
+        for paragraph in re.split(r"\n\s*\n", path.read_text(errors="replace", encoding="utf-8")):
             yield from _deb822(paragraph)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ci.filelock import LockedError
 from vllm_ci.images import oci
 from vllm_ci.images.store import REF_NAME, Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
 
 _DAY_S = 86400.0
+# What is written right now without a lock (a record, a tree that is unpacked) is younger.
+_HALF_WRITTEN_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +54,24 @@ class Pruned:
 
 
 def show(store: Store) -> tuple[Kind, ...]:
-    """What the cache holds."""
-    return (
-        Kind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
-        *(
-            Kind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
-            for name in ("wheels", "debs", "bytecode", "trees", "compiled")
-        ),
-    )
+    """What the cache holds; waits for whoever prunes."""
+    with store.in_use():
+        return (
+            Kind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
+            *(
+                Kind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
+                for name in ("wheels", "debs", "bytecode", "trees", "compiled")
+            ),
+        )
+
+
+def sweep(store: Store) -> None:
+    """Delete what builders that were killed left half-written; not while somebody else builds."""
+    before = time.time() - _HALF_WRITTEN_S
+    with contextlib.suppress(LockedError), store.alone(timeout_s=0):
+        for path in _leftovers(store):
+            if path.lstat().st_mtime < before:
+                _delete(path)
 
 
 def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> Pruned:

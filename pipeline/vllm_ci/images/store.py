@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.filelock import hold
 from vllm_ci.home import home
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -38,15 +38,6 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
-
-
-@contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file ``path``, across threads and processes; the kernel lets go when the holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
@@ -117,6 +108,24 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+@contextmanager
+def appearing(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new file beside ``target`` that becomes ``target`` when the context ends well, and is gone when it does not."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o644)
+        if durable:
+            publish(part, target)
+        else:
+            part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def write(target: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a small file in one step.
 
@@ -124,19 +133,8 @@ def write(target: Path, content: bytes, *, durable: bool = True) -> None:
     readers notice), and a small build is spared a dozen waits for the disk.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with disk(target, needed_bytes=len(content)):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).chmod(0o644)
-            if durable:
-                publish(Path(name), target)
-            else:
-                Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with disk(target, needed_bytes=len(content)), appearing(target, durable=durable) as part:
+        part.write_bytes(content)
 
 
 def canonical(value: object) -> bytes:
@@ -163,15 +161,15 @@ class Store:
 
     def lock(self, key: str) -> AbstractContextManager[None]:
         """Context in which this builder alone works on ``key``."""
-        return locked(self.root / "locks" / key)
+        return hold(self.root / "locks" / key)
 
     def in_use(self) -> AbstractContextManager[None]:
         """Context in which nothing of the store is pruned; many may be in it at once."""
-        return locked(self.root / "locks" / "prune", shared=True)
+        return hold(self.root / "locks" / "prune", shared=True)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Context for whoever prunes."""
-        return locked(self.root / "locks" / "prune")
+    def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
+        """Context for whoever prunes; see :func:`vllm_ci.filelock.hold`."""
+        return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
 
     def prepare(self) -> None:
         """Make the layout one."""

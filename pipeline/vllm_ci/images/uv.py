@@ -6,19 +6,19 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from vllm_ci import external, scratch
 from vllm_ci.domain.errors import BuildError, UsageError
 from vllm_ci.images.index import Indexes
 from vllm_ci.images.locks import MACHINES
 
+_DEADLINE_S = 900.0
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -57,13 +57,14 @@ def resolve(
 
     Raises:
         BuildError: There is none.
+        ErroredError: uv did not end in time.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        wanted, replaced, output = (Path(folder) / name for name in ("requirements.in", "overrides.txt", "pylock.toml"))
-        wanted.write_text("\n".join(requirements) + "\n")
-        replaced.write_text("\n".join(overrides) + "\n")
+    with scratch.folder("lock-") as folder:
+        wanted, replaced, output = (folder / name for name in ("requirements.in", "overrides.txt", "pylock.toml"))
+        wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+        replaced.write_text("\n".join(overrides) + "\n", encoding="utf-8")
         if prefer:
-            output.write_text(_preferences(prefer))
+            output.write_text(_preferences(prefer), encoding="utf-8")
         target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
         places = ["--default-index", indexes.urls[0]]
         for url in indexes.urls[1:]:
@@ -75,14 +76,22 @@ def resolve(
             *("--python-version", python, "--python-platform", target, "--override", str(replaced)),
             *("--no-annotate", "--no-header", *places, *arguments, "--output-file", str(output), str(wanted)),
         ]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
+        done = external.run(
+            command,
+            what="uv pip compile",
+            deadline_s=_DEADLINE_S,
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
+            only_tail=True,
+            remedy="check that the package index answers (vllm-ci doctor)",
+        )
+        if done.exit_code:
             raise BuildError(
                 f"no set of wheels for {platform} satisfies the spec",
-                why=_CREDENTIALS.sub("", done.stderr.strip()),
+                why=_CREDENTIALS.sub("", done.tail(60)),
                 remedy="change requirements or overrides in the spec, or name another index (UV_DEFAULT_INDEX)",
             )
-        content = tomllib.loads(output.read_text())
+        content = tomllib.loads(output.read_text(encoding="utf-8"))
     packages: list[dict[str, Any]] = content["packages"]
     return packages
 

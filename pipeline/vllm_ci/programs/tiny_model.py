@@ -141,7 +141,7 @@ def adapter(out: Path, config: dict[str, Any], seed: int) -> None:
         "bias": "none",
         "target_modules": ["q_proj", "v_proj"],
     }
-    (out / "adapter_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    (out / "adapter_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     hidden, head = config["hidden_size"], config["head_dim"]
     rows = {"q_proj": config["num_attention_heads"] * head, "v_proj": config["num_key_value_heads"] * head}
     tensors = {}
@@ -195,7 +195,7 @@ def main(out: Path, parameters: dict[str, Any]) -> None:
         },
     }
     for name, content in texts.items():
-        (out / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        (out / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     made.save(str(out / "tokenizer.json"))
     tensors = weights(config, parameters["seed"])
     stored = as_integers(tensors) if parameters["quantization"] == "int8" else tensors

@@ -176,7 +176,7 @@ def _registries_conf(env: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
     candidates = [Path(named)] if named else [config / "containers/registries.conf", Path("/etc/containers/registries.conf")]
     for file in candidates:
         try:
-            value = tomllib.loads(file.read_text())
+            value = tomllib.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:

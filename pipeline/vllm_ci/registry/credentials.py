@@ -10,13 +10,13 @@ import binascii
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_ci.domain.errors import ConfigError
+from vllm_ci import external
+from vllm_ci.domain.errors import ConfigError, ErroredError
 
 _HELPER_TIMEOUT_S = 60
 
@@ -147,16 +147,17 @@ def _from_helper(name: str, host: str, env: Mapping[str, str]) -> Credentials | 
             remedy="install it, or log in without it",
         )
     try:
-        done = subprocess.run(
-            [shutil.which(program, path=env.get("PATH")) or program, "get"],
-            input=host, capture_output=True, text=True, timeout=_HELPER_TIMEOUT_S, check=False, env=dict(env),
-        )  # fmt: skip
+        path = shutil.which(program, path=env.get("PATH")) or program
+        done = external.run([path, "get"], what=program, deadline_s=_HELPER_TIMEOUT_S, env=env, stdin=host.encode())
         # The protocol has no exit code of its own for "not found": the words are the same in every helper.
-        if done.returncode and "not found" in done.stdout + done.stderr:
+        if done.exit_code and b"not found" in done.output + done.errors:
             return None
-        value = json.loads(done.stdout)
+        value = json.loads(done.output)
         username, secret = str(value["Username"]), str(value["Secret"])
-    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+    except external.ProgramTimeoutError as error:
+        # What it printed may be a secret.
+        raise ErroredError(error.message, remedy=f"unlock what it asks ({program} get), or docker login {host}") from None
+    except (ErroredError, ValueError, KeyError, TypeError) as error:
         # What it printed may be a secret: only the exception's kind is told.
         raise ConfigError(
             f"{program} gave no credentials for {host} ({type(error).__name__})", remedy=f"docker login {host}"

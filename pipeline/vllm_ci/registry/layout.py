@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vllm_ci.filelock import hold
 from vllm_ci.registry.errors import DigestError, NotFoundError, UnsupportedError
 from vllm_ci.registry.manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor, Manifest
 from vllm_ci.registry.reference import check_tag, is_digest
@@ -211,8 +211,7 @@ class Layout:
     def _index(self) -> Iterator[list[dict[str, Any]]]:
         """The entries of ``index.json`` under a lock; written back whole, by rename, when the block ends well."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with hold(self.path / ".lock"):
             marker = self.path / "oci-layout"
             if not marker.exists():
                 with _replacing(marker) as stream:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import uniform
 
-from vllm_ci import __version__
+from vllm_ci import __version__, scratch
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release import kustomization, record
 from vllm_ci.release.record import Record
@@ -98,8 +98,8 @@ class Ledger:
             return State()
         if self._is_path:
             return self._seen(Path(self.remote), f"refs/heads/{self.branch}")
-        with tempfile.TemporaryDirectory(prefix="vllm-ci-ledger-") as folder:
-            return self._fetched(_bare(Path(folder)))
+        with scratch.folder("ledger-") as folder:
+            return self._fetched(_bare(folder))
 
     def append(self, propose: Callable[[State], Entry | None]) -> tuple[State, Record | None]:
         """Append what ``propose`` makes of the state; when somebody else was faster, it is asked again about the new state.
@@ -115,8 +115,8 @@ class Ledger:
         """
         if self._absent():
             _make(Path(self.remote))
-        with tempfile.TemporaryDirectory(prefix="vllm-ci-ledger-") as folder:
-            repository = _bare(Path(folder))
+        with scratch.folder("ledger-") as folder:
+            repository = _bare(folder)
             for attempt in range(1, self._attempts + 1):
                 state = self._fetched(repository)
                 entry = propose(state)
@@ -197,7 +197,7 @@ def _make(folder: Path) -> None:
 
 
 def _bare(folder: Path) -> Path:
-    git("init", "--quiet", "--bare", "--initial-branch=releases", ".", cwd=folder)
+    git("init", "--quiet", "--bare", "--object-format=sha1", "--initial-branch=releases", ".", cwd=folder)
     return folder
 
 

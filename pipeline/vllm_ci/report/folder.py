@@ -53,7 +53,7 @@ def _stay_out_of_git(parent: Path) -> None:
     """A report must not make the tree dirty that the next one is about."""
     ours = next((folder for folder in (parent, *parent.parents) if folder.name == ".vllm-ci"), None)
     if ours is not None and not (ours / ".gitignore").exists():
-        (ours / ".gitignore").write_text("*\n")
+        (ours / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from vllm_ci import __version__
+from vllm_ci import __version__, vcs
 from vllm_ci.domain.report import Case, CaseStatus, Report
 
 _ENVIRONMENT = jinja2.Environment(
@@ -27,6 +27,7 @@ def from_report(report: Report) -> str:
         statuses=list(CaseStatus),
         seconds=seconds,
         facts=facts,
+        short=vcs.short,
         version=__version__,
         longest=max(report.timings.values(), default=0.0) or 1.0,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service
@@ -28,7 +29,7 @@ class StageContext:
         source: The user's checkout at the commit.
         tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
         image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
-        changed: Files that differ from the base branch, relative to the checkout.
+        changed: What differs from the base branch; ``None`` when nobody looked.
         tensor_parallel_size: That the server was started with; 0 when nobody knows.
         quantization: Likewise; empty when nobody knows.
     """
@@ -43,7 +44,7 @@ class StageContext:
     source: Directory | None = None
     tools: Directory | None = None
     image_facts: Directory | None = None
-    changed: tuple[str, ...] = ()
+    changed: Changes | None = None
     tensor_parallel_size: int = 0
     quantization: str = ""
 

@@ -9,7 +9,7 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import StageResult
 from vllm_ci.stages import reading
-from vllm_ci.stages.changed import paths_for
+from vllm_ci.stages.changed import note, paths_for
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.suite import OURS_ALONE, QUIET, REPORT, USERS_OWN, identity
 
@@ -59,8 +59,12 @@ class UnitStage:
             await reading.read(outcome, name=program.name, promised=promised[program.name])
             for outcome, program in zip(outcomes, self.programs(context), strict=True)
         ]
+        said = note(context.spec, context.changed)
         empty = "the stage names no tests: its own cases are switched off, and no test of yours was chosen"
-        return reading.combine(self.name, outcomes, readings, empty=empty)
+        if said and not readings:
+            empty += f" ({said.message}); name tests that always run: stages.unit.paths"
+        extra = (said,) if said and readings else ()
+        return reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
 
     def _paths(self, context: StageContext) -> tuple[str, ...]:
         paths = paths_for(context.spec, context.changed)

@@ -64,7 +64,7 @@ def test_a_killed_server_is_not_listed_and_its_name_is_free(tmp_path: Path) -> N
     os.kill(process.pid, signal.SIGKILL)
     end(process)
     assert servers.running() == []
-    assert not list(tmp_path.glob("servers/*.json"))
+    assert not list(tmp_path.glob("servers/*"))
     with servers.register("one"):
         pass
 
@@ -86,3 +86,51 @@ def test_a_key_is_readable_by_its_user_alone_and_gone_with_the_server(monkeypatc
         path = entry.write_key("SOME_KEY")
         assert path.stat().st_mode & 0o777 == 0o600
     assert not path.exists()
+
+
+# Tries to have one name, again and again; whoever has it writes and reads a file that nobody else may touch meanwhile.
+CONTEND = """
+import sys, time
+from pathlib import Path
+from vllm_ci.cli import servers
+from vllm_ci.domain.errors import UsageError
+owner, end, mine = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2]), sys.argv[3]
+had = 0
+while time.monotonic() < end or not had:
+    try:
+        with servers.register("one") as entry:
+            assert not owner.exists(), "two have it"
+            owner.write_text(mine, encoding="utf-8")
+            entry.announce({"url": mine})
+            assert owner.read_text(encoding="utf-8") == mine
+            owner.unlink()
+            had += 1
+    except UsageError:
+        pass
+    if mine.endswith("0"):
+        for each in servers.running():
+            assert each["name"] == "one"
+"""
+
+
+@pytest.mark.slow
+def test_fifty_processes_at_once_never_have_one_name_together(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", CONTEND, str(tmp_path / "owner"), "5"]
+    processes = [subprocess.Popen([*argv, str(number)]) for number in range(50)]
+    assert [process.wait(200) for process in processes] == [0] * 50
+    assert servers.running() == []
+
+
+def test_a_server_is_listed_all_the_time_while_it_changes_what_others_may_know() -> None:
+    code = (
+        "from vllm_ci.cli import servers\n"
+        "with servers.register('one') as entry:\n"
+        "    print('held', flush=True)\n"
+        "    while True: entry.announce({'url': 'http://127.0.0.1:1' + '0' * 2000})\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert [len(servers.running()) for _ in range(500)] == [1] * 500
+    process.kill()
+    end(process)

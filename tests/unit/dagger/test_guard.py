@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(result: Path, *argv: str, timeout_s: float = 60) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-I", "-S", str(SCRIPT), "run", str(result), str(timeout_s), *argv]
     done = subprocess.run(command, env=environment(), check=False, capture_output=True, timeout=120)
-    return done.returncode, json.loads(result.read_text())
+    return done.returncode, json.loads(result.read_text(encoding="utf-8"))
 
 
 def test_a_result_tells_how_a_command_ended_and_which_run_it_was(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 async def pid_in(file: Path) -> int:
     with anyio.fail_after(20):
-        while not (file.exists() and file.read_text()):
+        while not (file.exists() and file.read_text(encoding="utf-8")):
             await anyio.sleep(0.02)
-    return int(file.read_text())
+    return int(file.read_text(encoding="utf-8"))
 
 
 async def until_gone(pid: int) -> None:

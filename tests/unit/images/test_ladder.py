@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -173,9 +175,10 @@ def test_what_was_compiled_once_serves_every_commit_with_the_same_inputs(
 ) -> None:
     calls = []
 
-    def compile_wheel(how: Compile, *, root: Path, sha: str, **_: object) -> Path:  # noqa: ARG001
+    @contextlib.contextmanager
+    def compile_wheel(how: Compile, *, root: Path, sha: str, **_: object) -> Iterator[Path]:  # noqa: ARG001
         calls.append(sha)
-        return write_wheel(tmp_path / "compiled", "vllm", "1.1", {**VLLM, "vllm/_C.abi3.so": ELF + b"3"})
+        yield write_wheel(tmp_path / "compiled", "vllm", "1.1", {**VLLM, "vllm/_C.abi3.so": ELF + b"3"})
 
     monkeypatch.setattr(compiling, "compile_wheel", compile_wheel)
     fork.settings["vllm"] = VllmSource(compile=Compile())

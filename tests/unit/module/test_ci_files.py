@@ -19,14 +19,14 @@ JENKINS = ROOT / "ci" / "Jenkinsfile"
 
 
 def read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(file.read_text())
+    found: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return found
 
 
 def commands(file: Path) -> list[str]:
     """What a file runs."""
     if file == JENKINS:
-        return re.findall(r"\bsh '([^']*)'", without_comments(file.read_text()))
+        return re.findall(r"\bsh '([^']*)'", without_comments(file.read_text(encoding="utf-8")))
     if file == GITLAB:
         return [each for job in read(file).values() for each in job["script"]]
     return [step["run"].strip() for job in read(file)["jobs"].values() for step in job["steps"] if "run" in step]
@@ -84,7 +84,7 @@ def test_the_command_line_is_of_the_version_that_the_sdk_is_of() -> None:
 @pytest.mark.parametrize("file", [GITLAB, JENKINS], ids=lambda file: file.name)
 def test_nothing_is_written_where_git_would_call_it_a_change(file: Path) -> None:
     """A dirty tree is another image."""
-    places = re.findall(r"(?:CI_PROJECT_DIR|WORKSPACE\})/([\w.-]+)/", file.read_text())
+    places = re.findall(r"(?:CI_PROJECT_DIR|WORKSPACE\})/([\w.-]+)/", file.read_text(encoding="utf-8"))
     assert set(places) == {".vllm-ci"}
     ignored = subprocess.run(["git", "check-ignore", "--quiet", ".vllm-ci/x"], cwd=ROOT, check=False)
     assert ignored.returncode == 0

@@ -108,7 +108,7 @@ def killed(world: World, verb: str, step: int, note: Path) -> bool:
         def on_step(name: str) -> None:
             nonlocal events
             if events == step:
-                note.write_text(name)
+                note.write_text(name, encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
             events += 1
 

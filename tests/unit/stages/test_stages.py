@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 
 import pytest
 
 from unit.stages.memory import MemoryDirectory, MemoryService, case, crashed, left
+from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import CaseStatus, Verdict
 from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 from vllm_ci.stages import STAGES, StageContext
-from vllm_ci.stages.changed import matches, paths_for
+from vllm_ci.stages.changed import matches, note, paths_for
 from vllm_ci.stages.security import LOG_CASE, SecurityStage
 from vllm_ci.suites import leaks
 
@@ -210,5 +212,50 @@ def test_changes_choose_tests_each_once() -> None:
             ChangedRule(changed=("docs/**",), run=("tests/docs",)),
         ),
     )
-    assert paths_for(spec, ["vllm/a.py", "README.md"]) == ("tests/always", "tests/core")
-    assert paths_for(spec, []) == ("tests/always",)
+    assert paths_for(spec, Changes(files=("vllm/a.py", "README.md"))) == ("tests/always", "tests/core")
+    assert paths_for(spec, Changes()) == ("tests/always",)
+
+
+@pytest.mark.parametrize("changes", [None, Changes(unknown="the server does not answer")])
+def test_where_changes_are_not_known_the_tests_of_every_rule_run_and_the_report_says_why(changes: Changes | None) -> None:
+    rules = (ChangedRule(changed=("vllm/**",), run=("tests/core",)), ChangedRule(changed=("docs/**",), run=("tests/docs",)))
+    spec = StageSpec(name="unit", changed=rules)
+    assert paths_for(spec, changes) == ("tests/core", "tests/docs")
+    said = note(spec, changes)
+    assert said is not None
+    assert said.status is CaseStatus.SKIPPED
+    assert "all 2 rules were run" in said.message
+
+
+def test_rules_of_which_none_matches_are_said_in_the_report_and_rules_that_do_are_not() -> None:
+    spec = StageSpec(name="unit", changed=(ChangedRule(changed=("vllm/**",), run=("tests/core",)),))
+    said = note(spec, Changes(files=("README.md",), base="main (abc)"))
+    assert said is not None
+    assert "1 files that differ from main (abc)" in said.message
+    assert note(spec, Changes(files=("vllm/a.py",), base="main")) is None
+    assert note(StageSpec(name="unit"), None) is None
+
+
+@pytest.mark.anyio
+async def test_a_unit_stage_whose_rules_match_nothing_passes_with_a_visible_skip() -> None:
+    rules = (ChangedRule(changed=("vllm/**",), run=("tests/core",)),)
+    context = dataclasses.replace(
+        in_image(StageSpec(name="unit", changed=rules)), changed=Changes(files=("README.md",), base="main (abc)")
+    )
+    stage = STAGES["unit"]
+    (program,) = stage.programs(context)
+    assert program.name == "unit"
+    result = await stage.result(context, [left([case(f"case-{number}") for number in range(12)])])
+    assert result.verdict is Verdict.PASSED
+    assert [each.name for each in result.cases if each.status is CaseStatus.SKIPPED] == ["stages.unit.changed"]
+
+
+@pytest.mark.anyio
+async def test_a_unit_stage_that_ran_nothing_is_errored_and_says_that_no_rule_matched() -> None:
+    rules = (ChangedRule(changed=("vllm/**",), run=("tests/core",)),)
+    spec = StageSpec(name="unit", suite=False, changed=rules)
+    context = dataclasses.replace(in_image(spec), changed=Changes(files=("README.md",), base="main (abc)"))
+    assert STAGES["unit"].programs(context) == ()
+    result = await STAGES["unit"].result(context, [])
+    assert result.verdict is Verdict.ERRORED
+    assert "no rule matches the 1 files" in result.message

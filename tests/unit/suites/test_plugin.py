@@ -149,7 +149,7 @@ FINDING = """
     ],
 )
 def test_accepted_findings_are_read_from_a_file(pytester: pytest.Pytester, text: str, status: str) -> None:
-    Path(pytester.path / "accept.yaml").write_text(text)
+    Path(pytester.path / "accept.yaml").write_text(text, encoding="utf-8")
     found, document, _ = ran(pytester, FINDING, "--vllm-accept", "accept.yaml")
     assert found == {"x": status}
     assert document["cases"][0]["properties"]["findings"] == [{"id": "a:b", "severity": "high", "message": "m"}]
@@ -162,6 +162,6 @@ def test_accepted_findings_may_be_given_as_json(pytester: pytest.Pytester) -> No
 
 @pytest.mark.parametrize("text", ["{", "- {id: x}", "- 5", "- {id: x, reason: r, until: never}"])
 def test_a_list_that_cannot_be_read_does_not_pass_for_an_empty_one(pytester: pytest.Pytester, text: str) -> None:
-    Path(pytester.path / "accept.yaml").write_text(text)
+    Path(pytester.path / "accept.yaml").write_text(text, encoding="utf-8")
     assert ran(pytester, FINDING, "--vllm-accept", "accept.yaml")[2].ret == pytest.ExitCode.USAGE_ERROR
     assert ran(pytester, FINDING, "--vllm-accept", "nowhere.yaml")[2].ret == pytest.ExitCode.USAGE_ERROR
