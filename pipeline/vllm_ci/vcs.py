@@ -24,11 +24,12 @@ _HELPERS = ("", f'!f() {{ test "$1" = get && {_ANSWER}; }}; f')
 
 
 class GitError(ErroredError):
-    """Git said no; ``exit_status`` is what it exited with."""
+    """Git said no; ``exit_status`` is what it exited with, ``output`` what it had printed on standard output."""
 
-    def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "") -> None:
+    def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "", output: str = "") -> None:
         super().__init__(message, why=why, remedy=remedy)
         self.exit_status = exit_status
+        self.output = output
 
 
 def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
@@ -55,6 +56,7 @@ def git(*arguments: str, cwd: Path, stdin: bytes | None = None) -> bytes:
             exit_status=done.returncode,
             why=done.stderr.decode(errors="replace").strip(),
             remedy="run the same command by hand in that folder",
+            output=done.stdout.decode(errors="replace"),
         )
     output: bytes = done.stdout
     return output
@@ -116,8 +118,12 @@ def discover(checkout: Path, revision: str = "HEAD") -> Commit:
 
 
 def _ref(checkout: Path, revision: str) -> str:
-    name = _text("rev-parse", "--abbrev-ref", revision, cwd=checkout) if revision == "HEAD" else revision
-    return "" if name == "HEAD" else name
+    """Full name of the branch or tag that ``revision`` names, empty when it names neither."""
+    try:
+        name = _text("rev-parse", "--symbolic-full-name", revision, cwd=checkout)
+    except GitError:
+        return ""
+    return name if name.startswith(("refs/heads/", "refs/tags/")) else ""
 
 
 def _remote(checkout: Path) -> str:

@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_head_is_found_with_its_branch_and_time(checkout: Path) -> None:
     commit = vcs.discover(checkout)
     assert commit.sha == run(checkout, "rev-parse", "HEAD")
-    assert commit.ref == "trunk"
+    assert commit.ref == "refs/heads/trunk"
     assert commit.committed_at == int(run(checkout, "log", "-1", "--format=%ct"))
     assert not commit.dirty
 
