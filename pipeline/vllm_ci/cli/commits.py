@@ -58,7 +58,7 @@ def believe(commit: Commit, *, provider: Provider, claim: Claim, stated: str, re
 def confirmed(name: str, refs: Collection[str], *, local: bool) -> str:
     """Full name of the branch or tag that ``name`` means, where git's own refs at the commit confirm it; else empty.
 
-    Of a short name, a branch is looked for first. A local branch confirms nothing in a CI: whoever checked the code out chose it.
+    Of a short name, a branch is looked for first. A local branch confirms nothing in a CI: whoever checked out chose it.
     """
     if name.startswith("refs/"):
         full = [name] if name.startswith(("refs/heads/", "refs/tags/")) else []
