@@ -90,7 +90,7 @@ def root(path: Path) -> Path:
         raise UsageError(
             f"{folder} lies in no git checkout",
             why="an image is made from a commit, so there has to be one",
-            remedy="git init && git add . && git commit, or name a checkout with --source",
+            remedy="git init && git add . && git commit, or name the vllm-ci.yaml of a checkout with --config",
         ) from error
 
 

@@ -22,7 +22,6 @@ _NO_CREDENTIALS = (
     "google.auth.exceptions.GoogleAuthError",
     "google.api_core.exceptions.Unauthenticated",
     "azure.core.exceptions.ClientAuthenticationError",
-    "azure.identity._exceptions.CredentialUnavailableError",
     "hvac.exceptions.Unauthorized",
     "id.AmbientCredentialError",
     "sigstore.oidc.IdentityError",
@@ -37,6 +36,7 @@ _NOT_THERE = (
 _UNREACHABLE = (
     "builtins.OSError",  # connections and time limits; those of requests and urllib3 derive from it, or are named below
     "urllib3.exceptions.HTTPError",
+    "botocore.exceptions.ConnectionError",
     "botocore.exceptions.HTTPClientError",
     "google.api_core.exceptions.ServerError",
     "google.api_core.exceptions.RetryError",
@@ -47,6 +47,7 @@ _UNREACHABLE = (
     "hvac.exceptions.RateLimitExceeded",
     "hvac.exceptions.InternalServerError",
     "hvac.exceptions.BadGateway",
+    "sigstore.errors.NetworkError",
     "sigstore.errors.TUFError",
 )
 # Answers of AWS have one type each at best; their code tells them apart (botocore, ClientError.response).

@@ -48,7 +48,7 @@ def answered(code: str) -> Exception:
         (foreign("azure.core.exceptions.HttpResponseError", status_code=404), ConfigError, "no such key"),
         (ConnectionRefusedError("x"), ErroredError, "cannot be reached"),
         (TimeoutError("x"), ErroredError, "cannot be reached"),
-        (foreign("botocore.exceptions.EndpointConnectionError", type(foreign("botocore.exceptions.HTTPClientError"))),
+        (foreign("botocore.exceptions.EndpointConnectionError", type(foreign("botocore.exceptions.ConnectionError"))),
          ErroredError, "cannot be reached"),
         (foreign("google.api_core.exceptions.ServiceUnavailable", type(foreign("google.api_core.exceptions.ServerError"))),
          ErroredError, "cannot be reached"),
