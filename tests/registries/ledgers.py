@@ -15,7 +15,9 @@ def propose(path: str = OVERLAY) -> Callable[[State], Entry]:
 
     def entry(state: State) -> Entry:
         number = len(state.records) + 1
-        release = Release(commit=f"{number:040x}", digest=f"sha256:{number:064x}", repository="r.example.com/n", tag=f"t{number}")
+        release = Release(
+            commit=f"{number:040x}", digest=f"sha256:{number:064x}", repository="r.example.com/n", tag=f"t{number}"
+        )
         made = Record(number=0, at="2026-11-20T12:00:00Z", action="publish", channel="staging", release=release)
         return Entry(record=made, overlay=Overlay(path=path, name="vllm", fields={"newTag": f"t{number}"}))
 

@@ -59,14 +59,11 @@ def texts(node: ast.expr | None, names: dict[str, list[ast.expr]], depth: int = 
     elif isinstance(node, ast.BinOp):
         left, right = list(texts(node.left, names, depth)), list(texts(node.right, names, depth))
         yield from (one + two for one in left or [""] for two in right or [""])
-    elif isinstance(node, ast.BoolOp):
-        for each in node.values:
-            yield from texts(each, names, depth)
     elif isinstance(node, ast.Name) and depth < 3:
         for each in names.get(node.id, []):
             yield from texts(each, names, depth + 1)
-    elif isinstance(node, ast.Tuple):
-        for each in node.elts:
+    elif isinstance(node, ast.BoolOp | ast.Tuple):
+        for each in node.values if isinstance(node, ast.BoolOp) else node.elts:
             yield from texts(each, names, depth)
 
 
@@ -135,7 +132,9 @@ def module_options() -> frozenset[str]:
     tree = ast.parse((PACKAGE / "module.py").read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     names = {each.arg for node in functions for each in (*node.args.args, *node.args.kwonlyargs)}
-    names |= {node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    names |= {
+        node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     return frozenset(f"--{name.replace('_', '-')}" for name in names)
 
 
@@ -206,7 +205,11 @@ def test_remedies_are_found() -> None:
     assert {each.place.partition("/")[0] for each in REMEDIES} >= {"cli", "config", "evidence", "images", "registry", "release"}
 
 
-@pytest.mark.parametrize("remedy", sorted(REMEDIES, key=lambda each: each.place), ids=lambda remedy: remedy.place)
+@pytest.mark.parametrize(
+    "remedy",
+    sorted(REMEDIES, key=lambda each: each.place),
+    ids=[each.place for each in sorted(REMEDIES, key=lambda each: each.place)],
+)
 def test_a_remedy_names_only_what_exists(remedy: Remedy) -> None:
     assert list(problems(remedy)) == [], remedy.text
 

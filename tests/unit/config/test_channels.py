@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,9 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.sampled_from(["staging", "production", "main", "../x", "records/1", "2027-02-30", "passed", "release", "", "a\nb", "${X}"]),
+    st.sampled_from(
+        ["staging", "production", "main", "../x", "records/1", "2027-02-30", "passed", "release", "", "a\nb", "${X}"]
+    ),
     st.text(max_size=8),
 )
 KEYS = ["tests", "signers", "approvals", "refs", "pull_requests", "sbom", "scan", "after", "soak_hours", "kustomization"]
@@ -119,23 +122,49 @@ NESTED = st.recursive(
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(["staging", "production", "a."]), st.dictionaries(st.sampled_from(KEYS), NESTED), max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from(["staging", "production", "a."]), st.dictionaries(st.sampled_from(KEYS), NESTED), max_size=3
+    )
+)
 def test_whatever_is_written_is_taken_or_refused_with_a_line(tmp_path: Path, channels: dict[str, object]) -> None:
     import yaml
 
     file = tmp_path / "vllm-ci.yaml"
     file.write_text(yaml.safe_dump({"release": {"channels": channels}}, allow_unicode=True), encoding="utf-8")
+    refusal = ""
     try:
         config = load(file).config
     except ConfigError as error:
-        assert str(file) in error.message
+        refusal = error.message
+    if refusal:
+        assert str(file) in refusal
         return
     for name, channel in config.release.channels.items():
         channel.domain(name, image="vllm", stages=config.stages.enabled())
 
 
 PIECES = ["a: ", "- ", "!!timestamp ", "!!int ", "!!float ", "!!binary ", "!!set ", "!!omap ", "{", "}", "[", "]", "&a ", "*a"]
-PIECES += ["<<: ", "\n", "  ", "? ", ": ", "|\n", "2027-02-30", "0x", "1:99", ".inf", "_", "'", '"', "\t", "#c", "~", "\x00", "é"]
+PIECES += [
+    "<<: ",
+    "\n",
+    "  ",
+    "? ",
+    ": ",
+    "|\n",
+    "2027-02-30",
+    "0x",
+    "1:99",
+    ".inf",
+    "_",
+    "'",
+    '"',
+    "\t",
+    "#c",
+    "~",
+    "\x00",
+    "é",
+]
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,6 +172,5 @@ PIECES += ["<<: ", "\n", "  ", "? ", ": ", "|\n", "2027-02-30", "0x", "1:99", ".
 def test_no_text_is_a_fault(tmp_path: Path, text: str) -> None:
     file = tmp_path / "vllm-ci.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError):
+    with contextlib.suppress(ConfigError):
         load(file)
-        raise ConfigError("it was taken")

@@ -42,7 +42,24 @@ def test_a_pattern_is_of_branches_or_of_tags(pattern: str, ref: str, ok: bool) -
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", " ", "a b", "a..b", "[", "v[]", "[z-a]", "[a--b]", "a/", "/a", "refs/heads/", "refs/pull/*", "tag:v*", "x.lock", "a~1"]
+    "pattern",
+    [
+        "",
+        " ",
+        "a b",
+        "a..b",
+        "[",
+        "v[]",
+        "[z-a]",
+        "[a--b]",
+        "a/",
+        "/a",
+        "refs/heads/",
+        "refs/pull/*",
+        "tag:v*",
+        "x.lock",
+        "a~1",
+    ],
 )
 def test_a_pattern_that_can_match_nothing_is_named(pattern: str) -> None:
     assert refs.problem(pattern)
@@ -63,7 +80,25 @@ def test_no_pattern_is_a_fault_and_a_name_matches_itself(pattern: str, ref: str)
 
 HOSTILE = st.lists(
     st.sampled_from(
-        ["..", ".", "", "a", ".git", ".GIT", ".git.", ".g\u200cit", "git~1", "records", "Records", "x.yaml", "\\", "\0", "C:", "a ", "é"]
+        [
+            "..",
+            ".",
+            "",
+            "a",
+            ".git",
+            ".GIT",
+            ".git.",
+            ".g\u200cit",
+            "git~1",
+            "records",
+            "Records",
+            "x.yaml",
+            "\\",
+            "\0",
+            "C:",
+            "a ",
+            "é",
+        ]
     ),
     max_size=6,
 ).map("/".join)
@@ -74,8 +109,7 @@ HOSTILE = st.lists(
 def test_a_path_that_is_taken_stays_in_the_branch_and_out_of_the_records(path: str) -> None:
     try:
         found = overlay_path.normalised(path)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return
     parts = found.split("/")
     assert parts

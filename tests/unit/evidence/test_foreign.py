@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from securesystemslib.exceptions import UnsupportedLibraryError
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, SSlibKey, Signature, Signer  # type: ignore[attr-defined]
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signature, Signer, SSlibKey  # type: ignore[attr-defined]
 
 from registries.evidence import MATERIALS, NOW, commit_of
 from vllm_ci.domain.errors import ConfigError, ErroredError, VllmCiError
@@ -83,6 +83,8 @@ class FailingSigner(Signer):
     """A key service that can be opened and does not sign."""
 
     error: Exception = RuntimeError()
+    key: SSlibKey
+    pin: str
 
     @classmethod
     def from_priv_key_uri(cls, priv_key_uri: str, public_key: Any, secrets_handler: Any = None) -> FailingSigner:  # noqa: ARG003
@@ -145,7 +147,11 @@ class _Context:
 @pytest.mark.parametrize(
     ("place", "error", "kind"),
     [
-        ("credential", foreign("id.GitHubOidcPermissionCredentialError", type(foreign("id.AmbientCredentialError"))), ConfigError),
+        (
+            "credential",
+            foreign("id.GitHubOidcPermissionCredentialError", type(foreign("id.AmbientCredentialError"))),
+            ConfigError,
+        ),
         ("IdentityToken", foreign("sigstore.oidc.ExpiredIdentity"), ConfigError),
         ("signer", foreign("requests.exceptions.ConnectionError", OSError), ErroredError),
         ("sign_dsse", foreign("sigstore._internal.rekor.client.RekorClientError"), ErroredError),

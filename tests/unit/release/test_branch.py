@@ -100,6 +100,11 @@ def test_what_others_put_there_is_not_read_and_survives(name: str, ledger: Ledge
     assert changed == {b"records/000002.json", OVERLAY.encode()}
 
 
+def a_folder(place: Path) -> None:
+    place.mkdir()
+    (place / "x").touch()
+
+
 def replaced(path: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
     def change(checkout: Path) -> None:
         place = checkout / path
@@ -114,7 +119,7 @@ def replaced(path: str, make: Callable[[Path], object]) -> Callable[[Path], None
     ("change", "words"),
     [
         (replaced("records/000001.json", lambda place: place.symlink_to("x")), "records/000001.json .* is a symbolic link"),
-        (replaced("records/000001.json", lambda place: (place.mkdir(), (place / "x").touch())), "000001.json .* is a folder"),
+        (replaced("records/000001.json", a_folder), "000001.json .* is a folder"),
         (replaced("records", lambda place: place.write_text("x")), "records in the ledger's branch is a file"),
         (replaced("records", lambda place: place.symlink_to("x")), "records in the ledger's branch is a symbolic link"),
     ],
@@ -135,13 +140,12 @@ def test_what_stands_where_a_record_should_is_named(change: Callable[[Path], obj
         (replaced(OVERLAY, lambda place: place.symlink_to("../../x.yaml")), "symbolic link"),
         (replaced("deploy", lambda place: place.write_text("x")), "deploy is a file there, not a folder"),
         (replaced("deploy/staging", lambda place: place.symlink_to("../x")), "deploy/staging is a symbolic link"),
-        (replaced("deploy/staging", lambda place: place.with_name("Staging").mkdir() or
-                  (place.with_name("Staging") / "x").touch()), "differs from staging in case only"),
+        (replaced("deploy/staging", lambda place: a_folder(place.with_name("Staging"))), "differs from staging in case only"),
         (replaced(OVERLAY, lambda place: place.with_name("KUSTOMIZATION.yaml").touch()), "in case only"),
         (write(OVERLAY, b"a: caf\xe9\n"), "not UTF-8"),
         (write("deploy/staging/kustomization.yml", b"kind: Kustomization\n"), "one file per folder"),
         (write("deploy/staging/Kustomization", b"kind: Kustomization\n"), "one file per folder"),
-        (replaced(OVERLAY, lambda place: (place.mkdir(), (place / "x").touch())), "is a folder there"),
+        (replaced(OVERLAY, a_folder), "is a folder there"),
     ],
 )  # fmt: skip
 def test_a_kustomization_that_cannot_be_written_is_refused_and_nothing_changes(
@@ -160,7 +164,8 @@ def test_a_kustomization_that_cannot_be_written_is_refused_and_nothing_changes(
 
 
 @pytest.mark.parametrize(
-    "path", ["../../x.yaml", "/abs/x.yaml", "records/000009.json", "Records/x.yaml", ".git/config", "a/.GIT/x", "a\\b", "a\0b", "a/"]
+    "path",
+    ["../../x.yaml", "/abs/x.yaml", "records/000009.json", "Records/x.yaml", ".git/config", "a/.GIT/x", "a\\b", "a\0b", "a/"],
 )
 def test_the_ledger_itself_refuses_a_path_that_is_not_a_kustomization_s(path: str, ledger: Ledger) -> None:
     before = tree(ledger)
@@ -172,7 +177,9 @@ def test_the_ledger_itself_refuses_a_path_that_is_not_a_kustomization_s(path: st
 @pytest.mark.parametrize("there", ["kustomization.yml", "Kustomization", "kustomization.yaml"])
 @pytest.mark.parametrize("configured", ["kustomization.yml", "Kustomization", "kustomization.yaml"])
 def test_the_name_that_is_there_is_the_one_that_is_written(there: str, configured: str, ledger: Ledger) -> None:
-    text = b"\xef\xbb\xbf# ours\r\nkind: Kustomization\r\nresources: [../base]\r\nimages:\r\n- name: vllm\r\n  newTag: old # pin"
+    text = (
+        b"\xef\xbb\xbf# ours\r\nkind: Kustomization\r\nresources: [../base]\r\nimages:\r\n- name: vllm\r\n  newTag: old # pin"
+    )
     commit(ledger, write(f"apps/{there}", text))
     assert ledger.append(propose(f"apps/{configured}"))[1]
     assert [name for name in tree(ledger) if name.startswith(b"apps/")] == [f"apps/{there}".encode()]

@@ -93,7 +93,7 @@ def test_the_doctor_says_that_the_tag_lags_and_goes_on(world: World, monkeypatch
 
 
 def test_a_ledger_that_moves_meanwhile_is_followed(world: World) -> None:
-    moved = []
+    moved: list[str] = []
 
     def on_step(name: str) -> None:
         if not moved:

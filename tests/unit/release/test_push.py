@@ -54,9 +54,7 @@ def refused(remote: Path) -> tuple[ErroredError, list[float]]:
         ("pre-receive", 'printf "\\033[31mred\\033[0m words\\n" >&2; exit 1', "red words", "what its hooks want"),
     ],
 )
-def test_a_refusal_comes_at_once_with_the_server_s_words(
-    remote: Path, name: str, script: str, words: str, remedy: str
-) -> None:
+def test_a_refusal_comes_at_once_with_the_server_s_words(remote: Path, name: str, script: str, words: str, remedy: str) -> None:
     hook(remote, name, script)
     error, waits = refused(remote)
     assert waits == [], "nothing is tried again"
