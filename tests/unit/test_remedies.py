@@ -96,7 +96,7 @@ def remedies() -> list[Remedy]:
     return found
 
 
-REMEDIES = remedies()
+REMEDIES = sorted(remedies(), key=lambda each: (each.place, each.text))
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -205,11 +205,7 @@ def test_remedies_are_found() -> None:
     assert {each.place.partition("/")[0] for each in REMEDIES} >= {"cli", "config", "evidence", "images", "registry", "release"}
 
 
-@pytest.mark.parametrize(
-    "remedy",
-    sorted(REMEDIES, key=lambda each: each.place),
-    ids=[each.place for each in sorted(REMEDIES, key=lambda each: each.place)],
-)
+@pytest.mark.parametrize("remedy", REMEDIES, ids=[each.place for each in REMEDIES])
 def test_a_remedy_names_only_what_exists(remedy: Remedy) -> None:
     assert list(problems(remedy)) == [], remedy.text
 

@@ -59,7 +59,7 @@ def check(setup: Setup, *, mend: bool = False, now: datetime | None = None) -> t
             if head is None:
                 continue
             found += _image(repository, head, mend=mend)
-            if channel:
+            if channel and channel.overlay in state.overlays:
                 found += _overlay(setup, channel, state, head, mend=mend, now=now_or(now))
             found += _channel_tag(setup, repository, head, mend=mend)
     return tuple(found)
