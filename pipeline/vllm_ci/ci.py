@@ -48,10 +48,11 @@ class Claim:
 UNKNOWN_NUMBER = "unknown"
 
 _PRESENT = {
-    Provider.GITHUB: "GITHUB_ACTIONS",
-    Provider.GITLAB: "GITLAB_CI",
-    Provider.JENKINS: "JENKINS_URL",
-    Provider.OTHER: "CI",
+    Provider.GITHUB: ("GITHUB_ACTIONS",),
+    Provider.GITLAB: ("GITLAB_CI",),
+    Provider.JENKINS: ("JENKINS_URL",),
+    # Azure Pipelines, TeamCity and CodeBuild do not set CI.
+    Provider.OTHER: ("CI", "TF_BUILD", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID"),
 }
 FOLDS = {
     Provider.GITHUB: Fold(start="::group::{name}", end="::endgroup::"),
@@ -73,14 +74,21 @@ GITHUB_PULL_REQUEST_EVENTS = frozenset(
 GITLAB_SOURCES = frozenset({"", "push", "web", "webide", "schedule", "api", "trigger", "pipeline", "parent_pipeline", "chat"})
 GITLAB_PULL_REQUEST_SOURCES = frozenset({"merge_request_event", "external_pull_request_event"})
 _QUEUED = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-(\d+)-[0-9a-f]+")
+_NO = ("", "0", "false")
+# Of other providers; some say "false" where there is none, some give the pull request's URL.
+_OTHER_NUMBERS = (
+    *("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID"),  # Azure Pipelines
+    *("BITBUCKET_PR_ID", "BUILDKITE_PULL_REQUEST", "TRAVIS_PULL_REQUEST", "CIRCLE_PULL_REQUEST", "DRONE_PULL_REQUEST"),
+    *("CI_COMMIT_PULL_REQUEST", "APPVEYOR_PULL_REQUEST_NUMBER", "CIRRUS_PR", "SEMAPHORE_GIT_PR_NUMBER"),
+)
 # Jenkins: multibranch jobs; the plugins for pull requests of GitHub and merge requests of GitLab in other jobs.
 _JENKINS_NUMBERS = ("CHANGE_ID", "ghprbPullId", "gitlabMergeRequestIid")
 
 
 def provider(env: Mapping[str, str] = os.environ) -> Provider:
     """Who runs us, from the variables that each provider documents."""
-    for candidate, variable in _PRESENT.items():
-        if env.get(variable, "").lower() not in ("", "0", "false"):
+    for candidate, names in _PRESENT.items():
+        if any(env.get(name, "").lower() not in _NO for name in names):
             return candidate
     return Provider.NONE
 
@@ -179,6 +187,12 @@ def _jenkins(env: Mapping[str, str]) -> Claim:
     return Claim(ref=ref, sha=env.get("GIT_COMMIT", ""))
 
 
+def _other(env: Mapping[str, str]) -> Claim:
+    """Of providers that are not known further: whether it is a pull request, by the variables that they document."""
+    numbers = [env[name].rpartition("/")[2] for name in _OTHER_NUMBERS if env.get(name, "").lower() not in _NO]
+    return Claim(pull_request=numbers[0] or UNKNOWN_NUMBER) if numbers else Claim()
+
+
 def _branch_or_tag(ref: str) -> str:
     return ref if ref.startswith(("refs/heads/", "refs/tags/")) else ""
 
@@ -187,4 +201,5 @@ _CLAIMS: Mapping[Provider, Callable[[Mapping[str, str]], Claim]] = {
     Provider.GITHUB: _github,
     Provider.GITLAB: _gitlab,
     Provider.JENKINS: _jenkins,
+    Provider.OTHER: _other,
 }

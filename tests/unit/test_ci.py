@@ -16,6 +16,7 @@ from vllm_ci.ci import Claim, Provider
         ({}, Provider.NONE),
         ({"CI": "true"}, Provider.OTHER),
         ({"CI": "false"}, Provider.NONE),
+        ({"TF_BUILD": "True"}, Provider.OTHER),
         ({"CI": "true", "GITHUB_ACTIONS": "true"}, Provider.GITHUB),
         ({"CI": "true", "GITLAB_CI": "true"}, Provider.GITLAB),
         ({"JENKINS_URL": "http://jenkins"}, Provider.JENKINS),

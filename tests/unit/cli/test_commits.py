@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ class Clone:
         return self.folder
 
 
-@pytest.fixture(name="clone")
-def _clone(tmp_path: Path) -> Clone:
+@pytest.fixture(name="template", scope="module")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    tmp_path = tmp_path_factory.mktemp("template")
     origin, folder = tmp_path / "origin", tmp_path / "clone"
     origin.mkdir()
     git("init", "--quiet", "--initial-branch=main", cwd=origin)
@@ -41,6 +43,12 @@ def _clone(tmp_path: Path) -> Clone:
     git(*PERSON, "commit", "--quiet", "--allow-empty", "--message=change", cwd=folder)
     main, change = (git("rev-parse", each, cwd=folder).decode().strip() for each in ("origin/main", "HEAD"))
     return Clone(folder=folder, main=main, change=change)
+
+
+@pytest.fixture(name="clone")
+def _clone(template: Clone, tmp_path: Path) -> Clone:
+    shutil.copytree(template.folder, tmp_path / "clone")
+    return replace(template, folder=tmp_path / "clone")
 
 
 GITHUB = {"GITHUB_ACTIONS": "true", "CI": "true"}
@@ -115,6 +123,11 @@ EVENTS: dict[str, tuple[dict[str, str], str, str]] = {
     "Jenkins tag": ({**JENKINS, "BRANCH_NAME": "v1.0", "TAG_NAME": "v1.0", "GIT_COMMIT": "{head}"}, TAG, ""),
     "another CI": ({"CI": "true"}, "", ""),
     "another CI that says it is a pull request": ({"CI": "true", "VLLM_CI_PULL_REQUEST": "7"}, "", "7"),
+    "Azure Pipelines pull request": ({"TF_BUILD": "True", "SYSTEM_PULLREQUEST_PULLREQUESTID": "7"}, "", "7"),
+    "Buildkite branch": ({"CI": "true", "BUILDKITE_PULL_REQUEST": "false"}, "", ""),
+    "Buildkite pull request": ({"CI": "true", "BUILDKITE_PULL_REQUEST": "7"}, "", "7"),
+    "CircleCI pull request": ({"CI": "true", "CIRCLE_PULL_REQUEST": "https://github.com/a/b/pull/7"}, "", "7"),
+    "Bitbucket pull request": ({"CI": "true", "BITBUCKET_PR_ID": "7"}, "", "7"),
     "no CI, detached": ({}, "", ""),
 }  # fmt: skip
 
