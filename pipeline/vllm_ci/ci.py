@@ -1,11 +1,15 @@
-"""All that is known of CI providers: how to tell them apart, what they say of the commit, how they fold a log."""
+"""All that is known of CI providers: how to tell them apart, what they say of the run, how they fold a log."""
 
 from __future__ import annotations
 
 import enum
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 class Provider(enum.StrEnum):
@@ -26,11 +30,29 @@ class Fold:
     end: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a provider says of the commit that a run is for; :mod:`vllm_ci.cli.commits` decides how much of it counts.
+
+    Attributes:
+        ref: Full name of a branch or tag, empty when the event is about neither, or is not known.
+        sha: Commit that the provider means by it, empty when it names none.
+        pull_request: Number of the pull or merge request that the run is for, ``unknown`` when it has one without a number.
+    """
+
+    ref: str = ""
+    sha: str = ""
+    pull_request: str = ""
+
+
+UNKNOWN_NUMBER = "unknown"
+
 _PRESENT = {
-    Provider.GITHUB: "GITHUB_ACTIONS",
-    Provider.GITLAB: "GITLAB_CI",
-    Provider.JENKINS: "JENKINS_URL",
-    Provider.OTHER: "CI",
+    Provider.GITHUB: ("GITHUB_ACTIONS",),
+    Provider.GITLAB: ("GITLAB_CI",),
+    Provider.JENKINS: ("JENKINS_URL",),
+    # Azure Pipelines, TeamCity and CodeBuild do not set CI.
+    Provider.OTHER: ("CI", "TF_BUILD", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID"),
 }
 FOLDS = {
     Provider.GITHUB: Fold(start="::group::{name}", end="::endgroup::"),
@@ -39,26 +61,36 @@ FOLDS = {
         end="\033[0Ksection_end:{time}:{slug}\r\033[0K",
     ),
 }
-_REFS = {
-    Provider.GITHUB: "GITHUB_REF_NAME",
-    Provider.GITLAB: "CI_COMMIT_REF_NAME",
-    Provider.JENKINS: "BRANCH_NAME",
-}
 _RUN_URLS = {Provider.GITLAB: "CI_JOB_URL", Provider.JENKINS: "BUILD_URL"}
-_PULL_REQUESTS = {Provider.GITLAB: "CI_MERGE_REQUEST_IID", Provider.JENKINS: "CHANGE_ID"}
+
+# Events that are about a branch or a tag, by the providers' own documentation. What is not listed claims no ref.
+GITHUB_EVENTS = frozenset(
+    {"", "push", "create", "schedule", "workflow_dispatch", "repository_dispatch", "workflow_call", "workflow_run"}
+    | {"release", "deployment", "deployment_status"}
+)
+GITHUB_PULL_REQUEST_EVENTS = frozenset(
+    {"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment", "merge_group"}
+)
+GITLAB_SOURCES = frozenset({"", "push", "web", "webide", "schedule", "api", "trigger", "pipeline", "parent_pipeline", "chat"})
+GITLAB_PULL_REQUEST_SOURCES = frozenset({"merge_request_event", "external_pull_request_event"})
+_QUEUED = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-(\d+)-[0-9a-f]+")
+_NO = ("", "0", "false")
+# Of other providers; some say "false" where there is none, some give the pull request's URL.
+_OTHER_NUMBERS = (
+    *("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID"),  # Azure Pipelines
+    *("BITBUCKET_PR_ID", "BUILDKITE_PULL_REQUEST", "TRAVIS_PULL_REQUEST", "CIRCLE_PULL_REQUEST", "DRONE_PULL_REQUEST"),
+    *("CI_COMMIT_PULL_REQUEST", "APPVEYOR_PULL_REQUEST_NUMBER", "CIRRUS_PR", "SEMAPHORE_GIT_PR_NUMBER"),
+)
+# Jenkins: multibranch jobs; the plugins for pull requests of GitHub and merge requests of GitLab in other jobs.
+_JENKINS_NUMBERS = ("CHANGE_ID", "ghprbPullId", "gitlabMergeRequestIid")
 
 
 def provider(env: Mapping[str, str] = os.environ) -> Provider:
     """Who runs us, from the variables that each provider documents."""
-    for candidate, variable in _PRESENT.items():
-        if env.get(variable, "").lower() not in ("", "0", "false"):
+    for candidate, names in _PRESENT.items():
+        if any(env.get(name, "").lower() not in _NO for name in names):
             return candidate
     return Provider.NONE
-
-
-def ref(env: Mapping[str, str] = os.environ) -> str:
-    """Branch or tag; CI checks out a commit without one, so git alone cannot tell. ``VLLM_CI_REF`` says it anywhere."""
-    return env.get("VLLM_CI_REF") or env.get(_REFS.get(provider(env), ""), "")
 
 
 def run_url(env: Mapping[str, str] = os.environ) -> str:
@@ -71,10 +103,103 @@ def run_url(env: Mapping[str, str] = os.environ) -> str:
     return env.get(_RUN_URLS.get(provider(env), ""), "")
 
 
-def pull_request(env: Mapping[str, str] = os.environ) -> str:
-    """Number of the pull or merge request, empty when none."""
-    who = provider(env)
-    if who is Provider.GITHUB:
-        parts = env.get("GITHUB_REF", "").split("/")
-        return parts[2] if parts[:2] == ["refs", "pull"] and len(parts) > 2 else ""
-    return env.get(_PULL_REQUESTS.get(who, ""), "")
+def claim(env: Mapping[str, str] = os.environ) -> Claim:
+    """What the provider says of the commit; ``VLLM_CI_PULL_REQUEST`` says anywhere that a run is for a pull request."""
+    reader = _CLAIMS.get(provider(env))
+    found = reader(env) if reader else Claim()
+    stated = env.get("VLLM_CI_PULL_REQUEST", "")
+    return Claim(pull_request=found.pull_request or stated) if found.pull_request or stated else found
+
+
+def _github(env: Mapping[str, str]) -> Claim:
+    """https://docs.github.com/actions/reference/workflows-and-actions/events-that-trigger-workflows."""
+    event, ref = env.get("GITHUB_EVENT_NAME", ""), env.get("GITHUB_REF", "")
+    payload = _payload(env)
+    number = _github_number(event, ref, payload)
+    # GITHUB_HEAD_REF is set in runs for pull requests only.
+    if number or event in GITHUB_PULL_REQUEST_EVENTS or env.get("GITHUB_HEAD_REF"):
+        return Claim(pull_request=number or UNKNOWN_NUMBER)
+    return Claim(ref=_branch_or_tag(ref), sha=env.get("GITHUB_SHA", "")) if event in GITHUB_EVENTS else Claim()
+
+
+def _github_number(event: str, ref: str, payload: Mapping[str, Any]) -> str:
+    """Number of the pull request that an event is about, empty when it is about none."""
+    parts = ref.split("/")
+    if parts[:2] == ["refs", "pull"] and len(parts) > 2:
+        return parts[2]
+    if queued := _QUEUED.fullmatch(ref):
+        return queued[1]
+    if request := _mapping(payload, "pull_request"):
+        return str(request.get("number") or UNKNOWN_NUMBER)
+    if _mapping(_mapping(payload, "issue"), "pull_request"):
+        return str(_mapping(payload, "issue").get("number") or UNKNOWN_NUMBER)
+    before = _mapping(payload, "workflow_run")
+    if event == "workflow_run" and before and _for_pull_request(before):
+        requests = before.get("pull_requests")
+        first = requests[0] if isinstance(requests, list) and requests else {}
+        return str(first.get("number") if isinstance(first, dict) and first.get("number") else UNKNOWN_NUMBER)
+    return ""
+
+
+def _for_pull_request(before: Mapping[str, Any]) -> bool:
+    """Whether the run that started a ``workflow_run`` was for a pull request or in a fork; an unknown event counts as such."""
+    event = str(before.get("event", ""))
+    home, head = (_mapping(before, name).get("full_name") for name in ("repository", "head_repository"))
+    return event not in GITHUB_EVENTS - {""} or (head is not None and head != home)
+
+
+def _payload(env: Mapping[str, str]) -> Mapping[str, Any]:
+    """The event, as GitHub writes it into a file."""
+    try:
+        value = json.loads(Path(env.get("GITHUB_EVENT_PATH", "")).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _gitlab(env: Mapping[str, str]) -> Claim:
+    """https://docs.gitlab.com/ci/variables/predefined_variables/."""
+    source = env.get("CI_PIPELINE_SOURCE", "")
+    # Child pipelines of a merge request's pipeline have its number, too.
+    number = env.get("CI_MERGE_REQUEST_IID") or env.get("CI_EXTERNAL_PULL_REQUEST_IID")
+    if number or env.get("CI_MERGE_REQUEST_ID") or source in GITLAB_PULL_REQUEST_SOURCES:
+        return Claim(pull_request=number or UNKNOWN_NUMBER)
+    if source not in GITLAB_SOURCES:
+        return Claim()
+    # CI_COMMIT_REF_NAME does not say whether it names a branch or a tag, and is set for merge requests as well.
+    tag, branch = env.get("CI_COMMIT_TAG"), env.get("CI_COMMIT_BRANCH")
+    ref = f"refs/tags/{tag}" if tag else f"refs/heads/{branch}" if branch else ""
+    return Claim(ref=ref, sha=env.get("CI_COMMIT_SHA", ""))
+
+
+def _jenkins(env: Mapping[str, str]) -> Claim:
+    """https://plugins.jenkins.io/github-branch-source/ and git-plugin; ``BRANCH_NAME`` is set for tags as well."""
+    number = next((env[name] for name in _JENKINS_NUMBERS if env.get(name)), "")
+    if number or any(env.get(name) for name in ("CHANGE_FORK", "CHANGE_BRANCH", "CHANGE_TARGET")):
+        return Claim(pull_request=number or UNKNOWN_NUMBER)
+    tag, branch = env.get("TAG_NAME"), env.get("BRANCH_NAME")
+    ref = f"refs/tags/{tag}" if tag else f"refs/heads/{branch}" if branch else ""
+    return Claim(ref=ref, sha=env.get("GIT_COMMIT", ""))
+
+
+def _other(env: Mapping[str, str]) -> Claim:
+    """Of providers that are not known further: whether it is a pull request, by the variables that they document."""
+    numbers = [env[name].rpartition("/")[2] for name in _OTHER_NUMBERS if env.get(name, "").lower() not in _NO]
+    return Claim(pull_request=numbers[0] or UNKNOWN_NUMBER) if numbers else Claim()
+
+
+def _branch_or_tag(ref: str) -> str:
+    return ref if ref.startswith(("refs/heads/", "refs/tags/")) else ""
+
+
+_CLAIMS: Mapping[Provider, Callable[[Mapping[str, str]], Claim]] = {
+    Provider.GITHUB: _github,
+    Provider.GITLAB: _gitlab,
+    Provider.JENKINS: _jenkins,
+    Provider.OTHER: _other,
+}

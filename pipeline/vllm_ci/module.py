@@ -191,7 +191,8 @@ class VllmCi:
         reason: Reason = "",
         dry_run: DryRun = False,
         as_json: AsJson = False,
-        ref: Annotated[str, Doc("Branch or tag that is released, where the checkout has none")] = "",
+        ref: Annotated[str, Doc("Branch or tag that is released, where the checkout has none; its git has to confirm it")] = "",
+        pull_request: Annotated[str, Doc("Number of the pull request that the CI run is for, empty when none")] = "",
         run_url: Annotated[str, Doc("Page of the CI run that releases, for the record")] = "",
         username: Username = None,
         password: Password = None,
@@ -221,6 +222,7 @@ class VllmCi:
             secrets=tuple(secrets or ()),
             by=by,
             ref=ref,
+            pull_request=pull_request,
             run_url=run_url,
         )
         verb = Verb(

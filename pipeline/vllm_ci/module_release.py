@@ -46,6 +46,7 @@ class Means:
         secrets: Further ones, by the names of variables: those that the configuration names.
         by: Who releases, ``NAME <EMAIL>``.
         ref: Branch or tag that is released, where the checkout has none.
+        pull_request: Number of the pull request that the CI run is for.
         run_url: Page of the CI run that releases.
     """
 
@@ -62,6 +63,7 @@ class Means:
     secrets: Sequence[dagger.Secret] = ()
     by: str = ""
     ref: str = ""
+    pull_request: str = ""
     run_url: str = ""
 
     async def given_to(self, tool: Tool, release: ReleaseConfig) -> Tool:
@@ -112,6 +114,7 @@ class Means:
             "GIT_COMMITTER_NAME": name,
             "GIT_COMMITTER_EMAIL": address,
             "VLLM_CI_REF": self.ref,
+            "VLLM_CI_PULL_REQUEST": self.pull_request,
             "VLLM_CI_RUN_URL": self.run_url,
         }
 

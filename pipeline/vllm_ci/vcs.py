@@ -13,6 +13,7 @@ from pathlib import Path
 from vllm_ci import external
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError, UsageError
+from vllm_ci.domain.refs import short
 from vllm_ci.vcs_settings import arguments_of, environment
 
 # Seconds. Reading a partial clone may fetch, so what looks local gets as long as what is remote.
@@ -27,11 +28,12 @@ _SECRET = re.compile(r"(?<=://)[^/@\s']+@")
 
 
 class GitError(ErroredError):
-    """Git exited with ``exit_status``, which is not 0; ``why`` is what it said."""
+    """Git exited with ``exit_status``, which is not 0; ``why`` is what it said, ``output`` what it printed on standard output."""
 
-    def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "") -> None:
+    def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "", output: str = "") -> None:
         super().__init__(message, why=why, remedy=remedy)
         self.exit_status = exit_status
+        self.output = output
 
 
 class UnsafeCheckoutError(UsageError):
@@ -101,6 +103,7 @@ def _failed(arguments: tuple[str, ...], cwd: Path, done: external.Done) -> Error
         exit_status=done.exit_code,
         why=said,
         remedy="run the same command by hand in that directory",
+        output=done.output.decode("utf-8", "replace"),
     )
 
 
@@ -153,7 +156,7 @@ def root(path: Path) -> Path:
         raise UsageError(
             f"{place} is in no git checkout",
             why=f"an image is made from a commit; git says: {error.why}",
-            remedy="git init && git add . && git commit, or name a file in a checkout with --config",
+            remedy="git init && git add . && git commit, or name the vllm-ci.yaml of a checkout with --config",
         ) from error
 
 
@@ -233,14 +236,6 @@ def refs(checkout: Path, names: Iterable[str]) -> list[str]:
     output = git("for-each-ref", "--format=%(refname)", *wanted, cwd=checkout)
     there = set(os.fsdecode(output).splitlines())
     return [name for name in wanted if name in there]
-
-
-def short(ref: str) -> str:
-    """The name of a ref as people write it: ``refs/heads/main`` is ``main``."""
-    for prefix in ("refs/heads/", "refs/tags/", "refs/remotes/"):
-        if ref.startswith(prefix):
-            return ref.removeprefix(prefix)
-    return ref
 
 
 def _remote(checkout: Path) -> str:

@@ -44,7 +44,8 @@ def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
         monkeypatch.setenv(f"{name}_NAME", "Rita Release")
         monkeypatch.setenv(f"{name}_EMAIL", "rita@example.com")
-    monkeypatch.delenv("CI", raising=False)
+    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "chat"
     project.make_project(folder)
     ran = 0

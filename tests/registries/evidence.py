@@ -31,7 +31,7 @@ MATERIALS = Materials(
 )
 
 
-def commit_of(number: int, *, dirty: bool = False, ref: str = "main") -> Commit:
+def commit_of(number: int, *, dirty: bool = False, ref: str = "refs/heads/main") -> Commit:
     return Commit(
         sha=f"{number:040x}", ref=ref, dirty=dirty, committed_at=1_790_000_000 + number, source="https://git.example.com/fork"
     )

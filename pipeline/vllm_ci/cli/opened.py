@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from vllm_ci import base_branch, ci, ci_base, vcs
-from vllm_ci.cli import options
+from vllm_ci import base_branch, ci_base, vcs
+from vllm_ci.cli import commits, options
 from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
@@ -77,8 +77,7 @@ def open_project(context: click.Context, stages: tuple[str, ...] = (), *, change
     """
     loaded = options.loaded(context)
     checkout = vcs.root(loaded.folder)
-    commit = vcs.discover(checkout)
-    commit = replace(commit, ref=ci.ref() or commit.ref, pull_request=ci.pull_request())
+    commit = commits.discover(checkout)
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
     project = loaded.project(loaded.path.resolve().relative_to(checkout.resolve()).as_posix(), stages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,12 @@ def publish(
       vllm-ci publish --channel staging --osv ./osv-data --json
     """
     from vllm_ci import ci, scratch, vcs
+    from vllm_ci.cli import commits
     from vllm_ci.release.publish import publish as run
 
     with scratch.folder("publish-") as folder:
         found = opened(context)
-        made = vcs.discover(vcs.root(found.loaded.folder), commit)
+        made = commits.discover(vcs.root(found.loaded.folder), commit)
         candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=ci.run_url())
         found = with_local_key(found, folder=folder / "keys" if dry_run else None)
         if candidate.tested:
@@ -83,7 +85,6 @@ def _candidate(
     run: str,
 ) -> Candidate:
     """What is to be published, by the reports of the commit; without any, by what the repository has under its tag."""
-    from vllm_ci import ci
     from vllm_ci.images.store import Store
     from vllm_ci.registry.layout import Layout
     from vllm_ci.release.publish import Candidate
@@ -98,7 +99,7 @@ def _candidate(
     # Runs that only looked at parts count as well, as long as they looked at the same image.
     same = tuple(each for each in reports if each.report.image and each.report.image.digest == newest.image.digest)
     return Candidate(
-        commit=Commit(**{**vars(commit), "ref": newest.commit.ref or ci.ref() or commit.ref}) if newest.commit else commit,
+        commit=_as_tested(commit, newest.commit) if newest.commit else commit,
         image=newest.image,
         layout=Layout(Store().layout),
         tested=same,
@@ -107,6 +108,16 @@ def _candidate(
         scanner=scan,
         run=run,
     )
+
+
+def _as_tested(commit: Commit, tested: Commit) -> Commit:
+    """The commit with the ref and the pull request of the run that tested it; where that had none, of the one that publishes.
+
+    A short ref is one of an older report: it does not say whether it was a branch or a tag, nor whether anything confirmed it.
+    """
+    ref = tested.ref if tested.ref.startswith("refs/") else ""
+    number = tested.pull_request or commit.pull_request
+    return replace(commit, ref="" if number else ref or commit.ref, pull_request=number)
 
 
 def _reports(folder: Path) -> Iterator[ReportFile]:

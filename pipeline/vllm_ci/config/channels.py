@@ -6,12 +6,14 @@ What signs and verifies is imported when it is asked for: an unchanged build has
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from vllm_ci.config.section import Section
+from vllm_ci.domain import overlay_path, refs
 from vllm_ci.domain.report import Verdict
 
 if TYPE_CHECKING:
@@ -19,14 +21,49 @@ if TYPE_CHECKING:
     from vllm_ci.release.setup import Channel
 
 
-class AcceptedConfig(Section):
-    """A vulnerability that is lived with, for a while."""
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
-    id: Annotated[str, Field(min_length=1)]
-    """Id of the vulnerability, or one of its aliases, e.g. `CVE-2026-1234`."""
+
+def _day(value: Any) -> Any:
+    """Only a date as it is written: pydantic would take a number for seconds since 1970."""
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        return value
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("a day is written YYYY-MM-DD, e.g. 2027-06-30")
+    return value
+
+
+def _pattern(value: str) -> str:
+    if reason := refs.problem(value):
+        raise ValueError(f"it can match no branch and no tag: {reason}")
+    return value
+
+
+def _overlay(value: str) -> str:
+    return overlay_path.normalised(value) if value else value
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+_Verdicts = Annotated[
+    list[Verdict],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=Verdict | Annotated[list[Verdict], Field(min_length=1)]),
+]
+# The longest times that make sense; an image that soaks for ten years is a typing error.
+_MAX_SOAK_HOURS, _MAX_AGE_DAYS = 10 * 365 * 24, 100 * 365
+
+
+class AcceptedConfig(Section):
+    """A vulnerability that is accepted for a while."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+    """Id of the vulnerability, or one of its aliases, e.g. `CVE-2026-1234`; no pattern."""
     reason: Annotated[str, Field(min_length=1)]
-    """Why it is lived with."""
-    until: dt.date
+    """Why it is accepted."""
+    until: Annotated[dt.date, BeforeValidator(_day)]
     """Last day of that, e.g. `2027-06-30`; afterwards it refuses again."""
 
     def domain(self) -> Accepted:
@@ -39,7 +76,7 @@ class AcceptedConfig(Section):
 class ScanConfig(Section):
     """What is asked of a vulnerability scan."""
 
-    max_age_days: Annotated[float, Field(gt=0)] = 30.0
+    max_age_days: Annotated[float, Field(gt=0, le=_MAX_AGE_DAYS, allow_inf_nan=False)] = 30.0
     """Oldest data that it may have been made with."""
     fail_on: Literal["low", "medium", "high", "critical"] = "critical"
     """Least severity that refuses."""
@@ -61,24 +98,31 @@ class ScanConfig(Section):
 class ChannelConfig(Section):
     """A named place that releases go to, and what it asks of an image. What is missing refuses."""
 
-    tests: dict[str, Verdict | list[Verdict]] | None = None
+    tests: dict[str, _Verdicts] | None = None
     """Verdicts that are good enough, by stage, e.g. `streaming: passed`; by default every enabled stage has to pass."""
-    signers: list[str] = Field(default_factory=list)
+    signers: Annotated[list[str], Field(min_length=1)] = Field(default_factory=list)
     """Whose evidence counts, by their names in `release.signers`; by default everybody's there."""
     approvals: list[str] = Field(default_factory=list)
     """Who must have signed the image besides (`cosign sign`), by their names in `release.signers`."""
-    refs: list[str] = Field(default_factory=list)
-    """Patterns of branches and tags that may be released, e.g. `main`, `v*`; by default all."""
+    refs: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = Field(default_factory=list)
+    """Branches (`main`, `release/*`) and tags (`refs/tags/v*`) that may be released; by default all. `**` goes over slashes."""
+    pull_requests: bool = False
+    """Whether images of runs for a pull or merge request may be released."""
     sbom: bool = True
     """Whether a bill of materials must be there."""
     scan: ScanConfig | None = None
     """What is asked of a vulnerability scan; by default none is."""
     after: str = ""
     """Channel that the image must have been in."""
-    soak_hours: Annotated[float, Field(ge=0)] = 0.0
-    """For how long it must have been there."""
-    kustomization: str = ""
-    """Its kustomization in the ledger's branch; by default `deploy/CHANNEL/kustomization.yaml`."""
+    soak_hours: Annotated[float, Field(ge=0, le=_MAX_SOAK_HOURS, allow_inf_nan=False)] = 0.0
+    """For how long it must have been there; needs `after`."""
+    kustomization: Annotated[str, AfterValidator(_overlay)] = ""
+    """Its kustomization in the ledger's branch, or `kustomization.yml` or `Kustomization` where that is there in its place; by
+    default `deploy/CHANNEL/kustomization.yaml`."""
+
+    def overlay(self, name: str) -> str:
+        """Path of the kustomization of a channel of this name."""
+        return self.kustomization or f"deploy/{name}/kustomization.yaml"
 
     def domain(self, name: str, *, image: str, stages: Iterable[str]) -> Channel:
         """As releases take it.
@@ -91,18 +135,19 @@ class ChannelConfig(Section):
         from vllm_ci.release.policy import Policy
         from vllm_ci.release.setup import Channel
 
-        wanted = dict.fromkeys(stages, Verdict.PASSED) if self.tests is None else self.tests
+        wanted = {stage: [Verdict.PASSED] for stage in stages} if self.tests is None else self.tests
         policy = Policy(
-            tests={stage: tuple(good) if isinstance(good, list) else (good,) for stage, good in wanted.items()},
+            tests={stage: tuple(good) for stage, good in wanted.items()},
             signers=tuple(self.signers),
             approvals=tuple(self.approvals),
             refs=tuple(self.refs),
+            pull_requests=self.pull_requests,
             sbom=self.sbom,
             scan=self.scan.domain() if self.scan else None,
             after=self.after,
             soak_hours=self.soak_hours,
         )
-        return Channel(name=name, policy=policy, overlay=self.kustomization or f"deploy/{name}/kustomization.yaml", image=image)
+        return Channel(name=name, policy=policy, overlay=self.overlay(name), image=image)
 
 
 class IdentityConfig(Section):

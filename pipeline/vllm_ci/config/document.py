@@ -14,6 +14,16 @@ Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Dates stay text, for the models to read: YAML's own reader has no line for one that does not exist."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """A YAML file.
@@ -48,9 +58,9 @@ def read(path: Path) -> Document:
             f"cannot read {path}", why=str(error), remedy="name a configuration with --config or VLLM_CI_CONFIG"
         ) from error
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="mend the file") from error
+        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="correct the file") from error
     try:
         node = loader.get_single_node()
         lines: dict[Place, int] = {}
@@ -59,9 +69,10 @@ def read(path: Path) -> Document:
         data = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: this is no YAML", why=str(error.problem), remedy="mend that line") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="mend the file") from error
+        raise ConfigError(f"{path}:{line}: this is no YAML", why=str(error.problem), remedy="correct that line") from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # PyYAML's readers of explicit tags (!!int x, !!timestamp x) raise whatever Python does.
+        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="correct the file") from error
     finally:
         loader.dispose()
     if not isinstance(data, dict):

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_ci.config import document
+from vllm_ci.config import consistency, document
 from vllm_ci.config.document import Document, Place
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.domain.errors import ConfigError
@@ -123,6 +123,9 @@ def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
         config = ProjectConfig.model_validate(data)
     except ValidationError as error:
         raise _explain(error, read, origins) from error
+    for problem in consistency.problems(config):
+        key = ".".join(map(str, problem.place))
+        raise ConfigError(f"{_where(read, origins, problem.place)}: {key} is not valid", why=problem.why, remedy=problem.remedy)
     return Loaded(path=path.absolute(), config=config, origins=origins)
 
 
@@ -148,9 +151,11 @@ def _flat(value: object, key: str) -> list[tuple[str, object]]:
 def _explain(error: ValidationError, read: Document, origins: Mapping[str, str]) -> ConfigError:
     first, *others = error.errors()
     place = tuple(first["loc"])
+    # Behind the value, pydantic names the kind of a union or of a dictionary's key that did not fit.
+    while place[:-1] in read.lines and place not in read.lines and first["type"] not in ("missing", "extra_forbidden"):
+        place = place[:-1]
     key = ".".join(map(str, place))
-    origin = origins.get(key, "")
-    where = origin if origin and not origin.startswith(str(read.path)) else f"{read.path}:{read.line(place)}"
+    where = _where(read, origins, place)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         known = _known(place[:-1])
@@ -164,10 +169,16 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
     )
 
 
+def _where(read: Document, origins: Mapping[str, str], place: Place) -> str:
+    """What gave a value: an option, a variable, or a line of the file."""
+    origin = origins.get(".".join(map(str, place)), "")
+    return origin if origin and not origin.startswith(str(read.path)) else f"{read.path}:{read.line(place)}"
+
+
 def _reason(detail: ErrorDetails) -> str:
     given = detail.get("input")
     shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{detail['msg']}{shown}"
+    return f"{detail['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _known(place: Place) -> list[str]:

@@ -14,8 +14,9 @@ class Commit:
 
     Attributes:
         sha: 40 lower-case hex digits.
-        ref: Branch or tag it was reached by, empty when detached.
-        pull_request: Number of the pull request it was built for, empty when none.
+        ref: Full name of the branch or tag it was reached by (``refs/heads/main``, ``refs/tags/v1``); empty when detached, or
+            when whoever named one could not be believed. Older evidence has short names.
+        pull_request: Number of the pull or merge request that the run was for, empty when none.
         dirty: The work tree has changes that the commit does not (testable, never publishable).
         committed_at: Committer time in seconds since the epoch; an image's ``created``.
         source: URL or name of the repository, empty when it has no remote.

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vllm_ci.domain.errors import ConfigError, ErroredError
+from vllm_ci.domain.errors import ConfigError
+from vllm_ci.evidence.foreign import translated
 from vllm_ci.evidence.refusals import AlteredPayloadError, MalformedError, OtherKeyError
 from vllm_ci.evidence.statement import Statement
 
+_INSTALL = "pip install 'vllm-ci[keyless]', or use a key"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
@@ -71,7 +73,7 @@ class Keyless:
             ErroredError: The certificate authority or the log cannot be reached.
         """
         sigstore = _sigstore()
-        try:
+        with translated("keyless signing", missing=_INSTALL):
             token = sigstore.detect_credential()
             if not token:
                 raise ConfigError(
@@ -82,8 +84,6 @@ class Keyless:
             context = sigstore.SigningContext.from_trust_config(_trust(sigstore, self.trust))
             with context.signer(sigstore.IdentityToken(token)) as signer:
                 bundle = signer.sign_dsse(sigstore.Statement(statement.payload))
-        except sigstore.Error as error:
-            raise ErroredError(f"keyless signing failed: {error}", remedy="try again, or sign with a key") from error
         return Certified(payload=statement.payload, content=bundle.to_json().encode())
 
 
@@ -94,7 +94,8 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
         OtherKeyError: None of the identities did.
         AlteredPayloadError: One did, and the bundle was altered.
         MalformedError: It is no such bundle.
-        ConfigError: sigstore-python is not installed.
+        ConfigError: sigstore-python is not installed, or a trust configuration cannot be read.
+        ErroredError: The public instance's list of trusted keys cannot be had.
     """
     if not identities:
         raise OtherKeyError(
@@ -103,9 +104,11 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
     sigstore = _sigstore()
     reasons = []
     for name, each in identities.items():
+        # Whom to trust is ours to know: what fails there says nothing about the bundle.
+        trust = _trust(sigstore, each.trust)
         try:
             bundle = sigstore.Bundle.from_json(content)
-            verifier = sigstore.Verifier(trusted_root=_trust(sigstore, each.trust).trusted_root)
+            verifier = sigstore.Verifier(trusted_root=trust.trusted_root)
             policy = sigstore.Identity(identity=each.identity, issuer=each.issuer)
             kind, payload = verifier.verify_dsse(bundle, policy)
         except sigstore.VerificationError as error:
@@ -123,7 +126,8 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
 
 def _trust(sigstore: Any, file: Path | None) -> Any:
     if file is None:
-        return sigstore.ClientTrustConfig.production()
+        with translated("the public Sigstore instance", missing=_INSTALL):
+            return sigstore.ClientTrustConfig.production()
     try:
         return sigstore.ClientTrustConfig.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, sigstore.Error) as error:
@@ -156,6 +160,4 @@ def _sigstore() -> Any:
     try:
         return _Library()
     except ImportError as error:
-        raise ConfigError(
-            "keyless signatures need sigstore-python", why=str(error), remedy="pip install 'vllm-ci[keyless]', or use a key"
-        ) from error
+        raise ConfigError("keyless signatures need sigstore-python", why=str(error), remedy=_INSTALL) from error

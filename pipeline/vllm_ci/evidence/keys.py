@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Signature, Signer, SSlibKey  # type: ignore[attr-defined]
 
 from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.evidence.foreign import translated
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PASSPHRASE_ENV = "VLLM_CI_KEY_PASSPHRASE"  # noqa: S105 - a name
 PRIVATE_NAME, PUBLIC_NAME = "release.key", "release.pub"
+_EXTRAS = "install securesystemslib's extra for it (awskms, gcpkms, azurekms, vault, hsm) beside vllm-ci"
 # Key services that securesystemslib knows, by the scheme of their URIs.
 SERVICES = ("awskms", "gcpkms", "azurekms", "hv", "hsm", "gnupg", "sigstore", "tkey")
 
@@ -97,17 +99,30 @@ class PrivateKey:
     Attributes:
         signer: securesystemslib's.
         public: Its other half.
+        name: What it is, for messages.
     """
 
     signer: Signer
     public: PublicKey
+    name: str = "the key"
 
     def sign(self, content: bytes) -> bytes:
-        """Signature over ``content``."""
-        return bytes.fromhex(self.signer.sign(content).signature)
+        """Signature over ``content``.
+
+        Raises:
+            ConfigError: The key service knows no credentials of this run, or they do not allow it.
+            ErroredError: It cannot be reached, or failed.
+        """
+        with translated(self.name, missing=_EXTRAS):
+            return bytes.fromhex(self.signer.sign(content).signature)
 
     def sign_statement(self, statement: Statement) -> Bundle:
-        """A statement, signed."""
+        """A statement, signed.
+
+        Raises:
+            ConfigError: As of :meth:`sign`.
+            ErroredError: As of :meth:`sign`.
+        """
         from vllm_ci.evidence.bundle import Bundle
 
         return Bundle.sign(statement, self)
@@ -164,7 +179,7 @@ def load(
     env = os.environ if environment is None else environment
     scheme = source.partition(":")[0]
     if scheme in SERVICES:
-        return _service(source, public_key)
+        return _service(source, public_key, env)
     pem = _pem(source, env)
     secret = passphrase if passphrase is not None else passphrase_of(env)
     try:
@@ -211,20 +226,12 @@ def passphrase_of(env: Mapping[str, str]) -> str:
     return env.get(PASSPHRASE_ENV, "")
 
 
-def _service(uri: str, public_key: Path | None) -> PrivateKey:
+def _service(uri: str, public_key: Path | None, env: Mapping[str, str]) -> PrivateKey:
     if public_key is None:
-        raise ConfigError(f"{uri} needs its public key in a file", remedy="name it with --public-key or release.public_key")
+        raise ConfigError(f"{uri} needs its public key in a file", remedy="name the file with release.public_key")
     public = PublicKey.read(uri, public_key)
-    return PrivateKey(signer=_translated(uri, lambda: Signer.from_priv_key_uri(uri, public.key)), public=public)
-
-
-def _translated(uri: str, make: Callable[[], Signer]) -> Signer:
-    """A signer; whatever a key service's own library raises becomes our error."""
-    try:
-        return make()
-    except Exception as error:
-        raise ConfigError(
-            f"the key service behind {uri} cannot be used: {type(error).__name__}: {error}",
-            why="its package may not be installed, or its credentials are not set",
-            remedy="install securesystemslib's extra for it (awskms, gcpkms, azurekms, vault, hsm) beside vllm-ci",
-        ) from error
+    name = f"the key service behind {uri}"
+    with translated(name, missing=_EXTRAS):
+        # A token asks for its PIN.
+        signer = Signer.from_priv_key_uri(uri, public.key, lambda _: passphrase_of(env))
+    return PrivateKey(signer=signer, public=public, name=name)

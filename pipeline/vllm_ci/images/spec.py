@@ -57,7 +57,7 @@ def load(name_or_path: str | Path, *, targets: tuple[str, ...] = (), **changes: 
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML", why=str(error)) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no mapping", remedy="start from one of the shipped specs: vllm-ci show spec cpu")
+        raise ConfigError(f"{path} holds no mapping", remedy="start from one of the shipped specs: vllm-ci show cpu")
     content = {
         "name": path.stem,
         "variant": path.stem,

@@ -10,7 +10,7 @@ from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history, kustomization
 from vllm_ci.release.gathering import now_or
 from vllm_ci.release.ledger import Entry, State
-from vllm_ci.release.moving import set_channel_tag
+from vllm_ci.release.moving import LaggingTagError, set_channel_tag
 from vllm_ci.release.record import Record
 from vllm_ci.release.setup import Channel, Setup
 
@@ -51,13 +51,15 @@ def check(setup: Setup, *, mend: bool = False, now: datetime | None = None) -> t
     found: list[Disagreement] = []
     with setup.open() as repository:
         state = setup.ledger.read()
+        released = history.channels(state.records)
+        state = setup.ledger.read(each.overlay for name, each in setup.channels.items() if name in released)
         for name in history.channels(state.records):
             head = history.current(state.records, name)
             channel = setup.channels.get(name)
             if head is None:
                 continue
             found += _image(repository, head, mend=mend)
-            if channel:
+            if channel and channel.overlay in state.overlays:
                 found += _overlay(setup, channel, state, head, mend=mend, now=now_or(now))
             found += _channel_tag(setup, repository, head, mend=mend)
     return tuple(found)
@@ -94,19 +96,29 @@ def _channel_tag(setup: Setup, repository: Repository, head: Record, *, mend: bo
     tagged = repository.resolve(head.channel)
     if tagged == head.release.digest:
         return []
+    remedy = ""
     if mend and repository.resolve(head.release.digest):
-        set_channel_tag(setup, repository, head.channel, lambda _: None)
+        try:
+            set_channel_tag(setup, repository, head.channel, lambda _: None)
+        except LaggingTagError as error:
+            remedy = error.remedy
     mended = repository.resolve(head.channel) == head.release.digest
     return [
         Disagreement(
-            channel=head.channel, what="channel tag", expected=head.release.digest, got=tagged or "no such tag", mended=mended
+            channel=head.channel,
+            what="channel tag",
+            expected=head.release.digest,
+            got=tagged or "no such tag",
+            mended=mended,
+            remedy=remedy,
         )
     ]
 
 
 def _overlay(setup: Setup, channel: Channel, state: State, head: Record, *, mend: bool, now: datetime) -> list[Disagreement]:
     overlay = setup.overlay(channel, head.release)
-    found = kustomization.read(state.overlays.get(overlay.path, ""), overlay.name) if overlay.path in state.overlays else {}
+    file = state.overlays[overlay.path]
+    found = kustomization.read(file.text or "", overlay.name, path=file.path)
     if found == dict(overlay.fields):
         return []
 

@@ -45,10 +45,13 @@ def commit_of(findings: Findings) -> str:
     return provenance.commit_of(found[-1].statement).sha if found else "0" * 40
 
 
-def ask(channel: Channel, state: State, release: Release, findings: Findings, *, now: datetime) -> Decision:
-    """A channel's policy about a release."""
+def ask(
+    channel: Channel, state: State, release: Release, findings: Findings, *, now: datetime, pull_request: str = ""
+) -> Decision:
+    """A channel's policy about a release; ``pull_request`` is the one that the run which asks is for."""
     stays = history.stays(state.records, release.digest, now)
-    return decide(channel.policy, Facts(commit=release.commit, findings=findings, stays=stays, now=now))
+    facts = Facts(commit=release.commit, findings=findings, stays=stays, now=now, pull_request=pull_request)
+    return decide(channel.policy, facts)
 
 
 def unknown(statements: Iterable[Statement], findings: Findings) -> list[Statement]:

@@ -18,6 +18,11 @@ def current(records: Sequence[Record], channel: str) -> Record | None:
     return next(reversed(of(records, channel)), None)
 
 
+def last_move(records: Sequence[Record], channel: str) -> Record | None:
+    """The record of a channel's last move; one of the doctor's is none."""
+    return next((each for each in reversed(of(records, channel)) if each.action != "mend"), None)
+
+
 def channels(records: Sequence[Record]) -> tuple[str, ...]:
     """All channels that were ever released to, sorted."""
     return tuple(sorted({each.channel for each in records}))

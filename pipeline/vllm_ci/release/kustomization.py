@@ -5,6 +5,7 @@ Positions come from the YAML parser's events; text between them is never touched
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -52,28 +53,61 @@ class _Node:
         return next((value for name, value in self.pairs if name.kind == "scalar" and name.value == key), None)
 
 
-def read(text: str, name: str) -> dict[str, str]:
+def read(text: str, name: str, *, path: str = "") -> dict[str, str]:
     """The fields of the entry for image ``name``; empty when there is no such entry.
+
+    Args:
+        text: The file.
+        name: Of the image.
+        path: Of the file, for messages.
 
     Raises:
         ConfigError: The file cannot be worked on.
     """
-    entry = _entry(_document(text), name)
+    with _named(path):
+        root = _document(text)
+        entry = _entry(root, name) if root else None
     return {key: node.value for key in FIELDS if entry and (node := entry.get(key)) and node.kind == "scalar"}
 
 
-def set_image(text: str, name: str, fields: Mapping[str, str]) -> str:
+def set_image(text: str, name: str, fields: Mapping[str, str], *, path: str = "") -> str:
     """``text`` with the entry for image ``name`` saying ``fields`` (``newName``, ``newTag``, ``digest``).
 
-    An entry that is not there is added; an empty text becomes a minimal kustomization.
+    An entry that is not there is added; a text that holds nothing, or only comments, gets a minimal kustomization below it.
+
+    Args:
+        text: The file.
+        name: Of the image.
+        fields: What its entry says afterwards.
+        path: Of the file, for messages.
 
     Raises:
         ConfigError: The file is not YAML, or the entry is written in a way that cannot be rewritten safely.
     """
-    if not text.strip():
-        text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+    with _named(path):
+        return _set_image(text, name, fields)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors name the file."""
+    try:
+        yield
+    except ConfigError as error:
+        if not path:
+            raise
+        raise ConfigError(f"{path}: {error.message}", why=error.why, remedy=error.remedy) from error
+
+
+def _set_image(text: str, name: str, fields: Mapping[str, str]) -> str:
     newline = "\r\n" if "\r\n" in text else "\n"
     root = _document(text)
+    if root is None:
+        separator = "" if not text or text.endswith(("\n", "\ufeff")) else newline
+        header = ("apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization")
+        text += separator + "".join(line + newline for line in header)
+        root = _document(text)
+    assert root  # noqa: S101 - two keys are there
     if "images" not in [key.value for key, _ in root.pairs]:
         return _with_images(text, root, name, fields, newline)
     before = text
@@ -97,8 +131,8 @@ def set_image(text: str, name: str, fields: Mapping[str, str]) -> str:
     return text
 
 
-def _document(text: str) -> _Node:
-    """The one document of a file, a mapping."""
+def _document(text: str) -> _Node | None:
+    """The one document of a file, a mapping; nothing when the file holds no document."""
     try:
         events = iter(
             [
@@ -108,12 +142,18 @@ def _document(text: str) -> _Node:
             ]
         )
         roots = [_build(event, events) for event in events if isinstance(event, yaml.NodeEvent)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
-            "the kustomization is no YAML", why=str(error), remedy="mend the file in the ledger's branch"
+            "the kustomization is not valid YAML", why=str(error), remedy="correct the file in the ledger's branch"
         ) from error
+    if not roots:
+        return None
     if len(roots) != 1 or roots[0].kind != "mapping":
-        raise ConfigError("the kustomization is not one YAML mapping", remedy="put exactly one document into it")
+        raise ConfigError(
+            "the kustomization is not one YAML mapping",
+            why="kustomize reads the first document of a file and leaves out the others" if len(roots) > 1 else "",
+            remedy="put exactly one document into it, a mapping",
+        )
     return roots[0]
 
 
@@ -283,7 +323,7 @@ def _check(before: str, after: str, name: str, fields: Mapping[str, str]) -> Non
         good = all(entry.get(key) == value for key, value in wanted.items()) and _rest(old, name, wanted) == _rest(
             new, name, wanted
         )
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         good = False
     if not good:
         raise ConfigError(

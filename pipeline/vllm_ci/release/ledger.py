@@ -1,7 +1,7 @@
 """The ledger: a branch of a git repository, one record a commit, pushed fast-forward only.
 
 Two release managers cannot both win, and a crash leaves the old state or the new. The branch also holds the kustomize overlay
-of each channel, which GitOps tools watch.
+of each channel, which GitOps tools watch. Whatever else is there is not read, and stays as it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,10 @@ from random import uniform
 from vllm_ci import __version__, scratch
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release import kustomization, record
+from vllm_ci.release.push import Refusal, out_of_reach, refusal_of
 from vllm_ci.release.record import Record
+from vllm_ci.release.tree import File, Tree
 from vllm_ci.vcs import GitError, git
-
-# git push exits with 1 when a reference was refused, and with 128 when it could not even ask.
-_REFUSED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +31,12 @@ class State:
     Attributes:
         head: Its commit, empty when there is no branch yet.
         records: All of them, in order.
-        overlays: Text of each channel's kustomization, by path.
+        overlays: The kustomizations that were asked for, by the paths that they were asked for by.
     """
 
     head: str = ""
     records: tuple[Record, ...] = ()
-    overlays: Mapping[str, str] = field(default_factory=dict)
+    overlays: Mapping[str, File] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +87,24 @@ class Ledger:
         """For messages."""
         return f"branch {self.branch} of {self.remote}"
 
-    def read(self) -> State:
-        """The state now.
+    def read(self, overlays: Iterable[str] = ()) -> State:
+        """The state now: the records, and kustomizations as far as they are asked for.
+
+        Args:
+            overlays: Paths of kustomizations.
 
         Raises:
             ErroredError: It cannot be read.
+            ConfigError: A kustomization that was asked for cannot be read or made there.
         """
         if self._absent():
             return State()
         if self._is_path:
-            return self._seen(Path(self.remote), f"refs/heads/{self.branch}")
+            repository = Path(self.remote)
+            return _state(repository, self._seen(repository, f"refs/heads/{self.branch}"), overlays)
         with scratch.folder("ledger-") as folder:
-            return self._fetched(_bare(folder))
+            repository = _bare(folder)
+            return _state(repository, self._fetched(repository), overlays)
 
     def append(self, propose: Callable[[State], Entry | None]) -> tuple[State, Record | None]:
         """Append what ``propose`` makes of the state; when somebody else was faster, it is asked again about the new state.
@@ -111,22 +116,28 @@ class Ledger:
             The state that it was appended to, and the record; no record when there was nothing to do.
 
         Raises:
-            ErroredError: Others were faster time and again, or the repository cannot be reached.
+            ErroredError: Others were faster time and again, the server refused, or the repository cannot be reached.
+            ConfigError: The kustomization cannot be read, made or rewritten.
         """
         if self._absent():
             _make(Path(self.remote))
+        refusal: Refusal | None = None
         with scratch.folder("ledger-") as folder:
             repository = _bare(folder)
             for attempt in range(1, self._attempts + 1):
-                state = self._fetched(repository)
+                head = self._fetched(repository)
+                state = _state(repository, head)
                 entry = propose(state)
                 if entry is None:
                     return state, None
-                appended, files = _completed(entry, state)
-                commit = _commit(repository, state.head, appended, files)
-                if self._pushed(repository, commit):
+                appended, files = _completed(entry, state, Tree(repository, head))
+                commit = _commit(repository, head, appended, files)
+                refusal = self._pushed(repository, commit, head)
+                if refusal is None:
                     return state, appended
                 self._sleep(uniform(0.01, 0.05) * 2 ** min(attempt, 6))  # noqa: S311 - spreads load, guards nothing
+        if refusal and not refusal.moved:
+            raise refusal.error(self.name)
         raise ErroredError(
             f"{self.name} was moved by others {self._attempts} times in a row",
             remedy="nothing was recorded: run the command again",
@@ -139,47 +150,51 @@ class Ledger:
     def _absent(self) -> bool:
         return self._create and self._is_path and not Path(self.remote).exists()
 
-    def _fetched(self, repository: Path) -> State:
+    def _fetched(self, repository: Path) -> str:
+        """Commit of the branch, fetched; empty when there is no branch yet."""
         try:
             wanted = f"+refs/heads/{self.branch}:refs/heads/seen"
             git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", self.remote, wanted, cwd=repository)
         except GitError as error:
             if not self._head():
-                return State()
-            raise self._unreachable(error) from error
+                return ""
+            raise out_of_reach(self.name, error) from error
         return self._seen(repository, "refs/heads/seen")
 
-    def _seen(self, repository: Path, reference: str) -> State:
+    def _seen(self, repository: Path, reference: str) -> str:
         try:
-            head = git("for-each-ref", "--format=%(objectname)", reference, cwd=repository).decode().strip()
-            return _state(repository, head) if head else State()
+            return git("for-each-ref", "--format=%(objectname)", reference, cwd=repository).decode().strip()
         except GitError as error:
-            raise self._unreachable(error) from error
+            raise out_of_reach(self.name, error) from error
 
     def _head(self) -> str:
         try:
             rows = git("ls-remote", self.remote, f"refs/heads/{self.branch}", cwd=Path.cwd()).decode().split()
         except GitError as error:
-            raise self._unreachable(error) from error
+            raise out_of_reach(self.name, error) from error
         return rows[0] if rows else ""
 
-    def _pushed(self, repository: Path, commit: str) -> bool:
-        """Whether ``commit`` is on the branch now; false when somebody else was faster."""
+    def _pushed(self, repository: Path, commit: str, before: str) -> Refusal | None:
+        """Nothing when ``commit`` is on the branch now; else why it is not, where trying again may help.
+
+        Raises:
+            ErroredError: The server refused it, and not because the branch moved; or it cannot be reached.
+        """
         try:
-            git("push", "--quiet", "--no-verify", self.remote, f"{commit}:refs/heads/{self.branch}", cwd=repository)
+            # Not --quiet: the server's words come as progress.
+            git("push", "--porcelain", "--no-verify", self.remote, f"{commit}:refs/heads/{self.branch}", cwd=repository)
         except GitError as error:
             # The answer may have been lost, not the push.
-            if self._head() == commit:
-                return True
-            if error.exit_status == _REFUSED:
-                return False
-            raise self._unreachable(error) from error
-        return True
-
-    def _unreachable(self, error: GitError) -> ErroredError:
-        return ErroredError(
-            f"the ledger cannot be reached: {self.name}", why=error.why, remedy="check release.ledger and your git credentials"
-        )
+            found = self._head()
+            if found == commit:
+                return None
+            refusal = refusal_of(error, moved=found != before)
+            if refusal is None:
+                raise out_of_reach(self.name, error) from error
+            if not refusal.again:
+                raise refusal.error(self.name) from error
+            return refusal
+        return None
 
 
 def _make(folder: Path) -> None:
@@ -201,57 +216,49 @@ def _bare(folder: Path) -> Path:
     return folder
 
 
-def _state(repository: Path, head: str) -> State:
-    listed = git("ls-tree", "-r", "-z", "--name-only", head, cwd=repository).decode().split("\0")
-    names = [name for name in listed if name.startswith("records/") or name.endswith((".yaml", ".yml", ".json"))]
-    contents = dict(zip(names, _contents(repository, head, names), strict=True))
-    records = tuple(record.parse(contents[name], name) for name in sorted(names) if name.startswith("records/"))
+def _state(repository: Path, head: str, overlays: Iterable[str] = ()) -> State:
+    if not head:
+        return State()
+    tree = Tree(repository, head)
+    records = tuple(record.parse(content, name) for name, content in tree.records().items())
     if [each.number for each in records] != list(range(1, len(records) + 1)):
         raise ErroredError(
             "the ledger's records do not count from 1 without gaps", remedy="look at the branch's log: somebody edited it"
         )
-    overlays = {name: contents[name].decode() for name in names if not name.startswith("records/")}
-    return State(head=head, records=records, overlays=overlays)
+    return State(head=head, records=records, overlays={path: tree.overlay(path) for path in overlays})
 
 
-def _contents(repository: Path, head: str, names: list[str]) -> list[bytes]:
-    """Files of a commit, by one call of git."""
-    feed = "".join(f"{head}:{name}\n" for name in names).encode()
-    found = git("cat-file", "--batch", cwd=repository, stdin=feed)
-    contents, position = [], 0
-    for _ in names:
-        end = found.index(b"\n", position)
-        size = int(found[position:end].rsplit(b" ", 1)[1])
-        contents.append(found[end + 1 : end + 1 + size])
-        position = end + 1 + size + 1
-    return contents
-
-
-def _completed(entry: Entry, state: State) -> tuple[Record, dict[str, bytes]]:
+def _completed(entry: Entry, state: State, tree: Tree) -> tuple[Record, list[File]]:
     """The record as it is written, and all files that change."""
-    before = state.overlays.get(entry.overlay.path, "")
-    after = kustomization.set_image(before, entry.overlay.name, entry.overlay.fields)
+    before = tree.overlay(entry.overlay.path)
+    after = kustomization.set_image(before.text or "", entry.overlay.name, entry.overlay.fields, path=before.path)
     appended = replace(
         entry.record,
         number=len(state.records) + 1,
-        kustomization=kustomization.read(before, entry.overlay.name) if before else {},
+        kustomization=kustomization.read(before.text, entry.overlay.name, path=before.path) if before.text else {},
         by=entry.record.by or _identity(),
         tool=__version__,
     )
-    files = {appended.path: appended.content}
-    return appended, files if after == before else {**files, entry.overlay.path: after.encode()}
+    files = [File(path=appended.path, text=appended.content.decode())]
+    return appended, files if after == before.text else [*files, replace(before, text=after)]
 
 
-def _commit(repository: Path, head: str, appended: Record, files: Mapping[str, bytes]) -> str:
+def _commit(repository: Path, head: str, appended: Record, files: Iterable[File]) -> str:
     """A commit on top of ``head``, by git's own import format (git-fast-import(1))."""
     seconds = int(datetime.fromisoformat(appended.at).astimezone(UTC).timestamp())
     message = f"{appended.summary}\n\n{appended.release.digest}\n{appended.reason}".strip().encode() + b"\n"
     feed = [f"commit refs/heads/made\ncommitter {appended.by} {seconds} +0000\ndata {len(message)}\n".encode(), message]
     feed.append(f"from {head}\n".encode() if head else b"")
-    for path, content in files.items():
-        feed.append(f"M 100644 inline {path}\ndata {len(content)}\n".encode() + content + b"\n")
+    for each in files:
+        content = (each.text or "").encode()
+        feed.append(f"M {each.mode} inline {_quoted(each.path)}\ndata {len(content)}\n".encode() + content + b"\n")
     git("fast-import", "--quiet", "--force", cwd=repository, stdin=b"".join(feed))
     return git("rev-parse", "refs/heads/made", cwd=repository).decode().strip()
+
+
+def _quoted(path: str) -> str:
+    """A path as fast-import reads it; control characters are in none."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _identity() -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import decision as decisions
 from vllm_ci.evidence.bundle import Signed
@@ -40,6 +41,7 @@ class Move:
         on_step: Told before each step.
         reason: Why, for the record.
         source: For a promotion, the channel it comes from.
+        pull_request: Number of the pull request that the run which moves it is for, empty when none.
     """
 
     setup: Setup
@@ -51,6 +53,7 @@ class Move:
     on_step: OnStep
     reason: str = ""
     source: str = ""
+    pull_request: str = ""
 
     def previous(self, state: State) -> Release | None:
         """Where the channel stands."""
@@ -70,7 +73,7 @@ class Move:
 
     def ask(self, state: State, findings: Findings) -> Decision:
         """The channel's policy about it."""
-        return ask(self.channel, state, self.release, findings, now=self.now)
+        return ask(self.channel, state, self.release, findings, now=self.now, pull_request=self.pull_request)
 
     def outcome(
         self, state: State, decision: Decision, steps: Sequence[str], *, changed: bool | None = None, dry_run: bool = False
@@ -153,14 +156,47 @@ class Move:
 def set_channel_tag(
     setup: Setup, repository: Repository, channel: str, on_step: OnStep, *, written: Record | None = None
 ) -> None:
-    """Point the channel's tag at what the ledger says, also when that moves meanwhile; ``written`` was its newest record."""
-    head = written
-    while True:
-        head, known = head or history.current(setup.ledger.read().records, channel), head is not None
-        right = head is None or repository.resolve(channel) == head.release.digest
-        if right and not known:
-            return
-        if head and not right:
-            on_step(f"tag {channel}")
-            repository.put_manifest(repository.manifest(head.release.digest), tag=channel)
-        head = None
+    """Point the channel's tag at what the ledger says, also when that moves meanwhile.
+
+    Args:
+        setup: Where the ledger is, and how patient we are with the registry.
+        repository: Where the tag is.
+        channel: Its name.
+        on_step: Told before each step.
+        written: The ledger's newest record of the channel, where it was written just now.
+
+    Raises:
+        LaggingTagError: The registry goes on answering with another digest than the one it was given.
+    """
+    head = written or history.current(setup.ledger.read().records, channel)
+    retry, failures, put = setup.access.retry, 0, ""
+    while head is not None:
+        if repository.resolve(channel) == head.release.digest:
+            newest = history.current(setup.ledger.read().records, channel)
+            if newest == head:
+                return
+            head = newest  # moved by others meanwhile: the tag follows
+            continue
+        if put == head.release.digest:
+            failures += 1
+            if failures >= retry.attempts:
+                raise _lagging(repository, head)
+            retry.wait(failures)
+            if repository.resolve(channel) == put:
+                continue
+        on_step(f"tag {channel}")
+        put = head.release.digest
+        repository.put_manifest(repository.manifest(put), tag=channel)
+
+
+class LaggingTagError(ErroredError):
+    """A registry took a channel's tag and goes on answering with what it was before."""
+
+
+def _lagging(repository: Repository, head: Record) -> LaggingTagError:
+    return LaggingTagError(
+        f"the ledger says that {head.channel} stands at {head.release.commit[:12]}, and its tag lags behind",
+        why=f"{repository.name} took tag {head.channel} and goes on answering with another digest: "
+        "it, or a cache before it, is slow; or something else sets that tag as well",
+        remedy="the ledger is right; set the tag when the registry has settled: vllm-ci doctor --ledger --mend",
+    )

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
-from fnmatch import fnmatchcase
 
+from vllm_ci.domain import refs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.report import Verdict
 from vllm_ci.evidence import provenance, scan, strict, test_result
@@ -60,7 +60,8 @@ class Policy:
         tests: Verdicts that are good enough, by stage.
         signers: Whose evidence counts; empty: everybody's who is trusted.
         approvals: Who must have signed the image besides (``cosign sign``).
-        refs: Patterns of branches and tags that may be released; empty: all.
+        refs: Patterns (:mod:`vllm_ci.domain.refs`) of branches and tags that may be released; empty: all.
+        pull_requests: Images of runs for a pull request may be released.
         sbom: A bill of materials must be there.
         scan: What is asked of a scan, if anything.
         after: Channel that the image must have been in.
@@ -71,6 +72,7 @@ class Policy:
     signers: tuple[str, ...] = ()
     approvals: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
+    pull_requests: bool = False
     sbom: bool = True
     scan: ScanRule | None = None
     after: str = ""
@@ -91,12 +93,14 @@ class Facts:
         findings: What is verified and what is refused about the image.
         stays: For how long the image was current, by channel; absent: it never was there.
         now: The present.
+        pull_request: Number of the pull request that the run which asks is for, empty when none.
     """
 
     commit: str
     findings: Findings
     stays: Mapping[str, timedelta]
     now: datetime
+    pull_request: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +204,22 @@ def _provenance(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[Rul
     yield RuleResult(rule="provenance", expected=expected, got=got, ok=commit is not None and commit.sha == facts.commit)
     clean = commit is not None and not commit.dirty
     yield RuleResult(rule="clean", expected="a clean work tree", got="clean" if clean else "dirty, or not said", ok=clean)
+    if not policy.pull_requests:
+        yield _no_pull_request(commit, facts)
     if policy.refs:
         ref = commit.ref if commit else ""
-        short = ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
-        ok = bool(ref) and any(fnmatchcase(name, pattern) for pattern in policy.refs for name in (ref, short))
-        yield RuleResult(rule="ref", expected=" or ".join(policy.refs), got=ref or "none", ok=ok)
+        ok = any(refs.matches(ref, pattern) for pattern in policy.refs)
+        yield RuleResult(rule="ref", expected=" or ".join(policy.refs), got=ref or "none that is confirmed", ok=ok)
+
+
+def _no_pull_request(commit: Commit | None, facts: Facts) -> RuleResult:
+    number = facts.pull_request or (commit.pull_request if commit else "")
+    return RuleResult(
+        rule="pull_request",
+        expected="no pull request, or `pull_requests: true` in the channel's policy",
+        got=f"pull request {number}" if number else "none" if commit else "not said",
+        ok=commit is not None and not number,
+    )
 
 
 def _read_commit(found: Evidence) -> tuple[Commit | None, str]:

@@ -102,6 +102,7 @@ def publish(
             now=present,
             on_step=on_step,
             reason=reason,
+            pull_request=candidate.commit.pull_request,
         )
         sources: tuple[Repository, ...] = (*([candidate.layout] if candidate.layout else []), repository)
         on_step("check the image")

@@ -15,7 +15,7 @@ from vllm_ci.release import history
 from vllm_ci.release.gathering import OnStep, ask, now_or
 from vllm_ci.release.ledger import State
 from vllm_ci.release.moved import Moved
-from vllm_ci.release.moving import Move, set_channel_tag
+from vllm_ci.release.moving import Move
 from vllm_ci.release.policy import Decision, RuleResult
 from vllm_ci.release.record import Record, Release
 from vllm_ci.release.rescan import Looked, look
@@ -62,10 +62,9 @@ def rollback(
     with setup.open() as repository:
         state = setup.ledger.read()
         head = history.current(state.records, channel_name)
-        if head and not to and repository.resolve(channel_name) != head.release.digest:
-            return _completed(setup, repository, head, dry_run=dry_run, on_step=on_step)
+        interrupted = _interrupted(repository, state, channel_name)
         tried: list[_Tried] = []
-        for release in _candidates(state, channel_name, to):
+        for release in _candidates(state, channel_name, to, interrupted=interrupted):
             on_step(f"verify {release.commit[:12]}")
             tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
             if tried[-1].decision.allowed:
@@ -83,27 +82,21 @@ def rollback(
             reason=reason,
         )
         steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]
+        if interrupted and not move.changes(state):
+            steps.append(f"complete the interrupted rollback to {chosen.release.commit[:12]}")
         steps += [*chosen.looked.steps, *move.steps(state)]
         if dry_run or not chosen.decision.allowed:
             return move.outcome(state, chosen.decision, steps, dry_run=dry_run)
         return move.complete(state, chosen.looked.bundles, steps, unless=_unless_moved(channel_name, head))
 
 
-def _completed(setup: Setup, repository: Repository, head: Record, *, dry_run: bool, on_step: OnStep) -> Moved:
-    """The move that was interrupted after it was recorded; going back a further step is not what running again means."""
-    rules = tuple(RuleResult(rule=each.rule, expected=each.expected, got=each.got, ok=True) for each in head.rules)
-    if not dry_run:
-        set_channel_tag(setup, repository, head.channel, on_step)
-    return Moved(
-        action="rollback",
-        channel=head.channel,
-        release=head.release,
-        previous=head.previous,
-        decision=Decision(rules=rules, policy=head.policy, evidence=head.evidence),
-        changed=False,
-        done=(f"complete the interrupted {head.action}: point tag {head.channel} at {head.release.commit[:12]}",),
-        dry_run=dry_run,
-    )
+def _interrupted(repository: Repository, state: State, channel: str) -> bool:
+    """Whether the last move was a rollback that was recorded and did not come to setting the tag.
+
+    After a publication or promotion that was interrupted there, a rollback goes back from it: it is no second try of that.
+    """
+    last = history.last_move(state.records, channel)
+    return last is not None and last.action == "rollback" and repository.resolve(channel) != last.release.digest
 
 
 def _unless_moved(channel: str, head: Record | None) -> Callable[[State], None]:
@@ -119,9 +112,13 @@ def _unless_moved(channel: str, head: Record | None) -> Callable[[State], None]:
     return check
 
 
-def _candidates(state: State, channel: str, to: str) -> tuple[Release, ...]:
+def _candidates(state: State, channel: str, to: str, *, interrupted: bool) -> tuple[Release, ...]:
+    """Releases to go back to, newest first; an interrupted rollback is completed before any goes further."""
     if not to:
         found = history.earlier(state.records, channel)
+        head = history.current(state.records, channel)
+        if interrupted and head:
+            return head.release, *found
         if not found:
             raise UsageError(f"{channel} has no earlier release to go back to", remedy=f"see vllm-ci history {channel}")
         return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from vllm_ci import __version__, vcs
+from vllm_ci import __version__
+from vllm_ci.domain.refs import short
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
 
 # CTRF knows no "errored": what could not be judged must not look harmless. What decides nothing is "other".
@@ -79,7 +80,7 @@ def _test(stage: StageResult, case: Case) -> dict[str, Any]:
 def _environment(report: Report) -> dict[str, Any]:
     known = {
         "commit": report.commit.sha if report.commit else "",
-        "branchName": vcs.short(report.commit.ref) if report.commit else "",
+        "branchName": short(report.commit.ref) if report.commit else "",
         "repositoryUrl": report.commit.source if report.commit else "",
     }
     environment: dict[str, Any] = {name: value for name, value in known.items() if value}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jinja2
 
-from vllm_ci import __version__, vcs
+from vllm_ci import __version__
+from vllm_ci.domain import refs
 from vllm_ci.domain.report import Case, CaseStatus, Report
 
 _ENVIRONMENT = jinja2.Environment(
@@ -27,7 +28,7 @@ def from_report(report: Report) -> str:
         statuses=list(CaseStatus),
         seconds=seconds,
         facts=facts,
-        short=vcs.short,
+        short=refs.short,
         version=__version__,
         longest=max(report.timings.values(), default=0.0) or 1.0,
     )

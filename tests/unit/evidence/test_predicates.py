@@ -47,7 +47,7 @@ def test_provenance_names_source_locks_and_packages() -> None:
     assert {"sha256": "a" * 64} in digests  # a wheel
     assert found.predicate["runDetails"]["metadata"]["invocationId"] == "https://ci.example.com/1"
     assert [dict(each.digest) for each in found.subjects] == [{"sha256": "f" * 64}, {"gitCommit": COMMIT.sha}]
-    assert provenance.commit_of(found).ref == "main"
+    assert provenance.commit_of(found).ref == "refs/heads/main"
 
 
 def test_a_dirty_tree_has_no_provenance() -> None:

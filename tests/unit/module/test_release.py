@@ -107,7 +107,13 @@ async def test_the_command_line_knows_all_that_functions_say(name: str, options:
 async def test_means_reach_the_command_line_as_secrets_and_variables(tmp_path: Path) -> None:
     secret = dag.set_secret("one", "1")
     means = Means(
-        password=secret, ledger_password=secret, key=secret, passphrase=secret, by="Anna B. <anna@example.com>", ref="v1"
+        password=secret,
+        ledger_password=secret,
+        key=secret,
+        passphrase=secret,
+        by="Anna B. <anna@example.com>",
+        ref="v1",
+        pull_request="7",
     )
     tool = await means.given_to(Tool(package=dag.directory()), release(tmp_path))
     assert set(tool.secrets) == {
@@ -117,6 +123,7 @@ async def test_means_reach_the_command_line_as_secrets_and_variables(tmp_path: P
         "GIT_COMMITTER_NAME": "Anna B.",
         "GIT_COMMITTER_EMAIL": "anna@example.com",
         "VLLM_CI_REF": "v1",
+        "VLLM_CI_PULL_REQUEST": "7",
     }
     assert not tool.services
 

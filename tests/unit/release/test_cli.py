@@ -247,15 +247,66 @@ def test_the_key_may_be_named_on_the_command_line(folder: Path, monkeypatch: pyt
     assert {each["signer"] for each in call("verify", "production")["evidence"]} == {"ci"}
 
 
-def test_what_git_cannot_tell_the_environment_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_rule(folder: Path, rule: str) -> None:
     config = folder / "vllm-ci.yaml"
-    config.write_text(config.read_text() + 'release:\n  channels: {staging: {refs: ["v*"]}}\n')
+    config.write_text(config.read_text() + f"release:\n  channels: {{staging: {{{rule}}}}}\n")
     project.commit(folder, "with a rule")
     git("checkout", "--quiet", "--detach", cwd=folder)
+
+
+def test_what_git_cannot_tell_the_environment_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_rule(folder, 'refs: ["refs/tags/v*"]')
     project.build_and_test(folder)
     assert refused("publish")["decision"]["reasons"][0].startswith("ref: ")
     monkeypatch.setenv("VLLM_CI_REF", "v1.0")
+    assert refused("publish")["decision"]["reasons"][0].startswith("ref: "), "no such tag is here"
+    git("tag", "v1.0", cwd=folder)
     assert call("publish")["changed"] is True
+
+
+def test_a_run_for_a_pull_request_publishes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_rule(folder, "sbom: true")
+    project.build_and_test(folder)
+    for name, value in {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_EVENT_NAME": "pull_request",
+        "GITHUB_REF": "refs/pull/7/merge",
+    }.items():
+        monkeypatch.setenv(name, value)
+    [reason] = refused("publish")["decision"]["reasons"]
+    assert "`pull_requests: true`" in reason
+    assert reason.endswith("got pull request 7")
+
+
+def test_what_a_run_for_a_pull_request_tested_is_not_published_elsewhere(folder: Path) -> None:
+    with_rule(folder, "refs: [main]")
+    project.build_and_test(folder)
+    git("checkout", "--quiet", "-B", "main", cwd=folder)
+    for report in (folder / ".vllm-ci/runs").glob("*/report.json"):
+        value = json.loads(report.read_text())
+        value["commit"]["pull_request"] = "7"
+        report.write_text(json.dumps(value))
+    reasons = [reason.partition(":")[0] for reason in refused("publish")["decision"]["reasons"]]
+    assert reasons == ["pull_request", "ref"]
+
+
+def test_the_short_ref_of_an_older_report_is_not_believed(folder: Path) -> None:
+    with_rule(folder, "refs: [main]")
+    project.build_and_test(folder)
+    for report in (folder / ".vllm-ci/runs").glob("*/report.json"):
+        value = json.loads(report.read_text())
+        value["commit"]["ref"] = "main"
+        report.write_text(json.dumps(value))
+    assert [reason.partition(":")[0] for reason in refused("publish")["decision"]["reasons"]] == ["ref"]
+
+
+def test_a_policy_that_can_never_pass_or_refuses_little_is_said(folder: Path) -> None:
+    config = folder / "vllm-ci.yaml"
+    rules = "staging: {tests: {}}, production: {after: staging, pull_requests: true, refs: [main]}"
+    config.write_text(config.read_text() + f"release:\n  channels: {{{rules}}}\n")
+    assert [each.partition(":")[0] for each in call("policy", "explain", "staging")["remarks"]] == ["refuses little"]
+    assert "note: refuses little: no stage has to pass" in text("policy", "explain", "staging")
+    assert any("`refs` refuses every one" in each for each in call("policy", "explain", "production")["remarks"])
 
 
 def test_a_registry_without_a_key_is_refused_before_anything_is_sent(folder: Path) -> None:

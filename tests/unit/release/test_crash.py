@@ -1,4 +1,7 @@
-"""Killed with SIGKILL before each step and in the middle of the push: the old state or the new; running again completes it."""
+"""Killed with SIGKILL before each step and in the middle of the push: the old state or the new.
+
+Running again completes it, and every other verb that follows does what it says from the state that the ledger tells.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ import pytest
 
 from registries.docker import docker_registry, is_installed
 from registries.evidence import NOW
-from registries.releases import World, world_in
+from registries.releases import World, tree_hash, world_in
 from vllm_ci.registry.access import Access
 from vllm_ci.release import doctor, history
 from vllm_ci.release.gathering import OnStep
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.promote import promote
+from vllm_ci.release.prune import prune
 from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 
@@ -44,21 +48,35 @@ CHANNEL = {"publish": "staging", "promote": "production", "rollback": "staging"}
 def test_killed_at_every_step(verb: str, kind: str, tmp_path: Path) -> None:
     if kind == "registry" and not is_installed():
         pytest.skip("docker-registry is not on PATH (apt-get install docker-registry)")
+    rows = ran(tmp_path, verb, kind)
+    assert [row["killed before"] for row in rows][-1] == "nothing"
+    assert len(rows) > 4
+    assert {row["then"] for row in rows[:-1]} == {"old", "new"}, "some kill left the old state, and some the new"
+    assert {row["run again"] for row in rows} == {"complete"}
+
+
+@pytest.mark.parametrize("verb", ["publish", "promote", "rollback"])
+def test_whatever_follows_a_kill_goes_by_the_ledger(verb: str, tmp_path: Path) -> None:
+    rows = ran(tmp_path, verb, "then")
+    assert {row["then"] for row in rows} == {"old", "new, tag behind", "new"}, "every state that a kill can leave was met"
+    assert {row["follows"] for row in rows} == set(FOLLOWS)
+    wrong = [row for row in rows if row["got"] != row["expected"]]
+    assert not wrong
+
+
+def ran(folder: Path, verb: str, kind: str) -> list[dict[str, str]]:
     paths = os.pathsep.join(path for path in sys.path if path)
     # A process of its own without threads, so that it may fork those that kill themselves.
     done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), verb, kind],
+        [sys.executable, __file__, str(folder), verb, kind],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert [row["killed before"] for row in rows][-1] == "nothing"
-    assert len(rows) > 4
-    assert {row["then"] for row in rows[:-1]} == {"old", "new"}, "some kill left the old state, and some the new"
-    assert {row["run again"] for row in rows} == {"complete"}
+    rows: list[dict[str, str]] = json.loads(done.stdout)
+    return rows
 
 
 def move(world: World, verb: str, on_step: OnStep) -> Moved:
@@ -152,9 +170,101 @@ def one(folder: Path, repository: str, verb: str, step: int) -> dict[str, str]:
     }
 
 
+# Verbs that follow a kill.
+FOLLOWS = ("publish", "publish another", "promote", "rollback", "rollback --to", "doctor", "prune")
+
+
+def stacks(verb: str) -> tuple[list[int], list[int]]:
+    """Releases of the verb's channel before and after it."""
+    before = [8, 1, 2] if verb == "rollback" else [8, 1]
+    return before, before[:-1] if verb == "rollback" else [*before, 2]
+
+
+def prepare_deep(world: World, verb: str) -> None:
+    """One release more to go back to than in the table above."""
+    for number in (8, 1, 2) if verb == "rollback" else (8, 1):
+        publish(world.setup, world.candidate(number), "staging", now=NOW).require()
+        if verb == "promote":
+            promote(world.setup, "staging", "production", now=NOW).require()
+    if verb == "promote":
+        publish(world.setup, world.candidate(2), "staging", now=NOW).require()
+
+
+def expected(verb: str, follows: str, then: str) -> int:
+    """Number of the release that the verb's channel stands at after what follows."""
+    before, after = stacks(verb)
+    stack = before if then == "old" else after
+    staging = verb != "promote"
+    if follows == "publish" and staging:
+        return 2
+    if follows == "publish another" and staging:
+        return 3
+    if follows == "promote" and not staging:
+        return 2
+    if follows == "rollback --to":
+        return 8
+    # An interrupted rollback is completed; whatever else was interrupted is gone back from.
+    if follows == "rollback" and not (verb == "rollback" and then == "new, tag behind"):
+        return stack[-2]
+    return stack[-1]
+
+
+def follow(world: World, verb: str, follows: str) -> None:
+    channel, after = CHANNEL[verb], LATER + timedelta(hours=1)
+    if follows.startswith("publish"):
+        number = 3 if follows == "publish another" else 2
+        publish(world.setup, world.candidate(number), "staging", now=after).require()
+    elif follows == "promote":
+        promote(world.setup, "staging", "production", now=after).require()
+    elif follows.startswith("rollback"):
+        rollback(world.setup, channel, to=f"{8:040x}" if "--to" in follows else "", now=after).require()
+    elif follows == "doctor":
+        doctor.check(world.setup, mend=True, now=after)
+    else:
+        prune(world.setup, keep=1, dry_run=False)
+
+
+def then_rows(folder: Path, verb: str) -> list[dict[str, str]]:
+    """A row for each state that a kill leaves and each verb that follows; states that are the same in every byte count once."""
+    prepare_deep(world_in(folder / "prepared"), verb)
+    world_in(folder / "prepared").candidate(2)
+    channel, rows, seen, step, more = CHANNEL[verb], [], set(), 0, True
+    old, _ = states(world_in(folder / "prepared"), channel)
+    while more:
+        place = folder / f"killed-{step}"
+        shutil.copytree(folder / "prepared", place)
+        more = killed(world_in(place), verb, step, folder / "note")
+        state = tree_hash(place / "registry") + tree_hash(place / "ledger.git")
+        ledger, tag = states(world_in(place), channel)
+        then = "old" if ledger == old else "new" if tag == ledger else "new, tag behind"
+        step += 1
+        if (then, state) in seen:
+            continue
+        seen.add((then, state))
+        for follows in FOLLOWS:
+            shutil.copytree(place, folder / "after")
+            world = world_in(folder / "after")
+            follow(world, verb, follows)
+            found, tag = states(world, channel)
+            if follows in ("prune", "promote", "publish", "publish another") and tag != found:
+                doctor.check(world.setup, mend=True)  # these look after their own channel, or none
+                found, tag = states(world, channel)
+            head = history.current(world.setup.ledger.read().records, channel)
+            assert head
+            good = tag == found and doctor.check(world.setup) == ()
+            got = str(int(head.release.commit, 16)) if good else f"disagreement: {doctor.check(world.setup)}"
+            rows.append({"then": then, "follows": follows, "got": got, "expected": str(expected(verb, follows, then))})
+            shutil.rmtree(folder / "after")
+        shutil.rmtree(place)
+    return rows
+
+
 def main() -> None:
     """`FOLDER VERB KIND`: print a row for each step that was killed."""
     folder, verb, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if kind == "then":
+        sys.stdout.write(json.dumps(then_rows(folder, verb)))
+        return
     rows = []
     with repositories(kind, folder) as host:
         for step in range(0, 100, STRIDE if kind == "registry" else 1):

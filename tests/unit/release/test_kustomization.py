@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.release.kustomization import read, set_image
@@ -159,6 +161,49 @@ def test_a_file_that_is_not_there_is_made() -> None:
 def test_what_cannot_be_rewritten_safely_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         set_image(text, "vllm", FIELDS)
+
+
+# Pieces of files as people and tools write them, put together in any order: most are no kustomization, some are odd ones.
+PIECES = [
+    "images:\n", "images: []\n", "images: ~\n", "images: &i\n", "- name: vllm\n", "  - name: vllm\n",
+    "- {name: vllm, newTag: v1}\n", "- name: proxy\n  newTag: v2\n", "  newTag: v1\n", "    newTag: 'v1'\n",
+    '  newName: "a/b" # mirror\n', "  digest: sha256:ab\n", "  newTag:\n", "  newTag: |\n    v1\n",
+    "  tagSuffix: -x\n", "# a comment\n", "\n", "  # indented\n", "kind: Kustomization\n", "resources: [a.yaml]\n",
+    "resources:\n- a.yaml\n", "labels:\n- pairs: *i\n", "---\n", "...\n", "%YAML 1.1\n", "\t", "\r\n", "\ufeff", "?",
+    ": ", "- ", "{", "}", "[", "]", "'", '"', "&a ", "*a ", "!!str ", "<<: ", "\u2028", "\u0085", "ü", "🚀", "\u0000",
+    "x: |+\n  b\n\n", "images: [{name: vllm}]\n", '{"images": [{"name": "vllm"}]}', "newTag: 007\n",
+    "- name: vllm#x\n", "- 'name': vllm\n",
+]  # fmt: skip
+
+
+def test_any_text_is_rewritten_in_one_entry_or_refused() -> None:
+    outcomes: list[bool] = []
+
+    @settings(max_examples=3000, deadline=None)
+    @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.booleans())
+    def examine(text: str, windows: bool) -> None:
+        outcomes.append(is_rewritten(text.replace("\n", "\r\n") if windows else text))
+
+    examine()
+    assert outcomes.count(True) > 100
+    assert outcomes.count(False) > 100
+
+
+def is_rewritten(before: str) -> bool:
+    """Whether it was, and only in the entry; else it was refused."""
+    try:
+        after = set_image(before, "vllm", FIELDS)
+    except ConfigError:
+        return False
+    assert read(after, "vllm") == FIELDS
+    assert set_image(after, "vllm", FIELDS) == after
+    words = ("newName", "newTag", "digest", "images", "name")
+    kept = [line for line in before.splitlines() if line.strip() and not any(word in line for word in words)]
+    lines = iter(after.splitlines())
+    assert all(any(line == each or line.startswith(each) for line in lines) for each in kept), (
+        "other lines stay, in their order"
+    )
+    return True
 
 
 @pytest.mark.parametrize("tag", ["0" * 40, "1e5", "true", "0x10", "1_000", "12:30", "v1", "null", "2026-11-20"])

@@ -23,7 +23,7 @@ COMMIT = commit_of(1)
 FULL = Policy(
     tests={"unit": (Verdict.PASSED,), "streaming": (Verdict.PASSED, Verdict.INCONCLUSIVE)},
     approvals=("anna",),
-    refs=("main", "v*"),
+    refs=("main", "release/*", "refs/tags/v*"),
     scan=ScanRule(max_age_days=7, fail_on=Severity.HIGH),
     after="staging",
     soak_hours=2,
@@ -63,7 +63,7 @@ def test_all_rules_hold_for_good_evidence() -> None:
     decision = decided()
     assert decision.allowed
     assert [each.rule for each in decision.rules] == [
-        "provenance", "clean", "ref", "sbom", "tests.unit", "tests.streaming", "scan.age", "scan.severity",
+        "provenance", "clean", "pull_request", "ref", "sbom", "tests.unit", "tests.streaming", "scan.age", "scan.severity",
         "approval.anna", "soak",
     ]  # fmt: skip
     assert len(decision.evidence) == len(set(decision.evidence)) > 5
@@ -78,7 +78,7 @@ def test_no_evidence_fails_every_rule() -> None:
 @pytest.mark.parametrize(
     ("kind", "rules"),
     [
-        ("provenance", ["provenance", "clean", "ref"]),
+        ("provenance", ["provenance", "clean", "pull_request", "ref"]),
         ("sbom", ["sbom"]),
         ("test result", ["tests.unit", "tests.streaming"]),
         ("scan", ["scan.age", "scan.severity"]),
@@ -101,12 +101,47 @@ def test_another_commit_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("ref", "ok"),
-    [("main", True), ("refs/heads/main", True), ("refs/tags/v1.2", True), ("v1.2", True), ("dev", False), ("", False)],
+    [
+        ("refs/heads/main", True),
+        ("refs/tags/main", False),
+        ("refs/pull/main", False),
+        ("refs/heads/release/1", True),
+        ("refs/heads/release/1/hotfix", False),
+        ("refs/tags/v1.2", True),
+        ("refs/heads/v1.2", False),
+        ("refs/heads/dev", False),
+        ("", False),
+    ],
 )
-def test_branches_and_tags(ref: str, ok: bool) -> None:
-    commit = dataclasses.replace(COMMIT, ref=ref)
+def test_branches_and_tags_are_told_apart(ref: str, ok: bool) -> None:
+    assert decided(found=evidence_from(ref=ref)).allowed is ok
+
+
+@pytest.mark.parametrize(("ref", "ok"), [("main", True), ("v1.2", True), ("dev", False)])
+def test_a_short_ref_of_older_evidence_counts_as_it_did(ref: str, ok: bool) -> None:
+    assert decided(found=evidence_from(ref=ref)).allowed is ok
+
+
+def evidence_from(**commit: str) -> list[Evidence]:
     others = [each for each in everything() if each.kind != "provenance"]
-    assert decided(found=others + evidence(statements_of(IMAGE, commit))).allowed is ok
+    return others + evidence(statements_of(IMAGE, dataclasses.replace(COMMIT, **commit)))  # type: ignore[arg-type]
+
+
+def test_a_pull_request_is_released_only_where_the_policy_says_so() -> None:
+    found = evidence_from(ref="refs/heads/main", pull_request="7")
+    decision = decided(found=found)
+    assert failing(decision) == ["pull_request"]
+    assert decision.reasons == (
+        "pull_request: expected no pull request, or `pull_requests: true` in the channel's policy, got pull request 7",
+    )
+    assert decided(dataclasses.replace(FULL, pull_requests=True), found).allowed
+
+
+def test_a_run_for_a_pull_request_releases_nothing_by_older_evidence_either() -> None:
+    findings = Findings(image=IMAGE.digest, evidence=tuple(everything()))
+    facts = Facts(commit=COMMIT.sha, findings=findings, stays={"staging": timedelta(hours=3)}, now=NOW, pull_request="7")
+    assert failing(decide(FULL, facts)) == ["pull_request"]
+    assert decide(dataclasses.replace(FULL, pull_requests=True), facts).allowed
 
 
 def test_the_newest_result_counts_and_the_worse_of_two_at_once() -> None:

@@ -55,6 +55,10 @@ def state(world: World) -> State:
     return world.setup.ledger.read()
 
 
+def overlay_of(world: World, path: str) -> str:
+    return world.setup.ledger.read([path]).overlays[path].text or ""
+
+
 def standing(world: World, channel: str) -> str:
     head = history.current(state(world).records, channel)
     return head.release.commit if head else ""
@@ -81,7 +85,7 @@ def test_the_whole_story(world: World) -> None:
     records = state(world).records
     assert [each.action for each in records] == ["publish", "publish", "promote", "publish", "promote", "rollback"]
     assert [each.reason for each in records if each.reason] == ["all green", "latency"]
-    overlay = yaml.safe_load(state(world).overlays["deploy/production/kustomization.yaml"])
+    overlay = yaml.safe_load(overlay_of(world, "deploy/production/kustomization.yaml"))
     expected = {"name": "vllm", "newName": world.setup.subject, "newTag": second.release.tag, "digest": second.release.digest}
     assert overlay["images"] == [expected]
     assert doctor.check(world.setup) == ()
@@ -160,7 +164,7 @@ def test_what_was_not_tested_is_refused(local: World) -> None:
     candidate = dataclasses.replace(local.candidate(1), tested=(), materials=None)
     moved = publish(local.setup, candidate, "staging", now=LATER)
     assert {reason.partition(":")[0] for reason in moved.decision.reasons} == {
-        "provenance", "clean", "sbom", "tests.unit", "tests.integration", "tests.streaming", "tests.security",
+        "provenance", "clean", "pull_request", "sbom", "tests.unit", "tests.integration", "tests.streaming", "tests.security",
     }  # fmt: skip
 
 
@@ -208,7 +212,7 @@ def test_a_commit_s_tag_never_moves(local: World) -> None:
 def test_production_wants_staging_branch_and_soak_time(local: World) -> None:
     direct = publish(local.setup, local.candidate(1), "production", now=LATER)
     assert [reason.partition(":")[0] for reason in direct.decision.reasons] == ["soak"]
-    side = local.candidate(2, commit=dataclasses.replace(commit_of(2), ref="feature/x"))
+    side = local.candidate(2, commit=dataclasses.replace(commit_of(2), ref="refs/heads/feature/x"))
     publish(local.setup, side, "staging", now=NOW).require()
     refused = promote(local.setup, "staging", "production", now=LATER)
     assert [reason.partition(":")[0] for reason in refused.decision.reasons] == ["ref"]
@@ -346,6 +350,69 @@ def test_a_rollback_that_was_interrupted_is_completed_and_goes_no_further(local:
     assert tag_of(local, "staging") == again.release.digest
 
 
+def interrupted_before_the_tag(world: World, number: int, *, before: int) -> None:
+    """As publishing `number` leaves it when it is killed between ledger and tag."""
+    published(world, number)
+    layout = Layout(world.folder / "registry")
+    digest = next(each.release.digest for each in state(world).records if each.release.commit == commit_of(before).sha)
+    layout.put_manifest(layout.manifest(digest), tag="staging")
+
+
+def test_rollback_after_a_publication_that_was_interrupted_goes_back(local: World) -> None:
+    published(local, 1)
+    interrupted_before_the_tag(local, 2, before=1)
+    moved = rollback(local.setup, "staging", now=LATER).require()
+    assert (moved.release.commit, moved.changed) == (commit_of(1).sha, True)
+    assert standing(local, "staging") == commit_of(1).sha
+    assert tag_of(local, "staging") == moved.release.digest
+    assert doctor.check(local.setup) == ()
+
+
+def test_a_rollback_that_was_interrupted_is_verified_again_before_it_is_completed(local: World) -> None:
+    for number in (1, 2, 3):
+        published(local, number)
+    layout = Layout(local.folder / "registry")
+    three = layout.manifest("staging")
+    back = rollback(local.setup, "staging", now=LATER).require()
+    layout.put_manifest(three, tag="staging")
+    config = layout.find(layout.manifest(back.release.digest).blobs[0].digest)
+    assert config
+    config.write_bytes(b"{}")  # altered since
+    again = rollback(local.setup, "staging", now=LATER).require()
+    assert (again.release.commit, again.changed) == (commit_of(1).sha, True)
+    assert again.done[0].startswith(f"skip {commit_of(2).sha[:12]}: image: ")
+
+
+def test_what_an_interrupted_rollback_shows_are_rules_that_were_asked_now(local: World) -> None:
+    for number in (1, 2):
+        published(local, number)
+    layout = Layout(local.folder / "registry")
+    two = layout.manifest("staging")
+    rollback(local.setup, "staging", now=LATER).require()
+    layout.put_manifest(two, tag="staging")
+    stricter = local.with_policies(staging=dataclasses.replace(STAGING, refs=("release/*",)))
+    refused = rollback(stricter.setup, "staging", now=LATER)
+    assert [reason.partition(":")[0] for reason in refused.decision.reasons] == ["ref"]
+    assert tag_of(local, "staging") == two.digest, "nothing was touched"
+
+
+def test_a_repaired_kustomization_does_not_hide_an_interrupted_rollback(local: World) -> None:
+    for number in (1, 2, 3):
+        published(local, number)
+    layout = Layout(local.folder / "registry")
+    three = layout.manifest("staging")
+    rollback(local.setup, "staging", now=LATER).require()
+    checkout = local.folder / "checkout"
+    git("clone", "--quiet", "--branch", "releases", str(local.folder / "ledger.git"), str(checkout), cwd=local.folder)
+    file = checkout / "deploy/staging/kustomization.yaml"
+    file.write_text(file.read_text().replace(commit_of(2).sha, "v0"))
+    git("-c", "user.name=p", "-c", "user.email=p@example.com", "commit", "--quiet", "-am", "by hand", cwd=checkout)
+    git("push", "--quiet", cwd=checkout)
+    doctor.check(local.setup, mend=True)
+    layout.put_manifest(three, tag="staging")
+    assert rollback(local.setup, "staging", now=LATER).release.commit == commit_of(2).sha
+
+
 # Ledger, doctor, prune --------------------------------------------------------------------------------------------------
 
 
@@ -378,7 +445,7 @@ def test_a_user_s_overlay_keeps_its_other_bytes(local: World) -> None:
     git(*person, "commit", "--quiet", "-am", "our own overlay", cwd=checkout)
     git("push", "--quiet", cwd=checkout)
     published(local, 2)
-    now = state(local).overlays["deploy/staging/kustomization.yaml"]
+    now = overlay_of(local, "deploy/staging/kustomization.yaml")
     assert now.startswith(text)
     assert "newTag" in now.removeprefix(text)
 

@@ -1,0 +1,108 @@
+"""What one section of ``vllm-ci.yaml`` says of another: channels name channels, stages and signers, and share a branch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_ci.domain import overlay_path
+
+if TYPE_CHECKING:
+    from vllm_ci.config.channels import ChannelConfig, ReleaseConfig
+    from vllm_ci.config.document import Place
+    from vllm_ci.config.project import ProjectConfig
+
+OWN_SIGNER = "release"
+"""Name of the key in ``.vllm-ci/keys``, which is trusted where ``release.signers`` names nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A value that does not fit the others.
+
+    Attributes:
+        place: Where it stands.
+        why: Why it does not fit.
+        remedy: What to do.
+    """
+
+    place: Place
+    why: str
+    remedy: str
+
+
+def problems(config: ProjectConfig) -> Iterator[Problem]:
+    """All of them, those of a channel together."""
+    release = config.release
+    for name, channel in release.channels.items():
+        yield from _names(name, channel, release, stages=tuple(config.stages.specs()))
+        yield from _after(name, channel, release.channels)
+        yield from _kustomization(name, release.channels)
+
+
+def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Problem]:
+    place: Place = ("release", "channels", name)
+    signers = tuple(release.signers) or (OWN_SIGNER,)
+    for stage in channel.tests or ():
+        yield from _unknown((*place, "tests", stage), stage, "stage", stages)
+    for key, named in (("signers", channel.signers), ("approvals", channel.approvals)):
+        for index, signer in enumerate(named):
+            yield from _unknown((*place, key, index), signer, "signer (release.signers)", signers)
+
+
+def _after(name: str, channel: ChannelConfig, channels: Mapping[str, ChannelConfig]) -> Iterator[Problem]:
+    place: Place = ("release", "channels", name)
+    if not channel.after:
+        if channel.soak_hours:
+            yield Problem(
+                place=(*place, "soak_hours"),
+                why="it says for how long, and not in which channel",
+                remedy="name that channel with `after`, or remove soak_hours",
+            )
+        return
+    if channel.after == name:
+        why = "a channel cannot wait for itself"
+        yield Problem(place=(*place, "after"), why=why, remedy="name another channel, or remove it")
+    elif channel.after not in channels:
+        yield from _unknown((*place, "after"), channel.after, "channel", channels)
+    elif circle := _circle(name, channels):
+        why = f"{' after '.join(circle)}: none of them could ever be released to"
+        yield Problem(place=(*place, "after"), why=why, remedy="remove one `after` of these channels")
+
+
+def _circle(name: str, channels: Mapping[str, ChannelConfig]) -> tuple[str, ...]:
+    """The channels from ``name`` back to it by their ``after``, empty when that way ends or goes round elsewhere."""
+    way = [name]
+    while (following := channels[way[-1]].after) in channels:
+        way.append(following)
+        if following == name:
+            return tuple(way)
+        if following in way[:-1]:
+            break
+    return ()
+
+
+def _kustomization(name: str, channels: Mapping[str, ChannelConfig]) -> Iterator[Problem]:
+    paths = {each: channel.overlay(each) for each, channel in channels.items()}
+    place: Place = ("release", "channels", name, "kustomization")
+    remedy = "write another path, such as deploy/NAME/kustomization.yaml"
+    try:
+        overlay_path.normalised(paths[name])
+    except ValueError as error:
+        yield Problem(place=place, why=f"{paths[name]}: {error}", remedy=remedy)
+        return
+    found = overlay_path.collision(name, paths)
+    if found:
+        other, why = found
+        yield Problem(place=place, why=f"{paths[name]} and {paths[other]} of channel {other} collide: {why}", remedy=remedy)
+
+
+def _unknown(place: Place, name: str, what: str, known: Iterable[str]) -> Iterator[Problem]:
+    names = list(known)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+    yield Problem(place=place, why=f"there is no {what} called {name}", remedy=remedy)
