@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import posixpath
 import secrets
 import tempfile
@@ -23,7 +22,7 @@ from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
-from vllm_ci.domain.program import Program
+from vllm_ci.domain.program import Program, refusal_of_secret
 from vllm_ci.domain.project import Project
 from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
 from vllm_ci.engines.dagger_caller import Function
@@ -121,15 +120,17 @@ class Call:
             given[key] = asked.api_key
         elif key == GENERATED_KEY:
             given[key] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
+        for name in given:
+            if name and (reason := refusal_of_secret(name, ours=True)):
+                raise UsageError(f"the secret {name} cannot be used", why=reason, remedy="rename its variable or file")
         hidden = [await secret.plaintext() for secret in given.values()]
-        # The security stage looks for the key in what the server logged: it finds the value by its name, as on a laptop.
-        os.environ.update(zip(given, hidden, strict=True))
         engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
         await self._stack.enter_async_context(engine)
         return Work(
             engine=engine,
             project=project,
-            source=await _source(engine, loaded, asked),
+            # The security stage looks for the key in what the server logged.
+            source=replace(await _source(engine, loaded, asked), secrets=dict(zip(given, hidden, strict=True))),
             hidden=tuple(hidden),
         )
 

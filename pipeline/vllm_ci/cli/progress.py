@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_ci.domain.events import Emit, Event, Finished, Started
-from vllm_ci.domain.report import CaseStatus, Report, Verdict
+from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
 from vllm_ci.report.html import seconds
 
 COLOURS = {
@@ -115,9 +115,11 @@ def table(report: Report) -> Table:
 
 
 def close(screen: Console, report: Report, folder: str) -> None:
-    """The end of a run: what failed, the table, the digest, the folder."""
+    """The end of a run: what kept it from ending, what failed, the table, the digest, the folder."""
+    if report.problem is not None:
+        _problem(screen, report.problem, folder)
     for stage in report.stages:
-        if stage.message:
+        if stage.message and report.own_message(stage) == stage.message:
             screen.print(Text(f"\n{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
             screen.print(Text(stage.message))
         for case in stage.cases:
@@ -132,3 +134,13 @@ def close(screen: Console, report: Report, folder: str) -> None:
         screen.print(Text("image    ").append(report.image.reference))
     screen.print(Text("report   ").append(folder))
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
+
+
+def _problem(screen: Console, problem: Problem, folder: str) -> None:
+    """One clear statement above everything else."""
+    screen.print()
+    screen.print(Text(problem.summary, style="bold red"))
+    log = f"{folder}/{problem.log}" if problem.log else ""
+    for name, text in (("cause", problem.cause), ("why", problem.explanation), ("do", problem.change), ("log", log)):
+        if text:
+            screen.print(Text(f"  {name:<6} ", style="dim").append(text, style="" if name != "cause" else "bold"))

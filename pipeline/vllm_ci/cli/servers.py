@@ -19,6 +19,7 @@ import anyio
 
 from vllm_ci.domain.errors import ServiceError, UsageError
 from vllm_ci.domain.program import Service
+from vllm_ci.engine import is_gone
 from vllm_ci.home import home
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -121,7 +122,7 @@ async def until_gone(service: Service) -> None:
     Raises:
         ServiceError: It ended by itself; the message carries the end of its log.
     """
-    while await service.alive():
+    while not await is_gone(service):
         await anyio.sleep(0.5)
     tail = "\n".join((await service.log()).splitlines()[-25:])
     raise ServiceError(f"{service.name} ended by itself", why=f"the end of its log:\n{tail}", remedy="mend what the log names")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm_ci.domain.commit import Commit
@@ -29,6 +29,8 @@ class StageContext:
         tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
         image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
         changed: Files that differ from the base branch, relative to the checkout.
+        secrets: Values of secrets by the name of their variable, for stages that look for them in logs; a key that is not
+            among them is looked up in the environment of the caller.
         tensor_parallel_size: That the server was started with; 0 when nobody knows.
         quantization: Likewise; empty when nobody knows.
     """
@@ -44,6 +46,7 @@ class StageContext:
     tools: Directory | None = None
     image_facts: Directory | None = None
     changed: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensor_parallel_size: int = 0
     quantization: str = ""
 
