@@ -145,9 +145,9 @@ def package() -> dagger.Directory:
 
 
 @contextmanager
-def watched() -> Iterator[Emit]:
-    """One line at each start and end of a step, in the function's log."""
-    with progress.watch(progress.console()) as emit:
+def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
+    """One line at each start and end of a step, in the function's log, without the secrets ``hidden``."""
+    with progress.watch(progress.console(), hidden) as emit:
         yield emit
 
 

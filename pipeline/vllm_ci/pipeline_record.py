@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ SUMMARIES = {
     "engine": "the engine could not be used",
 }
 _LOG_WITHIN_S = 2.0
+_LONGEST_DETAIL = 100  # of one line of the progress; all of it stands at the end
 # A program that is asked to end gets five seconds, and CI systems give the whole run about ten.
 _STOP_WITHIN_S = 6.0
 
@@ -103,7 +105,8 @@ class Record:
         problem = problem_of(step, error)
         begun = self._running.get(step)
         seconds = time.monotonic() - begun if begun is not None else 0.0
-        self(Finished(step=step, seconds=seconds, detail=problem.cause or problem.summary, verdict=Verdict.ERRORED))
+        told = textwrap.shorten(problem.cause or problem.summary, _LONGEST_DETAIL, placeholder=" …")
+        self(Finished(step=step, seconds=seconds, detail=told, verdict=Verdict.ERRORED))
         self.problem = self.problem or problem
 
     async def stop(self, why: str) -> Run:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from vllm_ci.domain.events import Emit, Event, Finished, Started
 from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
+from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
 COLOURS = {
@@ -32,14 +34,22 @@ def console() -> Console:
 
 
 @contextmanager
-def watch(screen: Console) -> Iterator[Emit]:
-    """Show the events of a pipeline for as long as the context lasts."""
+def watch(screen: Console, secrets: Iterable[str] = ()) -> Iterator[Emit]:
+    """Show the events of a pipeline for as long as the context lasts, without the values of ``secrets``."""
+    hidden = tuple(secret for secret in secrets if secret)
     if not screen.is_terminal:
-        yield _Lines(screen)
+        yield _without(hidden, _Lines(screen))
         return
     display = _Live(screen)
     with Live(get_renderable=display.table, console=screen, refresh_per_second=8, transient=True, redirect_stdout=False):
-        yield display
+        yield _without(hidden, display)
+
+
+def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
+    """Pass events on without secrets: a server's own words may hold some."""
+    if not hidden:
+        return emit
+    return lambda event: emit(replace(event, detail=redacted(event.detail, hidden)))
 
 
 class _Lines:
@@ -119,7 +129,7 @@ def close(screen: Console, report: Report, folder: str) -> None:
     if report.problem is not None:
         _problem(screen, report.problem, folder)
     for stage in report.stages:
-        if stage.message and report.own_message(stage) == stage.message:
+        if stage.message and not report.is_explained(stage):
             screen.print(Text(f"\n{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
             screen.print(Text(stage.message))
         for case in stage.cases:

@@ -144,7 +144,7 @@ def _reported(main: Callable[[pipeline.Record], Awaitable[pipeline.Run]], screen
     from vllm_ci.cli import interruptible, progress
     from vllm_ci.pipeline import Record
 
-    with progress.watch(screen) as emit:
+    with progress.watch(screen, closing.secrets) as emit:
         record = Record(emit=emit)
         written: list[int] = []
 

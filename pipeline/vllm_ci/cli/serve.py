@@ -53,7 +53,7 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
             screen.print("Ctrl-C stops it")
             await servers.until_gone(service)
 
-    with servers.register(name or opened.project.name) as entry, progress.watch(screen) as emit:
+    with servers.register(name or opened.project.name) as entry, progress.watch(screen, opened.secrets) as emit:
         try:
             interruptible.run(main)
         except ErroredError as error:

@@ -187,8 +187,10 @@ class Report:
         verdicts = [stage.verdict for stage in self.stages]
         return Verdict.worst([*verdicts, Verdict.ERRORED] if self.problem is not None else verdicts)
 
+    def is_explained(self, stage: StageResult) -> bool:
+        """Whether the problem says already why the stage has no result: views show the problem once, above all stages."""
+        return self.problem is not None and stage.message == self.problem.not_run
+
     def own_message(self, stage: StageResult) -> str:
-        """Message of a stage, without what the problem says already: for views that show the problem first."""
-        if self.problem is not None and stage.message == self.problem.not_run:
-            return f"not run ({self.problem.summary})"
-        return stage.message
+        """Message of a stage, without what the problem says already."""
+        return f"not run ({self.problem.summary})" if self.problem and self.is_explained(stage) else stage.message

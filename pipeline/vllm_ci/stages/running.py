@@ -115,8 +115,6 @@ class Runner:
                     await anyio.sleep(_LAST_WORDS_S)
                     stop.set()
         (result,) = found
-        if self.interrupted:
-            return _cut(result, self.interrupted)
         if service is None or not await is_gone(service):
             return result
         self._died = row
@@ -132,7 +130,9 @@ class Runner:
             for program in stage.programs(context):
                 outcomes.append(await self._outcome(program, stop))  # noqa: PERF401 - one after another
             self.outputs[row] = tuple(outcome.output for outcome in outcomes)
-            return await stage.result(context, outcomes)
+            result = await stage.result(context, outcomes)
+            cut = self.interrupted and any(outcome.stopped for outcome in outcomes)
+            return _cut(result, self.interrupted) if cut else result
         except UsageError:
             raise
         except VllmCiError as error:
@@ -148,7 +148,7 @@ class Runner:
 
 def _cut(result: StageResult, why: str) -> StageResult:
     """A stage that was stopped in the middle: what it found stands, and the rest is not known."""
-    message = f"{why} after {len(result.cases)} cases" if result.cases else f"not run ({why})"
+    message = f"{why} before its end" if result.cases else f"not run ({why})"
     return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message)
 
 
