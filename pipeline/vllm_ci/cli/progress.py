@@ -19,6 +19,7 @@ from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
 from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
+_PROBLEM = {"cause": "bold", "do": "green"}
 COLOURS = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
@@ -151,6 +152,14 @@ def _problem(screen: Console, problem: Problem, folder: str) -> None:
     screen.print()
     screen.print(Text(problem.summary, style="bold red"))
     log = f"{folder}/{problem.log}" if problem.log else ""
-    for name, text in (("cause", problem.cause), ("why", problem.explanation), ("do", problem.change), ("log", log)):
+    told = {"cause": problem.cause, "why": problem.explanation, "do": problem.change, "log": log}
+    if screen.is_terminal:  # wrapped beside the labels
+        made = Table.grid(padding=(0, 1))
+        for name, text in told.items():
+            if text:
+                made.add_row(Text(f"  {name:<6}", style="dim"), Text(text, style=_PROBLEM.get(name, ""), overflow="fold"))
+        screen.print(made, soft_wrap=False)
+        return
+    for name, text in told.items():
         if text:
-            screen.print(Text(f"  {name:<6} ", style="dim").append(text, style="" if name != "cause" else "bold"))
+            screen.print(Text(f"  {name:<6} {text}"))

@@ -86,7 +86,8 @@ def test_a_server_that_a_signal_ended_says_so(exit_code: int, title: str) -> Non
 def test_an_engine_core_that_was_killed_is_told_from_one_that_failed() -> None:
     log = (
         "(APIServer pid=1) Traceback (most recent call last):\n(APIServer pid=1)   File\n"
-        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': -9}\n"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. "
+        "Failed core proc(s): {'EngineCore': -9}\n"
     )
     assert reason(startup_cause(log, exit_code=1).explanation).title == "ended by SIGKILL"
 
@@ -107,7 +108,8 @@ def test_the_deepest_process_comes_before_those_that_failed_after_it() -> None:
 def test_of_a_chain_of_unknown_exceptions_the_first_is_the_cause() -> None:
     log = (
         "Traceback (most recent call last):\n  File\nFirstError: one\n\n"
-        "The above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n  File\nSecondError: two\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "Traceback (most recent call last):\n  File\nSecondError: two\n"
     )
     assert startup_cause(log).line == "FirstError: one"
 

@@ -127,3 +127,8 @@ def test_the_page_says_what_can_never_be_published() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "12 ms"), (3.44, "3.4 s"), (125.0, "2 min 5 s")])
 def test_times_are_written_for_people(value: float, text: str) -> None:
     assert html.seconds(value) == text
+
+
+def test_a_machine_that_is_not_known_is_said_to_be_unknown() -> None:
+    assert "unknown: the server was given by its URL" in html.from_report(replace(REPORT, hardware={}))
+    assert "unknown: the server was given by its URL" not in html.from_report(REPORT)
