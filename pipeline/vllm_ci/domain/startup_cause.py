@@ -265,6 +265,8 @@ def _one_line(text: str) -> str:
     if re.fullmatch(r"[\w.]+\.[A-Z]\w*", kind):
         kind = kind.rpartition(".")[2]
     rest = [re.sub(r"\s*\[type=.*", "", each) for each in rest if "errors.pydantic.dev" not in each]
+    if rest and (refused := re.fullmatch(r"\d+ validation errors? for (\w+)", message)):
+        message = f"{refused[1]}:"
     said = " ".join(each for each in (message, *rest) if each).replace("Value error, ", "")
     return re.sub(r"\s+", " ", f"{kind}{colon}{said}").strip()
 

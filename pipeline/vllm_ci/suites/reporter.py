@@ -100,7 +100,8 @@ class Recorder:
         self._directory = directory
         self._cases: dict[str, dict[str, Any]] = {}
         self._collected = 0
-        self._noted: dict[str, Any] = {**config.stash[FACTS]}
+        facts: dict[str, Any] = config.stash[FACTS]
+        self._noted = dict(facts)
         self._started = time.monotonic()
         directory.mkdir(parents=True, exist_ok=True)
         for stale in ("cases.json", "cases.jsonl"):
@@ -166,9 +167,9 @@ class Recorder:
 
     def _note(self) -> None:
         """Facts of the session as well, once they are known: a run that is stopped writes no ``cases.json``."""
-        facts = {**self._config.stash[FACTS]}
+        facts: dict[str, Any] = self._config.stash[FACTS]
         if facts != self._noted:
-            self._noted = facts
+            self._noted = dict(facts)
             self._append({"session": facts})
 
     def _append(self, line: dict[str, Any]) -> None:
