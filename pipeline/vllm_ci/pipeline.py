@@ -369,7 +369,9 @@ def _explained(error: ServiceError) -> ServiceError:
         return ServiceError(f"{summary}: {error.message}", why=error.why, remedy=error.remedy)
     cause = startup_cause(error.log, exit_code=error.ended)
     if error.ended is None:
-        why = f"{cause.explanation or 'the last line that tells something'}: {cause.line}"
+        asked = error.why.partition("\nthe end of")[0]
+        told = f"{cause.explanation} It said: {cause.line}" if cause.explanation else f"the last line of its log: {cause.line}"
+        why = f"{asked}\n{told}"
         return ServiceError(f"{summary}: {error.message}", why=why, remedy=cause.change or error.remedy, log=error.log)
     return ServiceError(
         f"{summary}: {cause.line}",
