@@ -7,7 +7,7 @@ import json
 import posixpath
 import secrets
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,9 +120,7 @@ class Call:
             given[key] = asked.api_key
         elif key == GENERATED_KEY:
             given[key] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
-        for name in given:
-            if name and (reason := refusal_of_secret(name, ours=True)):
-                raise UsageError(f"the secret {name} cannot be used", why=reason, remedy="rename its variable or file")
+        _check_names(given)
         hidden = [await secret.plaintext() for secret in given.values()]
         engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
         await self._stack.enter_async_context(engine)
@@ -133,6 +131,17 @@ class Call:
             source=replace(await _source(engine, loaded, asked), secrets=dict(zip(given, hidden, strict=True))),
             hidden=tuple(hidden),
         )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse secrets under names that programs need.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name in names:
+        if name and (reason := refusal_of_secret(name, ours=True)):
+            raise UsageError(f"the secret {name} cannot be used", why=reason, remedy="rename its variable or file")
 
 
 def package() -> dagger.Directory:
