@@ -1,7 +1,8 @@
 """The command line with small programs in the place of an image and of vLLM: everything else is real.
 
-Variables say what they do: ``STANDIN_SERVER`` (a mode of ``server.py``), ``STANDIN_LOG`` (a file, what a dying server
-writes), ``STANDIN_BUILD`` and ``STANDIN_MODEL`` (what these print in failing; empty: they succeed).
+Variables say what they do: ``STANDIN_SERVER`` (modes of ``server.py``, one for each start, commas between),
+``STANDIN_LOG`` (a file, what a dying server writes), ``STANDIN_BUILD`` and ``STANDIN_MODEL`` (what these print in failing;
+empty: they succeed).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ image = {"reference": f"standin@{digest}", "digest": digest}
 
 @dataclass(kw_only=True)
 class StandIn(HostEngine):
+    served: int = 0
+
     async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
         if program.name in ("build", "model"):
             said = os.environ.get(f"STANDIN_{program.name.upper()}", "")
@@ -43,7 +46,9 @@ class StandIn(HostEngine):
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
-        mode, log = os.environ.get("STANDIN_SERVER", "good"), os.environ.get("STANDIN_LOG", "")
+        modes, log = os.environ.get("STANDIN_SERVER", "good").split(","), os.environ.get("STANDIN_LOG", "")
+        mode = modes[min(self.served, len(modes) - 1)]
+        self.served += 1
         argv = ("python", SERVER, mode, "{port}", log)
         async with super().serve(replace(spec, argv=argv, image=None)) as service:
             yield service

@@ -164,3 +164,19 @@ def test_a_whole_run_has_no_problem_and_knows_its_machine(tmp_path: Path) -> Non
     assert ended.report["problem"] is None
     assert ended.report["hardware"]["cores"] >= 1
     assert ended.report["server"]["version"] == "9.9"
+
+
+def test_a_server_of_a_matrix_that_does_not_start_is_errored_in_its_own_row(tmp_path: Path) -> None:
+    made = project(tmp_path)
+    config = made.folder / "vllm-ci.yaml"
+    config.write_text(config.read_text() + "matrix: {stages: [streaming], axes: {dtype: [bfloat16]}}\n")
+    log = str(LOGS / "kv_small_mp.log")
+    ended = made.run("run", "--matrix", "--json", STANDIN_SERVER="good,dies", STANDIN_LOG=log)
+    assert ended.code == 3, ended.stderr
+    assert "problem" not in ended.json
+    verdicts = {stage["name"]: stage["verdict"] for stage in ended.json["stages"]}
+    (row,) = (name for name in verdicts if "@" in name)
+    assert verdicts == {"unit": "passed", "integration": "passed", "streaming": "passed", row: "errored"}
+    assert ended.stage(row)["message"].startswith(f"not run: the server did not start: {CAUSE}")
+    assert "at most 896" in ended.stage(row)["message"]
+    assert "See root cause above" in (ended.folder / "logs" / f"server{row.removeprefix('streaming')}.log").read_text()
