@@ -5,11 +5,15 @@ Implementations live in ``vllm_ci.engines`` and pass one contract suite (``tests
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import anyio
+
+from vllm_ci.domain.errors import VllmCiError
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec
 
 
@@ -45,8 +49,22 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities:
         """What it can do."""
 
-    async def run(self, program: Program) -> Outcome:
+    async def hardware(self) -> Mapping[str, object]:
+        """Facts about the machine that programs and services run on.
+
+        ``system``, ``machine``, ``cpu``, ``cores``, ``memory_bytes``, ``gpus``, ``python``; without those it cannot find out.
+
+        Raises:
+            EngineError: It could not look.
+        """
+
+    async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
         """Run to the end. A non-zero exit code is an outcome, not an exception.
+
+        Args:
+            program: What to run.
+            stop: When it is set, the program is ended at once, and the outcome says so. What it wrote until then is in the
+                outcome where the engine can read it.
 
         Raises:
             EngineError: It could not be started, or its output could not be kept.
@@ -64,3 +82,31 @@ class Engine(Protocol):
 
     async def export(self, directory: Directory, path: Path) -> None:
         """Copy a directory's files to ``path`` on the caller's machine, which is created."""
+
+
+@contextmanager
+def single_error() -> Iterator[None]:
+    """Raise the first error of ours out of a task group's collection of them."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        ours, _ = group.split(VllmCiError)
+        while ours is not None and isinstance(ours.exceptions[0], BaseExceptionGroup):
+            ours = ours.exceptions[0]
+        if ours is None:
+            raise
+        raise ours.exceptions[0] from group
+
+
+_MISSES = 3
+_MISS_INTERVAL_S = 0.5
+
+
+async def is_gone(service: Service) -> bool:
+    """Whether a service runs no more: several questions in a row have to say so, because one can get lost on a busy machine."""
+    for miss in range(_MISSES):
+        if miss:
+            await anyio.sleep(_MISS_INTERVAL_S)
+        if await service.alive():
+            return False
+    return True

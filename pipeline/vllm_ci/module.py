@@ -152,7 +152,7 @@ class VllmCi:
             foreign=server is not None,
         )
         async with self._call(asked) as work:
-            with watched() as emit:
+            with watched(work.hidden) as emit:
                 if server is None:
                     result = await pipeline.run(work.engine, work.project, work.source, emit)
                 else:

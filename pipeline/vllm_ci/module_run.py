@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +12,13 @@ from dagger import Doc, dag, field, object_type
 from rich.console import Console
 
 from vllm_ci import module_work, pipeline
-from vllm_ci.cli import hardware, progress
+from vllm_ci.cli import progress
 from vllm_ci.domain.events import Emit
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engines.dagger_service import PORT, DaggerService
 from vllm_ci.module_cache import never_cached
 from vllm_ci.module_work import Work
-from vllm_ci.report import folder
+from vllm_ci.report import folder, redaction
 from vllm_ci.stages import STAGES
 from vllm_ci.stages.stage import StageContext
 
@@ -52,6 +51,7 @@ async def foreign(work: Work, server: dagger.Service, model: str, emit: Emit) ->
         service=held,
         model=model,
         api_key_env=work.project.server.api_key_env,
+        secrets=work.source.secrets,
         source=work.source.project,
     )
     stages = [spec for spec in work.project.stages if STAGES[spec.name].needs_server]
@@ -60,7 +60,7 @@ async def foreign(work: Work, server: dagger.Service, model: str, emit: Emit) ->
 
 async def of(result: pipeline.Run, *, hidden: Sequence[str], python_image: str) -> Run:
     """The object of a result, its report written."""
-    report = replace(result.report, hardware=hardware.facts())
+    report = redaction.redacted(result.report, hidden)
     written = folder.write(Path("runs"), report, result.logs, secrets=hidden)
     text = io.StringIO()
     progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "dagger call run ... report")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import posixpath
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
-from vllm_ci.domain.program import Program
+from vllm_ci.domain.program import Program, refusal_of_secret
 from vllm_ci.domain.project import Project
 from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
 from vllm_ci.engines.dagger_caller import Function
@@ -123,17 +122,28 @@ class Call:
             given[key] = asked.api_key
         elif key == GENERATED_KEY:
             given[key] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
+        _check_names(given)
         hidden = [await secret.plaintext() for secret in given.values()]
-        # The security stage looks for the key in what the server logged: it finds the value by its name, as on a laptop.
-        os.environ.update(zip(given, hidden, strict=True))
         engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
         await self._stack.enter_async_context(engine)
         return Work(
             engine=engine,
             project=project,
-            source=await _source(engine, loaded, asked, project),
+            # The security stage looks for the key in what the server logged.
+            source=replace(await _source(engine, loaded, asked, project), secrets=dict(zip(given, hidden, strict=True))),
             hidden=tuple(hidden),
         )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse secrets under names that programs need.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name in names:
+        if name and (reason := refusal_of_secret(name, ours=True)):
+            raise UsageError(f"the secret {name} cannot be used", why=reason, remedy="rename its variable or file")
 
 
 def package() -> dagger.Directory:
@@ -146,9 +156,9 @@ def package() -> dagger.Directory:
 
 
 @contextmanager
-def watched() -> Iterator[Emit]:
-    """One line at each start and end of a step, in the function's log."""
-    with progress.watch(progress.console()) as emit:
+def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
+    """One line at each start and end of a step, in the function's log, without the secrets ``hidden``."""
+    with progress.watch(progress.console(), hidden) as emit:
         yield emit
 
 

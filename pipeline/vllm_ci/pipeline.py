@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import BuildError, ConfigError, ErroredError, VllmCiError
-from vllm_ci.domain.events import Emit, Event, Finished, Started
+from vllm_ci.domain.errors import BuildError, ConfigError, EngineError, ErroredError, ServiceError
+from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
 from vllm_ci.domain.project import Project, cache_key
-from vllm_ci.domain.report import Report, StageResult
 from vllm_ci.domain.stage import StageSpec
-from vllm_ci.domain.variant import Matrix, Variant
-from vllm_ci.engine import Engine
+from vllm_ci.domain.startup_cause import startup_cause
+from vllm_ci.domain.variant import Matrix
+from vllm_ci.engine import Engine, single_error
+from vllm_ci.pipeline_record import SUMMARIES, Record, Run
 from vllm_ci.programs import FOLDER as PROGRAMS
 from vllm_ci.stages import STAGES, reading
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
+
+__all__ = ["Built", "Record", "Run", "Source", "build", "model", "run", "serve", "service", "test"]
 
 _BUILD_TIMEOUT_S = 3 * 3600.0
 
@@ -41,6 +44,7 @@ class Source:
         project: The folder of the configuration file.
         model: Folder of the checkpoint, when the project names one by path.
         changed: What differs from the base branch; ``None`` when nobody looked.
+        secrets: Values of the secrets that the project names, by the name of their variable.
     """
 
     commit: Commit
@@ -48,6 +52,7 @@ class Source:
     project: Directory
     model: Directory | None = None
     changed: Changes | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +71,6 @@ class Built:
     facts: Directory
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A report and the files behind it.
-
-    Attributes:
-        report: What was found.
-        outputs: Directories that the programs of each stage wrote.
-        logs: Logs by name (``build``, ``server``).
-    """
-
-    report: Report
-    outputs: Mapping[str, tuple[Directory, ...]] = field(default_factory=dict)
-    logs: Mapping[str, str] = field(default_factory=dict)
 
 
 async def build(engine: Engine, project: Project, source: Source, emit: Emit) -> Built:
@@ -105,8 +95,11 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
             )
         )
         if not outcome:
-            kind = ConfigError if outcome.exit_code == ConfigError.exit_code else BuildError
-            raise kind("the image could not be built", why=reading.tail(outcome.log), remedy="mend what that says")
+            told = _told(outcome.log)
+            message = f"{SUMMARIES['build']}: {told['message']}"
+            if outcome.exit_code == ConfigError.exit_code:
+                raise ConfigError(message, why=told["why"], remedy=told["remedy"])
+            raise BuildError(message, why=told["why"], remedy=told["remedy"], log=outcome.log)
         summary = json.loads(await outcome.output.read("build.json"))
         config = json.loads(await outcome.output.read("config.json"))
         image = summary["image"]
@@ -141,7 +134,9 @@ async def model(
             )
         )
         if not outcome:
-            raise ErroredError("the tiny model could not be made", why=reading.tail(outcome.log), remedy="vllm-ci doctor")
+            told = _told(outcome.log)
+            message = f"{SUMMARIES['model']}: {told['message']}"
+            raise ErroredError(message, why=told["why"], remedy=told["remedy"], log=outcome.log)
         done("reused" if outcome.reused else "made")
     return outcome.output
 
@@ -184,88 +179,160 @@ async def serve(engine: Engine, project: Project, source: Source, emit: Emit) ->
         yield built, held
 
 
-async def run(engine: Engine, project: Project, source: Source, emit: Emit, matrix: Matrix | None = None) -> Run:
+async def run(
+    engine: Engine,
+    project: Project,
+    source: Source,
+    emit: Emit,
+    matrix: Matrix | None = None,
+    record: Record | None = None,
+) -> Run:
     """Build, serve, test, report; with a matrix also against its other servers, one after another.
 
-    A stage that breaks or a server that dies is part of the report; what keeps the stages from starting at all is raised.
+    Whatever breaks is part of the report: a stage, a server that dies, and what keeps stages from being run at all.
+
+    Args:
+        engine: Where everything runs.
+        project: What is wanted.
+        source: Its files.
+        emit: Is told of each step.
+        matrix: Other servers to test.
+        record: Takes down what is found, for a caller who may stop the run before its end; it has ``emit`` itself.
 
     Raises:
-        BuildError: There is no image.
-        ServiceError: The server never became ready.
+        ConfigError: What was asked for cannot be built.
     """
-    clock = _Clock(emit)
-    built = await build(engine, project, source, clock)
-    checkpoint = await model(engine, project, source, built.image, clock)
+    record = record or Record(emit=emit)
+    record.engine, record.commit, record.rows = engine.name, source.commit, rows(project, matrix)
+    with record.watching("build"):
+        built = await build(engine, project, source, record)
+        record.image = built.image
+    if record.problem is not None:
+        return record.run()
+    runner = record.runner = Runner(engine=engine, emit=record)
     base = StageContext(
         spec=StageSpec(name=""),
         commit=source.commit,
         image=built.image,
         model=project.model.served_name,
         api_key_env=project.server.api_key_env,
+        secrets=source.secrets,
         source=source.project,
-        tools=await _tools(engine),
         image_facts=built.facts,
         changed=source.changed,
     )
-    runner = Runner(engine=engine, emit=clock)
-    logs: dict[str, str] = {}
 
-    async def without_server() -> None:
-        for spec in project.stages:
-            if not STAGES[spec.name].needs_server:
-                await runner.run(replace(base, spec=spec))
+    async def look() -> None:
+        with contextlib.suppress(EngineError):  # a report without these facts says that they are unknown
+            record.hardware = await engine.hardware()
 
-    async def with_server() -> None:
-        async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, clock) as held:
-            for spec in project.stages:
-                if STAGES[spec.name].needs_server:
-                    await runner.run(replace(base, spec=spec, service=held), held)
-            logs["server"] = await held.log()
-
+    inside = [replace(base, spec=spec) for spec in project.stages if not STAGES[spec.name].needs_server]
+    outside = [replace(base, spec=spec) for spec in project.stages if STAGES[spec.name].needs_server]
     # What needs no server runs while the server starts: that is mostly one core's work.
-    with _first_error():
+    with single_error():
         async with anyio.create_task_group() as group:
-            group.start_soon(without_server)
-            if any(STAGES[spec.name].needs_server for spec in project.stages):
-                group.start_soon(with_server)
-    skipped: dict[str, str] = {}
-    for variant in matrix.variants if matrix else ():
-        specs = [spec for spec in project.stages if matrix and spec.name in matrix.stages and STAGES[spec.name].needs_server]
-        capabilities = engine.capabilities
-        if reason := variant.impossible(project, gpus=capabilities.gpus, cores=capabilities.cores):
-            skipped |= {f"{spec.name}@{variant.name}": reason for spec in specs}
-            continue
-        context = replace(base, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
-        logs |= await _variant(runner, variant, project, source, built, [replace(context, spec=spec) for spec in specs])
-    report = clock.report(engine, runner, source.commit, built.image)
-    return Run(report=replace(report, skipped=skipped), outputs=runner.outputs, logs=logs)
+            group.start_soon(_inside, runner, inside)
+            group.start_soon(_against, record, project, source, built, outside)
+            group.start_soon(look)
+    if matrix is not None and record.problem is None:
+        await _variants(record, matrix, project, source, built, outside)
+    return record.run()
 
 
-async def _variant(
-    runner: Runner, variant: Variant, project: Project, source: Source, built: Built, contexts: Sequence[StageContext]
-) -> dict[str, str]:
-    """Run stages against one server of a matrix; one that does not start is an errored row of each stage. Its log, by name."""
-    engine, name, served = runner.engine, variant.name, variant.of(project)
+def rows(project: Project, matrix: Matrix | None = None) -> list[str]:
+    """Names of the results that a run is going to have."""
+    names = [spec.name for spec in project.stages]
+    served = [name for name in names if matrix and name in matrix.stages and STAGES[name].needs_server]
+    return [*names, *(f"{name}@{variant.name}" for variant in (matrix.variants if matrix else ()) for name in served)]
+
+
+async def _inside(runner: Runner, contexts: Sequence[StageContext]) -> None:
+    """Run the stages that look into the image."""
+    if not contexts:
+        return
     try:
-        checkpoint = await model(engine, served, source, built.image, runner.emit, f"model@{name}")
-        spec = service(engine, served, built, checkpoint)
-        async with _held(engine, spec, name, runner.emit, f"server@{name}") as held:
-            for context in contexts:
-                await runner.run(replace(context, service=held), held, row=f"{context.spec.name}@{name}")
-            return {f"server@{name}": await held.log()}
+        tools = await _tools(runner.engine)
     except ErroredError as error:
         for context in contexts:
-            runner.could_not(f"{context.spec.name}@{name}", str(error))
-        return {}
+            runner.could_not(context.spec.name, str(error))
+        return
+    for context in contexts:
+        await runner.run(replace(context, tools=tools))
 
 
-async def test(engine: Engine, stages: Sequence[StageSpec], context: StageContext, emit: Emit) -> Run:
-    """Test the server at ``context.url``, whoever runs it: stages that need an image are left out by the caller."""
-    clock = _Clock(emit)
-    runner = Runner(engine=engine, emit=clock)
+async def _against(
+    record: Record, project: Project, source: Source, built: Built, contexts: Sequence[StageContext], at: str = ""
+) -> None:
+    """Run stages against one server; one that does not start is the run's problem. ``at`` names a server of a matrix."""
+    if not contexts:
+        return
+    runner = _runner(record)
+    async with contextlib.AsyncExitStack() as stack:
+        checkpoint, held = None, None
+        with record.watching(f"model{at}"):
+            checkpoint = await model(runner.engine, project, source, built.image, record, f"model{at}")
+        if record.problem is not None:
+            return
+        spec, name = service(runner.engine, project, built, checkpoint), f"server{at}"
+        with record.watching(name):
+            what = at[1:] or project.model.served_name
+            held = await stack.enter_async_context(_held(runner.engine, spec, what, record, name))
+        if held is None:
+            return
+        record.services[name] = held
+        for context in contexts:
+            await runner.run(replace(context, service=held), held, row=f"{context.spec.name}{at}")
+        record.logs[name] = await held.log()
+        del record.services[name]
+
+
+def _runner(record: Record) -> Runner:
+    if record.runner is None:
+        raise EngineError("no stage can run before there is an image", remedy="call pipeline.run")
+    return record.runner
+
+
+async def _variants(
+    record: Record, matrix: Matrix, project: Project, source: Source, built: Built, contexts: Sequence[StageContext]
+) -> None:
+    """Run stages against the servers of a matrix; one that does not start is an errored row of each stage that it was for."""
+    runner = _runner(record)
+    for variant in matrix.variants:
+        at = f"@{variant.name}"
+        chosen = [
+            replace(context, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
+            for context in contexts
+            if context.spec.name in matrix.stages
+        ]
+        capabilities = runner.engine.capabilities
+        if reason := variant.impossible(project, gpus=capabilities.gpus, cores=capabilities.cores):
+            record.skipped |= {f"{context.spec.name}{at}": reason for context in chosen}
+            continue
+        await _against(record, variant.of(project), source, built, chosen, at)
+        problem, record.problem = record.problem, None
+        if problem is not None:
+            told = f"{problem.not_run}\n  why: {problem.explanation}\n  do:  {problem.change}"
+            for context in chosen:
+                runner.could_not(f"{context.spec.name}{at}", told)
+
+
+async def test(
+    engine: Engine,
+    stages: Sequence[StageSpec],
+    context: StageContext,
+    emit: Emit,
+    record: Record | None = None,  # noqa: PT028 - a verb of ours, no test
+) -> Run:
+    """Test the server at ``context.url``, whoever runs it: stages that need an image are left out by the caller.
+
+    Nothing is known of the machine that the server runs on, and the report has no facts about it.
+    """
+    record = record or Record(emit=emit)
+    record.engine, record.rows = engine.name, [spec.name for spec in stages]
+    runner = record.runner = Runner(engine=engine, emit=record)
     for spec in stages:
         await runner.run(replace(context, spec=spec))
-    return Run(report=clock.report(engine, runner, None, None), outputs=runner.outputs)
+    return record.run()
 
 
 async def _tools(engine: Engine) -> Directory:
@@ -279,32 +346,58 @@ async def _tools(engine: Engine) -> Directory:
 
 @asynccontextmanager
 async def _held(engine: Engine, spec: ServiceSpec, what: str, emit: Emit, step: str = "server") -> AsyncIterator[Service]:
+    """Hold a server; one that does not start is explained from its log.
+
+    Raises:
+        ServiceError: It did not become ready; the message has the cause, the log is with it.
+    """
     emit(Started(step=step, detail=f"vLLM with {what}"))
     begun = time.monotonic()
-    async with engine.serve(spec) as held:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            held = await stack.enter_async_context(engine.serve(spec))
+        except ServiceError as error:
+            raise _explained(error) from error
         detail = f"first completion after {held.ready_s:.1f} s"
         emit(Finished(step=step, seconds=time.monotonic() - begun, detail=detail))
         yield held
 
 
-def _place(result: StageResult) -> tuple[bool, int]:
-    """Stages in their order, the rows of a matrix after them in the order they ran."""
-    stage, at, _ = result.name.partition("@")
-    return bool(at), 0 if at else list(STAGES).index(stage)
+def _explained(error: ServiceError) -> ServiceError:
+    """What an engine says of a server that did not start, with the cause out of its log."""
+    summary = SUMMARIES["server"]
+    if not error.log and error.ended is None:  # it was not even tried: the engine's own words are the cause
+        return ServiceError(f"{summary}: {error.message}", why=error.why, remedy=error.remedy)
+    cause = startup_cause(error.log, exit_code=error.ended)
+    if error.ended is None:
+        asked = error.why.partition("\nthe end of")[0]
+        told = f"{cause.explanation} It said: {cause.line}" if cause.explanation else f"the last line of its log: {cause.line}"
+        why = f"{asked}\n{told}"
+        return ServiceError(f"{summary}: {error.message}", why=why, remedy=cause.change or error.remedy, log=error.log)
+    return ServiceError(
+        f"{summary}: {cause.line}",
+        why=cause.explanation or f"no known reason (exit code {error.ended}); {cause.process or 'the server'} says that itself",
+        remedy=cause.change or error.remedy,
+        log=error.log,
+        ended=error.ended,
+    )
 
 
-@contextmanager
-def _first_error() -> Iterator[None]:
-    """Raise the first error of ours out of a task group's collection of them."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        ours, _ = group.split(VllmCiError)
-        while ours is not None and isinstance(ours.exceptions[0], BaseExceptionGroup):
-            ours = ours.exceptions[0]
-        if ours is None:
-            raise
-        raise ours.exceptions[0] from group
+def _told(log: str) -> dict[str, str]:
+    """What a command of this tool said when it broke, as its error has it; the end of its log where it said nothing."""
+    _, found, said = f"\n{log}".rpartition("\nvllm-ci: ")
+    if not found:
+        cause = startup_cause(log)
+        return {
+            "message": cause.line,
+            "why": cause.explanation or reading.tail(log),
+            "remedy": cause.change or "vllm-ci doctor",
+        }
+    message, _, rest = said.partition("\n  why: ")
+    why, _, remedy = rest.partition("\n  do:  ")
+    if not rest:
+        message, _, remedy = said.partition("\n  do:  ")
+    return {"message": message.strip(), "why": why.strip(), "remedy": remedy.strip()}
 
 
 @contextmanager
@@ -315,33 +408,3 @@ def _step(emit: Emit, step: str, detail: str) -> Iterator[Callable[[str], None]]
     said: list[str] = []
     yield said.append
     emit(Finished(step=step, seconds=time.monotonic() - begun, detail=" ".join(said)))
-
-
-@dataclass(kw_only=False)
-class _Clock:
-    """Passes events on and keeps the seconds of every step."""
-
-    emit: Emit
-    seconds: dict[str, float] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self.seconds[event.step] = round(event.seconds, 3)
-        self.emit(event)
-
-    def report(self, engine: Engine, runner: Runner, commit: Commit | None, image: ImageRef | None) -> Report:
-        results = tuple(sorted(runner.results.values(), key=_place))
-        server = {key: value for result in results for key, value in result.facts.items()}
-        return Report(
-            commit=commit,
-            image=image,
-            engine=engine.name,
-            server=server,
-            stages=results,
-            started_at=self.started_at,
-            seconds=round(time.monotonic() - self.begun, 3),
-            timings=self.seconds,
-            double=bool(server.get("double")),
-        )

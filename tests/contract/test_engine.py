@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from vllm_ci.domain.errors import EngineError, ServiceError
-from vllm_ci.domain.program import Program, ServiceSpec
+from vllm_ci.domain.program import Outcome, Program, ServiceSpec
 from vllm_ci.engine import Engine
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +167,48 @@ async def test_programs_run_side_by_side(engine: Engine) -> None:
             group.start_soon(run, "left", "right")
             group.start_soon(run, "right", "left")
     assert outcomes == [True, True]
+
+
+async def test_a_program_that_is_stopped_ends_at_once_and_says_so(engine: Engine) -> None:
+    stop = anyio.Event()
+    outcomes: list[Outcome] = []
+    code = "import sys,time; open(sys.argv[1] + '/early', 'w').write('kept'); print('up', flush=True); time.sleep(600)"
+
+    async def run() -> None:
+        outcomes.append(await engine.run(python(code, "{out}"), stop=stop))
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            await anyio.sleep(3)
+            stop.set()
+    (outcome,) = outcomes
+    assert outcome.stopped
+    assert not outcome
+    assert not outcome.timed_out
+    if engine.name == "host":  # others cannot read the files of a command that has not ended
+        assert await outcome.output.read("early") == b"kept"
+        assert "up" in outcome.log
+
+
+async def test_an_engine_tells_the_machine_that_its_programs_run_on(engine: Engine) -> None:
+    facts = await engine.hardware()
+    code = "import os,platform; print(len(os.sched_getaffinity(0)), platform.machine())"
+    seen = (await engine.run(python(code))).log.split()
+    assert [str(facts["cores"]), facts["machine"]] == seen[-2:]
+    assert isinstance(facts["memory_bytes"], int)
+    assert facts["memory_bytes"] > 2**20
+    assert set(facts) <= {"system", "machine", "cpu", "cores", "memory_bytes", "gpus", "python"}
+
+
+@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "HOME", "PATH=CONTRACT_SECRET"])
+async def test_a_secret_that_would_replace_what_a_program_needs_is_refused(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("CONTRACT_SECRET", "correct horse")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    with pytest.raises(EngineError, match="another name"):
+        await engine.run(python("pass", secrets=(name,)))
 
 
 async def test_cancelling_a_run_ends_what_it_started(engine: Engine) -> None:

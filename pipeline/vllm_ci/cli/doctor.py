@@ -111,9 +111,9 @@ def _dagger() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    from vllm_ci.cli import hardware
+    from vllm_ci.engines import machine
 
-    names = hardware.gpus()
+    names = machine.gpus()
     devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
     if names:
         yield Finding(about="gpu", ok=True, found="; ".join(names))

@@ -14,6 +14,7 @@ from vllm_ci.cli import options
 from vllm_ci.config.load import FILE_NAME, Loaded
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engines import choose
 from vllm_ci.stages import STAGES
@@ -61,6 +62,8 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
             )
     chosen = named or tuple(name for name in config.stages.enabled() if STAGES[name].needs_server)
     key = str(context.params.get("api_key_env") or config.server.api_key_env)
+    if key and (reason := refusal_of_secret(key)):
+        raise UsageError(f"--api-key-env {key} cannot be used", why=reason, remedy="export the key under another name")
     if key and key not in os.environ:
         raise UsageError(f"the environment has no variable {key}", remedy=f"export {key}=... before the call")
     return Foreign(

@@ -4,55 +4,87 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import anyio
+import anyio.abc
 
 from vllm_ci.domain.errors import Interrupted
 
 _Result = TypeVar("_Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# CI systems send SIGKILL about ten seconds after the first signal.
+_SAVE_WITHIN_S = 9.0
+
+Stopping = Callable[[str], Awaitable[None]]
+"""Is told the name of the signal (``SIGTERM``), and gets a few seconds to save what is known."""
 
 
-def run(main: Callable[[], Awaitable[_Result]]) -> _Result:
+def run(main: Callable[[], Awaitable[_Result]], stopping: Stopping | None = None) -> _Result:
     """Result of ``main()``.
 
-    The first signal cancels it, and what it holds is stopped; a second one leaves at once (supervisors then stop what is left).
+    At the first signal ``stopping`` is called, then ``main`` is cancelled, and what it holds is stopped. A second signal leaves
+    at once (supervisors then stop what is left).
 
     Raises:
         Interrupted: A signal came.
     """
-    return anyio.run(_run, main)
+    return anyio.run(_Command(main=main, stopping=stopping).run)
 
 
-async def _run(main: Callable[[], Awaitable[_Result]]) -> _Result:
-    results: list[_Result] = []
-    errors: list[Exception] = []
-    caught: list[str] = []
+@dataclass(kw_only=True)
+class _Command(Generic[_Result]):
+    main: Callable[[], Awaitable[_Result]]
+    stopping: Stopping | None
+    results: list[_Result] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    caught: str = ""
 
-    async def work(done: Callable[[], None]) -> None:
+    async def run(self) -> _Result:
+        saved = anyio.Event()
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            async with anyio.create_task_group() as around:
+                async with anyio.create_task_group() as inside:
+                    around.start_soon(self._listen, signals, around, inside.cancel_scope, saved)
+                    inside.start_soon(self._work)
+                if self.caught:
+                    await saved.wait()
+                around.cancel_scope.cancel()
+        if self.caught:
+            why = f"in stopping: {self.errors[0]}" if self.errors else ""
+            raise Interrupted(f"stopped by {self.caught}", why=why, remedy="nothing is left running; call it again")
+        if self.errors:
+            raise self.errors[0]
+        return self.results[0]
+
+    async def _work(self) -> None:
         try:
-            results.append(await main())
-        except Exception as error:  # noqa: BLE001 - raised again below, outside the group's wrapping
-            errors.append(error)
+            self.results.append(await self.main())
+        except Exception as error:  # noqa: BLE001 - raised again above, outside the group's wrapping
+            self.errors.append(error)
+
+    async def _listen(
+        self,
+        signals: AsyncIterator[signal.Signals],
+        group: anyio.abc.TaskGroup,
+        work: anyio.CancelScope,
+        saved: anyio.Event,
+    ) -> None:
+        async for number in signals:
+            if self.caught:
+                os._exit(Interrupted.exit_code)
+            self.caught = signal.Signals(number).name
+            group.start_soon(self._save, work, saved)
+
+    async def _save(self, work: anyio.CancelScope, saved: anyio.Event) -> None:
+        try:
+            if self.stopping is not None:
+                with anyio.move_on_after(_SAVE_WITHIN_S):
+                    await self.stopping(self.caught)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.errors.append(error)
         finally:
-            done()
-
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
-        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
-
-            async def listen() -> None:
-                async for number in signals:
-                    if caught:
-                        os._exit(Interrupted.exit_code)
-                    caught.append(signal.Signals(number).name)
-                    inner.cancel_scope.cancel()
-
-            outer.start_soon(listen)
-            inner.start_soon(work, outer.cancel_scope.cancel)
-    if caught:
-        raise Interrupted(f"stopped by {caught[0]}", why="a signal came", remedy="nothing is left running; call it again")
-    if errors:
-        raise errors[0]
-    return results[0]
+            saved.set()
+            work.cancel()

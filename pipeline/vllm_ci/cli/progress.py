@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.live import Live
@@ -14,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_ci.domain.events import Emit, Event, Finished, Started
-from vllm_ci.domain.report import CaseStatus, Report, Verdict
+from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
+from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
+_PROBLEM = {"cause": "bold", "do": "green"}
 COLOURS = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
@@ -32,14 +35,22 @@ def console() -> Console:
 
 
 @contextmanager
-def watch(screen: Console) -> Iterator[Emit]:
-    """Show the events of a pipeline for as long as the context lasts."""
+def watch(screen: Console, secrets: Iterable[str] = ()) -> Iterator[Emit]:
+    """Show the events of a pipeline for as long as the context lasts, without the values of ``secrets``."""
+    hidden = tuple(secret for secret in secrets if secret)
     if not screen.is_terminal:
-        yield _Lines(screen)
+        yield _without(hidden, _Lines(screen))
         return
     display = _Live(screen)
     with Live(get_renderable=display.table, console=screen, refresh_per_second=8, transient=True, redirect_stdout=False):
-        yield display
+        yield _without(hidden, display)
+
+
+def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
+    """Pass events on without secrets: a server's own words may hold some."""
+    if not hidden:
+        return emit
+    return lambda event: emit(replace(event, detail=redacted(event.detail, hidden)))
 
 
 class _Lines:
@@ -115,9 +126,11 @@ def table(report: Report) -> Table:
 
 
 def close(screen: Console, report: Report, folder: str) -> None:
-    """The end of a run: what failed, the table, the digest, the folder."""
+    """The end of a run: what kept it from ending, what failed, the table, the digest, the folder."""
+    if report.problem is not None:
+        _problem(screen, report.problem, folder)
     for stage in report.stages:
-        if stage.message:
+        if stage.message and not report.is_explained(stage):
             screen.print(Text(f"\n{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
             screen.print(Text(stage.message))
         for case in stage.cases:
@@ -132,3 +145,21 @@ def close(screen: Console, report: Report, folder: str) -> None:
         screen.print(Text("image    ").append(report.image.reference))
     screen.print(Text("report   ").append(folder))
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
+
+
+def _problem(screen: Console, problem: Problem, folder: str) -> None:
+    """One clear statement above everything else."""
+    screen.print()
+    screen.print(Text(problem.summary, style="bold red"))
+    log = f"{folder}/{problem.log}" if problem.log else ""
+    told = {"cause": problem.cause, "why": problem.explanation, "do": problem.change, "log": log}
+    if screen.is_terminal:  # wrapped beside the labels
+        made = Table.grid(padding=(0, 1))
+        for name, text in told.items():
+            if text:
+                made.add_row(Text(f"  {name:<6}", style="dim"), Text(text, style=_PROBLEM.get(name, ""), overflow="fold"))
+        screen.print(made, soft_wrap=False)
+        return
+    for name, text in told.items():
+        if text:
+            screen.print(Text(f"  {name:<6} {text}"))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.errors import ErroredError
+
+if TYPE_CHECKING:  # loaded when a command runs
+    from rich.console import Console
+
+    from vllm_ci import pipeline
 
 _STAGE = {"multiple": True, "metavar": "NAME", "help": "Run only this stage; repeat for several."}
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets one folder per run."}
@@ -61,7 +68,7 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
     from vllm_ci import pipeline
-    from vllm_ci.cli import interruptible, progress
+    from vllm_ci.cli import progress
     from vllm_ci.cli.opened import open_project
     from vllm_ci.engines import choose, open_engine
 
@@ -73,47 +80,81 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
         screen.print("the work tree is dirty: its image can be tested, never published", style="yellow")
 
     variants = opened.loaded.config.matrix.domain() if matrix else None
+    directory = opened.loaded.folder / opened.loaded.config.report.directory
 
-    async def main() -> pipeline.Run:
+    async def main(record: pipeline.Record) -> pipeline.Run:
+        record.engine, record.commit, record.rows = name, opened.commit, pipeline.rows(opened.project, variants)
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
-            return await pipeline.run(engine, opened.project, opened.source(engine), emit, variants)
+            return await pipeline.run(engine, opened.project, opened.source(engine), record.emit, variants, record)
 
-    with progress.watch(screen) as emit:
-        result = interruptible.run(main)
-    return _close(result, opened.loaded.folder / opened.loaded.config.report.directory, opened.secrets, as_json)
+    return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
 
 
 def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
     import os
 
     from vllm_ci import pipeline
-    from vllm_ci.cli import interruptible, progress
+    from vllm_ci.cli import progress
     from vllm_ci.cli.foreign import open_foreign
+    from vllm_ci.engines import open_engine
 
     foreign = open_foreign(context, url, stages)
     screen = progress.console()
     screen.print(f"testing {url}")
 
-    async def main() -> pipeline.Run:
-        from vllm_ci.engines import open_engine
-
+    async def main(record: pipeline.Record) -> pipeline.Run:
+        record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]
         async with open_engine(foreign.engine) as engine:
             source = engine.directory(foreign.folder) if foreign.folder else None
-            return await pipeline.test(engine, foreign.stages, replace(foreign.context, source=source), emit)
+            return await pipeline.test(engine, foreign.stages, replace(foreign.context, source=source), record.emit, record)
 
-    with progress.watch(screen) as emit:
-        result = interruptible.run(main)
     key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
-    return _close(result, foreign.report_directory, (key,), as_json)
+    return _reported(main, screen, _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json))
 
 
-def _close(result: Any, directory: Path, secrets: tuple[str, ...], as_json: bool) -> int:
-    from vllm_ci.cli import hardware, progress
-    from vllm_ci.report import document, folder
+@dataclass(frozen=True, kw_only=True)
+class _Closing:
+    """Where a report goes.
 
-    report = replace(result.report, hardware=hardware.facts())
-    written = folder.write(directory, report, result.logs, secrets=secrets)
-    progress.close(progress.console(), report, str(written))
-    if as_json:
-        print_json(document.summary(report, str(written)))
-    return int(report.verdict.exit_code)
+    Attributes:
+        directory: Folder that gets one folder per run.
+        secrets: Values that must stand nowhere.
+        as_json: Print the summary on standard output.
+    """
+
+    directory: Path
+    secrets: tuple[str, ...]
+    as_json: bool
+
+    def write(self, result: pipeline.Run, screen: Console) -> int:
+        """Write the report, show its end, and return the exit code of its verdict."""
+        from vllm_ci.cli import progress
+        from vllm_ci.report import document, folder, redaction
+
+        report = redaction.redacted(result.report, self.secrets)
+        written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
+        progress.close(screen, report, str(written))
+        if self.as_json:
+            print_json(document.summary(report, str(written)))
+        return int(report.verdict.exit_code)
+
+
+def _reported(main: Callable[[pipeline.Record], Awaitable[pipeline.Run]], screen: Console, closing: _Closing) -> int:
+    """Run ``main``; whatever happens to it, interruptions too, ends in a report, configuration errors apart."""
+    from vllm_ci.cli import interruptible, progress
+    from vllm_ci.pipeline import Record
+
+    with progress.watch(screen, closing.secrets) as emit:
+        record = Record(emit=emit)
+        written: list[int] = []
+
+        async def stopping(signal: str) -> None:
+            result = await record.stop(f"interrupted by {signal}")
+            written.append(closing.write(result, screen))
+
+        try:
+            result = interruptible.run(lambda: main(record), stopping)
+        except ErroredError as error:
+            record.failed("engine", error)
+            result = record.run()
+    return closing.write(result, screen)

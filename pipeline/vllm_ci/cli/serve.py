@@ -8,6 +8,7 @@ import click
 
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.errors import ErroredError
 
 
 @click.command()
@@ -52,8 +53,25 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
             screen.print("Ctrl-C stops it")
             await servers.until_gone(service)
 
-    with servers.register(name or opened.project.name) as entry, progress.watch(screen) as emit:
-        interruptible.run(main)
+    with servers.register(name or opened.project.name) as entry, progress.watch(screen, opened.secrets) as emit:
+        try:
+            interruptible.run(main)
+        except ErroredError as error:
+            raise _with_log(error, entry.name, opened.secrets) from error
+
+
+def _with_log(error: ErroredError, name: str, secrets: tuple[str, ...]) -> ErroredError:
+    """The error, its message with the place of the full log, and both without secrets."""
+    from vllm_ci.home import home
+    from vllm_ci.report.folder import redacted
+
+    remedy = error.remedy
+    if error.log:
+        path = home() / "servers" / f"{name}.log"
+        path.write_text(redacted(error.log, secrets), encoding="utf-8")
+        remedy = f"{remedy}\n  log: {path}"
+    texts = [redacted(text, secrets) for text in (error.message, error.why, remedy)]
+    return type(error)(texts[0], why=texts[1], remedy=texts[2])
 
 
 @click.group()

@@ -19,6 +19,7 @@ import anyio
 
 from vllm_ci.domain.errors import ServiceError, UsageError
 from vllm_ci.domain.program import Service
+from vllm_ci.engine import is_gone
 from vllm_ci.filelock import LockedError, hold
 from vllm_ci.home import home
 
@@ -125,7 +126,7 @@ async def until_gone(service: Service) -> None:
     Raises:
         ServiceError: It ended by itself; the message carries the end of its log.
     """
-    while await service.alive():
+    while not await is_gone(service):
         await anyio.sleep(0.5)
     tail = "\n".join((await service.log()).splitlines()[-25:])
     raise ServiceError(

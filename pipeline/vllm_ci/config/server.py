@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
+from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
 
 
@@ -95,6 +96,21 @@ class ServerConfig(Section):
         if self.api_key_env and self.generate_api_key:
             raise ValueError("name one of api_key_env and generate_api_key, not both")
         return self
+
+    @field_validator("secrets")
+    @classmethod
+    def _harmless(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if reason := refusal_of_secret(name):
+                raise ValueError(reason)
+        return names
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _harmless_key(cls, name: str) -> str:
+        if name and (reason := refusal_of_secret(name)):
+            raise ValueError(f"{reason.partition(';')[0]}; export the API key under another name")
+        return name
 
     def domain(self) -> ServerSpec:
         """As the pipeline takes it (the port is the engine's business)."""

@@ -52,9 +52,20 @@ class ConfigError(UsageError):
 
 
 class ErroredError(VllmCiError):
-    """We could not tell: the pipeline itself broke, so nothing is known about the thing checked."""
+    """We could not tell: the pipeline itself broke, so nothing is known about the thing checked.
+
+    Args:
+        message: As in the root.
+        why: Likewise.
+        remedy: Likewise.
+        log: All that the program or service wrote that broke, for the report's folder; no part of the message.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, why: str = "", remedy: str = "", log: str = "") -> None:
+        super().__init__(message, why=why, remedy=remedy)
+        self.log = log
 
 
 class EngineError(ErroredError):
@@ -62,7 +73,19 @@ class EngineError(ErroredError):
 
 
 class ServiceError(EngineError):
-    """A service did not become ready, or died while it was needed."""
+    """A service did not become ready, or died while it was needed.
+
+    Args:
+        message: As in the root.
+        why: Likewise.
+        remedy: Likewise.
+        log: All that the service wrote.
+        ended: Exit code of its process, 128 + N for signal N; ``None`` when it still ran or was never started.
+    """
+
+    def __init__(self, message: str, *, why: str = "", remedy: str = "", log: str = "", ended: int | None = None) -> None:
+        super().__init__(message, why=why, remedy=remedy, log=log)
+        self.ended = ended
 
 
 class BuildError(ErroredError):

@@ -78,6 +78,7 @@ class Outcome:
         log: Standard output and error, interleaved, in full.
         timed_out: It was ended because ``timeout_s`` ran out.
         reused: Stands for an earlier run with the same ``cache_key``.
+        stopped: It was ended, or never started, because its caller wanted no more of it.
     """
 
     exit_code: int
@@ -86,9 +87,23 @@ class Outcome:
     log: str
     timed_out: bool = False
     reused: bool = False
+    stopped: bool = False
 
     def __bool__(self) -> bool:
-        return self.exit_code == 0 and not self.timed_out
+        return self.exit_code == 0 and not self.timed_out and not self.stopped
+
+
+@dataclass(frozen=True)
+class NoFiles:
+    """The directory of a program that was never started."""
+
+    async def read(self, name: str) -> bytes:
+        """Never: there is none."""
+        raise FileNotFoundError(name)
+
+    async def names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +155,31 @@ class Service(Protocol):
 
     async def alive(self) -> bool:
         """Whether it still runs."""
+
+
+_TAKEN = ("PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "TMPDIR", "NO_PROXY", "no_proxy", "GCONV_PATH")
+_TAKEN_PREFIXES = ("LD_", "DYLD_", "PYTHON", "VLLM_CI_", "MALLOC_", "GLIBC_")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def refusal_of_secret(secret: str, *, ours: bool = False) -> str:
+    """Why no secret can be handed through as ``NAME`` or ``NEW=NAME``; empty when it can.
+
+    A secret becomes a variable of the program's environment, and must not replace one that the program or this tool needs.
+
+    Args:
+        secret: As a program holds it.
+        ours: Names that begin with ``VLLM_CI_`` are allowed: the caller is this tool, not a configuration.
+    """
+    new, separator, old = secret.partition("=")
+    name = new if separator else secret
+    for each in (name, old) if separator else (name,):
+        if not _NAME.fullmatch(each):
+            return f"{each!r} is not the name of an environment variable"
+    if (name in _TAKEN or name.startswith(_TAKEN_PREFIXES)) and not (ours and name.startswith("VLLM_CI_")):
+        other = f"hand it through under another name: NEW={old or name}"
+        return f"{name} would replace a variable that the program itself needs; {other}"
+    return ""
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -115,6 +115,40 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
 
 
 @dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What kept stages of a run from being run: said once, above everything else.
+
+    Attributes:
+        step: Where it happened: ``build``, ``model``, ``server``, or ``interrupted`` for a run that was stopped from outside.
+        summary: What happened (``the server did not start``).
+        cause: Why, in one line of the program's own words, if that is known.
+        explanation: What that means.
+        change: What to do next.
+        log: The full log, relative to the report's folder (``logs/server.log``); empty when there is none.
+    """
+
+    step: str
+    summary: str
+    cause: str = ""
+    explanation: str = ""
+    change: str = ""
+    log: str = ""
+
+    @property
+    def line(self) -> str:
+        """Summary and cause."""
+        return f"{self.summary}: {self.cause}" if self.cause else self.summary
+
+    @property
+    def not_run(self) -> str:
+        """Message of a stage that was not run because of it."""
+        return f"not run ({self.summary})" if self.step == INTERRUPTED else f"not run: {self.line}"
+
+
+INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything a run found out; JSON, and the source of its JUnit, CTRF and HTML views.
 
@@ -122,7 +156,8 @@ class Report:
         commit: What was tested, ``None`` for a server that was only given by its URL.
         image: Which image, ``None`` likewise.
         engine: Name of the engine.
-        hardware: Facts about the machine (cpu, memory_bytes, gpus ...).
+        hardware: Facts about the machine that the server runs on (cpu, memory_bytes, gpus ...), as the engine tells them; empty
+            when nobody knows.
         server: Facts probed from the server (version, models ...).
         stages: In the order they were asked for.
         started_at: ISO 8601, UTC.
@@ -130,6 +165,7 @@ class Report:
         timings: Seconds by step (build, model, ready, ...).
         double: The server is one of our test doubles; such a report can never satisfy a gate.
         skipped: Rows of a matrix that could not be had there, by name, each with the reason; they satisfy no gate either.
+        problem: Why stages were not run, if some were not; such a report is never ``passed``.
     """
 
     commit: Commit | None
@@ -143,8 +179,18 @@ class Report:
     timings: Mapping[str, float] = field(default_factory=dict)
     double: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
+    problem: Problem | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its stages; ``errored`` without stages."""
-        return Verdict.worst(stage.verdict for stage in self.stages)
+        """The worst of its stages; ``errored`` without stages, and no better than that with a problem."""
+        verdicts = [stage.verdict for stage in self.stages]
+        return Verdict.worst([*verdicts, Verdict.ERRORED] if self.problem is not None else verdicts)
+
+    def is_explained(self, stage: StageResult) -> bool:
+        """Whether the problem says already why the stage has no result: views show the problem once, above all stages."""
+        return self.problem is not None and stage.message == self.problem.not_run
+
+    def own_message(self, stage: StageResult) -> str:
+        """Message of a stage, without what the problem says already."""
+        return f"not run ({self.problem.summary})" if self.problem and self.is_explained(stage) else stage.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -18,8 +19,8 @@ import anyio
 from vllm_ci import scratch
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
-from vllm_ci.engine import Capabilities
+from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
+from vllm_ci.engine import Capabilities, single_error
 
 try:
     import dagger
@@ -110,8 +111,43 @@ class DaggerEngine:
         with translated(f"write to {path}"):
             await _handle(directory).export(str(await anyio.Path(path).absolute()))
 
-    async def run(self, program: Program) -> Outcome:
-        """Run a program to its end; see :class:`vllm_ci.engine.Engine`."""
+    async def hardware(self) -> Mapping[str, object]:
+        """That of the machine with the engine. Its GPUs are unknown: only containers that ask for some see them."""
+        outcome = await self.run(
+            Program(name="hardware", argv=("python", "-m", "vllm_ci.engines.machine", "{out}/facts.json"), timeout_s=60.0)
+        )
+        if not outcome:
+            raise EngineError("the engine's machine cannot be looked at", why=outcome.log, remedy="see docs/dagger.md")
+        facts: dict[str, object] = json.loads(await outcome.output.read("facts.json"))
+        return {name: value for name, value in facts.items() if value or name != "gpus"}
+
+    async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
+        """Run a program to its end; see :class:`vllm_ci.engine.Engine`.
+
+        What a program wrote that was stopped is lost: a container's files can be read only when its command has ended.
+        """
+        begun = time.monotonic()
+        found: list[Outcome] = []
+
+        async def work(scope: anyio.CancelScope) -> None:
+            found.append(await self._cached(program))
+            scope.cancel()
+
+        if stop is None:
+            return await self._cached(program)
+        with single_error():
+            async with anyio.create_task_group() as group:
+                group.start_soon(work, group.cancel_scope)
+                await stop.wait()
+                group.cancel_scope.cancel()
+        ended = 128 + signal.SIGTERM
+        return (
+            found[0]
+            if found
+            else Outcome(exit_code=ended, seconds=time.monotonic() - begun, output=NoFiles(), log="", stopped=True)
+        )
+
+    async def _cached(self, program: Program) -> Outcome:
         if not program.cache_key:
             return await self._run(program, uuid.uuid4().hex)
         outcome = await self._run(program, "")
@@ -205,6 +241,8 @@ class DaggerEngine:
         for name, value in wanted.env.items():
             container = container.with_env_variable(name, fill(value, values))
         for secret in wanted.secrets:
+            if reason := refusal_of_secret(secret, ours=True):
+                raise EngineError("a secret cannot be handed through", why=reason, remedy="give it another name")
             new, _, old = secret.rpartition("=")
             container = container.with_secret_variable(new or old, self.caller.secret(old))
         return container

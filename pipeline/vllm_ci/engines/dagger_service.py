@@ -143,11 +143,14 @@ async def _started(spec: ServiceSpec, service: dagger.Service, ready: tuple[str,
                 f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
                 why=f"the last check, and the end of the log:\n{log}",
                 remedy="give it more time (server.ready_timeout_s), or a smaller model",
+                log=log,
             ) from error
         raise ServiceError(
             f"{spec.name} ended with exit code {error.exit_code} before it was ready",
             why="the end of its log:\n" + "\n".join(log.splitlines()[-25:]),
-            remedy="mend what the log names, then try it by hand: vllm-ci serve",
+            remedy="correct what the log names, then try it by hand: vllm-ci serve",
+            log=log,
+            ended=error.exit_code,
         ) from error
 
 

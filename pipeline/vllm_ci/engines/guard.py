@@ -34,6 +34,7 @@ THIS_RUN = "VLLM_CI_THIS_RUN"
 UNIQUE = "VLLM_CI_UNIQUE"  # makes a command a new one to the engine's cache
 TOKEN = "VLLM_CI_GUARD_TOKEN"  # noqa: S105 - the name of a variable
 _STOP_GRACE_S = 5.0
+_LAST_WORDS_S = 2.0
 _TAIL_CHARACTERS = 4000
 _NOT_FOUND = 127
 
@@ -65,7 +66,9 @@ class Command:
                     os.write(1, piece)
 
     def log(self) -> str:
-        """All it wrote so far."""
+        """All it wrote so far; of one that has ended, its last words too, which may still be on their way."""
+        if not self.alive():
+            self._copier.join(_LAST_WORDS_S)
         return bytes(self._kept).decode(errors="replace")
 
     def alive(self) -> bool:

@@ -23,9 +23,9 @@ import anyio.abc
 
 from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill
+from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
 from vllm_ci.engine import Capabilities
-from vllm_ci.engines import rootfs, scratch, supervise
+from vllm_ci.engines import machine, rootfs, scratch, supervise
 from vllm_ci.home import home
 
 # What a program of the tool's own environment inherits; everything else is named by the program or stays out.
@@ -82,8 +82,8 @@ class HostService:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_ended, self.process, group.cancel_scope)
                 while True:
-                    code, _ = await _run(self.ready, self.env, place, max(10.0, spec.ready_timeout_s / 4))
-                    if code == 0 and await self.alive():
+                    asked = await _run(self.ready, self.env, place, max(10.0, spec.ready_timeout_s / 4))
+                    if asked.code == 0 and await self.alive():
                         self.ready_s = time.monotonic() - started
                         group.cancel_scope.cancel()
                     await anyio.sleep(spec.ready_interval_s)
@@ -156,7 +156,11 @@ class HostEngine:
         except (OSError, shutil.Error) as error:
             raise EngineError(f"cannot write to {path}", why=str(error), remedy="free space, or name another folder") from error
 
-    async def run(self, program: Program) -> Outcome:
+    async def hardware(self) -> Mapping[str, object]:
+        """This machine's."""
+        return await anyio.to_thread.run_sync(machine.facts)
+
+    async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
         """Run a program to its end; see :class:`vllm_ci.engine.Engine`."""
         kept = home() / "outputs" / program.cache_key if program.cache_key else None
         if kept is not None and kept.is_dir():
@@ -168,12 +172,19 @@ class HostEngine:
         values |= {f"url.{name}": service.url for name, service in program.needs.items()}
         where = await self._environment(program.image, place, program.env, program.secrets, values)
         started = time.monotonic()
-        code, timed_out = await _run(where.command(program.argv, values), where.env, place, program.timeout_s)
+        ended = await _run(where.command(program.argv, values), where.env, place, program.timeout_s, stop)
         seconds = time.monotonic() - started
         log = (place / "log").read_text(errors="replace", encoding="utf-8")
-        if kept is not None and code == 0 and not timed_out:
+        if kept is not None and ended.code == 0 and not (ended.timed_out or ended.stopped):
             out = await anyio.to_thread.run_sync(scratch.keep, out, kept)
-        return Outcome(exit_code=code, seconds=seconds, output=HostDirectory(out), log=log, timed_out=timed_out)
+        return Outcome(
+            exit_code=ended.code,
+            seconds=seconds,
+            output=HostDirectory(out),
+            log=log,
+            timed_out=ended.timed_out,
+            stopped=ended.stopped,
+        )
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
@@ -233,6 +244,8 @@ class HostEngine:
             base = {"LANG": "C.UTF-8", **root.env, "HOME": str(place / "home")}
         base |= {name: fill(value, values) for name, value in env.items()}
         for secret in secrets:
+            if reason := refusal_of_secret(secret, ours=True):
+                raise EngineError("a secret cannot be handed through", why=reason, remedy="give it another name")
             name = secret.rpartition("=")[2]
             if name not in os.environ:
                 raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
@@ -270,15 +283,37 @@ async def _supervised(command: list[str], env: dict[str, str], place: Path, grac
             await _stop(process, grace_s)
 
 
-async def _run(command: list[str], env: dict[str, str], place: Path, timeout_s: float) -> tuple[int, bool]:
-    """Exit code of ``command``, and whether it had to be ended because time ran out."""
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """How a command ended: its exit code, and whether that was because time ran out or a stop was asked for."""
+
+    code: int
+    timed_out: bool = False
+    stopped: bool = False
+
+
+async def _run(
+    command: list[str], env: dict[str, str], place: Path, timeout_s: float, stop: anyio.Event | None = None
+) -> _Ended:
+    """Run ``command`` until it ends, ``timeout_s`` seconds have passed or ``stop`` is set."""
     async with _supervised(command, env, place, _STOP_GRACE_S) as process:
         with anyio.move_on_after(timeout_s) as scope:
-            await process.wait()
-        if scope.cancelled_caught:
-            await _stop(process, _STOP_GRACE_S)
+            await _end_of(process, stop)
+        stopped = process.returncode is None and not scope.cancelled_caught
+        await _stop(process, _STOP_GRACE_S)
     code = process.returncode if process.returncode is not None else 128 + signal.SIGKILL
-    return code, scope.cancelled_caught
+    return _Ended(code=code, timed_out=scope.cancelled_caught, stopped=stopped)
+
+
+async def _end_of(process: anyio.abc.Process, stop: anyio.Event | None) -> None:
+    """Wait until the process ends or ``stop`` is set."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_when_ended, process, group.cancel_scope)
+        if stop is None:
+            await anyio.sleep_forever()
+        else:
+            await stop.wait()
+            group.cancel_scope.cancel()
 
 
 async def _stop(process: anyio.abc.Process, grace_s: float) -> None:
@@ -298,7 +333,8 @@ async def _cancel_when_ended(process: anyio.abc.Process, scope: anyio.CancelScop
 
 
 async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
-    tail = "\n".join((await service.log()).splitlines()[-25:])
+    log = await service.log()
+    tail = "\n".join(log.splitlines()[-25:])
     if await service.alive():
         asked = service.place / "ready" / "log"
         answer = (
@@ -310,11 +346,14 @@ async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
             f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
             why=f"the last question whether it is got: {answer}\nthe end of its log:\n{tail}",
             remedy="give it more time (server.ready_timeout_s), or a smaller model",
+            log=log,
         )
     return ServiceError(
         f"{spec.name} ended with exit code {service.process.returncode} before it was ready",
         why=f"the end of its log:\n{tail}",
-        remedy="mend what the log names, then try it by hand: vllm-ci serve",
+        remedy="correct what the log names, then try it by hand: vllm-ci serve",
+        log=log,
+        ended=service.process.returncode,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ _STATUS = {
 
 def from_report(report: Report) -> dict[str, Any]:
     """The report as a CTRF document; ``rawStatus`` keeps our own word for each case."""
-    tests = [_test(stage, case) for stage in report.stages for case in cases_of(stage)]
+    tests = [_test(stage, case) for stage in suites_of(report) for case in cases_of(stage)]
     start = int(datetime.fromisoformat(report.started_at).timestamp() * 1000) if report.started_at else 0
     counts = {status: sum(test["status"] == status for test in tests) for status in ("passed", "failed", "skipped", "other")}
     return {
@@ -34,7 +35,7 @@ def from_report(report: Report) -> dict[str, Any]:
                 "tests": len(tests),
                 **counts,
                 "pending": 0,
-                "suites": len(report.stages),
+                "suites": len(suites_of(report)),
                 "start": start,
                 "stop": start + round(report.seconds * 1000),
             },
@@ -42,6 +43,18 @@ def from_report(report: Report) -> dict[str, Any]:
             "environment": _environment(report),
         },
     }
+
+
+def suites_of(report: Report) -> tuple[StageResult, ...]:
+    """Stages of a report, each with what it has to say itself; what kept some from being run comes first, as one of its own."""
+    stages = tuple(replace(stage, message=report.own_message(stage)) for stage in report.stages)
+    problem = report.problem
+    if problem is None:
+        return stages
+    told = (("", problem.line), ("why: ", problem.explanation), ("do: ", problem.change), ("log: ", problem.log))
+    details = "\n".join(f"{label}{text}" for label, text in told if text)
+    case = Case(name=problem.step, status=CaseStatus.ERRORED, message=problem.line, details=details)
+    return (StageResult(name="run", verdict=Verdict.ERRORED, seconds=0.0, cases=(case,)), *stages)
 
 
 def cases_of(stage: StageResult) -> tuple[Case, ...]:

@@ -45,7 +45,7 @@ def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
 
 
 def summary(report: Report, report_dir: str) -> dict[str, Any]:
-    """What ``vllm-ci run --json`` prints."""
+    """What ``vllm-ci run --json`` prints; ``problem`` is there when something kept stages from being run."""
     commit, image = report.commit, report.image
     return {
         "verdict": report.verdict.value,
@@ -55,6 +55,7 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
         "seconds": report.seconds,
         "report_dir": report_dir,
         "stages": [_stage(stage) for stage in report.stages],
+        **({"problem": asdict(report.problem)} if report.problem is not None else {}),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from vllm_ci import __version__
 from vllm_ci.domain import refs
@@ -29,9 +30,16 @@ def from_report(report: Report) -> str:
         seconds=seconds,
         facts=facts,
         short=refs.short,
+        ticked=ticked,
         version=__version__,
         longest=max(report.timings.values(), default=0.0) or 1.0,
     )
+
+
+def ticked(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    pieces = [str(escape(piece)) for piece in text.split("`")]
+    return Markup("".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)))  # noqa: S704
 
 
 def seconds(value: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult
-from vllm_ci.report.ctrf import cases_of, identity
+from vllm_ci.report.ctrf import cases_of, identity, suites_of
 
 # Characters that XML 1.0 (section 2.2) cannot hold, not even escaped.
 _INVALID = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -24,7 +24,7 @@ _ELEMENT = {
 def from_report(report: Report) -> str:
     """The report as one XML document with a suite for each stage; commit and digest are properties of every suite."""
     root = ET.Element("testsuites", {"name": "vllm-ci", "time": f"{report.seconds:.3f}"})
-    for stage in report.stages:
+    for stage in suites_of(report):
         root.append(_suite(stage, report.started_at, identity(report)))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

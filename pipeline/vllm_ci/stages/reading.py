@@ -38,7 +38,8 @@ async def read(outcome: Outcome, *, name: str, promised: int) -> Reading:
         facts = dict(document["session"])
         collected = int(document["collected"])
     except FileNotFoundError:
-        return Reading(cases=await _unfinished(outcome), trouble=f"{name} {_how_it_ended(outcome)}\n{tail(outcome.log)}")
+        cases, facts = await _unfinished(outcome)
+        return Reading(cases=cases, trouble=f"{name} {_how_it_ended(outcome)}\n{tail(outcome.log)}".rstrip(), facts=facts)
     except (ValueError, KeyError, TypeError) as error:
         return Reading(trouble=f"{name} wrote a report that cannot be read: {error!r}\n{tail(outcome.log)}")
     return Reading(cases=cases, trouble=_doubt(outcome, cases, collected, name=name, promised=promised), facts=facts)
@@ -97,7 +98,7 @@ def _case(entry: Mapping[str, Any]) -> Case:
 
 
 def _doubt(outcome: Outcome, cases: tuple[Case, ...], collected: int, *, name: str, promised: int) -> str:
-    if outcome.timed_out:
+    if outcome.timed_out or outcome.stopped:
         return f"{name} {_how_it_ended(outcome)}"
     bad = any(case.status not in (CaseStatus.PASSED, CaseStatus.SKIPPED) for case in cases)
     if outcome.exit_code not in _ENDED_WELL and not bad:
@@ -114,17 +115,20 @@ def _doubt(outcome: Outcome, cases: tuple[Case, ...], collected: int, *, name: s
 def _how_it_ended(outcome: Outcome) -> str:
     if outcome.timed_out:
         return f"was ended after {outcome.seconds:.0f} s: its time ran out"
+    if outcome.stopped:
+        return f"was stopped after {outcome.seconds:.0f} s"
     if outcome.exit_code > 128:
         return f"was killed by signal {outcome.exit_code - 128}"
     return f"ended with exit code {outcome.exit_code}"
 
 
-async def _unfinished(outcome: Outcome) -> tuple[Case, ...]:
-    """Cases of a run that did not come back: those it finished, and the one that was running."""
+async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any]]:
+    """What a run left that did not come back: the cases it finished, the one that was running, and the facts it noted."""
     try:
         lines = (await outcome.output.read("cases.jsonl")).decode(errors="replace").splitlines()
     except FileNotFoundError:
-        return ()
+        return (), {}
+    facts: dict[str, Any] = {}
     finished: dict[str, Case] = {}
     running = ""
     for line in lines:
@@ -136,9 +140,11 @@ async def _unfinished(outcome: Outcome) -> tuple[Case, ...]:
             case = _case(entry["case"])
             finished[case.name] = case
             running = ""
+        elif "session" in entry:
+            facts = dict(entry["session"])
         else:
             running = entry["running"]
     if running and running not in finished:
         message = f"was running when the program {_how_it_ended(outcome)}"
         finished[running] = Case(name=running, status=CaseStatus.ERRORED, message=message)
-    return tuple(finished.values())
+    return tuple(finished.values()), facts

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass, field, replace
 
 import anyio
 
-from vllm_ci.domain.errors import UsageError, VllmCiError
+from vllm_ci.domain.errors import EngineError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Finished, Started
-from vllm_ci.domain.program import Directory, Outcome, Service
+from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service
 from vllm_ci.domain.report import StageResult, Verdict
-from vllm_ci.engine import Engine
+from vllm_ci.domain.startup_cause import startup_cause
+from vllm_ci.engine import Engine, is_gone, single_error
 from vllm_ci.stages import STAGES
 from vllm_ci.stages.stage import StageContext
 
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
 _TAIL_LINES = 25
+_NEAR_LINES = 200
+_STOPPED = 128 + signal.SIGTERM
 
 
 @dataclass(kw_only=True)
@@ -29,12 +33,27 @@ class Runner:
         emit: Is told of each start and end.
         results: By stage.
         outputs: Directories that the programs of each stage wrote, by stage.
+        interrupted: Why it was stopped; empty while it was not.
     """
 
     engine: Engine
     emit: Emit
     results: dict[str, StageResult] = field(default_factory=dict)
     outputs: dict[str, tuple[Directory, ...]] = field(default_factory=dict)
+    interrupted: str = ""
+    _stop: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _busy: int = field(default=0, init=False)
+    _died: str = field(default="", init=False)
+
+    def stop(self, why: str) -> None:
+        """End what runs, keeping what it has found, and start nothing any more."""
+        self.interrupted = why
+        self._stop.set()
+
+    async def idle(self) -> None:
+        """Wait until no stage runs."""
+        while self._busy:
+            await anyio.sleep(0.02)
 
     async def run(self, context: StageContext, service: Service | None = None, *, row: str = "") -> None:
         """Run the stage of ``context``; a server that dies meanwhile ends it, and its verdict is then ``errored``.
@@ -45,13 +64,20 @@ class Runner:
             row: Name of the result, by default the stage's.
         """
         name = row or context.spec.name
+        if self.interrupted:
+            self.could_not(name, f"not run ({self.interrupted})")
+            return
         self.emit(Started(step=name))
         begun = time.monotonic()
-        if service is not None and not await service.alive():
-            result = await _without_server(name, service, "was gone before the stage began")
-        else:
-            result = replace(await self._guarded(context, service, name), name=name)
-        self.results[name] = result
+        self._busy += 1
+        try:
+            if service is not None and await is_gone(service):
+                result = await self._gone_before(name, service)
+            else:
+                result = replace(await self._guarded(context, service, name), name=name)
+            self.results[name] = result
+        finally:
+            self._busy -= 1
         self.emit(Finished(step=name, seconds=time.monotonic() - begun, detail=result.message, verdict=result.verdict))
 
     def could_not(self, row: str, why: str) -> None:
@@ -59,37 +85,54 @@ class Runner:
         self.results[row] = StageResult(name=row, verdict=Verdict.ERRORED, seconds=0.0, message=why)
         self.emit(Finished(step=row, seconds=0.0, detail=why, verdict=Verdict.ERRORED))
 
+    async def _gone_before(self, name: str, service: Service) -> StageResult:
+        """A dead server is explained once, by the stage it died in."""
+        if not self._died:
+            return await _without_server(name, service, "was gone before the stage began")
+        message = f"not run: the server was gone before the stage began (it died during {self._died})"
+        return StageResult(name=name, verdict=Verdict.ERRORED, seconds=0.0, message=message)
+
     async def _guarded(self, context: StageContext, service: Service | None, row: str) -> StageResult:
         found: list[StageResult] = []
+        stop = anyio.Event()
 
         async def judge(scope: anyio.CancelScope) -> None:
-            found.append(await self._judge(context, row))
+            found.append(await self._judge(context, row, stop))
             scope.cancel()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(judge, group.cancel_scope)
-            while service is not None and await service.alive():
-                await anyio.sleep(_WATCH_INTERVAL_S)
-            if service is not None:
-                # The programs notice by themselves that nobody answers; they get a moment to write that down.
-                await anyio.sleep(_LAST_WORDS_S)
-                group.cancel_scope.cancel()
-        if service is None or await service.alive():
-            return found[0]
-        died = await _without_server(context.spec.name, service, "died during the stage")
-        cases = found[0].cases if found else ()
-        return StageResult(name=died.name, verdict=died.verdict, seconds=0.0, cases=cases, message=died.message, log=died.log)
+        async def obey() -> None:
+            await self._stop.wait()
+            stop.set()
 
-    async def _judge(self, context: StageContext, row: str) -> StageResult:
+        with single_error():
+            async with anyio.create_task_group() as group:
+                group.start_soon(judge, group.cancel_scope)
+                group.start_soon(obey)
+                if service is not None:
+                    while not await is_gone(service):
+                        await anyio.sleep(_WATCH_INTERVAL_S)
+                    # The programs notice by themselves that nobody answers; they get a moment to write that down.
+                    await anyio.sleep(_LAST_WORDS_S)
+                    stop.set()
+        (result,) = found
+        if service is None or not await is_gone(service):
+            return result
+        self._died = row
+        died = await _without_server(context.spec.name, service, "died during the stage")
+        return replace(died, cases=result.cases, seconds=result.seconds)
+
+    async def _judge(self, context: StageContext, row: str, stop: anyio.Event) -> StageResult:
         name = context.spec.name
         stage = STAGES[name]
         outcomes: list[Outcome] = []
         begun = time.monotonic()
         try:
             for program in stage.programs(context):
-                outcomes.append(await self.engine.run(program))  # noqa: PERF401 - one after another
+                outcomes.append(await self._outcome(program, stop))  # noqa: PERF401 - one after another
             self.outputs[row] = tuple(outcome.output for outcome in outcomes)
-            return await stage.result(context, outcomes)
+            result = await stage.result(context, outcomes)
+            cut = self.interrupted and any(outcome.stopped for outcome in outcomes)
+            return _cut(result, self.interrupted) if cut else result
         except UsageError:
             raise
         except VllmCiError as error:
@@ -97,9 +140,28 @@ class Runner:
             seconds = time.monotonic() - begun
             return StageResult(name=name, verdict=Verdict.ERRORED, seconds=seconds, message=str(error), log=log)
 
+    async def _outcome(self, program: Program, stop: anyio.Event) -> Outcome:
+        if stop.is_set():
+            return Outcome(exit_code=_STOPPED, seconds=0.0, output=NoFiles(), log="", stopped=True)
+        return await self.engine.run(program, stop=stop)
+
+
+def _cut(result: StageResult, why: str) -> StageResult:
+    """A stage that was stopped in the middle: what it found stands, and the rest is not known."""
+    message = f"{why} before its end" if result.cases else f"not run ({why})"
+    return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message)
+
 
 async def _without_server(name: str, service: Service, how: str) -> StageResult:
-    log = await service.log()
+    try:
+        log = await service.log()
+    except EngineError as error:
+        log = f"(the log is out of reach: {error})"
+    cause = startup_cause("\n".join(log.splitlines()[-_NEAR_LINES:]))
+    # An exception that the API's process logged may be that of a request it refused, and killed nothing.
+    fatal = cause.explanation and cause.process and not cause.process.lower().startswith("api")
     tail = "\n".join(log.splitlines()[-_TAIL_LINES:])
-    message = f"the server {how}; the end of its log:\n{tail}"
+    known = f"\n  why: {cause.explanation}\n  do:  {cause.change}" if fatal else ""
+    said = f": {cause.line}{known}\nthe" if fatal else "; the"
+    message = f"the server {how}{said} end of its log:\n{tail}"
     return StageResult(name=name, verdict=Verdict.ERRORED, seconds=0.0, message=message, log=log)

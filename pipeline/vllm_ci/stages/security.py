@@ -43,7 +43,8 @@ async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
     words = [word for outcome in outcomes for word in await _canaries(outcome)]
     if context.spec.suite and not words:
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message="the cases left no list of the words they sent")
-    key = os.environ.get(context.api_key_env, "") if context.api_key_env else ""
+    name = context.api_key_env
+    key = (context.secrets.get(name) or os.environ.get(name, "")) if name else ""
     if context.api_key_env and not key:
         message = f"{context.api_key_env} has no value here: nobody can say whether the API key is in the log"
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message=message)

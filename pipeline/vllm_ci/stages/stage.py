@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm_ci.domain.changes import Changes
@@ -30,6 +30,8 @@ class StageContext:
         tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
         image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
         changed: What differs from the base branch; ``None`` when nobody looked.
+        secrets: Values of secrets by the name of their variable, for stages that look for them in logs; a key that is not
+            among them is looked up in the environment of the caller.
         tensor_parallel_size: That the server was started with; 0 when nobody knows.
         quantization: Likewise; empty when nobody knows.
     """
@@ -45,6 +47,7 @@ class StageContext:
     tools: Directory | None = None
     image_facts: Directory | None = None
     changed: Changes | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensor_parallel_size: int = 0
     quantization: str = ""
 

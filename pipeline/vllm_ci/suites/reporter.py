@@ -100,6 +100,8 @@ class Recorder:
         self._directory = directory
         self._cases: dict[str, dict[str, Any]] = {}
         self._collected = 0
+        facts: dict[str, Any] = config.stash[FACTS]
+        self._noted = dict(facts)
         self._started = time.monotonic()
         directory.mkdir(parents=True, exist_ok=True)
         for stale in ("cases.json", "cases.jsonl"):
@@ -141,6 +143,7 @@ class Recorder:
             case.update(status=status, message=_reason(report), details=details)
         if report.when == "teardown":
             self._append({"case": case})
+            self._note()
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -161,6 +164,13 @@ class Recorder:
         part.replace(self._directory / "cases.json")
         if not self._collected:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED if exitstatus == 0 else exitstatus
+
+    def _note(self) -> None:
+        """Facts of the session as well, once they are known: a run that is stopped writes no ``cases.json``."""
+        facts: dict[str, Any] = self._config.stash[FACTS]
+        if facts != self._noted:
+            self._noted = dict(facts)
+            self._append({"session": facts})
 
     def _append(self, line: dict[str, Any]) -> None:
         with (self._directory / "cases.jsonl").open("a", encoding="utf-8", errors="replace") as file:

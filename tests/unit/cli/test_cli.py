@@ -132,6 +132,14 @@ def test_a_server_that_does_not_answer_is_errored_not_failed(project: Path) -> N
     assert result["verdict"] == "errored"
     assert result["image"] is None
     assert Path(result["report_dir"], "report.html").is_file()
+    report = json.loads(Path(result["report_dir"], "report.json").read_text())
+    assert report["hardware"] == {}  # whatever machine that server runs on, it need not be this one
+
+
+def test_an_api_key_in_a_variable_that_programs_need_is_refused(project: Path) -> None:
+    done = whole(project, "test", "--url", "http://127.0.0.1:9", "--api-key-env", "PATH")
+    assert done.returncode == 2
+    assert "PATH" in done.stderr
 
 
 def test_help_and_version_load_no_pipeline() -> None:

@@ -109,3 +109,22 @@ def test_every_setting_is_described_in_the_schema() -> None:
 
     bare = [name for name, node in settings(json.loads(schema.text())) if "description" not in node and "$ref" not in node]
     assert not bare
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "VLLM_CI_HOME", "HOME=MY_TOKEN", "no name", ""]
+)
+def test_a_secret_whose_name_a_program_needs_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "vllm-ci.yaml"
+    path.write_text(f'version: 1\nserver:\n  secrets: ["HF_TOKEN", "{name}"]\n')
+    with pytest.raises(ConfigError, match=r"vllm-ci\.yaml:3"):
+        load.load(path)
+    path.write_text(f'version: 1\nserver:\n  api_key_env: "{name or "PATH"}"\n')
+    with pytest.raises(ConfigError, match=r"vllm-ci\.yaml:3"):
+        load.load(path)
+
+
+def test_secrets_may_be_handed_through_under_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "vllm-ci.yaml"
+    path.write_text("version: 1\nserver:\n  secrets: [HF_TOKEN, HF_TOKEN2=PATH]\n")
+    assert load.load(path).config.server.secrets == ["HF_TOKEN", "HF_TOKEN2=PATH"]

@@ -11,7 +11,7 @@ from dagger import dag
 
 from vllm_ci import module_work
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
-from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
 from vllm_ci.module import VllmCi
 from vllm_ci.module_work import Asked
@@ -112,3 +112,10 @@ def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
     """What is used here came late: an older SDK fails at once, not in the middle of a run."""
     for name in ("with_docker_healthcheck", "with_volatile_variable", "experimental_with_gpu"):
         assert hasattr(dagger.Container, name)
+
+
+@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONHOME", "HOME"])
+def test_a_secret_under_a_name_that_programs_need_is_refused(name: str) -> None:
+    module_work._check_names(["HF_TOKEN", GENERATED_KEY, ""])
+    with pytest.raises(UsageError, match=name):
+        module_work._check_names(["HF_TOKEN", name])

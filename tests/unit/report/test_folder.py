@@ -9,7 +9,7 @@ import pytest
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, ErroredError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+from vllm_ci.domain.report import Case, CaseStatus, Problem, Report, StageResult, Verdict
 from vllm_ci.report import document, folder, html
 
 CASES = (
@@ -127,3 +127,23 @@ def test_the_page_says_what_can_never_be_published() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "12 ms"), (3.44, "3.4 s"), (125.0, "2 min 5 s")])
 def test_times_are_written_for_people(value: float, text: str) -> None:
     assert html.seconds(value) == text
+
+
+def test_a_machine_that_is_not_known_is_said_to_be_unknown() -> None:
+    assert "unknown: the server was given by its URL" in html.from_report(replace(REPORT, hardware={}))
+    assert "unknown: the server was given by its URL" not in html.from_report(REPORT)
+
+
+def test_what_a_problem_says_is_shown_as_text_and_code_and_never_trusted() -> None:
+    problem = Problem(step="server", summary="no <b>", cause="<script>x</script>", explanation="`<i>`", change="set `a` to 1")
+    page = html.from_report(replace(REPORT, problem=problem))
+    assert "<script>x" not in page
+    assert "<code>&lt;i&gt;</code>" in page
+    assert "set <code>a</code> to 1" in page
+
+
+def test_a_report_with_a_problem_survives_json_and_is_never_passed() -> None:
+    passed = StageResult(name="unit", verdict=Verdict.PASSED, seconds=1.0)
+    report = replace(REPORT, stages=(passed,), problem=Problem(step="interrupted", summary="interrupted by SIGTERM"))
+    assert report.verdict is Verdict.ERRORED
+    assert document.from_json(json.loads(json.dumps(document.to_json(report)))) == report

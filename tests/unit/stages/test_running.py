@@ -114,6 +114,61 @@ async def test_a_server_that_lives_does_not_hold_a_stage_up(monkeypatch: pytest.
     assert runner.results["judging"].verdict is Verdict.PASSED
 
 
+@dataclass
+class Doubtful:
+    """A service that answers questions about its life as told, and lives afterwards."""
+
+    answers: list[bool]
+    name: str = "vllm"
+    url: str = "http://127.0.0.1:1"
+    ready_s: float = 0.1
+
+    async def log(self) -> str:
+        return "INFO fine"
+
+    async def alive(self) -> bool:
+        return self.answers.pop(0) if self.answers else True
+
+
+@pytest.mark.parametrize("answers", [[False], [True, False], [True, True, False, False], [False, True, False, True, False]])
+async def test_a_health_check_that_is_missed_and_then_answers_is_no_death(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bool]
+) -> None:
+    async with HostEngine() as engine:
+        runner = Runner(engine=engine, emit=lambda _: None)
+        await runner.run(stage(monkeypatch, "sleep", "0.5"), Doubtful(answers=answers))
+    assert runner.results["judging"].verdict is Verdict.PASSED
+
+
+async def test_a_server_that_died_is_explained_by_one_stage_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with HostEngine() as engine:
+        runner = Runner(engine=engine, emit=lambda _: None)
+        spec = ServiceSpec(name=WEB.name, argv=WEB.argv, ready=WEB.ready, inputs={"end": engine.directory(tmp_path)})
+        with anyio.fail_after(30):
+            async with engine.serve(spec) as service, anyio.create_task_group() as group:
+                group.start_soon(runner.run, stage(monkeypatch, "sleep", "600"), service)
+                (tmp_path / "end").touch()
+            await runner.run(stage(monkeypatch, "true"), service, row="later")
+    assert "the end of its log" in runner.results["judging"].message
+    expected = "not run: the server was gone before the stage began (it died during judging)"
+    assert runner.results["later"].message == expected
+
+
+async def test_a_stage_that_is_stopped_is_cut_and_later_ones_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with HostEngine() as engine:
+        runner = Runner(engine=engine, emit=lambda _: None)
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(runner.run, stage(monkeypatch, "sleep", "600"))
+                await anyio.sleep(0.5)
+                runner.stop("interrupted by SIGTERM")
+                await runner.idle()
+            await runner.run(stage(monkeypatch, "true"), row="later")
+    assert runner.results["judging"].message == "interrupted by SIGTERM before its end"
+    assert runner.results["later"].verdict is Verdict.ERRORED
+    assert runner.results["later"].message == "not run (interrupted by SIGTERM)"
+
+
 def test_an_engine_error_is_ours_to_catch() -> None:
     assert issubclass(EngineError, Exception)
     assert EngineError.exit_code == 3

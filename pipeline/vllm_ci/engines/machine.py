@@ -1,10 +1,15 @@
-"""Facts about this machine, for reports and for ``doctor``."""
+"""Facts about the machine that this runs on: imported where an engine is this machine, run as a program where it is another.
+
+``python -m vllm_ci.engines.machine FILE`` writes them to FILE as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 from vllm_ci import external
@@ -44,3 +49,7 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(facts()), encoding="utf-8")

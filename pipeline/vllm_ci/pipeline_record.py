@@ -1,0 +1,180 @@
+"""What a run has found so far: it becomes a report at its end, or at any moment before when it is stopped."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import anyio
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import EngineError, ErroredError
+from vllm_ci.domain.events import Emit, Event, Finished, Started
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Service
+from vllm_ci.domain.report import INTERRUPTED, Problem, Report, StageResult, Verdict
+from vllm_ci.stages import STAGES
+from vllm_ci.stages.running import Runner
+
+SUMMARIES = {
+    "build": "the image could not be built",
+    "model": "the model could not be made",
+    "server": "the server did not start",
+    "engine": "the engine could not be used",
+}
+_LOG_WITHIN_S = 2.0
+_LONGEST_DETAIL = 100  # of one line of the progress; all of it stands at the end
+# A program that is asked to end gets five seconds, and CI systems give the whole run about ten.
+_STOP_WITHIN_S = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A report and the files behind it.
+
+    Attributes:
+        report: What was found.
+        outputs: Directories that the programs of each stage wrote.
+        logs: Logs by name (``build``, ``server``).
+    """
+
+    report: Report
+    outputs: Mapping[str, tuple[Directory, ...]] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """Takes down what a run finds; passes its events on.
+
+    Attributes:
+        emit: Is told of every event.
+        engine: Name of the engine.
+        commit: What is tested, if that is known.
+        rows: Results that the run is going to have, in their order.
+        image: Once it is built.
+        hardware: Once the engine has told it.
+        runner: Once stages can run.
+        logs: By name.
+        services: Those that run, by the name of their log.
+        skipped: Rows of a matrix that cannot be had, with the reason.
+        problem: What kept stages from being run.
+    """
+
+    emit: Emit
+    engine: str = ""
+    commit: Commit | None = None
+    rows: list[str] = field(default_factory=list)
+    image: ImageRef | None = None
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    runner: Runner | None = None
+    logs: dict[str, str] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    problem: Problem | None = None
+    _seconds: dict[str, float] = field(default_factory=dict)
+    _running: dict[str, float] = field(default_factory=dict)
+    _begun: float = field(default_factory=time.monotonic)
+    _started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __call__(self, event: Event) -> None:
+        """Keep the seconds of every step, and pass the event on."""
+        if isinstance(event, Started):
+            self._running[event.step] = time.monotonic()
+        else:
+            self._running.pop(event.step, None)
+            self._seconds[event.step] = round(event.seconds, 3)
+        self.emit(event)
+
+    @contextmanager
+    def watching(self, step: str) -> Iterator[None]:
+        """Take down what breaks within as the run's problem, in place of raising it; configuration errors are still raised."""
+        try:
+            yield
+        except ErroredError as error:
+            self.failed(step, error)
+
+    def failed(self, step: str, error: ErroredError) -> None:
+        """A step that all other stages needed broke: the first one that does is the run's problem."""
+        if error.log:
+            self.logs[step] = error.log
+        problem = problem_of(step, error)
+        begun = self._running.get(step)
+        seconds = time.monotonic() - begun if begun is not None else 0.0
+        told = textwrap.shorten(problem.cause or problem.summary, _LONGEST_DETAIL, placeholder=" …")
+        self(Finished(step=step, seconds=seconds, detail=told, verdict=Verdict.ERRORED))
+        self.problem = self.problem or problem
+
+    async def stop(self, why: str) -> Run:
+        """Stop the stages that run, keeping what they found, and say what is known.
+
+        Args:
+            why: Who wanted it, as in ``interrupted by SIGTERM``.
+        """
+        if self.runner is not None:
+            self.runner.stop(why)
+            with anyio.move_on_after(_STOP_WITHIN_S):
+                await self.runner.idle()
+        for name, service in list(self.services.items()):
+            with anyio.move_on_after(_LOG_WITHIN_S):
+                try:
+                    self.logs[name] = await service.log()
+                except EngineError as error:
+                    self.logs[name] = f"(the log is out of reach: {error})"
+        self.problem = self.problem or Problem(
+            step=INTERRUPTED,
+            summary=why,
+            explanation="the run was stopped from outside before it had ended; what it had found by then is below",
+            change="call it again; where a time limit of the CI ended it, raise that limit or run fewer stages (--stage NAME)",
+        )
+        return self.run()
+
+    def run(self) -> Run:
+        """What is known now; rows without a result are errored, and say why."""
+        results = dict(self.runner.results) if self.runner is not None else {}
+        for row in self.rows:
+            if row not in results and row not in self.skipped:
+                message = self.problem.not_run if self.problem else "not run"
+                results[row] = StageResult(name=row, verdict=Verdict.ERRORED, seconds=0.0, message=message)
+        stages = tuple(sorted(results.values(), key=lambda result: _place(result.name)))
+        server = {key: value for result in stages for key, value in result.facts.items()}
+        report = Report(
+            commit=self.commit,
+            image=self.image,
+            engine=self.engine,
+            hardware=self.hardware,
+            server=server,
+            stages=stages,
+            started_at=self._started_at,
+            seconds=round(time.monotonic() - self._begun, 3),
+            timings=dict(self._seconds),
+            double=bool(server.get("double")),
+            skipped=dict(self.skipped),
+            problem=self.problem,
+        )
+        return Run(report=report, outputs=dict(self.runner.outputs) if self.runner else {}, logs=dict(self.logs))
+
+
+def problem_of(step: str, error: ErroredError) -> Problem:
+    """What to say about an error that kept stages from being run."""
+    summary = SUMMARIES.get(step.partition("@")[0], "the pipeline could not go on")
+    cause = error.message.removeprefix(summary).removeprefix(": ")
+    return Problem(
+        step=step,
+        summary=summary,
+        cause=cause,
+        explanation=error.why,
+        change=error.remedy,
+        log=f"logs/{step}.log" if error.log else "",
+    )
+
+
+def _place(row: str) -> tuple[bool, int]:
+    """Stages in their order, the rows of a matrix after them in the order they ran."""
+    stage, at, _ = row.partition("@")
+    known: Sequence[str] = list(STAGES)
+    return bool(at), 0 if at or stage not in known else known.index(stage)

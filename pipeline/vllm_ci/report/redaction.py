@@ -1,0 +1,59 @@
+"""Secrets out of a report, before anything is shown, printed or written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from vllm_ci.domain.report import Case, Problem, Report, StageResult
+from vllm_ci.report.folder import redacted as redacted_text
+
+
+def redacted(report: Report, secrets: Iterable[str]) -> Report:
+    """The report with ``***`` in place of every secret, in whatever a program wrote; names and verdicts stay."""
+    hidden = tuple(secret for secret in secrets if secret)
+    if not hidden:
+        return report
+    return replace(
+        report,
+        server=_value(report.server, hidden),
+        skipped=_value(report.skipped, hidden),
+        stages=tuple(_stage(stage, hidden) for stage in report.stages),
+        problem=_problem(report.problem, hidden) if report.problem else None,
+    )
+
+
+def _stage(stage: StageResult, hidden: tuple[str, ...]) -> StageResult:
+    return replace(
+        stage,
+        message=redacted_text(stage.message, hidden),
+        log=redacted_text(stage.log, hidden),
+        metrics=_value(stage.metrics, hidden),
+        facts=_value(stage.facts, hidden),
+        cases=tuple(_case(case, hidden) for case in stage.cases),
+    )
+
+
+def _case(case: Case, hidden: tuple[str, ...]) -> Case:
+    return replace(
+        case,
+        message=redacted_text(case.message, hidden),
+        details=redacted_text(case.details, hidden),
+        properties=_value(case.properties, hidden),
+    )
+
+
+def _problem(problem: Problem, hidden: tuple[str, ...]) -> Problem:
+    texts = {each.name: redacted_text(getattr(problem, each.name), hidden) for each in fields(problem) if each.name != "step"}
+    return replace(problem, **texts)
+
+
+def _value(value: Any, hidden: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return redacted_text(value, hidden)
+    if isinstance(value, Mapping):
+        return {key: _value(inner, hidden) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value(inner, hidden) for inner in value]
+    return value
