@@ -20,6 +20,7 @@ from dagger import dag
 
 from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
+from vllm_ci.config.stages import BUDGETED
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
@@ -46,6 +47,7 @@ class Asked:
         secrets: Those that the configuration names.
         api_key: The server's, over the configuration's.
         foreign: The server is somebody else's.
+        deep: No stage has a budget.
     """
 
     source: dagger.Directory
@@ -57,6 +59,7 @@ class Asked:
     secrets: Sequence[dagger.Secret] = ()
     api_key: dagger.Secret | None = None
     foreign: bool = False
+    deep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,12 @@ def watched() -> Iterator[Emit]:
 
 async def configuration(asked: Asked) -> Loaded:
     """The configuration of the source, with what was asked for over it."""
-    overrides = {"server.gpus": Override(value=asked.gpus, origin="argument --gpus")} if asked.gpus else {}
+    overrides: dict[str, Override] = {}
+    if asked.gpus:
+        overrides["server.gpus"] = Override(value=asked.gpus, origin="argument --gpus")
+    if asked.deep:
+        origin = "argument --deep"
+        overrides |= {f"stages.{name}.budget_s": Override(value=0.0, origin=origin) for name in BUDGETED}
     if not await asked.source.exists(asked.config):
         raise ConfigError(
             f"the source has no {asked.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"

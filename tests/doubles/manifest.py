@@ -1,6 +1,7 @@
 """What the suites hold and what their cases cost, recorded against the correct double, for ``suites/manifest.json``.
 
-``PYTHONPATH=pipeline:tests python -m doubles.manifest`` runs every case once (with the image's cases only counted) and writes it.
+``PYTHONPATH=pipeline:tests python -m doubles.manifest`` runs every case once (those of the image are only
+counted) and writes it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,16 @@ def recorded(suite: str) -> dict[str, dict[str, Any]]:
     ledger = Ledger()
     with running(Unhurried) as (url, _), _recording(ledger):
         _pytest(
-            ledger, "-p", "vllm_ci.suites.plugin", "-p", "no:timeout", "--vllm-budget", "0", "--base-url", url, str(SUITES / suite)
+            ledger,
+            "-p",
+            "vllm_ci.suites.plugin",
+            "-p",
+            "no:timeout",
+            "--vllm-budget",
+            "0",
+            "--base-url",
+            url,
+            str(SUITES / suite),
         )
     return {
         name.partition("/")[2]: {"cases": count, "rounds": ledger.rounds(name)} for name, count in sorted(ledger.cases.items())
@@ -162,9 +172,9 @@ def _recording(ledger: Ledger) -> Iterator[None]:
             return await gather(self, requests, **options)
 
     class Pool(ThreadPoolExecutor):
-        def map(self, act: Callable[..., Any], *items: Any, **options: Any) -> Iterator[Any]:
+        def map(self, fn: Callable[..., Any], *items: Any, **options: Any) -> Iterator[Any]:  # type: ignore[override]
             with ledger.at_once():
-                return iter(list(super().map(act, *items, **options)))
+                return iter(list(super().map(fn, *items, **options)))
 
     with (
         mock.patch.object(httpx.Client, "send", sent),

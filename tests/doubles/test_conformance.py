@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from doubles import suiterun, table
@@ -61,6 +63,37 @@ def test_a_defect_is_named(name: str) -> None:
     assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
     # Where everything fails, nothing is named.
     assert defect.alone or found.with_status("passed"), trouble(found)
+
+
+def _sized(case: str) -> bool:
+    """Whether a case asks for less where time is short."""
+    path, _, name = case.partition("[")[0].partition("::")
+    module = importlib.import_module(f"vllm_ci.suites.{path.removesuffix('.py').replace('/', '.')}")
+    return any(mark.name == "sized" for mark in getattr(getattr(module, name), "pytestmark", ()))
+
+
+_HARDLY_ANY_TIME_S = 0.001
+
+
+@pytest.mark.parametrize("name", [name for name, defect in DEFECTS.items() if any(map(_sized, defect.named))])
+def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
+    defect = DEFECTS[name]
+    sized = {case for case in defect.named if _sized(case)}
+    for _ in range(_TRIES):
+        found = suiterun.run(defect.make, sorted(sized), key=defect.key, budget_s=_HARDLY_ANY_TIME_S)
+        missed = sized - found.with_status("failed")
+        if not missed:
+            break
+    assert not missed, f"{defect.what} At their least size that is not named by {sorted(missed)}: {trouble(found)}"
+
+
+@pytest.mark.parametrize("suite", ["integration", "streaming"])
+def test_the_correct_server_passes_at_the_smallest_sizes(suite: str) -> None:
+    found = suiterun.run(Unhurried, [suite], budget_s=_HARDLY_ANY_TIME_S)
+    assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
+    left_out = {name for name, message in found.messages.items() if "left out for time" in message}
+    assert left_out, "nothing was left out"
+    assert len(left_out) < len(found.statuses) / 10
 
 
 def test_a_double_says_that_it_is_one() -> None:

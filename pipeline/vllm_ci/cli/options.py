@@ -82,7 +82,9 @@ def _key(value: str) -> dict[str, Any]:
 
 
 def _budget(seconds: float) -> dict[str, Any]:
-    return {f"stages.{name}.budget_s": seconds for name in ("integration", "streaming", "security")}
+    from vllm_ci.config.stages import BUDGETED
+
+    return {f"stages.{name}.budget_s": seconds for name in BUDGETED}
 
 
 # Option -> what it writes over the configuration, by dotted key.

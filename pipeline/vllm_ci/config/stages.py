@@ -11,6 +11,8 @@ from pydantic import Field
 from vllm_ci.config.section import Section
 from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 
+BUDGETED = ("integration", "streaming", "security")
+"""Stages that have a budget."""
 Severity = Literal["low", "medium", "high", "critical"]
 
 

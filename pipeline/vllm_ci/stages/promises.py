@@ -1,4 +1,4 @@
-"""A suite has to report every case that its distribution holds: one that got lost on the way must not look like one that passed."""
+"""A suite has to report every case that it holds: one that got lost on the way must not look like one that passed."""
 
 from __future__ import annotations
 

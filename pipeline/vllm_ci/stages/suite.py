@@ -60,13 +60,11 @@ class ServerStage:
     async def judged(self, context: StageContext, outcomes: Sequence[Outcome], extra: Sequence[Case] = ()) -> StageResult:
         """Cases of both runs and those that the stage itself judged."""
         names = [program.name for program in self.programs(context)]
-        readings = [
-            await self._reading(context, outcome, name) for outcome, name in zip(outcomes, names, strict=True)
-        ]
+        readings = [await self._reading(context, outcome, name) for outcome, name in zip(outcomes, names, strict=True)]
         empty = "the stage names no tests: its own cases are switched off, and paths is empty"
         result = reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
         plans = [plan for each in readings if isinstance(plan := each.facts.get("plan"), dict)]
-        return replace(result, metrics={**result.metrics, "time": plans[0]}) if plans else result
+        return _timed(result, plans[0]) if plans else result
 
     async def _reading(self, context: StageContext, outcome: Outcome, name: str) -> reading.Reading:
         if name != self.name:
@@ -104,6 +102,15 @@ class ServerStage:
             needs={"vllm": context.service} if context.service is not None else {},
             timeout_s=context.spec.timeout_s,
         )
+
+
+def _timed(result: StageResult, plan: Mapping[str, object]) -> StageResult:
+    """The result with what was planned, and with a word about what was left out: a pass of fewer cases has to say so."""
+    left_out = plan.get("left_out")
+    count = len(left_out) if isinstance(left_out, list) else 0
+    said = f"{count} cases were left out for time (budget {plan.get('budget_s'):.0f} s); run with --deep" if count else ""
+    message = "\n".join(filter(None, (result.message, said)))
+    return replace(result, message=message, metrics={**result.metrics, "time": dict(plan)})
 
 
 def options(context: StageContext) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def make(loads: Sequence[Load], speed: Speed | None, budget_s: float) -> Plan:
     fits, too_large = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (fits + too_large) / 2
-        fits, too_large = (middle, too_large) if _plan(loads, speed, budget_s, middle).estimate_s <= budget_s else (fits, middle)
+        fits, too_large = (
+            (middle, too_large) if _plan(loads, speed, budget_s, middle).estimate_s <= budget_s else (fits, middle)
+        )
     return _plan(loads, speed, budget_s, fits)
 
 
@@ -106,9 +108,7 @@ def too_late(plan: Plan, name: str, *, done: Iterable[str], elapsed_s: float) ->
 
 def _plan(loads: Sequence[Load], speed: Speed | None, budget_s: float, fraction: float, left_out: Iterable[str] = ()) -> Plan:
     sizes = {load.name: load.work.sizes(fraction) for load in loads}
-    estimates = {
-        load.name: _OWN_S + load.work.seconds(speed, sizes[load.name]) if speed is not None else 0.0 for load in loads
-    }
+    estimates = {load.name: _OWN_S + load.work.seconds(speed, sizes[load.name]) if speed is not None else 0.0 for load in loads}
     out = tuple(left_out)
 
     def place(name: str) -> tuple[bool, float]:

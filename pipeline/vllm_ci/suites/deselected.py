@@ -1,4 +1,4 @@
-"""The plugin that notes which cases the user's own arguments took out (``-k``, ``-m``, ``--deselect``). Standard library and pytest."""
+"""The plugin that notes which cases the user's own arguments took out (``-k``, ``--deselect``). Standard library and pytest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin that fits a suite into its budget: it measures the server, says how long all will take, and leaves out what does not fit.
+"""The plugin that fits a suite into its budget: it measures the server, says how long it will take, and leaves out the rest.
 
 Two marks: ``sized(tokens=(48, 12))`` for a case that may ask for less (its full and its least size; the fixture ``size`` says
 how much it is), ``deep`` for one that may be left out. Everything else always runs.

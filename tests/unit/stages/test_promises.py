@@ -67,6 +67,10 @@ def reported(suite: str, keep: Callable[[str], bool] = lambda _: True, **notes: 
     return left([case(name) for name in names if keep(name)], notes=notes)
 
 
+def without(lost: str) -> Callable[[str], bool]:
+    return lambda name: not name.startswith(lost)
+
+
 async def judged(suite: str, outcome: Outcome, *arguments: str) -> StageResult:
     context = StageContext(spec=StageSpec(name=suite, pytest_args=arguments), url="http://e")
     return await STAGES[suite].result(context, [outcome])
@@ -78,7 +82,7 @@ async def test_a_whole_suite_passes_and_one_that_lost_anything_is_errored(suite:
     functions = list(manifest.promised(suite))
     assert (await judged(suite, reported(suite))).verdict is Verdict.PASSED
     for lost in (f"{functions[0]}[0]", functions[-1], functions[0].partition("::")[0]):
-        found = await judged(suite, reported(suite, lambda name, lost=lost: not name.startswith(lost)))
+        found = await judged(suite, reported(suite, without(lost)))
         assert found.verdict is Verdict.ERRORED
         assert functions[0 if lost != functions[-1] else -1] in found.message
 
@@ -93,12 +97,11 @@ async def test_one_parameter_that_is_gone_is_noticed_and_counted() -> None:
 
 @pytest.mark.anyio
 async def test_what_the_user_deselected_is_not_missing() -> None:
-    def others(name: str) -> bool:
-        return not name.startswith(ERRORS)
-
     names = [f"{ERRORS}[{n}]" for n in range(27)]
-    assert (await judged("integration", reported("integration", others, deselected=names), "-k", "x")).verdict is Verdict.PASSED
-    few = await judged("integration", reported("integration", others, deselected=names[1:]), "-k", "x")
+    assert (
+        await judged("integration", reported("integration", without(ERRORS), deselected=names), "-k", "x")
+    ).verdict is Verdict.PASSED
+    few = await judged("integration", reported("integration", without(ERRORS), deselected=names[1:]), "-k", "x")
     assert few.verdict is Verdict.ERRORED, "arguments of the user's are no reason to count nothing"
 
 
@@ -106,7 +109,7 @@ async def test_what_the_user_deselected_is_not_missing() -> None:
     ("arguments", "lost"),
     [
         ([], ""),
-        (["--ignore-glob=*test_models.py"], "integration/test_models.py::"),
+        ([f"--ignore={SUITES}/integration/test_models.py"], "integration/test_models.py::"),
         (["-p", "unit.stages.meddling"], "integration/test_chat.py::test_says_why_it_ended"),
     ],
     ids=["chosen-by-k", "a-file-is-ignored", "another-plugin-takes-one-out"],

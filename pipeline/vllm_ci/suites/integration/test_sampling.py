@@ -11,7 +11,7 @@ pytestmark = pytest.mark.requires_capability("completions")
 
 _PROMPT = "Once upon a time there was"
 _FIXED = pytest.mark.sized(tokens=(16, 8))
-_DRAWN = pytest.mark.sized(tokens=(32, 12))
+_DRAWN = pytest.mark.sized(tokens=(32, 12), times=(6, 3))
 
 
 def said(client: Client, **parameters: object) -> object:
@@ -51,15 +51,15 @@ def test_the_same_seed_repeats_the_answer(client: Client, size: Sizes, temperatu
 @_DRAWN
 def test_different_seeds_differ_at_temperature_one(client: Client, size: Sizes) -> None:
     """A seed that is ignored, or a temperature that is, shows here."""
-    answers = {said(client, temperature=1.0, seed=seed, max_tokens=size.tokens) for seed in range(6)}
-    assert len(answers) > 1, f"6 different seeds at temperature 1 gave 6 equal answers of {size.tokens} tokens"
+    answers = {said(client, temperature=1.0, seed=seed, max_tokens=size.tokens) for seed in range(size.times)}
+    assert len(answers) > 1, f"{size.times} different seeds at temperature 1 gave equal answers of {size.tokens} tokens"
 
 
 @_DRAWN
 def test_without_a_seed_answers_vary_at_temperature_one(client: Client, size: Sizes) -> None:
     """A server that always draws the same is not drawing."""
-    answers = {said(client, temperature=1.0, max_tokens=size.tokens) for _ in range(6)}
-    assert len(answers) > 1, f"6 requests without a seed at temperature 1 gave 6 equal answers of {size.tokens} tokens"
+    answers = {said(client, temperature=1.0, max_tokens=size.tokens) for _ in range(size.times)}
+    assert len(answers) > 1, f"{size.times} requests without a seed at temperature 1 gave equal answers of {size.tokens} tokens"
 
 
 @_FIXED
@@ -95,7 +95,7 @@ def test_n_gives_that_many_choices(client: Client, size: Sizes) -> None:
     assert indices == [0, 1, 2], f"n=3 gave choices with the indices {indices}"
 
 
-@_DRAWN
+@pytest.mark.sized(tokens=(32, 12))
 def test_the_choices_of_one_request_differ(client: Client, size: Sizes) -> None:
     """Equal answers are one answer, paid for n times."""
     choices = completed(client, n=4, temperature=1.0, max_tokens=size.tokens)["choices"]

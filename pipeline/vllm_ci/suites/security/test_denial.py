@@ -120,9 +120,7 @@ def test_slow_clients_do_not_hold_the_server(client: Client, server: Server, bou
 
 
 @pytest.mark.requires_capability("completions")
-def test_a_client_that_does_not_read_holds_nobody_up(
-    client: Client, server: Server, api_key: str, bound_s: float
-) -> None:
+def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str, bound_s: float) -> None:
     """A stream that nobody reads fills buffers; others still get their answers."""
     request = streaming(server, api_key, max_tokens=1900, logprobs=5)
     with ExitStack() as stack:
@@ -135,9 +133,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
 
 
 @pytest.mark.requires_capability("completions", "metrics")
-def test_clients_that_hang_up_leave_nothing_running(
-    client: Client, server: Server, api_key: str, bound_s: float
-) -> None:
+def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str, bound_s: float) -> None:
     """Work for somebody who is gone is work that others wait for."""
     request = streaming(server, api_key, max_tokens=1500)
     for _ in range(8):

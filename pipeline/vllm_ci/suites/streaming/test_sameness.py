@@ -121,11 +121,14 @@ def test_a_system_message_reaches_a_stream(ask: Asking, endpoint: Endpoint) -> N
     # Many templates put a system message of their own where none is given, so a long one is compared with a short one.
     rules = ("You speak in short sentences about weather.", "Speak.")
     ruled_body, short_body = (
-        endpoint.body([{"role": "system", "content": rule}, {"role": "user", "content": "hello"}], max_tokens=4) for rule in rules
+        endpoint.body([{"role": "system", "content": rule}, {"role": "user", "content": "hello"}], max_tokens=4)
+        for rule in rules
     )
     with_rules = ask.stream(endpoint, ruled_body).metrics.prompt_tokens or 0
     with_few = ask.stream(endpoint, short_body).metrics.prompt_tokens or 0
-    assert with_rules > with_few, f"the prompt has {with_rules} tokens with a long system message and {with_few} with a short one"
+    assert with_rules > with_few, (
+        f"the prompt has {with_rules} tokens with a long system message and {with_few} with a short one"
+    )
     whole = ask.whole(endpoint, ruled_body).json()
     assert isinstance(whole, dict)
     expected = whole["usage"]["prompt_tokens"]
