@@ -13,7 +13,7 @@ _LONG_S = 5.0
 _OWN_S = 0.05
 """What a case costs beside the server's time."""
 _STEPS = 20
-_TOLERATED = 1.25
+_TOLERATED = 1.5
 _ENOUGH_S = 10.0
 
 
@@ -90,20 +90,12 @@ def make(loads: Sequence[Load], speed: Speed | None, budget_s: float) -> Plan:
     return _plan(loads, speed, budget_s, fits)
 
 
-def too_late(plan: Plan, name: str, *, done: Iterable[str], elapsed_s: float) -> bool:
-    """Whether a ``deep`` case that was planned no longer fits, because the server is slower than it was when it was measured.
-
-    Args:
-        plan: As it was made.
-        name: The case that would run next.
-        done: Cases that have run.
-        elapsed_s: Seconds since the first of them began.
-    """
-    if not plan.budget_s:
-        return False
-    expected_s = sum(plan.estimates_s.get(each, 0.0) for each in done)
-    slower = max(elapsed_s / expected_s, 1.0) if expected_s and elapsed_s > _ENOUGH_S else 1.0
-    return elapsed_s + slower * plan.estimates_s[name] > _TOLERATED * plan.budget_s
+def deviation(expected_s: float, elapsed_s: float) -> float | None:
+    """By what factor cases took longer than expected, where that is known well enough and is worth a new plan."""
+    if elapsed_s < _ENOUGH_S or expected_s <= 0:
+        return None
+    factor = elapsed_s / expected_s
+    return None if 1 / _TOLERATED < factor < _TOLERATED else factor
 
 
 def _plan(loads: Sequence[Load], speed: Speed | None, budget_s: float, fraction: float, left_out: Iterable[str] = ()) -> Plan:

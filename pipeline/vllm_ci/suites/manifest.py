@@ -1,6 +1,7 @@
 """What every suite holds, and what each of its cases costs: ``manifest.json``.
 
-The file is generated (``python -m doubles.manifest``). A suite that collects less than stands there has lost something on the way, and its verdict is ``errored``.
+The file is generated (``python -m doubles.manifest``). A suite that collects less than stands there has lost something on the
+way, and its verdict is ``errored``.
 """
 
 from __future__ import annotations

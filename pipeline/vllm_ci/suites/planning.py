@@ -83,9 +83,10 @@ class Planner:
         self._plan: budget.Plan | None = None
         self._speed: Speed | None = None
         self._trouble = ""
+        self._loads: dict[str, budget.Load] = {}
         self._begun: float | None = None
-        self._done: list[str] = []
-        self._deep: set[str] = set()
+        self._since = 0.0
+        self._expected_s = 0.0
         self._left_out: list[str] = []
 
     @property
@@ -126,7 +127,7 @@ class Planner:
             self._speed = found
         required = {name.strip() for name in self._config.option.vllm_require.split(",")}
         loads = [_load(item, server, required) for item in items]
-        self._deep = {load.name for load in loads if load.deep}
+        self._loads = {load.name: load for load in loads}
         self._plan = budget.make(loads, self._speed, self._config.option.vllm_budget)
         places = {name: place for place, name in enumerate(self._plan.order)}
         items.sort(key=lambda item: places[_name(item)])
@@ -162,24 +163,35 @@ class Planner:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what does not fit."""
         name = _name(item)
-        now = time.monotonic()
-        self._begun = self._begun or now
-        if self._plan is None or name not in self._plan.estimates_s:
+        if self._plan is None or name not in self._loads:
             return
-        elapsed_s = now - self._begun
-        late = name in self._deep and budget.too_late(self._plan, name, done=self._done, elapsed_s=elapsed_s)
-        if name in self._plan.left_out or late:
+        self._replan(time.monotonic())
+        del self._loads[name]
+        if name in self._plan.left_out:
             self._left_out.append(name)
-            self._note()
+            self._config.stash[FACTS]["plan"]["left_out"] = self._left_out
             pytest.skip(self._plan.why(name))
-        self._done.append(name)
+        self._expected_s += self._plan.estimates_s[name]
+
+    def _replan(self, now: float) -> None:
+        """Plan what is left again where the server turns out to be slower or faster than it was when it was measured."""
+        if self._begun is None:
+            self._begun = self._since = now
+        factor = budget.deviation(self._expected_s, now - self._since)
+        if self._plan is None or self._speed is None or factor is None or not self._plan.budget_s:
+            return
+        self._speed = self._speed.scaled(factor)
+        self._since, self._expected_s = now, 0.0
+        total_s = self._plan.budget_s
+        left_s = max(total_s - (now - self._begun), 0.001)  # 0 would be no limit
+        self._plan = replace(budget.make(list(self._loads.values()), self._speed, left_s), budget_s=total_s)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Name what was left out."""
         if self._left_out and self._plan:
             terminalreporter.section("left out for time (run with --deep)")
             for name in self._left_out:
-                terminalreporter.write_line(f"{name}  about {self._plan.estimates_s[name]:.0f} s")
+                terminalreporter.write_line(name)
 
     def _note(self) -> None:
         if self._plan is None:
@@ -189,7 +201,7 @@ class Planner:
             "budget_s": self._plan.budget_s,
             "estimate_s": round(self._plan.estimate_s, 1),
             "fraction": round(self._plan.fraction, 3),
-            "left_out": sorted({*self._plan.left_out, *self._left_out}),
+            "left_out": list(self._plan.left_out),
             "speed": self._speed.facts if self._speed else self._trouble,
         }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,12 +118,21 @@ def test_without_a_speed_everything_runs() -> None:
     assert not plan.left_out
 
 
-@pytest.mark.parametrize(("elapsed_s", "late"), [(20.0, False), (45.0, True), (200.0, True)])
-def test_a_server_that_became_slower_loses_its_deep_cases(elapsed_s: float, late: bool) -> None:
-    plan = budget.make([load("x", 400), load("y", 400, deep=True)], SPEED, 50)
-    assert not plan.left_out
-    assert budget.too_late(plan, "y", done=["x"], elapsed_s=elapsed_s) is late
-    assert not budget.too_late(replace(plan, budget_s=0), "y", done=["x"], elapsed_s=elapsed_s)
+@pytest.mark.parametrize(
+    ("expected_s", "elapsed_s", "factor"),
+    [(10.0, 12.0, None), (10.0, 30.0, 3.0), (60.0, 12.0, 0.2), (1.0, 5.0, None), (0.0, 60.0, None)],
+)
+def test_a_deviation_is_worth_a_new_plan_when_it_is_large_and_well_known(
+    expected_s: float, elapsed_s: float, factor: float | None
+) -> None:
+    assert budget.deviation(expected_s, elapsed_s) == factor
+
+
+def test_a_server_that_became_slower_loses_its_deep_cases_and_one_that_became_faster_gets_them_back() -> None:
+    rest = [load("x", 100), load("y", 400, deep=True)]
+    assert not budget.make(rest, SPEED, 50).left_out
+    assert budget.make(rest, SPEED.scaled(3), 50).left_out == ("y",)
+    assert not budget.make(rest, SPEED.scaled(3).scaled(1 / 3), 50).left_out
 
 
 def test_prompts_that_fill_the_context_cost_more_where_it_is_longer() -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from doubles.asked import Asked
+from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
+from doubles.wire import Connection, Response
+from vllm_ci.suites import budget
 
 pytest_plugins = "pytester"
 
@@ -97,3 +101,23 @@ def test_a_budget_that_is_none_is_refused(pytester: pytest.Pytester, given: str)
     pytester.makepyfile(test_mine="def test_x(): pass")
     result = pytester.runpytest("-p", "vllm_ci.suites.plugin", "-p", "no:xdist", f"--vllm-budget={given}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_a_server_that_becomes_slow_is_measured_again_by_what_its_cases_take(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tiring(Double):
+        token_s = 0.004
+
+        async def completed(self, asked: Asked, body: Json, connection: Connection) -> Response | None:
+            if self.counts["requests"] > 40:
+                self.token_s = 0.05
+            return await super().completed(asked, body, connection)
+
+    monkeypatch.setattr(budget, "_ENOUGH_S", 1.0)
+    with running(Tiring) as (url, _):
+        found, result = ran(pytester, url, "--vllm-budget", "60", "-k", f"test_streams_in_rapid_succession or {LONG}")
+    result.stdout.fnmatch_lines(["4 cases, about [12]? s (budget 60 s); *"])
+    statuses = [case["status"] for case in found["cases"]]
+    assert sorted(statuses) == ["passed", "passed", "skipped", "skipped"]
+    assert len(found["session"]["plan"]["left_out"]) == 2
