@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec
 
@@ -64,3 +64,11 @@ class Engine(Protocol):
 
     async def export(self, directory: Directory, path: Path) -> None:
         """Copy a directory's files to ``path`` on the caller's machine, which is created."""
+
+
+@runtime_checkable
+class TellsSoFar(Protocol):
+    """An engine that can be asked what a program has written before it ends. Not all can."""
+
+    def so_far(self, program: str) -> Directory | None:
+        """The output directory, as it is now, of the program that was started last under this name."""

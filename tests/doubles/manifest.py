@@ -190,6 +190,8 @@ def _exchanged(request: Any, exchange: Exchange) -> Answer | None:
         return _answer(request.path, request.body, exchange.status, exchange.body)
     stream = Stream(exchange=exchange)
     body = stream.usage or {"completion_tokens": len(stream.chunks)}
+    if exchange.stopped:  # how much came before we hung up is a matter of luck
+        body = {**body, "completion_tokens": request.stop_after_events or 1}
     return _answer(request.path, request.body, exchange.status, json.dumps({"usage": body}).encode())
 
 

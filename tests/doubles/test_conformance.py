@@ -9,7 +9,9 @@ import pytest
 from doubles import suiterun, table
 from doubles.defects import DEFECTS
 from doubles.legal import OF_STREAMS, VARIATIONS
+from doubles.manifest import recorded
 from doubles.server import Double
+from vllm_ci.suites.manifest import rounds
 
 # What the cut of a stream can touch; timing and disconnects are the same for all of them.
 TOUCHED = (
@@ -113,6 +115,17 @@ def test_the_cases_that_defects_name_exist() -> None:
     cases = {case for suite in table.SUITES for case in table.cases_of(suite)}
     named = {case.partition("[")[0] for defect in DEFECTS.values() for case in defect.named}
     assert named <= cases, f"no such cases: {sorted(named - cases)}"
+
+
+@pytest.mark.parametrize("suite", ["integration", "streaming"])
+def test_the_costs_in_the_manifest_are_those_of_the_cases(suite: str) -> None:
+    found = {
+        f"{suite}/{name}": sum(each[0] * each[1] * each[2] for each in entry["rounds"])
+        for name, entry in recorded(suite).items()
+    }
+    kept = {name: sum(each.times * each.streams * each.tokens for each in rounds(name) or ()) for name in found}
+    off = {name: (kept[name], tokens) for name, tokens in found.items() if abs(kept[name] - tokens) > 40 + 0.3 * tokens}
+    assert not off, f"tokens in the manifest and as recorded: {off}; run: PYTHONPATH=pipeline:tests python -m doubles.manifest"
 
 
 def test_the_table_in_the_documentation_is_current() -> None:

@@ -136,7 +136,7 @@ async def _unfinished(outcome: Outcome) -> tuple[Case, ...]:
             case = _case(entry["case"])
             finished[case.name] = case
             running = ""
-        else:
+        elif "running" in entry:
             running = entry["running"]
     if running and running not in finished:
         message = f"was running when the program {_how_it_ended(outcome)}"

@@ -14,6 +14,7 @@ from vllm_ci.domain.report import StageResult, Verdict
 from vllm_ci.engine import Engine
 from vllm_ci.stages import STAGES
 from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.watching import watch
 
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
@@ -68,6 +69,7 @@ class Runner:
 
         async with anyio.create_task_group() as group:
             group.start_soon(judge, group.cancel_scope)
+            group.start_soon(self._watched, context, row)
             while service is not None and await service.alive():
                 await anyio.sleep(_WATCH_INTERVAL_S)
             if service is not None:
@@ -79,6 +81,14 @@ class Runner:
         died = await _without_server(context.spec.name, service, "died during the stage")
         cases = found[0].cases if found else ()
         return StageResult(name=died.name, verdict=died.verdict, seconds=0.0, cases=cases, message=died.message, log=died.log)
+
+    async def _watched(self, context: StageContext, row: str) -> None:
+        """Tell how far the stage is while it runs."""
+        try:
+            names = [program.name for program in STAGES[context.spec.name].programs(context)]
+        except UsageError:  # told by whoever runs them
+            return
+        await watch(self.engine, names, row, self.emit)
 
     async def _judge(self, context: StageContext, row: str) -> StageResult:
         name = context.spec.name

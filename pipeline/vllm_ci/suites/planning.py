@@ -196,7 +196,7 @@ class Planner:
     def _note(self) -> None:
         if self._plan is None:
             return
-        self._config.stash[FACTS]["plan"] = {
+        plan = {
             "cases": len(self._plan.order),
             "budget_s": self._plan.budget_s,
             "estimate_s": round(self._plan.estimate_s, 1),
@@ -204,6 +204,10 @@ class Planner:
             "left_out": list(self._plan.left_out),
             "speed": self._speed.facts if self._speed else self._trouble,
         }
+        self._config.stash[FACTS]["plan"] = plan
+        recorder: Any = self._config.pluginmanager.get_plugin("vllm-ci-recorder")
+        if recorder is not None:
+            recorder.append({"plan": plan})
 
 
 def work_of(item: pytest.Item, max_model_len: int) -> Work:
