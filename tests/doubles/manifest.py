@@ -172,7 +172,7 @@ def _recording(ledger: Ledger) -> Iterator[None]:
             return await gather(self, requests, **options)
 
     class Pool(ThreadPoolExecutor):
-        def map(self, fn: Callable[..., Any], *items: Any, **options: Any) -> Iterator[Any]:  # type: ignore[override]
+        def map(self, fn: Callable[..., Any], *items: Any, **options: Any) -> Iterator[Any]:
             with ledger.at_once():
                 return iter(list(super().map(fn, *items, **options)))
 

@@ -41,7 +41,7 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_start_and_end() -> No
 def test_without_a_terminal_progress_is_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, output = shown(terminal=False)
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("vllm_ci.cli.progress.time.monotonic", lambda: now)
     with progress.watch(screen) as emit:
         emit(Started(step="integration"))
         for count in range(70):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from vllm_ci.engines.host import HostEngine
 from vllm_ci.stages import watching
 from vllm_ci.stages.watching import Tally
 
-LINES = [
+LINES: list[dict[str, Any]] = [
     {"plan": {"cases": 3, "estimate_s": 85.2}},
     {"running": "a"},
     {"case": {"name": "a", "status": "passed"}},
