@@ -86,7 +86,7 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
 
 
 @pytest.mark.requires_capability("token_ids")
-@pytest.mark.sized(tokens=(48, 16), streams=(16, 8))
+@pytest.mark.sized(tokens=(48, 24), streams=(16, 12))
 def test_tokens_that_share_a_chunk_are_all_there(
     ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
