@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import anyio
 
@@ -82,6 +82,14 @@ class Engine(Protocol):
 
     async def export(self, directory: Directory, path: Path) -> None:
         """Copy a directory's files to ``path`` on the caller's machine, which is created."""
+
+
+@runtime_checkable
+class TellsSoFar(Protocol):
+    """An engine that can be asked what a program has written before it ends. Not all can."""
+
+    def so_far(self, program: str) -> Directory | None:
+        """The output directory, as it is now, of the program that was started last under this name."""
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from vllm_ci.module_arguments import (
     AsJson,
     By,
     Checkpoint,
+    Deep,
     DryRun,
     Gpus,
     Key,
@@ -138,6 +139,7 @@ class VllmCi:
         api_key: ApiKey = None,
         server: Server = None,
         model: Model = "",
+        deep: Deep = False,
     ) -> Run:
         """Build the image of the commit, serve it, run the stages; a red run is a result with a report, too."""
         asked = Asked(
@@ -150,6 +152,7 @@ class VllmCi:
             secrets=tuple(secrets or ()),
             api_key=api_key,
             foreign=server is not None,
+            deep=deep,
         )
         async with self._call(asked) as work:
             with watched(work.hidden) as emit:
@@ -172,9 +175,10 @@ class VllmCi:
         api_key: ApiKey = None,
         server: Server = None,
         model: Model = "",
+        deep: Deep = False,
     ) -> str:
         """Build the image of the commit, serve it, run the stages, print their table; fail unless all is well."""
-        ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, api_key, server, model)
+        ran = await self.run(source, stages, variant, gpus, checkpoint, secrets, api_key, server, model, deep)
         return await ran.assert_passed()
 
     @never_cached

@@ -12,6 +12,7 @@ _IGNORED = ["**/.venv", "**/__pycache__", "**/.mypy_cache", "**/.ruff_cache", "*
 
 Source = Annotated[dagger.Directory, DefaultPath("/"), Ignore(_IGNORED), Doc("Checkout of the repository, with its .git")]
 Stages = Annotated[list[str] | None, Doc("Stages to run; by default those that the configuration enables")]
+Deep = Annotated[bool, Doc("Run every case at its full size, however long it takes: no budget")]
 Variant = Annotated[str, Doc("Shipped image spec (cpu, cuda) or path of one; by default the configuration's")]
 Gpus = Annotated[str, Doc("none, all or device numbers (0,1); by default the configuration's")]
 Checkpoint = Annotated[dagger.Directory | None, Doc("Model to serve in place of the configuration's")]

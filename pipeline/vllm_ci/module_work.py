@@ -20,6 +20,7 @@ from vllm_ci import scratch
 from vllm_ci.base_branch import of_mapping
 from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
+from vllm_ci.config.stages import BUDGETED
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
@@ -47,6 +48,7 @@ class Asked:
         secrets: Those that the configuration names.
         api_key: The server's, over the configuration's.
         foreign: The server is somebody else's.
+        deep: No stage has a budget.
     """
 
     source: dagger.Directory
@@ -58,6 +60,7 @@ class Asked:
     secrets: Sequence[dagger.Secret] = ()
     api_key: dagger.Secret | None = None
     foreign: bool = False
+    deep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,12 @@ def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
 
 async def configuration(asked: Asked) -> Loaded:
     """The configuration of the source, with what was asked for over it."""
-    overrides = {"server.gpus": Override(value=asked.gpus, origin="argument --gpus")} if asked.gpus else {}
+    overrides: dict[str, Override] = {}
+    if asked.gpus:
+        overrides["server.gpus"] = Override(value=asked.gpus, origin="argument --gpus")
+    if asked.deep:
+        origin = "argument --deep"
+        overrides |= {f"stages.{name}.budget_s": Override(value=0.0, origin=origin) for name in BUDGETED}
     if not await asked.source.exists(asked.config):
         raise ConfigError(
             f"the source has no {asked.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"

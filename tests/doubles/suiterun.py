@@ -53,8 +53,15 @@ class SuiteRun:
         return self.with_status("failed", "errored")
 
 
-def run(make: type[Double], cases: Iterable[str], *, key: bool = False) -> SuiteRun:
-    """Run cases (a suite, a file of it, or single cases as ``security/test_auth.py::test_x``) against a double of this kind."""
+def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s: float = 0) -> SuiteRun:
+    """Run cases (a suite, a file of it, or single cases as ``security/test_auth.py::test_x``) against a double of this kind.
+
+    Args:
+        make: The double.
+        cases: What to run.
+        key: It asks for an API key.
+        budget_s: Seconds; 0 for all at full size, next to nothing for all at their least size.
+    """
     with tempfile.TemporaryDirectory() as folder, _environment(key=key):
         log = Path(folder) / "server.log"
         with running(lambda: make(key=KEY if key else "", file=log)) as (url, _):
@@ -63,7 +70,7 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False) -> Suite
                 # It collects garbage at each end, which takes longer than most of what is run here.
                 *("-p", "no:unraisableexception", "-p", "no:hypothesispytest"),
                 *("-c", "/dev/null", "--rootdir", folder, "--base-url", url, "--vllm-report", folder, "-q", "--no-header"),
-                *("--vllm-server-log", str(log), "--vllm-timeout", "20"),
+                *("--vllm-server-log", str(log), "--vllm-timeout", "20", "--vllm-budget", f"{budget_s:g}"),
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from doubles import suiterun, table
 from doubles.defects import DEFECTS
 from doubles.legal import OF_STREAMS, VARIATIONS
+from doubles.manifest import recorded
 from doubles.server import Double
+from vllm_ci.suites.manifest import rounds
 
 # What the cut of a stream can touch; timing and disconnects are the same for all of them.
 TOUCHED = (
@@ -63,6 +67,37 @@ def test_a_defect_is_named(name: str) -> None:
     assert defect.alone or found.with_status("passed"), trouble(found)
 
 
+def _sized(case: str) -> bool:
+    """Whether a case asks for less where time is short."""
+    path, _, name = case.partition("[")[0].partition("::")
+    module = importlib.import_module(f"vllm_ci.suites.{path.removesuffix('.py').replace('/', '.')}")
+    return any(mark.name == "sized" for mark in getattr(getattr(module, name), "pytestmark", ()))
+
+
+_HARDLY_ANY_TIME_S = 0.001
+
+
+@pytest.mark.parametrize("name", [name for name, defect in DEFECTS.items() if any(map(_sized, defect.named))])
+def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
+    defect = DEFECTS[name]
+    sized = {case for case in defect.named if _sized(case)}
+    for _ in range(_TRIES):
+        found = suiterun.run(defect.make, sorted(sized), key=defect.key, budget_s=_HARDLY_ANY_TIME_S)
+        missed = sized - found.with_status("failed")
+        if not missed:
+            break
+    assert not missed, f"{defect.what} At their least size that is not named by {sorted(missed)}: {trouble(found)}"
+
+
+@pytest.mark.parametrize("suite", ["integration", "streaming"])
+def test_the_correct_server_passes_at_the_smallest_sizes(suite: str) -> None:
+    found = suiterun.run(Unhurried, [suite], budget_s=_HARDLY_ANY_TIME_S)
+    assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
+    left_out = {name for name, message in found.messages.items() if "left out for time" in message}
+    assert left_out, "nothing was left out"
+    assert len(left_out) < len(found.statuses) / 10
+
+
 def test_a_double_says_that_it_is_one() -> None:
     found = suiterun.run(Double, ["integration/test_models.py"])
     server = found.facts["server"]
@@ -80,6 +115,17 @@ def test_the_cases_that_defects_name_exist() -> None:
     cases = {case for suite in table.SUITES for case in table.cases_of(suite)}
     named = {case.partition("[")[0] for defect in DEFECTS.values() for case in defect.named}
     assert named <= cases, f"no such cases: {sorted(named - cases)}"
+
+
+@pytest.mark.parametrize("suite", ["integration", "streaming"])
+def test_the_costs_in_the_manifest_are_those_of_the_cases(suite: str) -> None:
+    found = {
+        f"{suite}/{name}": sum(each[0] * each[1] * each[2] for each in entry["rounds"])
+        for name, entry in recorded(suite).items()
+    }
+    kept = {name: sum(each.times * each.streams * each.tokens for each in rounds(name) or ()) for name in found}
+    off = {name: (kept[name], tokens) for name, tokens in found.items() if abs(kept[name] - tokens) > 40 + 0.3 * tokens}
+    assert not off, f"tokens in the manifest and as recorded: {off}; run: PYTHONPATH=pipeline:tests python -m doubles.manifest"
 
 
 def test_the_table_in_the_documentation_is_current() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,6 +52,8 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
     loaded = _configuration(context)
     config = loaded.config if loaded else ProjectConfig()
     specs = config.stages.specs()
+    if not loaded and (budget_s := options.budget(context)) is not None:
+        specs = {name: replace(spec, budget_s=budget_s) for name, spec in specs.items()}
     for name in named:
         if name not in specs:
             raise UsageError(f"there is no stage {name}", remedy=f"choose from {', '.join(specs)}")

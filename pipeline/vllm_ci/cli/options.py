@@ -63,6 +63,11 @@ def loaded(context: click.Context) -> Loaded:
     return load.load(path or load.find(Path.cwd()), overrides)
 
 
+def budget(context: click.Context) -> float | None:
+    """Seconds that each stage may take, where the command line or the environment say so; 0 is no limit."""
+    return 0.0 if context.params.get("deep") else context.params.get("budget")
+
+
 def _model(value: str) -> dict[str, Any]:
     if value == "tiny":
         return {"model.path": "", "model.name": ""}
@@ -76,6 +81,12 @@ def _key(value: str) -> dict[str, Any]:
     return {"release.key": str(Path(value).absolute()) if Path(value).is_file() else value}
 
 
+def _budget(seconds: float) -> dict[str, Any]:
+    from vllm_ci.config.stages import BUDGETED
+
+    return {f"stages.{name}.budget_s": seconds for name in BUDGETED}
+
+
 # Option -> what it writes over the configuration, by dotted key.
 _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "engine": lambda value: {"engine": value},
@@ -84,4 +95,6 @@ _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "report_dir": lambda value: {"report.directory": str(Path(value).absolute())},
     "model": _model,
     "key": _key,
+    "budget": _budget,
+    "deep": lambda value: _budget(0.0) if value else {},  # after the budget: it has the last word
 }

@@ -14,12 +14,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from vllm_ci.domain.events import Emit, Event, Finished, Started
+from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
 from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
 from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
 _PROBLEM = {"cause": "bold", "do": "green"}
+_LINE_EVERY_S = 30.0
 COLOURS = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
@@ -54,15 +55,22 @@ def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
 
 
 class _Lines:
-    """One line at each start and each end."""
+    """One line at each start and each end, and one every half minute in between."""
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
         self._begun = time.monotonic()
+        self._told: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
-        clock = f"{time.monotonic() - self._begun:7.1f}s"
-        if isinstance(event, Started):
+        now = time.monotonic()
+        clock = f"{now - self._begun:7.1f}s"
+        if isinstance(event, Progress):
+            if now - self._told.get(event.step, -_LINE_EVERY_S) < _LINE_EVERY_S:
+                return
+            self._told[event.step] = now
+            self._screen.print(Text(f"{clock}  {event.step}: {event.detail}"))
+        elif isinstance(event, Started):
             self._screen.print(Text(f"{clock}  {event.step}: started{_suffix(event.detail)}"))
         else:
             self._screen.print(Text(f"{clock}  ").append(_outcome(event)))
@@ -76,7 +84,11 @@ class _Live:
         self._running: dict[str, tuple[Started, float, Spinner]] = {}
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Progress):
+            if event.step in self._running:
+                started, begun, spinner = self._running[event.step]
+                self._running[event.step] = (replace(started, detail=event.detail), begun, spinner)
+        elif isinstance(event, Started):
             self._running[event.step] = (event, time.monotonic(), Spinner("dots"))
         else:
             self._running.pop(event.step, None)

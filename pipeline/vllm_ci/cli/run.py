@@ -19,12 +19,20 @@ if TYPE_CHECKING:  # loaded when a command runs
     from vllm_ci import pipeline
 
 _STAGE = {"multiple": True, "metavar": "NAME", "help": "Run only this stage; repeat for several."}
+_DEEP = {"is_flag": True, "help": "Run every case at its full size, however long it takes: no budget."}
+_BUDGET = {
+    "type": click.FloatRange(min=0),
+    "metavar": "SECONDS",
+    "help": "Time for each stage against the server; 0 is no limit. By default what the configuration says (90).",
+}
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets one folder per run."}
 
 
 @click.command()
 @project_options
 @option("--stage", **_STAGE)
+@option("--deep", **_DEEP)
+@option("--budget", **_BUDGET)
 @option("--matrix", is_flag=True, help="Test the other servers of `matrix:` as well, one after another.")
 @option("--report-dir", **_REPORT_DIR)
 @json_option
@@ -37,6 +45,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
       vllm-ci run
       vllm-ci run --stage streaming --stage security
       vllm-ci run --engine dagger --json
+      vllm-ci run --deep
 
     Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
     """
@@ -48,6 +57,8 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 @option("--url", help="Test the OpenAI-compatible server at this URL; nothing is built.")
 @option("--api-key-env", metavar="NAME", help="Name of the environment variable with that server's API key.")
 @option("--stage", **_STAGE)
+@option("--deep", **_DEEP)
+@option("--budget", **_BUDGET)
 @option("--report-dir", **_REPORT_DIR)
 @json_option
 @click.pass_context

@@ -12,6 +12,8 @@ from vllm_ci.config.paths import Pattern, TestPath
 from vllm_ci.config.section import Section
 from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 
+BUDGETED = ("integration", "streaming", "security")
+"""Stages that have a budget."""
 Severity = Literal["low", "medium", "high", "critical"]
 
 
@@ -88,12 +90,14 @@ class UnitStageConfig(StageConfig):
 class ServerStageConfig(StageConfig):
     """Against the server."""
 
+    budget_s: Annotated[float, Field(ge=0)] = 90.0
+    """Time for the cases this tool brings, in seconds: on a slow server they ask for less; 0 runs all at full size."""
     require: list[str] = Field(default_factory=list)
     """Capabilities the server must have, e.g. `tools`, `embeddings`; without this a missing one is a skip with a reason."""
 
     def domain(self, name: str) -> StageSpec:
         """As the stage takes it."""
-        return replace(super().domain(name), require=tuple(self.require))
+        return replace(super().domain(name), budget_s=self.budget_s, require=tuple(self.require))
 
 
 class SecurityStageConfig(ServerStageConfig):

@@ -22,6 +22,19 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A step that began and has not ended is this far.
+
+    Attributes:
+        step: As in its :class:`Started`.
+        detail: How far (``57 of 140 cases, about 40 s left``).
+    """
+
+    step: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A step ended.
 
@@ -38,5 +51,5 @@ class Finished:
     verdict: Verdict | None = None
 
 
-Event = Started | Finished
+Event = Started | Progress | Finished
 Emit = Callable[[Event], None]

@@ -50,6 +50,7 @@ class StageSpec:
         require: Capabilities whose absence is a failure, not a skip.
         accept: Findings that do not fail the stage.
         fail_on: Least severity that fails the stage.
+        budget_s: Seconds that our cases shall take: they get smaller and the ``deep`` ones are left out to fit; 0 for no limit.
         timeout_s: Seconds for each of its programs.
         pytest_args: Further arguments for pytest (``-k`` expressions, a plugin's options).
         env: Environment for the tests.
@@ -63,6 +64,7 @@ class StageSpec:
     require: tuple[str, ...] = ()
     accept: tuple[AcceptedFinding, ...] = ()
     fail_on: str = "medium"
+    budget_s: float = 90.0
     timeout_s: float = 1800.0
     pytest_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

@@ -126,6 +126,7 @@ class HostEngine:
     _folder: Path = field(init=False)
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
     _count: int = field(init=False, default=0)
+    _outputs: dict[str, Path] = field(init=False, default_factory=dict)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -168,6 +169,7 @@ class HostEngine:
         place = self._place(program.name)
         out = place / "out"
         out.mkdir()
+        self._outputs[program.name] = out
         values = {"out": str(out), **_inputs(program.inputs)}
         values |= {f"url.{name}": service.url for name, service in program.needs.items()}
         where = await self._environment(program.image, place, program.env, program.secrets, values)
@@ -185,6 +187,11 @@ class HostEngine:
             timed_out=ended.timed_out,
             stopped=ended.stopped,
         )
+
+    def so_far(self, program: str) -> Directory | None:
+        """What a program has written; see :class:`vllm_ci.engine.TellsSoFar`."""
+        out = self._outputs.get(program)
+        return HostDirectory(out) if out is not None and out.is_dir() else None
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:

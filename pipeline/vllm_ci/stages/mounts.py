@@ -18,6 +18,7 @@ _OURS = (
     "suites/verdicts.py",
     "suites/stash.py",
     "suites/reporter.py",
+    "suites/deselected.py",
     "suites/image.py",
     "suites/inside.py",
     "suites/unit",

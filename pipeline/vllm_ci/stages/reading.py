@@ -142,7 +142,7 @@ async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any
             running = ""
         elif "session" in entry:
             facts = dict(entry["session"])
-        else:
+        elif "running" in entry:
             running = entry["running"]
     if running and running not in finished:
         message = f"was running when the program {_how_it_ended(outcome)}"

@@ -16,6 +16,7 @@ from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine, is_gone, single_error
 from vllm_ci.stages import STAGES
 from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.watching import watch
 
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
@@ -108,6 +109,7 @@ class Runner:
             async with anyio.create_task_group() as group:
                 group.start_soon(judge, group.cancel_scope)
                 group.start_soon(obey)
+                group.start_soon(self._watched, context, row)
                 if service is not None:
                     while not await is_gone(service):
                         await anyio.sleep(_WATCH_INTERVAL_S)
@@ -120,6 +122,14 @@ class Runner:
         self._died = row
         died = await _without_server(context.spec.name, service, "died during the stage")
         return replace(died, cases=result.cases, seconds=result.seconds)
+
+    async def _watched(self, context: StageContext, row: str) -> None:
+        """Tell how far the stage is while it runs."""
+        try:
+            names = [program.name for program in STAGES[context.spec.name].programs(context)]
+        except UsageError:  # told by whoever runs them
+            return
+        await watch(self.engine, names, row, self.emit)
 
     async def _judge(self, context: StageContext, row: str, stop: anyio.Event) -> StageResult:
         name = context.spec.name

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from vllm_ci.stages.suite import ServerStage
 
-STAGE = ServerStage(name="streaming", promises=100)
+STAGE = ServerStage(name="streaming")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import Case, StageResult
-from vllm_ci.stages import reading
+from vllm_ci.stages import promises, reading
 from vllm_ci.stages.stage import StageContext
+from vllm_ci.suites import manifest
 
 # Nothing may be written beside the tests (they may be read-only), and no configuration of a folder above may change the run.
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", "COLUMNS": "132"}
@@ -28,11 +29,11 @@ class ServerStage:
 
     Attributes:
         name: That of the stage and of its package below ``vllm_ci.suites``.
-        promises: Number of cases the package holds at least.
+        promised: Number of cases by function of the package; by default as its manifest says.
     """
 
     name: str
-    promises: int
+    promised: Mapping[str, int] | None = None
     needs_server: bool = True
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
@@ -58,16 +59,19 @@ class ServerStage:
 
     async def judged(self, context: StageContext, outcomes: Sequence[Outcome], extra: Sequence[Case] = ()) -> StageResult:
         """Cases of both runs and those that the stage itself judged."""
-        # Arguments of the user's may choose among the cases, so that only they know how many there should be.
-        ours = 1 if context.spec.pytest_args else self.promises
-        promised = (*((ours,) if context.spec.suite else ()), *((context.spec.promises,) if context.spec.paths else ()))
         names = [program.name for program in self.programs(context)]
-        readings = [
-            await reading.read(outcome, name=name, promised=count)
-            for outcome, name, count in zip(outcomes, names, promised, strict=True)
-        ]
+        readings = [await self._reading(context, outcome, name) for outcome, name in zip(outcomes, names, strict=True)]
         empty = "the stage names no tests: its own cases are switched off, and paths is empty"
-        return reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
+        result = reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
+        plans = [plan for each in readings if isinstance(plan := each.facts.get("plan"), dict)]
+        return _timed(result, plans[0]) if plans else result
+
+    async def _reading(self, context: StageContext, outcome: Outcome, name: str) -> reading.Reading:
+        if name != self.name:
+            return await reading.read(outcome, name=name, promised=context.spec.promises)
+        found = await reading.read(outcome, name=name, promised=1)
+        expected = manifest.promised(self.name) if self.promised is None else self.promised
+        return promises.kept(found, self.name, expected)
 
     def _program(self, context: StageContext, name: str, tests: tuple[str, ...]) -> Program:
         own_tests = "{in.source}" in " ".join(tests)
@@ -100,6 +104,15 @@ class ServerStage:
         )
 
 
+def _timed(result: StageResult, plan: Mapping[str, object]) -> StageResult:
+    """The result with what was planned, and with a word about what was left out: a pass of fewer cases has to say so."""
+    left_out = plan.get("left_out")
+    count = len(left_out) if isinstance(left_out, list) else 0
+    said = f"{count} cases were left out for time (budget {plan.get('budget_s'):.0f} s); run with --deep" if count else ""
+    message = "\n".join(filter(None, (result.message, said)))
+    return replace(result, message=message, metrics={**result.metrics, "time": dict(plan)})
+
+
 def options(context: StageContext) -> tuple[str, ...]:
     """Our options of pytest, from what is known."""
     spec = context.spec
@@ -111,6 +124,7 @@ def options(context: StageContext) -> tuple[str, ...]:
         "--vllm-require": ",".join(spec.require),
         "--vllm-accept": json.dumps(accepted) if accepted else "",
         "--vllm-fail-on": spec.fail_on,
+        "--vllm-budget": f"{spec.budget_s:g}",
         "--vllm-tensor-parallel-size": str(context.tensor_parallel_size or ""),
         "--vllm-quantization": context.quantization,
         "--vllm-image-config": "{in.image}/config.json" if context.image_facts is not None else "",

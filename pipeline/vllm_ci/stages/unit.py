@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import StageResult
-from vllm_ci.stages import reading
+from vllm_ci.stages import promises, reading
 from vllm_ci.stages.changed import note, paths_for
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.suite import OURS_ALONE, QUIET, REPORT, USERS_OWN, identity
+from vllm_ci.suites import manifest
 
 _START = ("python", "{in.tools}/start.py")
 
@@ -22,11 +23,11 @@ class UnitStage:
 
     Attributes:
         name: ``unit``.
-        promises: Number of cases of our own at least.
+        promised: Number of cases by function of our own; by default as the manifest says.
     """
 
     name: str = "unit"
-    promises: int
+    promised: Mapping[str, int] | None = None
     needs_server: bool = False
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
@@ -53,12 +54,14 @@ class UnitStage:
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """Cases of both runs."""
-        ours = 1 if context.spec.pytest_args else self.promises
-        promised = {"unit": ours, "unit-own": context.spec.promises}
+        expected = manifest.promised(self.name) if self.promised is None else self.promised
+        promised = {"unit": 1, "unit-own": context.spec.promises}
         readings = [
             await reading.read(outcome, name=program.name, promised=promised[program.name])
             for outcome, program in zip(outcomes, self.programs(context), strict=True)
         ]
+        if context.spec.suite and readings:
+            readings[0] = promises.kept(readings[0], self.name, expected)
         said = note(context.spec, context.changed)
         empty = "the stage names no tests: its own cases are switched off, and no test of yours was chosen"
         if said and not readings:
@@ -89,4 +92,4 @@ class UnitStage:
         )
 
 
-STAGE = UnitStage(promises=12)
+STAGE = UnitStage()

@@ -8,7 +8,7 @@ import pytest
 
 from vllm_ci.suites.image import document
 
-pytest_plugins = ("vllm_ci.suites.reporter", "vllm_ci.suites.image")
+pytest_plugins = ("vllm_ci.suites.reporter", "vllm_ci.suites.deselected", "vllm_ci.suites.image")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from vllm_ci.suites import connecting
 from vllm_ci.suites.client import Client
-from vllm_ci.suites.server import CAPABILITIES, Server, probe
+from vllm_ci.suites.server import CAPABILITIES, Server
 from vllm_ci.suites.stash import MASKS
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 pytest_plugins = (
     "vllm_ci.suites.reporter",
+    "vllm_ci.suites.deselected",
     "vllm_ci.suites.image",
     "vllm_ci.suites.judging",
     "vllm_ci.suites.recording",
+    "vllm_ci.suites.planning",
 )
 
 _UNIT = Path(__file__).parent / "unit"
@@ -46,7 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--vllm-model", metavar="NAME", default="", help="served model name; by default the first that the server lists")
     option("--vllm-api-key-env", metavar="NAME", default="", help="name of the environment variable that holds the API key")
     option("--vllm-require", metavar="LIST", default="", help="capabilities whose absence fails: " + ", ".join(CAPABILITIES))
-    option("--vllm-timeout", metavar="SECONDS", type=float, default=120.0, help="longest wait for one answer (120)")
+    option(
+        "--vllm-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=None,
+        help="longest wait for one answer; by default 120, and longer where the server is measured to be slow",
+    )
     option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="as the server was started")
     option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="attack with generated requests for so long")
     option("--vllm-server-log", metavar="FILE", default="", help="where the server writes its log, if that can be read here")
@@ -76,37 +84,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(scope="session")
-def api_key(request: pytest.FixtureRequest) -> str:
+def api_key(pytestconfig: pytest.Config) -> str:
     """The server's API key; empty when none was named."""
-    name = request.config.option.vllm_api_key_env
-    return os.environ[name] if name else ""
+    return connecting.api_key(pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def http(request: pytest.FixtureRequest, base_url: str | None, api_key: str) -> Iterator[httpx.Client]:
+def http(pytestconfig: pytest.Config, base_url: str | None, answer_s: float) -> Iterator[httpx.Client]:
     """A plain HTTP client with base URL, key and timeouts."""
     if not base_url:
         raise pytest.UsageError("no server was named: give --base-url URL")
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    timeout = httpx.Timeout(request.config.option.vllm_timeout, connect=10.0)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    trust = ssl.create_default_context()  # the system's store, or what SSL_CERT_FILE names, as all our clients
-    with httpx.Client(
-        base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False, verify=trust
-    ) as client:
+    with connecting.http(pytestconfig, base_url, answer_s) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest, http: httpx.Client, note: Callable[[str, object], None]) -> Server:
+def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> Server:
     """What was found out about the server, once per session."""
-    options = request.config.option
-    found = probe(
-        http,
-        model=options.vllm_model,
-        tensor_parallel_size=options.vllm_tensor_parallel_size,
-        quantization=options.vllm_quantization,
-    )
+    found = connecting.server(pytestconfig, http)
     note("server", found.facts)
     return found
 
@@ -118,13 +113,12 @@ def client(http: httpx.Client, server: Server) -> Client:
 
 
 @pytest.fixture(scope="session")
-def openai_client(request: pytest.FixtureRequest, server: Server, api_key: str) -> Iterator[openai.OpenAI]:
+def openai_client(server: Server, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
     """The official SDK, without its retries: a server that has to be asked twice is not well."""
     import openai  # here, because it takes a second and only a few cases want it
 
-    timeout = request.config.option.vllm_timeout
     base_url = f"{server.url.rstrip('/')}/v1"
-    with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0) as sdk:
+    with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=answer_s, max_retries=0) as sdk:
         yield sdk
 
 

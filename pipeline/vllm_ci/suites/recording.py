@@ -6,20 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from vllm_ci.loadgen.exchange import Timeouts
 from vllm_ci.loadgen.recorder import Recorder
+from vllm_ci.suites import connecting
 from vllm_ci.suites.server import Server
 
 _REFUSED = {400, 404, 422}
 
 
 @pytest.fixture(scope="session")
-def sse(request: pytest.FixtureRequest, server: Server, api_key: str) -> Iterator[Recorder]:
+def sse(pytestconfig: pytest.Config, server: Server, answer_s: float) -> Iterator[Recorder]:
     """The recorder, with the server's URL and key; it asks for token counts in every chunk where the server offers them."""
-    limit = request.config.option.vllm_timeout
-    timeouts = Timeouts(first_byte_s=limit, between_bytes_s=limit, total_s=10 * limit)
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with Recorder(server.url, headers=headers, timeouts=timeouts) as recorder:
+    with connecting.recorder(pytestconfig, server.url, answer_s) as recorder:
         recorder.continuous_usage = _counts_every_chunk(recorder, server)
         yield recorder
 

@@ -123,11 +123,11 @@ class Recorder:
         name = case_name(report.nodeid) or "collection"
         status = "skipped" if report.skipped else "errored"
         self._cases[name] = _case(name, status, message=_reason(report), details="" if report.skipped else report.longreprtext)
-        self._append({"case": self._cases[name]})
+        self.append({"case": self._cases[name]})
 
     def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
         """Note what is running, for a run that does not come back."""
-        self._append({"running": case_name(nodeid, location[0])})
+        self.append({"running": case_name(nodeid, location[0])})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Set-up, call and tear-down add up to one case; the worst of the three is its status."""
@@ -142,7 +142,7 @@ class Recorder:
             details = report.longreprtext if status not in ("skipped", "passed") else ""
             case.update(status=status, message=_reason(report), details=details)
         if report.when == "teardown":
-            self._append({"case": case})
+            self.append({"case": case})
             self._note()
 
     @pytest.hookimpl(trylast=True)
@@ -170,9 +170,10 @@ class Recorder:
         facts: dict[str, Any] = self._config.stash[FACTS]
         if facts != self._noted:
             self._noted = dict(facts)
-            self._append({"session": facts})
+            self.append({"session": facts})
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def append(self, line: dict[str, Any]) -> None:
+        """Write a line that whoever watches the run may read at once."""
         with (self._directory / "cases.jsonl").open("a", encoding="utf-8", errors="replace") as file:
             file.write(self._json(line) + "\n")
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from vllm_ci.cli import progress
-from vllm_ci.domain.events import Emit, Finished, Started
+from vllm_ci.domain.events import Emit, Finished, Progress, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
 
@@ -35,6 +36,30 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_start_and_end() -> No
     assert "failed" in lines[3]
     assert "and more" not in output.getvalue()
     assert "\033" not in output.getvalue()
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, output = shown(terminal=False)
+    now = 0.0
+    monkeypatch.setattr("vllm_ci.cli.progress.time.monotonic", lambda: now)
+    with progress.watch(screen) as emit:
+        emit(Started(step="integration"))
+        for count in range(70):
+            now = float(count)
+            emit(Progress(step="integration", detail=f"{count} of 140 cases"))
+    told = [line.partition("integration: ")[2] for line in output.getvalue().splitlines()[1:]]
+    assert told == ["0 of 140 cases", "30 of 140 cases", "60 of 140 cases"]
+
+
+def test_on_a_terminal_progress_stands_beside_the_running_step() -> None:
+    screen, output = shown(terminal=True)
+    with progress.watch(screen) as emit:
+        emit(Started(step="integration"))
+        emit(Progress(step="integration", detail="7 of 140 cases"))
+        assert isinstance(emit, progress._Live)
+        screen.print(emit.table())
+        emit(Progress(step="gone", detail="nobody waits for it"))
+    assert "7 of 140 cases" in output.getvalue()
 
 
 def test_on_a_terminal_the_running_step_is_shown_with_its_time_and_then_makes_way() -> None:

@@ -1,20 +1,39 @@
-"""A stage promises as many cases as its package holds: a case that gets lost on the way is noticed."""
+"""A stage promises exactly the cases that its package holds: one that gets lost on the way is noticed."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 import vllm_ci.suites
-from vllm_ci.stages import STAGES, integration, security, streaming, unit
+from doubles.running import running
+from doubles.server import Double
+from unit.stages.memory import MemoryDirectory, case, left
+from vllm_ci.domain.program import Outcome
+from vllm_ci.domain.report import StageResult, Verdict
+from vllm_ci.domain.stage import StageSpec
+from vllm_ci.stages import STAGES, StageContext
+from vllm_ci.suites import manifest
+from vllm_ci.suites.reporter import case_name
+
+pytest_plugins = "pytester"
 
 SUITES = Path(vllm_ci.suites.__file__).parent
-PROMISED = {stage.name: stage.promises for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE)}
+ERRORS = "integration/test_errors.py::test_a_bad_field_is_refused_and_named"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 class Collected:
@@ -36,10 +55,80 @@ def collected(folder: Path, root: Path, plugin: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_promises_what_its_package_holds(name: str, tmp_path: Path) -> None:
-    count = len(collected(SUITES / name, tmp_path, "inside" if name == "unit" else "plugin"))
-    assert PROMISED[name] <= count, f"stages/{name}.py promises {PROMISED[name]} cases, there are {count}"
-    assert PROMISED[name] >= 0.8 * count, f"stages/{name}.py promises only {PROMISED[name]} of {count} cases"
+def test_the_manifest_lists_exactly_what_its_package_holds(name: str, tmp_path: Path) -> None:
+    ids = collected(SUITES / name, tmp_path, "inside" if name == "unit" else "plugin")
+    found = Counter(manifest.function_of(case_name(each)) for each in ids)
+    assert dict(found) == manifest.promised(name), "run: PYTHONPATH=pipeline:tests python -m doubles.manifest"
+
+
+def reported(suite: str, keep: Callable[[str], bool] = lambda _: True, **notes: object) -> Outcome:
+    """A report of a suite whose cases all passed, as far as they are kept."""
+    names = [f"{name}[{n}]" for name, count in manifest.promised(suite).items() for n in range(count)]
+    return left([case(name) for name in names if keep(name)], notes=notes)
+
+
+def without(lost: str) -> Callable[[str], bool]:
+    return lambda name: not name.startswith(lost)
+
+
+async def judged(suite: str, outcome: Outcome, *arguments: str) -> StageResult:
+    context = StageContext(spec=StageSpec(name=suite, pytest_args=arguments), url="http://e")
+    return await STAGES[suite].result(context, [outcome])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("suite", ["integration", "streaming", "security"])
+async def test_a_whole_suite_passes_and_one_that_lost_anything_is_errored(suite: str) -> None:
+    functions = list(manifest.promised(suite))
+    assert (await judged(suite, reported(suite))).verdict is Verdict.PASSED
+    for lost in (f"{functions[0]}[0]", functions[-1], functions[0].partition("::")[0]):
+        found = await judged(suite, reported(suite, without(lost)))
+        assert found.verdict is Verdict.ERRORED
+        assert functions[0 if lost != functions[-1] else -1] in found.message
+
+
+@pytest.mark.anyio
+async def test_one_parameter_that_is_gone_is_noticed_and_counted() -> None:
+    found = await judged("integration", reported("integration", lambda name: name != f"{ERRORS}[26]"))
+    assert found.verdict is Verdict.ERRORED
+    assert f"{ERRORS} (1 missing)" in found.message
+    assert "1 of the 140 cases" in found.message
+
+
+@pytest.mark.anyio
+async def test_what_the_user_deselected_is_not_missing() -> None:
+    names = [f"{ERRORS}[{n}]" for n in range(27)]
+    assert (
+        await judged("integration", reported("integration", without(ERRORS), deselected=names), "-k", "x")
+    ).verdict is Verdict.PASSED
+    few = await judged("integration", reported("integration", without(ERRORS), deselected=names[1:]), "-k", "x")
+    assert few.verdict is Verdict.ERRORED, "arguments of the user's are no reason to count nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        ([], ""),
+        ([f"--ignore={SUITES}/integration/test_models.py"], "integration/test_models.py::"),
+        (["-p", "unit.stages.meddling"], "integration/test_chat.py::test_says_why_it_ended"),
+    ],
+    ids=["chosen-by-k", "a-file-is-ignored", "another-plugin-takes-one-out"],
+)
+def test_pytest_itself_tells_what_was_deselected_and_what_was_lost(
+    pytester: pytest.Pytester, arguments: list[str], lost: str
+) -> None:
+    with running(Double) as (url, _):
+        pytester.runpytest(
+            *("-p", "vllm_ci.suites.plugin", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore"),
+            *("--pyargs", "vllm_ci.suites.integration", "-c", "/dev/null", "--rootdir", str(pytester.path)),
+            *("--base-url", url, "--vllm-report", "out", "-k", "test_models or test_chat", *arguments),
+        )
+    document = (pytester.path / "out/cases.json").read_bytes()
+    assert {each["status"] for each in json.loads(document)["cases"]} == {"passed"}
+    outcome = Outcome(exit_code=0, seconds=1.0, output=MemoryDirectory({"cases.json": document}), log="")
+    found = anyio.run(judged, "integration", outcome, "-k", "test_models or test_chat", *arguments)
+    assert found.verdict is (Verdict.ERRORED if lost else Verdict.PASSED), found.message
+    assert lost in found.message
 
 
 def test_the_documentation_counts_the_cases_of_every_stage(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
 from vllm_ci.stages import STAGES, StageContext
 from vllm_ci.stages.changed import matches, note, paths_for
 from vllm_ci.stages.security import LOG_CASE, SecurityStage
-from vllm_ci.suites import leaks
+from vllm_ci.suites import leaks, manifest
 
 COMMIT = Commit(sha="a" * 40)
 IMAGE = ImageRef(repository="x", digest="sha256:" + "b" * 64)
@@ -111,14 +111,17 @@ async def test_a_stage_promises_its_own_cases_and_those_of_the_user() -> None:
     spec = StageSpec(name="integration", paths=("t",), promises=2)
     context = StageContext(spec=spec, url="http://e", source=MemoryDirectory())
     stage = STAGES["integration"]
-    ours = left([case(f"c{n}") for n in range(500)])
+    ours = left([case(f"{name}[{n}]") for name, count in manifest.promised("integration").items() for n in range(count)])
     good = await stage.result(context, [ours, left([case("x"), case("y")])])
     assert good.verdict is Verdict.PASSED
     short = await stage.result(context, [ours, left([case("x")])])
     assert short.verdict is Verdict.ERRORED
     assert "integration-own ran 1 cases, 2 were promised" in short.message
     chosen = StageContext(spec=StageSpec(name="integration", pytest_args=("-k", "sdk")), url="http://e")
-    assert (await stage.result(chosen, [left([case("one")])])).verdict is Verdict.PASSED
+    (first, *others) = manifest.promised("integration")
+    deselected = left([case(first)], notes={"deselected": [f"{name}[{n}]" for name in others for n in range(50)]})
+    assert (await stage.result(chosen, [deselected])).verdict is Verdict.PASSED
+    assert (await stage.result(chosen, [left([case(first)])])).verdict is Verdict.ERRORED
     whole = StageContext(spec=StageSpec(name="integration"), url="http://e")
     assert (await stage.result(whole, [left([case("one")])])).verdict is Verdict.ERRORED
     none = await stage.result(context, [left([]), left([case("x"), case("y")])])
@@ -128,7 +131,7 @@ async def test_a_stage_promises_its_own_cases_and_those_of_the_user() -> None:
 @pytest.mark.anyio
 async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "s3cret")
-    stage = SecurityStage(name="security", promises=1)
+    stage = SecurityStage(name="security", promised={})
 
     async def verdict(log: str, *accept: str) -> tuple[Verdict, CaseStatus, str]:
         accepted = tuple(AcceptedFinding(id=name, reason="r", until=TOMORROW) for name in accept)
@@ -158,7 +161,7 @@ async def test_the_security_stage_reads_the_log_that_the_server_wrote(monkeypatc
 async def test_what_is_accepted_and_no_longer_seen_is_told() -> None:
     accept = tuple(AcceptedFinding(id=name, reason="r", until=TOMORROW) for name in ("seen", "gone"))
     context = StageContext(spec=StageSpec(name="security", accept=accept), url="http://e")
-    stage = SecurityStage(name="security", promises=1)
+    stage = SecurityStage(name="security", promised={})
     result = await stage.result(context, [left([case("a", accepted=["seen"])])])
     assert result.verdict is Verdict.PASSED
     assert result.metrics["accepted_but_not_seen"] == ["gone"]
@@ -166,7 +169,7 @@ async def test_what_is_accepted_and_no_longer_seen_is_told() -> None:
 
 @pytest.mark.anyio
 async def test_a_key_that_our_own_tests_wrote_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = SecurityStage(name="security", promises=1)
+    stage = SecurityStage(name="security", promised={})
     context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""), api_key_env="MY_KEY")
     also = {"canaries.json": b'["canary-1"]', "junit.xml": b"<x>s3cret</x>"}
     unknown = await stage.result(context, [left([case("a")], also=also)])
@@ -180,7 +183,7 @@ async def test_a_key_that_our_own_tests_wrote_is_a_finding(monkeypatch: pytest.M
 @pytest.mark.anyio
 async def test_a_log_cannot_be_judged_without_the_words_that_were_sent() -> None:
     context = StageContext(spec=StageSpec(name="security"), service=MemoryService(text=""))
-    result = await SecurityStage(name="security", promises=1).result(context, [crashed(137)])
+    result = await SecurityStage(name="security", promised={}).result(context, [crashed(137)])
     assert result.verdict is Verdict.ERRORED
 
 

@@ -54,10 +54,11 @@ def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
 @pytest.mark.requires_capability("tokenize")
 def test_a_system_message_is_part_of_the_prompt(client: Client) -> None:
     """A system message that is dropped silently takes the operator's rules with it."""
+    # Many templates put a system message of their own where none is given, so a long one is compared with a short one.
     messages = [system("You speak in short sentences about weather."), user("hello")]
-    plain = client.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
+    short = client.chat([system("Speak."), user("hello")], max_tokens=1)["usage"]["prompt_tokens"]
     ruled = client.chat(messages, max_tokens=1)["usage"]["prompt_tokens"]
-    assert ruled > plain, f"the prompt has {ruled} tokens with a system message and {plain} without"
+    assert ruled > short, f"the prompt has {ruled} tokens with a long system message and {short} with a short one"
     assert ruled == len(client.tokens(messages)), "the prompt is not the one that the chat template renders"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from vllm_ci.suites.client import Client, Json, at_once
+from vllm_ci.suites.work import Sizes
 
 pytestmark = pytest.mark.requires_capability("completions")
 
@@ -37,32 +38,35 @@ def test_concurrent_conversations_have_prompts_of_their_own(client: Client, cana
         assert sum(other in text for other in words) == 1, f"the prompt with {word} holds words of others"
 
 
-def test_concurrent_requests_count_their_own_tokens(client: Client) -> None:
+@pytest.mark.sized(tokens=(24, 4))
+def test_concurrent_requests_count_their_own_tokens(client: Client, size: Sizes) -> None:
     """Prompts of different lengths, answers of different lengths, at the same time: usage is nobody else's."""
 
-    def asked(number: int) -> Json:
-        answer = client.complete("hello " * number, max_tokens=24 + 2 * number, ignore_eos=True)
-        return dict(answer["usage"])
+    def asked(number: int, tokens: int) -> Json:
+        return dict(client.complete("hello " * number, max_tokens=tokens, ignore_eos=True)["usage"])
 
     numbers = list(range(1, 13))
-    alone = [asked(number)["prompt_tokens"] for number in numbers]
-    together = at_once(asked, numbers)
-    assert [usage["completion_tokens"] for usage in together] == [24 + 2 * n for n in numbers], "answers have lengths of others"
+    lengths = [size.tokens + 2 * number for number in numbers]
+    alone = [asked(number, 1)["prompt_tokens"] for number in numbers]
+    together = at_once(lambda each: asked(*each), zip(numbers, lengths, strict=True))
+    assert [usage["completion_tokens"] for usage in together] == lengths, "answers have lengths of others"
     assert [usage["prompt_tokens"] for usage in together] == alone, "prompts are counted as those of others"
 
 
-def test_more_requests_than_slots_are_all_answered(client: Client) -> None:
+@pytest.mark.sized(tokens=(32, 4))
+def test_more_requests_than_slots_are_all_answered(client: Client, size: Sizes) -> None:
     """What does not fit waits; nothing is dropped."""
-    answers = at_once(lambda _: client.complete("hello", max_tokens=32, ignore_eos=True), range(48))
+    answers = at_once(lambda _: client.complete("hello", max_tokens=size.tokens, ignore_eos=True), range(48))
     counts = {answer["usage"]["completion_tokens"] for answer in answers}
-    assert counts == {32}, f"48 answers of 32 tokens each have {sorted(counts)}"
+    assert counts == {size.tokens}, f"48 answers of {size.tokens} tokens each have {sorted(counts)}"
 
 
-def test_seeded_answers_do_not_depend_on_the_company(client: Client) -> None:
+@pytest.mark.sized(tokens=(24, 8))
+def test_seeded_answers_do_not_depend_on_the_company(client: Client, size: Sizes) -> None:
     """Sampling state is a request's own: the same seed draws the same next token alone and among others."""
 
     def drawn(seed: int) -> object:
-        known = {"temperature": 1.0, "seed": seed, "max_tokens": 24, "ignore_eos": True, "return_token_ids": True}
+        known = {"temperature": 1.0, "seed": seed, "max_tokens": size.tokens, "ignore_eos": True, "return_token_ids": True}
         choice = client.complete("hello", **known)["choices"][0]
         return choice["token_ids"][0] if choice.get("token_ids") else choice["text"][:1]
 

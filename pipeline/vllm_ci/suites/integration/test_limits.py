@@ -7,7 +7,7 @@ import pytest
 from vllm_ci.suites.client import Client, shown
 from vllm_ci.suites.server import Server
 
-pytestmark = pytest.mark.requires_capability("completions", "tokenize")
+pytestmark = [pytest.mark.requires_capability("completions", "tokenize"), pytest.mark.fills_context]
 
 # A prompt of this many tokens is refused or served within a test's patience; longer limits are tried by the performance stage.
 _PATIENCE_TOKENS = 65_536
@@ -29,6 +29,7 @@ def token(client: Client) -> int:
     return client.tokens("hello")[-1]
 
 
+@pytest.mark.deep
 def test_a_prompt_at_the_limit_is_served(client: Client, limit: int, token: int) -> None:
     """One token short of the limit leaves room for an answer of one token."""
     usage = client.complete([token] * (limit - 1), max_tokens=1)["usage"]
@@ -59,6 +60,7 @@ def test_more_tokens_than_the_limit_are_refused(client: Client, server: Server, 
     assert answer.status_code == 400, shown(answer)
 
 
+@pytest.mark.deep
 def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit: int, token: int) -> None:
     """An answer that would go over is cut there, and says `length`."""
     answer = client.complete([token] * (limit - 8), max_tokens=limit, ignore_eos=True)
@@ -67,6 +69,7 @@ def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit:
     assert answer["choices"][0]["finish_reason"] == "length", f"finish_reason is {answer['choices'][0]['finish_reason']!r}"
 
 
+@pytest.mark.deep
 def test_a_long_prompt_arrives_whole(client: Client, limit: int) -> None:
     """Both ends of a prompt of half the limit come back with echo."""
     sixteen = client.complete("hello " * 16, max_tokens=1)["usage"]["prompt_tokens"]

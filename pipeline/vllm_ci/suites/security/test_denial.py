@@ -32,6 +32,12 @@ _NO_ANSWER, _HUNG_UP = -1, 0
 
 
 @pytest.fixture(scope="module")
+def bound_s(patience: Callable[[float], float]) -> float:
+    """How long a hostile request may take, and how long a good one may wait because of it."""
+    return patience(_BOUND_S)
+
+
+@pytest.fixture(scope="module")
 def victims() -> list[str]:
     """Names of the attacks after which the server was not well."""
     return []
@@ -40,15 +46,20 @@ def victims() -> list[str]:
 @pytest.mark.requires_capability("chat", "completions")
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 def test_a_hostile_request_does_no_harm(
-    client: Client, judge: Judge, metric: Callable[[str, object], None], victims: list[str], attack: Attack
+    client: Client,
+    judge: Judge,
+    metric: Callable[[str, object], None],
+    victims: list[str],
+    attack: Attack,
+    bound_s: float,
 ) -> None:
     """Refused or bounded, in time, and the server is well afterwards."""
-    if victims and _trouble(client):
+    if victims and _trouble(client, bound_s):
         inconclusive(f"the server has not been well since {victims[-1]}")
     body = attack.make(client.model)
     begun = time.monotonic()
     try:
-        answer = client.http.post(attack.path, content=body, headers={"content-type": "application/json"}, timeout=_BOUND_S)
+        answer = client.http.post(attack.path, content=body, headers={"content-type": "application/json"}, timeout=bound_s)
         status = answer.status_code
     except httpx.TimeoutException:
         status = _NO_ANSWER
@@ -56,18 +67,18 @@ def test_a_hostile_request_does_no_harm(
         status = _HUNG_UP
     took_s = time.monotonic() - begun
     metric("took_s", round(took_s, 3))
-    found = [verdict] if (verdict := _verdict(attack, status, took_s)) else []
-    if trouble := _trouble(client):
+    found = [verdict] if (verdict := _verdict(attack, status, took_s, bound_s)) else []
+    if trouble := _trouble(client, bound_s):
         victims.append(attack.name)
         message = f"answered {status} after {took_s:.1f} s, and then {trouble}"
         found.append(Finding(id=f"harm:{attack.name}", severity="critical", message=message))
     judge(found)
 
 
-def _verdict(attack: Attack, status: int, took_s: float) -> Finding | None:
+def _verdict(attack: Attack, status: int, took_s: float, bound_s: float) -> Finding | None:
     name = attack.name
-    if status == _NO_ANSWER or took_s > _BOUND_S:
-        return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {_BOUND_S:.0f} s")
+    if status == _NO_ANSWER or took_s > bound_s:
+        return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {bound_s:.0f} s")
     if status >= 500:
         return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {status}: a mistake of the client's")
     if status == 200 and attack.refused:
@@ -75,11 +86,11 @@ def _verdict(attack: Attack, status: int, took_s: float) -> Finding | None:
     return None
 
 
-def _trouble(client: Client) -> str:
+def _trouble(client: Client, bound_s: float) -> str:
     """What is wrong with a good request now; empty when it is answered well and in time."""
     good = {"model": client.model, "prompt": "hello", "max_tokens": 1}
     try:
-        answer = client.post("/v1/completions", good, timeout=_BOUND_S)
+        answer = client.post("/v1/completions", good, timeout=bound_s)
     except httpx.HTTPError as error:
         return f"a good request fails: {type(error).__name__}"
     return "" if answer.status_code == 200 else f"a good request is answered {shown(answer)}"
@@ -97,19 +108,19 @@ def test_giant_headers_are_refused(client: Client, server: Server, judge: Judge,
 
 
 @pytest.mark.requires_capability("completions")
-def test_slow_clients_do_not_hold_the_server(client: Client, server: Server) -> None:
+def test_slow_clients_do_not_hold_the_server(client: Client, server: Server, bound_s: float) -> None:
     """Connections that send a byte now and then, and never finish, cost nobody else an answer."""
     begun = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     with ExitStack() as stack:
         for _ in range(_SLOW_CLIENTS):
             stack.enter_context(connection(server.url)).sendall(begun)
         # Nothing tells when the server has seen them all, so it is asked more than once.
-        waited_s = _longest_wait_s(client, 5)
-    assert waited_s < _BOUND_S, f"with {_SLOW_CLIENTS} slow clients a good request waits {waited_s:.1f} s"
+        waited_s = _longest_wait_s(client, 5, bound_s)
+    assert waited_s < bound_s, f"with {_SLOW_CLIENTS} slow clients a good request waits {waited_s:.1f} s"
 
 
 @pytest.mark.requires_capability("completions")
-def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str) -> None:
+def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str, bound_s: float) -> None:
     """A stream that nobody reads fills buffers; others still get their answers."""
     request = streaming(server, api_key, max_tokens=1900, logprobs=5)
     with ExitStack() as stack:
@@ -117,32 +128,32 @@ def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Ser
             line = stack.enter_context(connection(server.url, receive_bytes=4096))
             line.sendall(request)
             assert line.recv(64), "the server hangs up on a stream"
-        waited_s = _longest_wait_s(client, 3)
-    assert waited_s < _BOUND_S, f"beside streams that nobody reads a good request waits {waited_s:.1f} s"
+        waited_s = _longest_wait_s(client, 3, bound_s)
+    assert waited_s < bound_s, f"beside streams that nobody reads a good request waits {waited_s:.1f} s"
 
 
 @pytest.mark.requires_capability("completions", "metrics")
-def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str) -> None:
+def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str, bound_s: float) -> None:
     """Work for somebody who is gone is work that others wait for."""
     request = streaming(server, api_key, max_tokens=1500)
     for _ in range(8):
         with connection(server.url) as line:
             line.sendall(request)
             line.recv(64)
-    deadline = time.monotonic() + _BOUND_S
+    deadline = time.monotonic() + bound_s
     while (running := client.metrics().total("vllm:num_requests_running")) and time.monotonic() < deadline:
         time.sleep(0.05)  # the server notices a closed connection when it next writes to it
-    assert not running, f"{running:.0f} requests still run {_BOUND_S:.0f} s after their clients hung up"
+    assert not running, f"{running:.0f} requests still run {bound_s:.0f} s after their clients hung up"
 
 
-def _longest_wait_s(client: Client, times: int) -> float:
+def _longest_wait_s(client: Client, times: int, bound_s: float) -> float:
     """Seconds that the slowest of some good requests takes; the first one that takes too long is enough."""
     longest_s = 0.0
     for _ in range(times):
         started = time.monotonic()
         client.works()
         longest_s = max(longest_s, time.monotonic() - started)
-        if longest_s > _BOUND_S:
+        if longest_s > bound_s:
             break
     return longest_s
 

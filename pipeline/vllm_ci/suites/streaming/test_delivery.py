@@ -11,6 +11,7 @@ from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.server import Server
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.verdicts import inconclusive
+from vllm_ci.suites.work import Sizes
 
 _SHORTEST_MS = 60.0
 """An answer that is made faster than this comes in one piece for a network's reasons, not for the server's."""
@@ -32,9 +33,9 @@ def _room(server: Server) -> int:
     return min(1024, (server.max_model_len or 1024) // 2)
 
 
-def _long_enough(ask: Asking, endpoint: Endpoint, limit: int) -> tuple[Stream, int]:
+def _long_enough(ask: Asking, endpoint: Endpoint, first: int, limit: int) -> tuple[Stream, int]:
     """A stream that takes some time to make, and its number of tokens."""
-    tokens = min(64, limit)
+    tokens = min(first, limit)
     while True:
         stream = ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True))
         if (stream.metrics.e2e_ms or 0) >= _AIM_MS or tokens >= limit:
@@ -42,13 +43,16 @@ def _long_enough(ask: Asking, endpoint: Endpoint, limit: int) -> tuple[Stream, i
         tokens = min(tokens * 4, limit)
 
 
-def test_chunks_arrive_over_time(ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None]) -> None:
+@pytest.mark.sized(tokens=(64, 16))
+def test_chunks_arrive_over_time(
+    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None], size: Sizes
+) -> None:
     """Tokens come while the answer is made, not in one burst at the end (a proxy that buffers, a server that collects).
 
     Measured as the share of the whole time over which token chunks arrive; the best of three tries, since a busy machine makes
     a stream look like a burst, but nothing makes a burst look like a stream.
     """
-    stream, tokens = _long_enough(ask, endpoint, _room(server))
+    stream, tokens = _long_enough(ask, endpoint, size.tokens, _room(server))
     tries = [stream]
     while _spread(tries[-1]) < _PROGRESSIVE and len(tries) < _TRIES:
         tries.append(ask.stream(endpoint, endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True)))
@@ -65,11 +69,12 @@ def test_chunks_arrive_over_time(ask: Asking, endpoint: Endpoint, server: Server
     inconclusive(f"{seen}: neither clearly a stream nor clearly a burst; is the machine busy?")
 
 
+@pytest.mark.sized(tokens=(64, 16))
 def test_the_first_chunk_comes_before_a_whole_answer_would(
-    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None]
+    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
     """Time to first token is less than the time of the same answer in one piece, which is what a user waits for otherwise."""
-    _, tokens = _long_enough(ask, endpoint, _room(server))
+    _, tokens = _long_enough(ask, endpoint, size.tokens, _room(server))
     body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True, temperature=0)
     whole_ms = min(ask.whole(endpoint, body).seconds for _ in range(2)) * 1000
     first_ms = min(ask.stream(endpoint, body).metrics.ttft_ms or 0.0 for _ in range(2))
@@ -81,17 +86,23 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
 
 
 @pytest.mark.requires_capability("token_ids")
-def test_tokens_that_share_a_chunk_are_all_there(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None]) -> None:
+@pytest.mark.sized(tokens=(48, 24), streams=(16, 12))
+def test_tokens_that_share_a_chunk_are_all_there(
+    ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes
+) -> None:
     """Under load a server puts several tokens into one chunk; none may get lost, and usage counts tokens, not chunks."""
-    streams = ask.streams(endpoint, [endpoint.body(f"story number {n}", max_tokens=48, ignore_eos=True) for n in range(16)])
+    bodies = [endpoint.body(f"story number {n}", max_tokens=size.tokens, ignore_eos=True) for n in range(size.streams)]
+    streams = ask.streams(endpoint, bodies)
     held = [choice.get("token_ids") for stream in streams for chunk in stream.chunks for choice in chunk.choices]
     ids = [len(found) for found in held if isinstance(found, list)]
     metric("most_tokens_in_a_chunk", max(ids, default=0))
     came = [len(stream.token_ids or ()) for stream in streams]
     counted = [stream.metrics.output_tokens for stream in streams]
-    assert came == counted == [48] * 16, f"48 tokens each were asked for; {came} came, usage counts {counted}"
+    asked = [size.tokens] * size.streams
+    assert came == counted == asked, f"{size.tokens} tokens each were asked for; {came} came, usage counts {counted}"
 
 
+@pytest.mark.deep
 def test_a_long_response_comes_whole(ask: Asking, endpoint: Endpoint, server: Server) -> None:
     """Up to the end of the context (or 2000 tokens): long answers are where buffers overflow and connections time out."""
     room = (server.max_model_len or 2048) - 64
@@ -101,9 +112,11 @@ def test_a_long_response_comes_whole(ask: Asking, endpoint: Endpoint, server: Se
     assert stream.metrics.output_tokens == tokens, f"{tokens} tokens were asked for, {stream.metrics.output_tokens} came"
 
 
-def test_speed_is_measured(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None]) -> None:
-    """Ten streams one after the other: time to first token, time per token and rate stand in the report as distributions."""
-    streams = [ask.stream(endpoint, endpoint.body(f"hello {n}", max_tokens=32, ignore_eos=True)) for n in range(10)]
+@pytest.mark.sized(tokens=(32, 12), times=(10, 3))
+def test_speed_is_measured(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes) -> None:
+    """Some streams one after the other: time to first token, time per token and rate stand in the report as distributions."""
+    bodies = [endpoint.body(f"hello {n}", max_tokens=size.tokens, ignore_eos=True) for n in range(size.times)]
+    streams = [ask.stream(endpoint, body) for body in bodies]
     unmeasured = [stream.describe() for stream in streams if stream.metrics.ttft_ms is None]
     assert not unmeasured, f"streams without a token chunk: {unmeasured[0]}"
     out_of_order = [stream.metrics for stream in streams if (stream.metrics.ttft_ms or 0) > (stream.metrics.e2e_ms or 0)]

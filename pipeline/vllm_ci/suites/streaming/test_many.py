@@ -9,6 +9,7 @@ import pytest
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.client import Client
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
+from vllm_ci.suites.work import Sizes
 
 
 def test_streams_in_rapid_succession(ask: Asking, endpoint: Endpoint) -> None:
@@ -21,9 +22,10 @@ def test_streams_in_rapid_succession(ask: Asking, endpoint: Endpoint) -> None:
     assert len(ids) == 30, f"30 streams carry {len(ids)} ids"
 
 
-def test_concurrent_streams_are_kept_apart(ask: Asking, endpoint: Endpoint) -> None:
-    """Each of sixteen concurrent streams asks for another number of tokens and gets exactly that, under an id of its own."""
-    expected = [8 + 3 * n for n in range(16)]
+@pytest.mark.sized(tokens=(53, 23), streams=(16, 8))
+def test_concurrent_streams_are_kept_apart(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
+    """Each of some concurrent streams asks for another number of tokens and gets exactly that, under an id of its own."""
+    expected = [8 + (size.tokens - 8) * n // (size.streams - 1) for n in range(size.streams)]
     streams = ask.streams(
         endpoint, [endpoint.body(f"story number {n}", max_tokens=count, ignore_eos=True) for n, count in enumerate(expected)]
     )
@@ -32,7 +34,7 @@ def test_concurrent_streams_are_kept_apart(ask: Asking, endpoint: Endpoint) -> N
     ids = [{str(chunk.body.get("id")) for chunk in stream.chunks} for stream in streams]
     mixed = [sorted(each) for each in ids if len(each) != 1]
     assert not mixed, f"{len(mixed)} streams carry chunks of others: {mixed[0]}"
-    assert len(set.union(*ids)) == 16, f"16 streams share {len(set.union(*ids))} ids"
+    assert len(set.union(*ids)) == size.streams, f"{size.streams} streams share {len(set.union(*ids))} ids"
 
 
 @pytest.mark.requires_capability("token_ids", "tokenize")
@@ -58,12 +60,13 @@ def _prompt_ids(stream: Stream) -> list[int] | None:
     return None
 
 
-def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint) -> None:
+@pytest.mark.sized(tokens=(24, 8))
+def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """None says what another one should say; each question was asked alone before.
 
     A batch may round differently than a single request, so an answer that is like none of those asked alone is no swap.
     """
-    bodies = [endpoint.body(f"question {n}", max_tokens=24, temperature=0, ignore_eos=True) for n in range(8)]
+    bodies = [endpoint.body(f"question {n}", max_tokens=size.tokens, temperature=0, ignore_eos=True) for n in range(8)]
     alone = [ask.stream(endpoint, body) for body in bodies]
     told = [stream.token_ids or stream.text for stream in alone]
     together = [stream.token_ids or stream.text for stream in ask.streams(endpoint, bodies)]
@@ -75,11 +78,12 @@ def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoi
     assert not swapped, f"stream {swapped[0][0]} got the answer of question {swapped[0][1]} ({len(swapped)} of 8 are swapped)"
 
 
-def test_more_streams_than_slots_all_come_to_their_end(ask: Asking, endpoint: Endpoint) -> None:
+@pytest.mark.sized(tokens=(8, 3))
+def test_more_streams_than_slots_all_come_to_their_end(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """Forty at once: those that have to wait are queued, not refused and not forgotten."""
-    streams = ask.streams(endpoint, [endpoint.body(f"hello {n}", max_tokens=8, ignore_eos=True) for n in range(40)])
-    counted = [stream.metrics.output_tokens for stream in streams]
-    assert counted == [8] * 40, f"asked for 8 tokens each, got {counted}"
+    bodies = [endpoint.body(f"hello {n}", max_tokens=size.tokens, ignore_eos=True) for n in range(40)]
+    counted = [stream.metrics.output_tokens for stream in ask.streams(endpoint, bodies)]
+    assert counted == [size.tokens] * 40, f"asked for {size.tokens} tokens each, got {counted}"
 
 
 def test_streams_and_whole_answers_do_not_disturb_each_other(ask: Asking, endpoint: Endpoint) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
+from vllm_ci.suites.work import Sizes
 
 _WORDS = {
     "accents": "éàüñçß",
@@ -15,9 +16,10 @@ _WORDS = {
 }
 
 
-def test_a_stream_is_valid_utf8(ask: Asking, endpoint: Endpoint) -> None:
+@pytest.mark.sized(tokens=(200, 64))
+def test_a_stream_is_valid_utf8(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """Byte for byte, whatever a model with byte tokens says: one bad byte ends the stream in strict clients."""
-    stream = ask.stream(endpoint, endpoint.body("日本語 😀", max_tokens=200, ignore_eos=True, temperature=1, seed=5))
+    stream = ask.stream(endpoint, endpoint.body("日本語 😀", max_tokens=size.tokens, ignore_eos=True, temperature=1, seed=5))
     try:
         stream.exchange.body.decode("utf-8")
     except UnicodeDecodeError as error:
