@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from vllm_ci import fitting
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import BuildError, ConfigError, ErroredError, VllmCiError
 from vllm_ci.domain.events import Emit, Event, Finished, Started
@@ -145,6 +146,14 @@ async def model(
     return outcome.output
 
 
+async def fitted(
+    engine: Engine, project: Project, built: Built, checkpoint: Directory | None, emit: Emit, step: str = "settings"
+) -> Project:
+    """The project with what its server needs on the machine it will run on, where the user says nothing (CPU images)."""
+    image = built.summary["image"]
+    return await fitting.fitted(engine, project, checkpoint, image=image, config=built.config, emit=emit, step=step)
+
+
 def service(engine: Engine, project: Project, built: Built, checkpoint: Directory | None) -> ServiceSpec:
     """The server that the project wants from its image."""
     spec, server = project.model, project.server
@@ -179,6 +188,7 @@ async def serve(engine: Engine, project: Project, source: Source, emit: Emit) ->
     """Build, make the model, and hold the server."""
     built = await build(engine, project, source, emit)
     checkpoint = await model(engine, project, source, built.image, emit)
+    project = await fitted(engine, project, built, checkpoint, emit)
     async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, emit) as held:
         yield built, held
 
@@ -215,7 +225,8 @@ async def run(engine: Engine, project: Project, source: Source, emit: Emit, matr
                 await runner.run(replace(base, spec=spec))
 
     async def with_server() -> None:
-        async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, clock) as held:
+        served = await fitted(engine, project, built, checkpoint, clock)
+        async with _held(engine, service(engine, served, built, checkpoint), project.model.served_name, clock) as held:
             for spec in project.stages:
                 if STAGES[spec.name].needs_server:
                     await runner.run(replace(base, spec=spec, service=held), held)
@@ -247,6 +258,7 @@ async def _variant(
     engine, name, served = runner.engine, variant.name, variant.of(project)
     try:
         checkpoint = await model(engine, served, source, built.image, runner.emit, f"model@{name}")
+        served = await fitted(engine, served, built, checkpoint, runner.emit, f"settings@{name}")
         spec = service(engine, served, built, checkpoint)
         async with _held(engine, spec, name, runner.emit, f"server@{name}") as held:
             for context in contexts:
