@@ -77,4 +77,5 @@ def _accepted(loaded: Loaded) -> Iterator[Value]:
         return
     entries = known.accepted(loaded.config.model, loaded.config.server)
     shown = [{"id": entry.id, "reason": entry.reason, "until": entry.until.isoformat()} for entry in entries]
-    yield Value(key="stages.security.accept", value=shown, reason="known of vLLM itself, and of a server that lives for one test")
+    reason = "known of vLLM itself, and of a server that lives for one test"
+    yield Value(key="stages.security.accept", value=shown, reason=reason)

@@ -1,4 +1,4 @@
-"""Security findings that a project which says nothing is not failed for: vLLM's own, and those of a server made for one test."""
+"""Security findings that do not fail a project which says nothing: vLLM's own, and those of a server made for one test."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What vLLM is told on CPUs where the user says nothing: size of the KV cache, lengths, sequences, threads.
 
-By itself vLLM takes 92 % of the machine's memory, whatever else runs there, and refuses to start when that much is not free. Here
-it gets what the model needs, and at most half of what is left. ``docs/decisions/cpu-defaults.md`` has the reasons.
+By itself vLLM takes 92 % of the machine's memory, whatever else runs there, and refuses to start when that much is not free.
+Here it gets what the model needs, and at most half of what is left. ``docs/decisions/cpu-defaults.md`` has the reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LENGTH = "max-model-len"
 SEQUENCES = "max-num-seqs"
 
 LONGEST = 8192
-"""Longest sequence that is served on CPUs where the user names none, in tokens: prompts of that size take seconds, not minutes."""
+"""Longest sequence where the user names none, in tokens: on CPUs longer prompts take minutes."""
 MOST_SEQUENCES = 16
 """Sequences at once where the user names no number; vLLM's own 128 want a cache that few machines have."""
 _USUAL = 2048  # tokens that a sequence can count on beside the others
@@ -82,7 +82,7 @@ def compute(shape: ModelShape | None, machine: Machine, said: Said) -> Settings:
 
 
 def _threads(machine: Machine, said: Said, workers: int) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Threads are not bound to cores: two servers would be bound to the same ones, and quotas are not seen by vLLM's binding."""
+    """Threads are not bound to cores: vLLM would bind those of two servers to the same ones, and does not see quotas."""
     env, reasons = {}, {}
     if BINDING not in said.env:
         env[BINDING] = "nobind"

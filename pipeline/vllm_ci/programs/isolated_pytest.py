@@ -1,10 +1,10 @@
 """Start pytest inside an image so that the code under test does not see what pytest needs.
 
 Beside this file lie ``lib`` (``pytest``, ``_pytest`` and our own parts), ``apart`` (the packages that pytest needs) and
-``versions.json`` (their versions). Neither folder is ever on ``sys.path``. A finder of our own serves the names in ``lib``; the packages in
-``apart`` are submodules of one private package, and only code of pytest and of those packages is led to them: its import statements are
-changed when it is loaded. So ``import packaging``, ``importlib.metadata``, entry points, ``pkg_resources``, ``sys.path`` and child processes
-all show what the image holds, and nothing else. Standard library only.
+``versions.json`` (their versions). Neither folder is ever on ``sys.path``. A finder of our own serves the names in ``lib``. The
+packages in ``apart`` are submodules of one private package; only code of pytest and of those packages is led to them, by changing
+its import statements when it is loaded. So ``import packaging``, ``importlib.metadata``, entry points, ``pkg_resources``,
+``sys.path`` and child processes all show what the image holds, and nothing else. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-LIBRARY = os.path.join(HERE, "lib")
-APART = os.path.join(HERE, "apart")
+HERE = Path(__file__).absolute().parent
+LIBRARY = HERE / "lib"
+APART = HERE / "apart"
 PRIVATE = "_vllm_ci_apart"
 
 
@@ -34,24 +34,26 @@ class _Redirect(ast.NodeTransformer):
         # pygments names its own modules in strings; as names of entry points they must not match the image's either.
         self.own = re.compile(rf"(?:{'|'.join(map(re.escape, versions))})\.[\w.]*" if strings else r"(?!)")
 
-    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:  # noqa: N802 - the name is ast's
+    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         found: list[ast.stmt] = []
         for alias in node.names:
             top, dot, _ = alias.name.partition(".")
             if top not in self.versions:
                 found.append(ast.Import(names=[alias]))
                 continue
-            found.append(ast.Import(names=[ast.alias(name=f"{PRIVATE}.{alias.name}", asname=alias.asname or (None if dot else top))]))
+            found.append(
+                ast.Import(names=[ast.alias(name=f"{PRIVATE}.{alias.name}", asname=alias.asname or (None if dot else top))])
+            )
             if dot and not alias.asname:  # `import a.b` binds `a`
                 found.append(ast.Import(names=[ast.alias(name=f"{PRIVATE}.{top}", asname=top)]))
         return [ast.copy_location(each, node) for each in found]
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if not node.level and node.module and node.module.partition(".")[0] in self.versions:
             node.module = f"{PRIVATE}.{node.module}"
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         """``version("pluggy")`` is asked of the metadata, which is not mounted."""
         self.generic_visit(node)
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
@@ -60,48 +62,42 @@ class _Redirect(ast.NodeTransformer):
             return ast.copy_location(ast.Constant(value=self.versions[asked]), node)
         return node
 
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         if isinstance(node.value, str) and self.own.fullmatch(node.value):
             return ast.copy_location(ast.Constant(value=f"{PRIVATE}.{node.value}"), node)
         return node
 
 
 class _Loader(SourceFileLoader):
-    """Loads a module with its imports redirected; no byte code is kept."""
+    """Loads a module with its imports redirected."""
 
     versions: dict[str, str]
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:
-        redirect = _Redirect(self.versions, strings=self.name.startswith(PRIVATE))
-        tree = redirect.visit(ast.parse(data, filename=path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
-
-    def cache_from_source(self, path: str) -> str:
-        raise NotImplementedError  # what Python had kept of the file was made without us
-
     def get_code(self, fullname: str) -> Any:
+        """Compiled from the source each time: byte code that Python has kept of the file was made without us."""
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        redirect = _Redirect(self.versions, strings=self.name.startswith(PRIVATE))
+        tree = redirect.visit(ast.parse(self.get_data(path), filename=path))
+        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
 
 
 class Finder:
     """Serves the mounted modules, and no metadata of them."""
 
     def __init__(self) -> None:
-        with open(os.path.join(HERE, "versions.json"), encoding="utf-8") as file:
-            self.versions: dict[str, str] = json.load(file)
-        self.tops = frozenset(entry.partition(".")[0] for entry in os.listdir(LIBRARY))
+        self.versions: dict[str, str] = json.loads((HERE / "versions.json").read_text(encoding="utf-8"))
+        self.tops = frozenset(entry.name.partition(".")[0] for entry in LIBRARY.iterdir())
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Spec of a mounted module; ``None`` leaves the name to the image."""
         top = name.partition(".")[0]
         if name == PRIVATE:
             spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = [APART]
+            spec.submodule_search_locations = [str(APART)]
             return spec
         if top not in self.tops and top != PRIVATE:
             return None
-        found = PathFinder.find_spec(name, [LIBRARY] if name == top else path, target)
+        found = PathFinder.find_spec(name, [str(LIBRARY)] if name == top else path, target)
         if found is not None and top in (PRIVATE, "pytest", "_pytest") and isinstance(found.loader, SourceFileLoader):
             found.loader = loader = _Loader(found.loader.name, found.loader.path)
             found.cached = None
@@ -111,7 +107,7 @@ class Finder:
 
 def install() -> None:
     """Put the finder before all others, and this folder off the path."""
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != HERE]
+    sys.path[:] = [entry for entry in sys.path if Path(entry).absolute() != HERE]
     if not any(type(finder).__name__ == Finder.__name__ and type(finder).__module__ == __name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder())
 

@@ -2,8 +2,9 @@
 
 Usage: ``machine.py FOLDER`` writes ``FOLDER/machine.json``.
 
-Total memory says nothing where other programs run, and nothing in a container. Counted is what ``MemAvailable`` of the kernel says,
-what the control groups of this process leave (version 1 and 2, with all groups above), and what the memory node of its processors has.
+Total memory says nothing where other programs run, and nothing in a container. Counted is what ``MemAvailable`` of the kernel
+says, what the control groups of this process leave (version 1 and 2, with all groups above), and what the memory node of its
+processors has.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         unified = number == "0" and not controllers
         if not unified and controller not in controllers.split(","):
             continue
-        tops = ("sys/fs/cgroup", "sys/fs/cgroup/unified") if unified else (f"sys/fs/cgroup/{controllers}", f"sys/fs/cgroup/{controller}")
-        for top in tops:
+        names = ("", "unified") if unified else (controllers, controller)
+        for top in (f"sys/fs/cgroup/{name}".rstrip("/") for name in names):
             # A path with `..` lies outside of what this container sees; its own group is the top then.
             inside = path.strip("/") if ".." not in path else ""
             folder = root / top / inside

@@ -42,8 +42,10 @@ def run(tools: Path, folder: Path, packages: Path, text: str, *options: str) -> 
     (folder / "test_image.py").write_text(textwrap.dedent(text))
     command = [sys.executable, "-S", str(tools / "start.py"), f"--also={folder}", "-p", "vllm_ci.suites.inside"]
     return subprocess.run(
-        [*command, "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--import-mode=append", *options]
-        + ["--vllm-report", str(folder / "out"), "test_image.py"],
+        [
+            *(*command, "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--import-mode=append"),
+            *("--vllm-report", str(folder / "out"), *options, "test_image.py"),
+        ],
         cwd=folder,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
