@@ -2,8 +2,8 @@
 
 Beside this file lie ``lib`` (``pytest``, ``_pytest`` and our own parts), ``apart`` (the packages that pytest needs) and
 ``versions.json`` (their versions). Neither folder is ever on ``sys.path``. A finder of our own serves the names in ``lib``. The
-packages in ``apart`` are submodules of one private package; only code of pytest and of those packages is led to them, by changing
-its import statements when it is loaded. So ``import packaging``, ``importlib.metadata``, entry points, ``pkg_resources``,
+packages in ``apart`` are submodules of one private package; only pytest and those packages are led to them, by changing
+their import statements when they are loaded. So ``import packaging``, ``importlib.metadata``, entry points, ``pkg_resources``,
 ``sys.path`` and child processes all show what the image holds, and nothing else. Standard library only.
 """
 
