@@ -22,8 +22,15 @@ from vllm_ci.domain.project import ModelSpec, Project, ServerSpec
 
 MACHINE = {"memory_bytes": 18 << 30, "cores": 4}
 SMALL = {
-    **{"num_hidden_layers": 16, "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64},
-    **{"max_position_embeddings": 131072, "torch_dtype": "bfloat16", "vocab_size": 128256, "intermediate_size": 8192},
+    "num_hidden_layers": 16,
+    "hidden_size": 2048,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+    "intermediate_size": 8192,
 }
 
 
@@ -41,7 +48,9 @@ class Machine:
 
     async def run(self, program: Program) -> Outcome:
         self.asked.append(program)
-        return Outcome(exit_code=self.exit_code, seconds=0.1, output=MemoryDirectory({"machine.json": self.answer}), log="no /proc")
+        return Outcome(
+            exit_code=self.exit_code, seconds=0.1, output=MemoryDirectory({"machine.json": self.answer}), log="no /proc"
+        )
 
 
 def fitted(
@@ -53,7 +62,12 @@ def fitted(
 
     async def work() -> Project:
         return await fitting.fitted(
-            engine or Machine(), project, model, image={"device": device}, config={"config": {"Env": list(env)}}, emit=events.append
+            engine or Machine(),
+            project,
+            model,
+            image={"device": device},
+            config={"config": {"Env": list(env)}},
+            emit=events.append,
         )
 
     return anyio.run(work).server, events
@@ -62,7 +76,10 @@ def fitted(
 def test_a_model_that_is_at_hand_gets_what_it_needs_and_the_run_says_what_that_is() -> None:
     server, events = fitted(ServerSpec(args=("--seed=1",), env={"A": "b"}), {"config.json": SMALL})
     assert server.env == {
-        **{"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "3", "VLLM_CPU_KVCACHE_SPACE": "5", "A": "b"}
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "3",
+        "VLLM_CPU_KVCACHE_SPACE": "5",
+        "A": "b",
     }
     assert server.args == ("--max-model-len=8192", "--max-num-seqs=16", "--seed=1"), "the user's own come last: they win"
     (event,) = events

@@ -194,7 +194,8 @@ def test_flags_are_read_as_vllm_reads_them(args: list[str], expected: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [("4096", 4096), ("8k", 8000), ("8K", 8192), ("1.5k", 1500), ("1G", 2**30), ("auto", None), ("-1", None)]
+    ("value", "number"),
+    [("4096", 4096), ("8k", 8000), ("8K", 8192), ("1.5k", 1500), ("1G", 2**30), ("auto", None), ("-1", None)],
 )
 def test_numbers_are_read_as_vllm_reads_them(value: str, number: int | None) -> None:
     assert said([f"--n={value}"], {}).number("n") == number

@@ -50,8 +50,13 @@ def shape(config: dict[str, Any], tokenizer: dict[str, Any] | None = None) -> mo
         ),
         (
             {
-                **{"num_hidden_layers": 60, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8},
-                **{"multi_query": True, "new_decoder_architecture": True, "dtype": "bfloat16"},
+                "num_hidden_layers": 60,
+                "hidden_size": 8192,
+                "num_attention_heads": 128,
+                "num_kv_heads": 8,
+                "multi_query": True,
+                "new_decoder_architecture": True,
+                "dtype": "bfloat16",
             },
             60 * 8 * 2 * 64 * 2,
             0,
@@ -59,9 +64,16 @@ def shape(config: dict[str, Any], tokenizer: dict[str, Any] | None = None) -> mo
         # DeepSeek-V2-Lite: one latent of 512 and a rotary key of 64.
         (
             {
-                **{"num_hidden_layers": 27, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16},
-                **{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128},
-                **{"max_position_embeddings": 163840, "torch_dtype": "bfloat16"},
+                "num_hidden_layers": 27,
+                "hidden_size": 2048,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 16,
+                "kv_lora_rank": 512,
+                "qk_rope_head_dim": 64,
+                "qk_nope_head_dim": 128,
+                "v_head_dim": 128,
+                "max_position_embeddings": 163840,
+                "torch_dtype": "bfloat16",
             },
             27 * 576 * 2,
             163840,
@@ -70,8 +82,13 @@ def shape(config: dict[str, Any], tokenizer: dict[str, Any] | None = None) -> mo
         (
             {
                 "text_config": {
-                    **{"num_hidden_layers": 34, "hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4},
-                    **{"head_dim": 256, "sliding_window": 1024, "max_position_embeddings": 131072},
+                    "num_hidden_layers": 34,
+                    "hidden_size": 2560,
+                    "num_attention_heads": 8,
+                    "num_key_value_heads": 4,
+                    "head_dim": 256,
+                    "sliding_window": 1024,
+                    "max_position_embeddings": 131072,
                 },
                 "vision_config": {"num_hidden_layers": 27, "hidden_size": 1152, "num_attention_heads": 16},
                 "torch_dtype": "bfloat16",
@@ -114,8 +131,14 @@ def test_the_weights_are_not_underestimated() -> None:
     """1.24 billion parameters, of which the embedding is shared."""
     assert 1.24e9 * 2 <= shape(LLAMA).weight_bytes <= 2.0e9 * 2
     mixtral = {
-        **{"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8},
-        **{"intermediate_size": 14336, "vocab_size": 32000, "num_local_experts": 8, "dtype": "bfloat16"},
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 32000,
+        "num_local_experts": 8,
+        "dtype": "bfloat16",
     }
     assert 46.7e9 * 2 <= shape(mixtral).weight_bytes <= 55e9 * 2
 
@@ -126,7 +149,9 @@ def test_a_tokenizer_may_have_the_shorter_limit_and_none_is_no_limit() -> None:
     assert shape(LLAMA, {"model_max_length": float("inf")}).shortest_limit == 131072
 
 
-@pytest.mark.parametrize("config", [{}, {"model_type": "llama"}, {"hidden_size": 64}, {"num_hidden_layers": 2, "hidden_size": 64}])
+@pytest.mark.parametrize(
+    "config", [{}, {"model_type": "llama"}, {"hidden_size": 64}, {"num_hidden_layers": 2, "hidden_size": 64}]
+)
 def test_what_does_not_tell_it_has_no_shape(config: dict[str, Any]) -> None:
     assert model_shape.of(config) is None
 
@@ -140,7 +165,9 @@ def test_a_tiny_model_has_the_shape_of_the_configuration_it_is_made_with() -> No
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["factor", "head_dim", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["factor", "head_dim", "x"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 _KEYS = st.sampled_from(
