@@ -160,7 +160,15 @@ def installed(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pyt
     requirements = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     run([uv.program(), "venv", "--quiet", "--no-project", "--python", sys.executable, folder / "env"], folder)
-    command = [uv.program(), "pip", "install", "--quiet", "--no-config", "--python", folder / "env" / "bin" / "python"]
+    command: list[str | Path] = [
+        uv.program(),
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--python",
+        folder / "env" / "bin" / "python",
+    ]
     run([*command, "--resolution", request.param, "--only-binary", ":all:", "-r", "requirements.txt", wheel], folder)
     return folder / "env" / "bin" / "vllm-ci"
 

@@ -60,9 +60,11 @@ def fitted(
     model = None if files is None else MemoryDirectory({name: json.dumps(value).encode() for name, value in files.items()})
     events: list[Event] = []
 
+    where: Any = engine or Machine()
+
     async def work() -> Project:
         return await fitting.fitted(
-            engine or Machine(),
+            where,
             project,
             model,
             image={"device": device},
