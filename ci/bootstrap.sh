@@ -1,5 +1,6 @@
 # Sourced by ci/run, ci/test and ci/lock (from the root of the checkout): finds or fetches what they need, into the checkout only.
-# Afterwards: $UV is a uv, and `environment NAME LOCK` makes .tools/NAME from a lock and sets $PY to its interpreter.
+# Afterwards: $UV is a uv, and `environment NAME LOCK` makes an environment from a lock, leads .tools/NAME to it, and sets $PY to its
+# interpreter.
 
 say() { printf 'vllm-ci: %s\n' "$*" >&2; }
 
@@ -12,7 +13,7 @@ stop() {
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 find_python() {
-    # .python-version is for Dagger's runtime; a pyenv that does not have that version must not stand in the way.
+    # A pyenv that cannot serve .python-version, or serves an old Python, must not stand in the way.
     if command -v pyenv >/dev/null 2>&1 && ! new_enough "${PYTHON:-python3}"; then
         PYENV_VERSION=$(pyenv global | head -n 1)
         export PYENV_VERSION
@@ -26,22 +27,28 @@ find_python() {
     stop "no Python 3.11 or newer found" "install one (apt-get install python3), or name one: PYTHON=/path/to/python3 $0"
 }
 
+environments() { "$HOST_PYTHON" -I -S ci/environments.py "$@"; }
+
 find_uv() {
-    if [ -x .tools/uv/bin/uv ]; then
-        UV=$PWD/.tools/uv/bin/uv
-    elif command -v uv >/dev/null 2>&1; then
+    if [ ! -x .tools/uv/bin/uv ] && command -v uv >/dev/null 2>&1; then
         UV=$(command -v uv)
-    else
-        "$HOST_PYTHON" -m pip --version >/dev/null 2>&1 ||
-            stop "neither uv nor pip is here" "install one of them (apt-get install python3-pip, or see uv's own manual)"
+        return
+    fi
+    UV=$PWD/.tools/uv/bin/uv
+    [ ! -x "$UV" ] || return 0
+    "$HOST_PYTHON" -m pip --version >/dev/null 2>&1 ||
+        stop "neither uv nor pip is here" "install one of them (apt-get install python3-pip, or see uv's own manual)"
+    mkdir -p .tools
+    exec 8>.tools/uv.lock
+    environments hold exclusive 8
+    if [ ! -x "$UV" ]; then
         say "fetching uv into .tools/uv"
-        rm -rf .tools/uv.part
+        rm -rf .tools/uv.part .tools/uv
         PIP_ROOT_USER_ACTION=ignore "$HOST_PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
             --target .tools/uv.part -r ci/uv.lock
-        rm -rf .tools/uv
         mv .tools/uv.part .tools/uv
-        UV=$PWD/.tools/uv/bin/uv
     fi
+    exec 8>&-
 }
 
 # uv does not read pip's configuration: hand over the index that the user gave pip, unless uv has one of its own.
@@ -57,27 +64,41 @@ use_pip_configuration() {
     fi
 }
 
+# One environment for each interpreter, lock and place of the checkout: two calls whose `python3` differs do not disturb each other.
+# It is complete when its stamp is there. Who uses it holds its lock (descriptor 9, kept over exec), so that no clean-up removes it.
 environment() {
-    target=.tools/$1
-    stamp="$(cksum <"$2") $HOST_PYTHON $PWD"
+    HOST_VERSION=$("$HOST_PYTHON" -I -S -c 'import sys; print(*sys.version_info[:2], sys.implementation.cache_tag)')
+    kept=$1-$(environments key "$HOST_PYTHON" "$HOST_VERSION" "$PWD" "$(cat "$2")")
+    target=.tools/envs/$kept
     PY=$PWD/$target/bin/python
-    [ "$(cat "$target/stamp" 2>/dev/null)" != "$stamp" ] || return 0
-    say "making $target from $2"
+    mkdir -p .tools/envs
+    exec 9>>"$target.lock"
+    environments hold shared 9
+    if [ ! -e "$target/stamp" ]; then
+        exec 8>>"$target.making.lock"
+        environments hold exclusive 8
+        [ -e "$target/stamp" ] || make_environment "$2"
+        exec 8>&-
+    fi
+    environments use "$1" "$kept"
+}
+
+make_environment() {
+    say "making $target from $1"
     use_pip_configuration
-    # Made beside its place and moved there: whoever still runs the old one is not cut off half-way.
-    part=$target.part.$$
+    # Nobody else is making it: what lies here was left by a call that was killed.
+    rm -rf "$target" "$target.part"
+    part=$target.part
     "$UV" venv --quiet --no-project --relocatable --python "$HOST_PYTHON" "$part"
-    "$UV" pip sync --quiet --python "$part/bin/python" --require-hashes --only-binary :all: "$2"
+    "$UV" pip sync --quiet --python "$part/bin/python" --require-hashes --only-binary :all: "$1"
     # The checkout itself is on the path, not installed: nothing is built, and an edit needs no second step.
     for site in "$part"/lib/python3.*/site-packages; do
         echo "$PWD/pipeline" >"$site/vllm_ci.pth"
     done
     printf '#!/bin/sh\nexec "%s" -m vllm_ci "$@"\n' "$PY" >"$part/bin/vllm-ci"
     chmod +x "$part/bin/vllm-ci"
-    echo "$stamp" >"$part/stamp"
-    [ ! -e "$target" ] || mv "$target" "$part.old"
+    echo "$HOST_PYTHON $HOST_VERSION" >"$part/stamp"
     mv "$part" "$target"
-    rm -rf "$part.old"
 }
 
 find_python

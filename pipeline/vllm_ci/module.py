@@ -120,10 +120,11 @@ class VllmCi:
             built = await _built(work)
             with watched() as emit:
                 model = await pipeline.model(work.engine, work.project, work.source, built.image, emit)
-            server = work.project.server
+                project = await pipeline.fitted(work.engine, work.project, built, model, emit)
+            server = project.server
             if server.api_key_env == GENERATED_KEY and api_key is None:
                 server = replace(server, api_key_env="")  # a key that nobody knows would keep everybody out
-            spec = pipeline.service(work.engine, replace(work.project, server=server), built, model)
+            spec = pipeline.service(work.engine, replace(project, server=server), built, model)
             return (await work.engine.guarded(spec)).service()
 
     # Once a session, so that a shell can take report and verdict from one run: run=$(run ...); $run | report ...

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from vllm_ci import fitting
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import BuildError, ConfigError, EngineError, ErroredError, ServiceError
@@ -141,6 +142,14 @@ async def model(
     return outcome.output
 
 
+async def fitted(
+    engine: Engine, project: Project, built: Built, checkpoint: Directory | None, emit: Emit, step: str = "settings"
+) -> Project:
+    """The project with what its server needs on the machine it will run on, where the user says nothing (CPU images)."""
+    image = built.summary["image"]
+    return await fitting.fitted(engine, project, checkpoint, image=image, config=built.config, emit=emit, step=step)
+
+
 def service(engine: Engine, project: Project, built: Built, checkpoint: Directory | None) -> ServiceSpec:
     """The server that the project wants from its image."""
     spec, server = project.model, project.server
@@ -175,6 +184,7 @@ async def serve(engine: Engine, project: Project, source: Source, emit: Emit) ->
     """Build, make the model, and hold the server."""
     built = await build(engine, project, source, emit)
     checkpoint = await model(engine, project, source, built.image, emit)
+    project = await fitted(engine, project, built, checkpoint, emit)
     async with _held(engine, service(engine, project, built, checkpoint), project.model.served_name, emit) as held:
         yield built, held
 
@@ -271,6 +281,10 @@ async def _against(
         checkpoint, held = None, None
         with record.watching(f"model{at}"):
             checkpoint = await model(runner.engine, project, source, built.image, record, f"model{at}")
+        if record.problem is not None:
+            return
+        with record.watching(f"settings{at}"):
+            project = await fitted(runner.engine, project, built, checkpoint, record, f"settings{at}")
         if record.problem is not None:
             return
         spec, name = service(runner.engine, project, built, checkpoint), f"server{at}"

@@ -35,6 +35,7 @@ LEVELS = (
     ("release", 2),
     ("deploy", 2),
     ("pipeline", 2),
+    ("fitting", 2),
     ("engines", 3),
     ("ci", 3),
     ("report", 3),

@@ -15,7 +15,7 @@ from vllm_ci.cli import options as shared
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.spec import Compression, ImageSpec
-from vllm_ci.images import integrity, spec, store
+from vllm_ci.images import device, integrity, spec, store
 from vllm_ci.images.build import BuiltImage, build
 from vllm_ci.images.export import Output
 from vllm_ci.images.spec import host_platform
@@ -127,6 +127,7 @@ def describe(work: Work, image: BuiltImage, *, repository: str = "", pushed_byte
             "tags": list(image.ref.tags),
             "layout": str(image.layout),
             "manifests": image.manifests,
+            "device": device.of(work.spec),
         },
         "seconds": round(image.seconds, 3),
         "layers": [

@@ -18,7 +18,7 @@ from vllm_ci.cli.output import json_option, print_json
 @json_option
 @click.pass_context
 def config(context: click.Context, /, *, schema: bool, as_json: bool, **_: Any) -> None:
-    """Print every setting, and where its value comes from: flag, environment, file or default.
+    """Print every setting, and where its value comes from: flag, environment, file, computed or default.
 
     \b
     Examples:
@@ -31,10 +31,16 @@ def config(context: click.Context, /, *, schema: bool, as_json: bool, **_: Any) 
 
         print_json(of_configuration())
         return
-    values = loaded(context).values()
+    from vllm_ci.config import computed
+
+    project = loaded(context)
+    rows = {key: {"value": value, "origin": origin} for key, value, origin in project.values()}
+    for each in computed.values(project):
+        rows[each.key] = {"value": each.value, "origin": computed.ORIGIN, "reason": each.reason}
     if as_json:
-        print_json({key: {"value": value, "origin": origin} for key, value, origin in values})
+        print_json(rows)
         return
-    width = max(len(key) for key, _, _ in values)
-    for key, value, origin in values:
-        click.echo(f"{key:<{width}}  {json.dumps(value, ensure_ascii=False):<30}  {origin}")
+    width = max(map(len, rows))
+    for key, row in rows.items():
+        origin = f"{row['origin']}: {row['reason']}" if "reason" in row else row["origin"]
+        click.echo(f"{key:<{width}}  {json.dumps(row['value'], ensure_ascii=False):<30}  {origin}")

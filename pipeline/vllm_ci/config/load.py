@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_ci.config import consistency, document
+from vllm_ci.config import consistency, document, known
 from vllm_ci.config.document import Document, Place
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.paths import InvalidPath
 from vllm_ci.domain.project import Project
+from vllm_ci.domain.stage import StageSpec
 
 FILE_NAME = "vllm-ci.yaml"
 GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
@@ -74,7 +75,7 @@ class Loaded:
         Raises:
             ConfigError: There is no such stage.
         """
-        specs = self.config.stages.specs()
+        specs = self._specs()
         if unknown := [name for name in stages if name not in specs]:
             raise ConfigError(f"there is no stage {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
         server = self.config.server.domain()
@@ -85,6 +86,15 @@ class Loaded:
             server=replace(server, api_key_env=GENERATED_KEY) if self.config.server.generate_api_key else server,
             stages=tuple(specs[name] for name in specs if name in (stages or self.config.stages.enabled())),
         )
+
+    def _specs(self) -> dict[str, StageSpec]:
+        """Every stage by name; a list of accepted findings that the user has not written is the one for this project."""
+        stages = self.config.stages
+        specs = stages.specs()
+        if "accept" not in stages.security.model_fields_set:
+            accept = known.accepted(self.config.model, self.config.server)
+            specs["security"] = replace(specs["security"], accept=accept)
+        return specs
 
     def values(self) -> list[tuple[str, object, str]]:
         """Every value as (dotted key, value, origin)."""

@@ -104,7 +104,8 @@ class SecurityStageConfig(ServerStageConfig):
     """Against the server, as an attacker would."""
 
     accept: list[AcceptedFindingConfig] = Field(default_factory=list)
-    """Known findings that do not fail the stage until their date."""
+    """Known findings that do not fail the stage until their date. Left out, it is what is known of vLLM itself and of a server
+    that lives for one test; written, it holds what you write (`[]`: nothing is accepted)."""
     fail_on: Severity = "medium"
     """Least severity that fails the stage."""
 

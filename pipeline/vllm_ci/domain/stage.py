@@ -17,11 +17,13 @@ class AcceptedFinding:
         id: Stable id of the finding (``open-route:POST /invocations``).
         reason: Why it is lived with.
         until: Last day on which it is accepted; afterwards it fails again.
+        by_default: It comes from this tool, not from the user: nothing to take out when it is not seen.
     """
 
     id: str
     reason: str
     until: dt.date
+    by_default: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

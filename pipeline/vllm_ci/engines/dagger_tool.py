@@ -1,4 +1,4 @@
-"""The tool's own environment as a container: the Python of ``.python-version``, git, the locked dependencies, this package."""
+"""The tool's own environment as a container: the Python of the module, git, the locked dependencies, this package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tool:
 
     Attributes:
         package: Holds ``pipeline/vllm_ci``, ``images`` and ``requirements.lock``.
-        python_image: Debian with the Python of ``.python-version``; a mirror's, where the public one is out of reach.
+        python_image: Debian with the Python of the module; a mirror's, where the public one is out of reach.
         certificates: Certificate authorities to trust, in place of the image's own.
         network: Variables that say how to reach package indexes and mirrors.
         variables: Further variables for what runs in it.

@@ -1,16 +1,25 @@
-"""What is mounted beside an image's own files so that pytest can run in there: nothing is installed into the image."""
+"""What is mounted beside an image's own files so that pytest can run in there: nothing is installed into the image.
+
+``programs/isolated_pytest.py`` says how it is kept out of sight of the code under test.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import vllm_ci
+from vllm_ci.programs import FOLDER as PROGRAMS
 
-# Pure Python, and all that pytest needs from Python 3.11 on; pygments colours tracebacks.
-_DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+# Served under their own names, as tests import them.
+_SHOWN = ("pytest",)
+# Pure Python, and all that pytest needs from Python 3.11 on; pygments colours tracebacks. Seen by pytest alone.
+_APART = ("pluggy", "iniconfig", "packaging", "pygments")
+# pytest's stand-in for a library that an image may have.
+_STAND_IN = "py.py"
 # Ours that work with the standard library and pytest alone.
 _OURS = (
     "__init__.py",
@@ -23,43 +32,30 @@ _OURS = (
     "suites/inside.py",
     "suites/unit",
 )
-_START = '''\
-"""Start pytest inside an image: what the image holds comes first on the path, what is mounted comes last."""
-import os
-import sys
-
-here = os.path.dirname(os.path.abspath(__file__))
-sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
-arguments = sys.argv[1:]
-if arguments and arguments[0].startswith("--also="):
-    sys.path.append(arguments.pop(0)[len("--also="):])
-sys.path.append(os.path.join(here, "lib"))
-
-import pytest
-
-sys.exit(pytest.main(arguments))
-'''
 
 
 def gather(into: Path) -> Path:
-    """Lay out ``start.py`` and ``lib/`` (pytest with what it needs, and our parts) in a folder, and return it.
+    """Lay out ``start.py``, ``lib/`` (pytest and our parts) and ``apart/`` (what pytest needs) in a folder, and return it.
 
     The content depends only on the versions installed with this tool, so it can be kept for as long as they stay.
     """
-    library = into / "lib"
-    for name in _DISTRIBUTIONS:
-        _install(metadata.distribution(name), library)
+    for names, library in ((_SHOWN, into / "lib"), (_APART, into / "apart")):
+        for name in names:
+            _install(metadata.distribution(name), library)
     ours = Path(vllm_ci.__file__).parent
     for name in _OURS:
-        _copy(ours / name, library / "vllm_ci" / name)
-    (into / "start.py").write_text(_START, encoding="utf-8")
+        _copy(ours / name, into / "lib" / "vllm_ci" / name)
+    _copy(PROGRAMS / "isolated_pytest.py", into / "start.py")
+    (into / "lib" / _STAND_IN).replace(into / "apart" / _STAND_IN)
+    versions = {name: metadata.version(name) for name in _APART} | {Path(_STAND_IN).stem: metadata.version("pytest")}
+    (into / "versions.json").write_text(json.dumps(versions), encoding="utf-8")
     return into
 
 
 def _install(distribution: metadata.Distribution, library: Path) -> None:
-    """Copy what a distribution installed, its metadata too (pluggy asks for its own version there), but no scripts."""
+    """Copy the modules of a distribution: neither its metadata, which would be found, nor scripts."""
     for file in distribution.files or ():
-        if ".." not in file.parts and "__pycache__" not in file.parts:
+        if not {"..", "__pycache__"} & {*file.parts} and not file.parts[0].endswith(".dist-info"):
             _copy(Path(str(file.locate())), library / file)
 
 

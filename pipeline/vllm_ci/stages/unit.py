@@ -39,7 +39,8 @@ class UnitStage:
                 remedy="leave the stage unit out, or run the pipeline in the checkout that the image is built from",
             )
         spec = context.spec
-        ours = ("-p", "vllm_ci.suites.inside", "--pyargs", "vllm_ci.suites.unit", *OURS_ALONE)
+        # In any other mode pytest puts the mounted folder on the path, where the code under test would find it.
+        ours = ("-p", "vllm_ci.suites.inside", "--import-mode=importlib", "--pyargs", "vllm_ci.suites.unit", *OURS_ALONE)
         integrity = self._program(context, "unit", (*_START, *ours), {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
         paths = self._paths(context)
         tests = (

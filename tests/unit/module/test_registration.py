@@ -132,7 +132,10 @@ def test_the_module_loads_what_it_needs_and_nothing_else() -> None:
 
 
 def test_the_runtime_and_the_tool_have_the_same_python() -> None:
-    assert (ROOT / ".python-version").read_text().strip() == dagger_tool.PYTHON
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["dagger"]["base-image"] == f"python:{dagger_tool.PYTHON}-slim"
+    # Read by uv and pyenv, and by the runtime if it finds no base image: any Python 3 has to do.
+    assert (ROOT / ".python-version").read_text().strip() == "3"
 
 
 def test_nothing_generated_is_committed() -> None:

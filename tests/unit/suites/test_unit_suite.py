@@ -64,6 +64,7 @@ def judged(made: Image, tools: Path, folder: Path) -> dict[str, str]:
     ended = subprocess.run(
         [
             *(sys.executable, "-S", str(tools / "start.py"), "-p", "vllm_ci.suites.inside", "-p", "no:cacheprovider"),
+            "--import-mode=importlib",
             *("--pyargs", "vllm_ci.suites.unit", "-c", "/dev/null", "--rootdir", str(folder), "--vllm-report", str(folder)),
             *(
                 f"--vllm-manifest={folder}/manifest.json",
@@ -184,8 +185,9 @@ def test_what_is_wrong_with_an_image_is_named(tmp_path: Path, tools: Path, spoil
 
 
 def test_what_is_mounted_brings_pytest_and_nothing_that_needs_more(tools: Path) -> None:
-    brought = {path.name for path in (tools / "lib").iterdir() if path.is_dir() and path.suffix != ".dist-info"}
-    assert brought == {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "vllm_ci"}
+    brought = {folder: {path.name for path in (tools / folder).iterdir()} for folder in ("lib", "apart")}
+    assert brought["lib"] == {"pytest", "_pytest", "vllm_ci"}
+    assert brought["apart"] == {"pluggy", "iniconfig", "packaging", "pygments", "py.py"}
     ours = {str(path.relative_to(tools / "lib/vllm_ci")) for path in (tools / "lib/vllm_ci").rglob("*.py")}
     assert "suites/plugin.py" not in ours
     assert "suites/unit/test_files.py" in ours

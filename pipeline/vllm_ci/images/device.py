@@ -1,0 +1,15 @@
+"""What an image's vLLM computes on, as far as its spec tells."""
+
+from __future__ import annotations
+
+import re
+
+from vllm_ci.domain.spec import ImageSpec
+
+_CPU = re.compile(r"vllm[-_.]cpu\b|vllm\s*(==|@).*\bcpu\b", re.IGNORECASE)
+
+
+def of(spec: ImageSpec) -> str:
+    """``cpu`` where the spec asks for vLLM's build for CPUs or calls its variant that, else empty."""
+    named = spec.variant == "cpu" or spec.variant.startswith("cpu-")
+    return "cpu" if named or any(_CPU.match(requirement) for requirement in spec.requirements) else ""
