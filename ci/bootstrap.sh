@@ -68,7 +68,7 @@ use_pip_configuration() {
 # It is complete when its stamp is there. Who uses it holds its lock (descriptor 9, kept over exec), so that no clean-up removes it.
 environment() {
     HOST_VERSION=$("$HOST_PYTHON" -I -S -c 'import sys; print(*sys.version_info[:2], sys.implementation.cache_tag)')
-    kept=$1-$(environments key "$HOST_PYTHON" "$HOST_VERSION" "$PWD" "$(cat "$2")")
+    kept=$1-$(environments key "$2" "$HOST_PYTHON" "$HOST_VERSION" "$PWD")
     target=.tools/envs/$kept
     PY=$PWD/$target/bin/python
     mkdir -p .tools/envs

@@ -2,7 +2,7 @@
 
 hold shared|exclusive FD  lock the open file FD; the lock belongs to the file as opened, so the caller has it as well
 use NAME FOLDER           lead .tools/NAME to .tools/envs/FOLDER, and remove environments that nobody has used for a day
-key WORD...               a name for what the words say
+key LOCK WORD...          a name for what the lock file LOCK and the words say
 """
 
 from __future__ import annotations
@@ -54,16 +54,17 @@ def clean() -> None:
         try:
             if time.time() - folder.stat().st_mtime < UNUSED_S:
                 continue
-            with (ALL / f"{folder.name.partition('.')[0]}.lock").open("a") as file:
+            with (ALL / f"{folder.name.partition('.')[0]}.lock").open("a", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # somebody uses it, or removes it right now
             continue
 
 
-def key(*words: str) -> None:
-    """Sixteen hexadecimal digits of a hash."""
-    sys.stdout.write(hashlib.sha256("\0".join(words).encode()).hexdigest()[:16] + "\n")
+def key(lock: str, *words: str) -> None:
+    """Sixteen hexadecimal digits of a hash. The file is read here: a lock may be longer than an argument (128 KiB on Linux)."""
+    content = Path(lock).read_bytes()
+    sys.stdout.write(hashlib.sha256("\0".join(words).encode() + b"\0" + content).hexdigest()[:16] + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.vcs import DIFF, GitError, discover, git, paths, refs, short
+from vllm_ci.domain.refs import short
+from vllm_ci.vcs import DIFF, GitError, discover, git, paths, refs
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _FETCH_DEADLINE_S = 120.0

@@ -85,7 +85,7 @@ class Record:
         """Keep the seconds of every step, and pass the event on."""
         if isinstance(event, Started):
             self._running[event.step] = time.monotonic()
-        else:
+        elif isinstance(event, Finished):
             self._running.pop(event.step, None)
             self._seconds[event.step] = round(event.seconds, 3)
         self.emit(event)

@@ -28,7 +28,7 @@ _SECRET = re.compile(r"(?<=://)[^/@\s']+@")
 
 
 class GitError(ErroredError):
-    """Git exited with ``exit_status``, which is not 0; ``why`` is what it said, ``output`` what it printed on standard output."""
+    """Git exited with ``exit_status``, not 0; ``why`` is what it said, ``output`` what it printed on standard output."""
 
     def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "", output: str = "") -> None:
         super().__init__(message, why=why, remedy=remedy)

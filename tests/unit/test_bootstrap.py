@@ -43,7 +43,8 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "ci", folder / "ci")
     lock = re.search(r"^iniconfig==[^\n]*(\n    --hash[^\n]*)+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert lock
-    (folder / "requirements.lock").write_text(lock[0] + "\n")
+    # As long as our own: a file of this length is no argument for a program (128 KiB is the most on Linux).
+    (folder / "requirements.lock").write_text(lock[0] + "\n" + "# a comment as long as a hash and more\n" * 8000)
     (folder / "ci" / "use").write_text(SCRIPT)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "uv").symlink_to(uv.program())
@@ -174,7 +175,7 @@ def test_the_clean_up_takes_what_nobody_has_used_for_a_day_and_nothing_that_is_i
 def test_the_lock_is_held_by_the_program_that_the_script_becomes(checkout: Path, tmp_path: Path) -> None:
     used = start(checkout, interpreter(tmp_path / "one"))
     prefix = Path(first_line(used).split()[0])
-    with Path(f"{prefix}.lock").open("a") as file:
+    with Path(f"{prefix}.lock").open("a", encoding="utf-8") as file:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         end(used)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 BRANCHES, TAGS = "refs/heads/", "refs/tags/"
+_REMOTES = "refs/remotes/"
 _TOKEN = re.compile(r"\*\*|\*|\?|\[!?[^\]/]+\]|[^*?\[]")
 # What git allows in no name (git-check-ref-format(1)), apart from the characters that mean something in a pattern.
 _NEVER = re.compile(r"[\x00-\x20\x7f~^:\\]|\.\.|@\{|//|/\.|\.lock(/|$)|^[./]|[./]$")
@@ -46,8 +47,9 @@ def matches(ref: str, pattern: str) -> bool:
 
 
 def short(ref: str) -> str:
-    """Without ``refs/heads/`` or ``refs/tags/``, for people."""
-    return ref.removeprefix(BRANCHES).removeprefix(TAGS)
+    """The name as people write it: ``refs/heads/main`` is ``main``."""
+    prefix = next((each for each in (BRANCHES, TAGS, _REMOTES) if ref.startswith(each)), "")
+    return ref.removeprefix(prefix)
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -18,6 +18,7 @@ from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.statement import DECISION, timestamp
 from vllm_ci.evidence.verify import Findings
 from vllm_ci.registry.repository import Repository
+from vllm_ci.registry.retry import Failures
 from vllm_ci.release import history
 from vllm_ci.release.gathering import OnStep, ask, attach_all, findings_of, sign
 from vllm_ci.release.ledger import Entry, State
@@ -169,7 +170,7 @@ def set_channel_tag(
         LaggingTagError: The registry goes on answering with another digest than the one it was given.
     """
     head = written or history.current(setup.ledger.read().records, channel)
-    retry, failures, put = setup.access.retry, 0, ""
+    failures, put = Failures(setup.access.retry), ""
     while head is not None:
         if repository.resolve(channel) == head.release.digest:
             newest = history.current(setup.ledger.read().records, channel)
@@ -178,10 +179,8 @@ def set_channel_tag(
             head = newest  # moved by others meanwhile: the tag follows
             continue
         if put == head.release.digest:
-            failures += 1
-            if failures >= retry.attempts:
+            if not failures.again():
                 raise _lagging(repository, head)
-            retry.wait(failures)
             if repository.resolve(channel) == put:
                 continue
         on_step(f"tag {channel}")

@@ -132,7 +132,7 @@ def test_a_server_that_does_not_answer_is_errored_not_failed(project: Path) -> N
     assert result["verdict"] == "errored"
     assert result["image"] is None
     assert Path(result["report_dir"], "report.html").is_file()
-    report = json.loads(Path(result["report_dir"], "report.json").read_text())
+    report = json.loads(Path(result["report_dir"], "report.json").read_text(encoding="utf-8"))
     assert report["hardware"] == {}  # whatever machine that server runs on, it need not be this one
 
 
