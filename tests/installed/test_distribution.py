@@ -212,7 +212,7 @@ def test_the_wheel_alone_builds_an_image_and_tests_inside_it(installed: Path, pr
     links = {"UV_FIND_LINKS": str(project.parent / "links")}
     assert run([installed, "--version"], project).stdout.startswith("vllm-ci, version ")
     shown = json.loads(run([installed, "config", "--json"], project).stdout)
-    assert shown["image.spec"]["value"] == "./small.yaml"
+    assert shown["image.spec"]["value"] == "small.yaml"
     assert "python" in run([installed, "doctor"], project, **links).stdout
     image = json.loads(run([installed, "build", "--json"], project, **links).stdout)["image"]
     result = json.loads(run([installed, "run", "--stage", "unit", "--json"], project, **links).stdout)

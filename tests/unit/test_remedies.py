@@ -22,7 +22,16 @@ from vllm_ci.config.project import ProjectConfig
 PACKAGE = Path(vllm_ci.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Options of other programs, with the program that takes them.
-FOREIGN = {"--unshallow": "git fetch", "--local": "git clone", "--format": "trivy or grype", "--output": "grype"}
+FOREIGN = {
+    "--unshallow": "git fetch",
+    "--local": "git clone",
+    "--all": "git log",
+    "--global": "git config",
+    "--add": "git config",
+    "--object-format": "git init",
+    "--format": "trivy or grype",
+    "--output": "grype",
+}
 # Words before the name of this tool where a sentence is about the tool, not about a command.
 ABOUT = re.compile(r"(the|newer|of|beside|in|by|another) vllm-ci$")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -160,6 +160,8 @@ def _checked(text: str, write: str) -> str:
 
 def _parts(text: str, write: str, *, climbs: bool = False) -> list[str]:
     parts = [part for part in _checked(text, write).split("/") if part not in {"", "."}]
+    if parts and not "".join(parts).strip():
+        _refuse(text, "is blank", write)
     if ".." in parts and not climbs:
         _refuse(text, "holds ..", f"{write}, without ..")
     return parts

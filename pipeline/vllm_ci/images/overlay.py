@@ -195,7 +195,7 @@ def check_name(path: str) -> None:
     if not path.isprintable() and any(0xD800 <= ord(sign) <= 0xDFFF or ord(sign) < 32 or ord(sign) == 127 for sign in path):
         raise ConfigError(
             f"the file name {paths.shown(path)} is not UTF-8, or holds a control character",
-            why="reports and the records of a layer's files are JSON, which could not name it",
+            why="records and reports name every file of the image, in UTF-8 and on one line",
             remedy=remedy,
         )
 

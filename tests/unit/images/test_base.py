@@ -64,5 +64,6 @@ def test_the_tree_says_what_is_installed_leaves_out_what_the_spec_excludes_and_h
 
 def test_a_debian_package_with_a_whiteouts_name_is_refused(tmp_path: Path) -> None:
     path = write_deb(tmp_path / "odd.deb", "odd", "1", {"./usr/share/.wh.doc": b""})
+    (tmp_path / "root").mkdir()
     with pytest.raises(BuildError, match=r"odd\.deb: .*usr/share/\.wh\.doc holds \.wh\.doc in its name"):
         unpack(path, tmp_path / "root")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import Any
 
@@ -124,7 +123,7 @@ def test_a_file_of_one_wheel_and_a_directory_of_another_are_refused(
 @pytest.mark.parametrize("name", ["bin/python", "bin/python3", f"bin/python{PYTHON}", "pyvenv.cfg"])
 def test_no_overlay_replaces_the_interpreter(world: World, name: str) -> None:
     world.commit({f"environment/{name}": b"#!/bin/sh\n"})
-    with pytest.raises(ConfigError, match=rf"overlay environment to /opt/vllm would replace /opt/vllm/{name}"):
+    with pytest.raises(ConfigError, match=rf"/opt/vllm/{name} is claimed by environment/{name} of an overlay and by"):
         world.build(overlays=(Overlay(source="environment", target="/opt/vllm"),))
 
 
@@ -214,11 +213,3 @@ def test_layers_that_an_earlier_version_made_are_read_once_and_checked(world: Wo
     assert known == {layer.digest.removeprefix("sha256:") for layer in first.layers}
     with pytest.raises(ConfigError, match="goes through /lib"):
         world.build(**overlay("/lib/mine"))
-
-
-def test_names_that_are_not_utf8_are_kept(world: World) -> None:
-    name = os.fsdecode(b"caf\xe9.txt")
-    world.commit({f"serving/{name}": b"x"})
-    image = world.build()
-    assert (materialise(image.ref.digest, store=world.store) / "opt/serving" / name).read_bytes() == b"x"
-    assert f"/opt/serving/{name}" in manifest(image.ref.digest, store=world.store)["commit"]

@@ -29,7 +29,7 @@ def reports(made: Project) -> list[Path]:
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -89,7 +89,8 @@ def test_a_stage_that_had_ended_keeps_its_verdict_and_nothing_is_left_running(tm
         pids: list[int] = []
         until(made.waiting.exists, process)
         until(lambda: "unit" in _finished(process), process)
-        pids += [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8")
+        pids += [int(child) for child in children.split()]
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=60)
     ended = Ended(process.returncode, stdout, stderr)
