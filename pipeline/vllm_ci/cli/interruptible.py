@@ -14,7 +14,6 @@ import anyio.abc
 from vllm_ci.domain.errors import Interrupted
 
 _Result = TypeVar("_Result")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # CI systems send SIGKILL about ten seconds after the first signal.
 _SAVE_WITHIN_S = 9.0
 
@@ -34,6 +33,12 @@ def run(main: Callable[[], Awaitable[_Result]], stopping: Stopping | None = None
     return anyio.run(_Command(main=main, stopping=stopping).run)
 
 
+def _signals() -> list[signal.Signals]:
+    """Those that stop a command; a hang-up that is ignored (``nohup``) stays ignored."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
 @dataclass(kw_only=True)
 class _Command(Generic[_Result]):
     main: Callable[[], Awaitable[_Result]]
@@ -44,7 +49,7 @@ class _Command(Generic[_Result]):
 
     async def run(self) -> _Result:
         saved = anyio.Event()
-        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        with anyio.open_signal_receiver(*_signals()) as signals:
             async with anyio.create_task_group() as around:
                 async with anyio.create_task_group() as inside:
                     around.start_soon(self._listen, signals, around, inside.cancel_scope, saved)

@@ -1,0 +1,43 @@
+"""Which signals stop a command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import anyio, os, signal, sys
+from vllm_ci.cli import interruptible
+from vllm_ci.domain.errors import Interrupted
+
+async def main():
+    print("started", flush=True)
+    os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+    await anyio.sleep(0.5)
+    return "went on"
+
+try:
+    print(interruptible.run(main))
+except Interrupted as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "number", "expected"),
+    [
+        ([], signal.SIGHUP, "stopped by SIGHUP"),
+        (["nohup"], signal.SIGHUP, "went on"),
+        (["nohup"], signal.SIGTERM, "stopped by SIGTERM"),
+        ([], signal.SIGINT, "stopped by SIGINT"),
+    ],
+)
+def test_a_hang_up_stops_a_command_unless_it_was_started_with_nohup(
+    prefix: list[str], number: signal.Signals, expected: str
+) -> None:
+    command = [*prefix, sys.executable, "-c", PROGRAM, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    assert done.stdout.splitlines() == ["started", expected], done.stderr
