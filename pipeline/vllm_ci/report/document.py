@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.report import CaseStatus, Report, StageResult
+from vllm_ci.domain.report import CaseStatus, Report, StageResult, Verdict
 
 FORMAT = "vllm-ci/report/v1"
 
@@ -62,8 +62,9 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
 def _stage(stage: StageResult) -> dict[str, Any]:
     bad = (CaseStatus.FAILED, CaseStatus.ERRORED)
     failures = [{"case": case.name, "message": case.message} for case in stage.cases if case.status in bad]
-    if stage.message and not failures:
-        failures = [{"case": "", "message": stage.message}]
+    # What kept the stage itself from its verdict (a dead server) is not the fault of any of its cases.
+    if stage.message and (not failures or stage.verdict is Verdict.ERRORED):
+        failures.append({"case": "", "message": stage.message})
     return {
         "name": stage.name,
         "verdict": stage.verdict.value,

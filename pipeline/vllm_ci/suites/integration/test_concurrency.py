@@ -53,7 +53,7 @@ def test_concurrent_requests_count_their_own_tokens(client: Client, size: Sizes)
     assert [usage["prompt_tokens"] for usage in together] == alone, "prompts are counted as those of others"
 
 
-@pytest.mark.sized(tokens=(32, 4))
+@pytest.mark.sized(tokens=(32, 16))
 def test_more_requests_than_slots_are_all_answered(client: Client, size: Sizes) -> None:
     """What does not fit waits; nothing is dropped."""
     answers = at_once(lambda _: client.complete("hello", max_tokens=size.tokens, ignore_eos=True), range(48))

@@ -73,11 +73,18 @@ def test_chunks_arrive_over_time(
 def test_the_first_chunk_comes_before_a_whole_answer_would(
     ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
-    """Time to first token is less than the time of the same answer in one piece, which is what a user waits for otherwise."""
+    """Time to first token is less than the time of an answer of this length in one piece, which a user waits for otherwise.
+
+    The answers are sampled: the most probable one may be tokens that make no text before the last of them (pieces of a
+    character), and a server may hold those back. The best of three streams counts, as a busy machine delays one.
+    """
     _, tokens = _long_enough(ask, endpoint, size.tokens, _room(server))
-    body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True, temperature=0)
+    body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True)
     whole_ms = min(ask.whole(endpoint, body).seconds for _ in range(2)) * 1000
-    first_ms = min(ask.stream(endpoint, body).metrics.ttft_ms or 0.0 for _ in range(2))
+    tries: list[float] = []
+    while len(tries) < _TRIES and min(tries, default=whole_ms) > whole_ms / 2:
+        tries.append(ask.stream(endpoint, body).metrics.ttft_ms or 0.0)
+    first_ms = min(tries)
     metric("whole_ms", round(whole_ms, 3))
     metric("first_ms", round(first_ms, 3))
     if first_ms > whole_ms / 2 and whole_ms < _SHORTEST_MS:
