@@ -67,6 +67,12 @@ async def test_output_of_one_program_is_input_of_the_next(engine: Engine, tmp_pa
     assert (tmp_path / "exported" / "x").read_text() == "42"
 
 
+async def test_a_link_in_an_output_is_exported_as_a_link(engine: Engine, tmp_path: Path) -> None:
+    outcome = await engine.run(python("import os, sys; os.symlink('/etc/passwd', sys.argv[1] + '/link')", "{out}"))
+    await engine.export(outcome.output, tmp_path / "exported")
+    assert (tmp_path / "exported" / "link").is_symlink(), "what it leads to is not copied"
+
+
 async def test_environment_values_are_filled_in_and_braces_survive(engine: Engine) -> None:
     code = "import os; print('{' not in os.environ['WHERE'], os.environ['JSON'])"
     outcome = await engine.run(python(code, env={"WHERE": "{out}", "JSON": '{"a": {"b": 1}}'}))

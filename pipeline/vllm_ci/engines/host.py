@@ -151,9 +151,9 @@ class HostEngine:
         return HostDirectory(path.absolute())
 
     async def export(self, directory: Directory, path: Path) -> None:
-        """Copy a directory's files to ``path``."""
+        """Copy a directory's files to ``path``; a link stays a link, wherever it leads."""
         try:
-            await anyio.to_thread.run_sync(lambda: shutil.copytree(_path(directory), path, dirs_exist_ok=True))
+            await anyio.to_thread.run_sync(lambda: shutil.copytree(_path(directory), path, dirs_exist_ok=True, symlinks=True))
         except (OSError, shutil.Error) as error:
             raise EngineError(f"cannot write to {path}", why=str(error), remedy="free space, or name another folder") from error
 

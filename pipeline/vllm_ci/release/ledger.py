@@ -17,6 +17,7 @@ from random import uniform
 
 from vllm_ci import __version__, scratch
 from vllm_ci.domain.errors import ErroredError
+from vllm_ci.external import ProgramTimeoutError
 from vllm_ci.release import kustomization, record
 from vllm_ci.release.push import Refusal, out_of_reach, refusal_of
 from vllm_ci.release.record import Record
@@ -183,6 +184,9 @@ class Ledger:
         try:
             # Not --quiet: the server's words come as progress.
             git("push", "--porcelain", "--no-verify", self.remote, f"{commit}:refs/heads/{self.branch}", cwd=repository)
+        except ProgramTimeoutError:
+            if self._head() != commit:
+                raise
         except GitError as error:
             # The answer may have been lost, not the push.
             found = self._head()

@@ -116,3 +116,21 @@ def test_a_push_whose_answer_was_lost_counts(remote: Path) -> None:
     hook(remote, "post-receive", "kill -9 $PPID")  # the server dies after it has taken the push
     assert Ledger(str(remote), sleep=lambda _: None).append(propose())[1]
     assert len(Ledger(str(remote)).read().records) == 2
+
+
+def test_a_push_whose_answer_does_not_come_counts_when_the_record_is_there(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook(remote, "post-receive", "sleep 60")  # the branch has moved by then
+    monkeypatch.setenv("VLLM_CI_PROGRAM_TIMEOUT_S", "5")
+    _, written = Ledger(str(remote)).append(propose())
+    assert written
+    assert Ledger(str(remote)).read().records[-1] == written
+
+
+def test_a_push_that_does_not_end_and_recorded_nothing_is_an_error(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook(remote, "pre-receive", "sleep 60")
+    monkeypatch.setenv("VLLM_CI_PROGRAM_TIMEOUT_S", "5")
+    error, waits = refused(remote)
+    assert waits == []
+    assert "git push did not end within 5 s" in error.message
