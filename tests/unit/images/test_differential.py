@@ -22,6 +22,8 @@ from vllm_ci.domain.errors import BuildError
 from vllm_ci.images.store import Store
 from vllm_ci.images.tree import materialise
 
+pytestmark = pytest.mark.slow
+
 UMOCI = shutil.which("umoci")
 EXAMPLES = int(os.environ.get("VLLM_CI_FUZZ", "25"))
 

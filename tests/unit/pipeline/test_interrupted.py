@@ -14,6 +14,8 @@ import pytest
 
 from standin.project import Ended, Project, project
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str], within_s: float = 90) -> None:
     end = time.monotonic() + within_s

@@ -10,6 +10,8 @@ import pytest
 
 from standin.project import Ended, Project, project
 
+pytestmark = pytest.mark.slow
+
 LOGS = Path(__file__).parents[1] / "domain" / "startup_logs"
 CAUSE = "ValueError: To serve at least one request with the model's max seq len (2048)"
 

@@ -30,6 +30,8 @@ from vllm_ci.release.prune import prune
 from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 
+pytestmark = pytest.mark.slow
+
 LATER = NOW + timedelta(hours=1)
 # A registry takes its time; VLLM_CI_TEST_ROUNDS tries every step there, too.
 STRIDE = 1 if "VLLM_CI_TEST_ROUNDS" in os.environ else 3
