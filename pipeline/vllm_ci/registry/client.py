@@ -33,6 +33,9 @@ _KEPT_BYTES = 1 << 20
 _MOST_BYTES = 256 << 20
 # What a registry (or a filter before it) that does not take HEAD answers; a GET of the same place says what is there.
 _NO_HEAD = frozenset({400, 405, 406, 501})
+# A manifest whose blobs the registry does not see whole yet is given to it again.
+_PUTS = 3
+_UNSETTLED = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 
 
 class RemoteRepository:
@@ -265,20 +268,30 @@ class RemoteRepository:
         return f"/v2/{self._origin.endpoint.path}/{kind}/{reference}"
 
     def _put(self, manifest: Manifest, reference: str) -> Answer:
-        answer = self._origin.request(
-            "PUT",
-            self._path("manifests", reference),
-            scope=self._push,
-            ok=(200, 201, 202),
-            headers={"Content-Type": manifest.media_type},
-            body=lambda: manifest.content,
-        )
+        answer = self._put_settled(manifest, reference)
         told = answer.headers.get("Docker-Content-Digest", manifest.digest)
         if told != manifest.digest:
             raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="something on the way rewrote it")
         if answer.status != 201:
             self._await(manifest, reference)
         return answer
+
+    def _put_settled(self, manifest: Manifest, reference: str) -> Answer:
+        """Upload a manifest; a blob that somebody else uploads at this moment can look unknown or damaged for a while."""
+        failures = Failures(self.access.retry, _PUTS)
+        while True:
+            try:
+                return self._origin.request(
+                    "PUT",
+                    self._path("manifests", reference),
+                    scope=self._push,
+                    ok=(200, 201, 202),
+                    headers={"Content-Type": manifest.media_type},
+                    body=lambda: manifest.content,
+                )
+            except RefusedError as error:
+                if error.status != 400 or error.code not in _UNSETTLED or not failures.again():
+                    raise
 
     def _await(self, manifest: Manifest, reference: str) -> None:
         """Only 201 says that the manifest is kept (distribution specification); after other answers it is looked for."""
