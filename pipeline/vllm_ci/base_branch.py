@@ -27,8 +27,8 @@ class Base:
 
     Attributes:
         branch: Name of the branch that a pull request goes to, empty when nobody says.
-        sha: A commit of it, likewise.
-        before: What the branch was before the push that is looked at, likewise.
+        sha: A commit of it; empty when the CI does not tell.
+        before: What the branch was before the push that is looked at; empty when the CI does not tell.
     """
 
     branch: str = ""

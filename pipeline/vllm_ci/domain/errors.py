@@ -56,8 +56,8 @@ class ErroredError(VllmCiError):
 
     Args:
         message: As in the root.
-        why: Likewise.
-        remedy: Likewise.
+        why: As in the root.
+        remedy: As in the root.
         log: All that the program or service wrote that broke, for the report's folder; no part of the message.
     """
 
@@ -77,8 +77,8 @@ class ServiceError(EngineError):
 
     Args:
         message: As in the root.
-        why: Likewise.
-        remedy: Likewise.
+        why: As in the root.
+        remedy: As in the root.
         log: All that the service wrote.
         ended: Exit code of its process, 128 + N for signal N; ``None`` when it still ran or was never started.
     """

@@ -41,7 +41,7 @@ class StartupCause:
     Attributes:
         line: The cause itself, one line of the server's own words.
         explanation: What it means; empty when it is not a known one.
-        change: What to change; empty likewise.
+        change: What to change; empty when that is not known.
         process: Which of the server's processes said it (``EngineCore``); empty when the log does not tell.
     """
 
