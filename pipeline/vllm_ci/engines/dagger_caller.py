@@ -7,12 +7,14 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 import anyio
 import dagger
@@ -20,6 +22,7 @@ from dagger import dag
 
 import vllm_ci
 from vllm_ci.domain.errors import EngineError, UsageError
+from vllm_ci.engines.dagger_errors import REMEDY
 from vllm_ci.vcs import git
 
 _PATIENCE_S = 60.0
@@ -124,11 +127,12 @@ async def _connection() -> AsyncIterator[None]:
     for the command line in a thread. Before there is a session it holds nothing that would be lost with it.
 
     Raises:
-        EngineError: An engine that is named by its address does not answer.
+        EngineError: An engine that is named by its address does not answer, or the command line ended; with its last words.
     """
     address = os.environ.get("_EXPERIMENTAL_DAGGER_RUNNER_HOST", "")
     patience_s = _PATIENCE_S if address.startswith(("unix://", "tcp://")) else math.inf
     waiting, problem = True, None
+    said = _Tail()
 
     async def give_up() -> None:
         try:
@@ -145,14 +149,18 @@ async def _connection() -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
             group.start_soon(give_up)
             try:
-                await stack.enter_async_context(dagger.connection(dagger.Config(log_output=None)))
+                await stack.enter_async_context(dagger.connection(dagger.Config(log_output=cast(TextIO, said))))
             except dagger.DaggerError as error:
                 problem = error
             finally:
                 waiting = False
             group.cancel_scope.cancel()
         if problem is not None and time.monotonic() - begun < patience_s:
-            raise problem
+            raise EngineError(
+                "Dagger could not be reached",
+                why="\n".join([str(problem), *(await said.lines())]),
+                remedy=REMEDY,
+            ) from problem
         if problem is not None:
             raise EngineError(
                 f"no Dagger engine answers at {address}",
@@ -160,6 +168,32 @@ async def _connection() -> AsyncIterator[None]:
                 remedy="start it, or correct _EXPERIMENTAL_DAGGER_RUNNER_HOST",
             ) from problem
         yield
+
+
+class _Tail:
+    """The last lines that the command line writes to standard error, which the SDK copies here in a thread."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=20)
+        self._ended = threading.Event()
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Take lines until there are no more."""
+        try:
+            self._lines.extend(lines)
+        finally:
+            self._ended.set()
+
+    def write(self, text: str) -> None:
+        """Take one line."""
+        self._lines.append(text)
+
+    async def lines(self) -> list[str]:
+        """Those kept when the command line has ended; a process of its own that lives on is not waited for."""
+        with anyio.move_on_after(2):
+            while not self._ended.is_set():
+                await anyio.sleep(0.02)
+        return [line.rstrip() for line in list(self._lines) if line.strip()]
 
 
 def _sessions() -> list[int]:

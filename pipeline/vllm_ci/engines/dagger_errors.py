@@ -9,7 +9,7 @@ import dagger
 
 from vllm_ci.domain.errors import EngineError
 
-_REMEDY = "dagger core version shows whether the engine answers; its own log says more (docs/dagger.md)"
+REMEDY = "dagger core version shows whether the engine answers; its own log says more (docs/dagger.md)"
 
 
 @contextmanager
@@ -19,6 +19,6 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except dagger.ExecError as error:
         why = "\n".join(part for part in (error.message, error.stdout, error.stderr) if part)
-        raise EngineError(f"Dagger could not {doing}", why=why, remedy=_REMEDY) from error
+        raise EngineError(f"Dagger could not {doing}", why=why, remedy=REMEDY) from error
     except dagger.DaggerError as error:
-        raise EngineError(f"Dagger could not {doing}", why=str(error), remedy=_REMEDY) from error
+        raise EngineError(f"Dagger could not {doing}", why=str(error), remedy=REMEDY) from error

@@ -151,7 +151,7 @@ class Ledger:
     def _absent(self) -> bool:
         return self._create and self._is_path and not Path(self.remote).exists()
 
-    def _fetched(self, repository: Path) -> str:
+    def _fetched(self, repository: Path, *, again: bool = True) -> str:
         """Commit of the branch, fetched; empty when there is no branch yet."""
         try:
             wanted = f"+refs/heads/{self.branch}:refs/heads/seen"
@@ -159,6 +159,9 @@ class Ledger:
         except GitError as error:
             if not self._head():
                 return ""
+            # Another writer may have made the branch since.
+            if again:
+                return self._fetched(repository, again=False)
             raise out_of_reach(self.name, error) from error
         return self._seen(repository, "refs/heads/seen")
 

@@ -165,6 +165,25 @@ def test_two_writers_at_once_lose_nothing(ledger: Ledger) -> None:
     assert {each.release.tag for each in records} == {f"t{number}" for number in range(2 * ROUNDS)}
 
 
+def test_a_branch_that_appears_after_the_fetch_is_fetched_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Ledger(ledger.remote)
+    ask = ledger._head
+    asked: list[str] = []
+
+    def head() -> str:
+        if not asked:
+            asked.append("once")
+            other.append(lambda _: entry(1))
+        return ask()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_head", head)
+        _, written = ledger.append(lambda _: entry(2))
+    assert asked
+    assert written
+    assert written.number == 2
+
+
 def test_two_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
     world = world_in(tmp_path)
     rounds = min(ROUNDS, 3) if "VLLM_CI_TEST_ROUNDS" not in os.environ else ROUNDS
