@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+from hypothesis import settings
+
+FUZZING = ("VLLM_CI_FUZZ", "FUZZ_EXAMPLES")
 
 
 def pytest_configure() -> None:
+    """Make every run the same, and signals those of a terminal.
+
+    Generated inputs are the same each time, so that a result depends on the code alone; the long runs take new ones.
+    """
+    settings.register_profile("repeatable", derandomize=not any(name in os.environ for name in FUZZING), database=None)
+    settings.load_profile("repeatable")
+    _reset_signals()
+
+
+def _reset_signals() -> None:
     """Give the programs that tests start the signals of a terminal: nohup and shells in the background have us ignore some."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
