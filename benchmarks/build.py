@@ -26,13 +26,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_ci.images import ladder, supply
+from vllm_ci.images import supply
 from vllm_ci.images.compare import difference
-from vllm_ci.images.locks import read_debs, read_wheels
-from vllm_ci.images.mirrors import sources
-from vllm_ci.images.spec import host_platform, load
+from vllm_ci.images.debian.mirrors import sources
+from vllm_ci.images.lockfile import read_debs, read_wheels
+from vllm_ci.images.spec_file import host_platform, load
 from vllm_ci.images.store import Store
 from vllm_ci.images.tree import materialise
+from vllm_ci.images.vllm import ladder
 
 ROUNDS = 7
 SOURCE = "vllm/config/model.py"
@@ -94,7 +95,7 @@ class Bench:
         supply.fetch_wheels(self.shared, wheels, progress=print)
         supply.fetch_debs(self.shared, debs, sources=lambda: sources(self.spec.base.suite), progress=print)
         self.wheels_bytes = sum(wheel.size_bytes for wheel in wheels)
-        from vllm_ci.domain.spec import VllmSource
+        from vllm_ci.domain.image_spec import VllmSource
 
         locked = ladder.locked_wheel(self.spec, VllmSource(), wheels)
         with zipfile.ZipFile(supply.wheel_path(self.shared, locked)) as archive:

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "pipeline"))
-    from vllm_ci.home import home
+    from vllm_ci.system.home import home
 
     runs = [once(options.config, home()) for _ in range(options.runs)]
     medians = {name: statistics.median(run[name] for run in runs if name in run) for name in runs[0]}

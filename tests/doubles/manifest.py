@@ -31,7 +31,7 @@ from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites import client as suites_client
 from vllm_ci.suites import manifest
-from vllm_ci.suites.reporter import case_name
+from vllm_ci.suites.plugins.reporter import case_name
 
 SUITES = Path(vllm_ci.suites.__file__).parent
 FILE = SUITES / manifest.FILE

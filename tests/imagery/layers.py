@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"

@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.images import lock, supply
-from vllm_ci.images.locks import read_debs
-from vllm_ci.images.mirrors import sources
-from vllm_ci.images.spec import host_platform, load
+from vllm_ci.images import resolver, supply
+from vllm_ci.images.debian.mirrors import sources
+from vllm_ci.images.lockfile import read_debs
+from vllm_ci.images.spec_file import host_platform, load
 from vllm_ci.images.store import Store
 
 
@@ -34,7 +34,7 @@ def usable(name: str, folder: Path) -> Path:
         for path in (shipped, spec.wheels_lock, spec.debs_lock):
             shutil.copy(path, folder / path.name)
         copy = folder / shipped.name
-        changes = lock.lock(load(copy), only="debs", progress=print)
+        changes = resolver.lock(load(copy), only="debs", progress=print)
         moved = ", ".join(f"{change.name} {change.before} -> {change.after}" for change in changes)
         warnings.warn(f"{error.message}; locked anew in a copy for this test: {moved}", Relocked, stacklevel=2)
         return copy

@@ -16,13 +16,13 @@ from typing import Any
 from imagery.debs import write_deb
 from imagery.wheels import ELF, write_wheel
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.spec import Base, Files, ImageSpec, Overlay, Tier
+from vllm_ci.domain.image_spec import Base, Files, ImageSpec, Overlay, Tier
 from vllm_ci.images.build import BuiltImage, build
-from vllm_ci.images.locks import LockedDeb, LockedWheel, write_debs, write_wheels
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, image_manifest
 from vllm_ci.images.stream import tar_stream
-from vllm_ci.vcs import discover
+from vllm_ci.system.vcs import discover
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORMS = ("linux/amd64", "linux/arm64")

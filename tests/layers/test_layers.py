@@ -18,12 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # First match counts; the part of the dotted name below vllm_ci.
 LEVELS = (
     ("domain", 0),
-    ("home", 1),
-    ("base_branch", 1),
-    ("external", 1),
-    ("filelock", 1),
-    ("scratch", 1),
-    ("vcs", 1),
+    ("system", 1),
     ("engine", 1),
     ("programs", 1),
     ("stages", 1),
@@ -35,7 +30,6 @@ LEVELS = (
     ("release", 2),
     ("deploy", 2),
     ("pipeline", 2),
-    ("fitting", 2),
     ("engines", 3),
     ("ci", 3),
     ("report", 3),
@@ -46,7 +40,7 @@ LEVELS = (
 )
 DAGGER = ("engines.dagger", "module")
 # Engines start what is tested, one module starts the programs of other people; what runs inside an image is neither.
-PROCESSES = ("engines.", "external", "external_guard")
+PROCESSES = ("engines.", "system.external", "system.external_guard")
 INSIDE = ("programs.", "suites.unit")
 STARTERS = {"subprocess", "pty", "multiprocessing"}
 STARTING_CALLS = {
@@ -119,12 +113,12 @@ def starts(file: Path) -> bool:
 def test_only_the_engines_and_one_module_start_programs() -> None:
     found = {name for name in map(name_of, filter(starts, FILES)) if not name.startswith(INSIDE)}
     assert all(name.startswith("engines.") or name in PROCESSES for name in found), found
-    assert {"external", "external_guard"} <= found, "the check sees nothing"
+    assert {"system.external", "system.external_guard"} <= found, "the check sees nothing"
 
 
 def test_only_one_module_takes_lock_files() -> None:
     found = {name_of(file) for file in FILES for name in imports(file) if name.split(".")[0] == "fcntl"}
-    assert found == {"filelock"}
+    assert found == {"system.filelock"}
 
 
 def test_temporary_files_have_a_place_that_is_cleaned() -> None:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
-from vllm_ci.evidence import provenance, sbom, test_result
 from vllm_ci.evidence.bundle import Bundle
 from vllm_ci.evidence.keys import PrivateKey
 from vllm_ci.evidence.materials import Materials, Package
+from vllm_ci.evidence.predicates import provenance, sbom, test_result
 from vllm_ci.evidence.statement import Statement
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 USERNAME, PASSWORD = "anna", "sesame open"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from registries.evidence import report_of
 from registries.images import add_image, layer_of
-from vllm_ci import vcs
 from vllm_ci.config.load import load
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Verdict
-from vllm_ci.images.locks import LockedDeb, LockedWheel, write_debs, write_wheels
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store
 from vllm_ci.registry.layout import Layout
 from vllm_ci.report import folder as reports
+from vllm_ci.system import vcs
 
 _METADATA = "opt/lib/python3.11/site-packages/vllm-0.32.0.dist-info/METADATA"
 _PERSON = ("-c", "user.name=Rita Release", "-c", "user.email=rita@example.com")

@@ -15,8 +15,8 @@ import pytest
 from imagery.fixtures import world
 from imagery.world import World
 from registries import project
-from vllm_ci import scratch
-from vllm_ci.domain.spec import Compile, VllmSource
+from vllm_ci.domain.image_spec import Compile, VllmSource
+from vllm_ci.system import scratch
 
 __all__ = ["world"]
 

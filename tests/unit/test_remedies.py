@@ -138,12 +138,11 @@ ALL_OPTIONS = {option for command in every_command() for option in options_of(co
 @functools.cache
 def module_options() -> frozenset[str]:
     """Arguments of the Dagger module's functions, as `dagger call` takes them."""
-    tree = ast.parse((PACKAGE / "module.py").read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (PACKAGE / "module").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     names = {each.arg for node in functions for each in (*node.args.args, *node.args.kwonlyargs)}
-    names |= {
-        node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+    names |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
     return frozenset(f"--{name.replace('_', '-')}" for name in names)
 
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from vllm_ci import scratch, vcs
 from vllm_ci.cli import options as shared
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError
-from vllm_ci.domain.spec import Compression, ImageSpec
-from vllm_ci.images import device, integrity, spec, store
+from vllm_ci.domain.image_spec import Compression, ImageSpec
+from vllm_ci.images import device, integrity, spec_file, store
 from vllm_ci.images.build import BuiltImage, build
 from vllm_ci.images.export import Output
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store
+from vllm_ci.system import scratch, vcs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def spec_of(context: click.Context, name: str | None, *, targets: tuple[str, ...
     """
     loaded = shared.loaded(context)
     section = loaded.config.image
-    plain = spec.load(name or section.place(loaded.folder), targets=targets or section.platforms)
-    return spec.check(plain.changed(**section.over(dict(plain.env), dict(plain.labels))))
+    plain = spec_file.load(name or section.place(loaded.folder), targets=targets or section.platforms)
+    return spec_file.check(plain.changed(**section.over(dict(plain.env), dict(plain.labels))))
 
 
 def run(work: Work, *, progress: Callable[[str], None]) -> BuiltImage:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import click
 
-from vllm_ci import ci, vcs
-from vllm_ci.ci import Claim, Provider
+from vllm_ci.ci import current
+from vllm_ci.ci.current import Claim, Provider
 from vllm_ci.domain.commit import Commit
+from vllm_ci.system import vcs
 
 STATED = "VLLM_CI_REF"
 _REMOTE = "refs/remotes/origin/"
@@ -30,7 +31,9 @@ def discover(checkout: Path, revision: str = "HEAD", env: Mapping[str, str] = os
     commit = vcs.discover(checkout, revision)
     rows = vcs.git("for-each-ref", f"--points-at={commit.sha}", "--format=%(refname)", cwd=checkout)
     refs = rows.decode(errors="surrogateescape").splitlines()
-    believed, note = believe(commit, provider=ci.provider(env), claim=ci.claim(env), stated=env.get(STATED, ""), refs=refs)
+    believed, note = believe(
+        commit, provider=current.provider(env), claim=current.claim(env), stated=env.get(STATED, ""), refs=refs
+    )
     if note:
         click.echo(f"vllm-ci: {note}", err=True)
     return believed

@@ -126,7 +126,7 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from vllm_ci.home import home
+    from vllm_ci.system.home import home
 
     folder = home()
     while not folder.exists():

@@ -47,7 +47,7 @@ def show(*, name: str, platform: str, as_json: bool) -> None:
 
 
 def _own() -> str:
-    from vllm_ci.images.spec import host_platform
+    from vllm_ci.images.spec_file import host_platform
 
     return host_platform()
 

@@ -44,7 +44,7 @@ def lock(
     Where packages come from is what uv's, pip's and apt's own configuration says.
     """
     from vllm_ci.cli.building import spec_of
-    from vllm_ci.images.lock import lock as write
+    from vllm_ci.images.resolver import lock as write
 
     spec = spec_of(context, options.get("image"))
     changes = write(

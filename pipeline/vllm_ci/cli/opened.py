@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vllm_ci import base_branch, ci_base, vcs
+from vllm_ci.ci import base
 from vllm_ci.cli import commits, options
 from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.domain.changes import Changes
@@ -17,7 +17,8 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
-from vllm_ci.pipeline import Source
+from vllm_ci.pipeline.steps import Source
+from vllm_ci.system import base_branch, vcs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,5 +85,5 @@ def open_project(context: click.Context, stages: tuple[str, ...] = (), *, change
     changed = None
     if changes and any(stage.changed for stage in project.stages):
         folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()
-        changed = base_branch.changes(checkout, commit, ci_base.base(), folder=folder)
+        changed = base_branch.changes(checkout, commit, base.base(), folder=folder)
     return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)

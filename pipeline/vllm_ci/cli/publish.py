@@ -17,9 +17,9 @@ from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
 from vllm_ci.domain.image import ImageRef
 
 if TYPE_CHECKING:
-    from vllm_ci.domain.spec import ImageSpec
+    from vllm_ci.domain.image_spec import ImageSpec
     from vllm_ci.evidence.materials import Materials
-    from vllm_ci.images.locks import LockedWheel
+    from vllm_ci.images.lockfile import LockedWheel
     from vllm_ci.release.publish import Candidate, ReportFile
 
 
@@ -57,14 +57,15 @@ def publish(
       vllm-ci publish 0123abcd --channel staging --dry-run
       vllm-ci publish --channel staging --osv ./osv-data --json
     """
-    from vllm_ci import ci, scratch, vcs
+    from vllm_ci.ci import current
     from vllm_ci.cli import commits
     from vllm_ci.release.publish import publish as run
+    from vllm_ci.system import scratch, vcs
 
     with scratch.folder("publish-") as folder:
         found = opened(context)
         made = commits.discover(vcs.root(found.loaded.folder), commit)
-        candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=ci.run_url())
+        candidate = _candidate(context, found, made, report, osv=osv, scan=scan, run=current.run_url())
         found = with_local_key(found, folder=folder / "keys" if dry_run else None)
         if candidate.tested:
             found.setup.key()  # a key that cannot be read is said before anybody is asked over a network

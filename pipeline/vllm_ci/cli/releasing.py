@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_ci import vcs
 from vllm_ci.cli import options
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
+from vllm_ci.system import vcs
 
 if TYPE_CHECKING:
     from vllm_ci.config.load import Loaded

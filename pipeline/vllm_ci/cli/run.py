@@ -16,7 +16,7 @@ from vllm_ci.domain.errors import ErroredError
 if TYPE_CHECKING:  # loaded when a command runs
     from rich.console import Console
 
-    from vllm_ci import pipeline
+    from vllm_ci.pipeline import steps
 
 _STAGE = {"multiple": True, "metavar": "NAME", "help": "Run only this stage; repeat for several."}
 _DEEP = {"is_flag": True, "help": "Run every case at its full size, however long it takes: no budget."}
@@ -78,10 +78,10 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
-    from vllm_ci import pipeline
     from vllm_ci.cli import progress
     from vllm_ci.cli.opened import open_project
     from vllm_ci.engines import choose, open_engine
+    from vllm_ci.pipeline import steps
 
     opened = open_project(context, stages, changes=True)
     name, why = choose(opened.loaded.config.engine)
@@ -93,10 +93,10 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
     variants = opened.loaded.config.matrix.domain() if matrix else None
     directory = opened.loaded.folder / opened.loaded.config.report.directory
 
-    async def main(record: pipeline.Record) -> pipeline.Run:
-        record.engine, record.commit, record.rows = name, opened.commit, pipeline.rows(opened.project, variants)
+    async def main(record: steps.Record) -> steps.Run:
+        record.engine, record.commit, record.rows = name, opened.commit, steps.rows(opened.project, variants)
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
-            return await pipeline.run(engine, opened.project, opened.source(engine), record.emit, variants, record)
+            return await steps.run(engine, opened.project, opened.source(engine), record.emit, variants, record)
 
     return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
 
@@ -104,20 +104,20 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
 def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
     import os
 
-    from vllm_ci import pipeline
     from vllm_ci.cli import progress
     from vllm_ci.cli.foreign import open_foreign
     from vllm_ci.engines import open_engine
+    from vllm_ci.pipeline import steps
 
     foreign = open_foreign(context, url, stages)
     screen = progress.console()
     screen.print(f"testing {url}")
 
-    async def main(record: pipeline.Record) -> pipeline.Run:
+    async def main(record: steps.Record) -> steps.Run:
         record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]
         async with open_engine(foreign.engine) as engine:
             source = engine.directory(foreign.folder) if foreign.folder else None
-            return await pipeline.test(engine, foreign.stages, replace(foreign.context, source=source), record.emit, record)
+            return await steps.test(engine, foreign.stages, replace(foreign.context, source=source), record.emit, record)
 
     key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
     return _reported(main, screen, _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json))
@@ -137,7 +137,7 @@ class _Closing:
     secrets: tuple[str, ...]
     as_json: bool
 
-    def write(self, result: pipeline.Run, screen: Console) -> int:
+    def write(self, result: steps.Run, screen: Console) -> int:
         """Write the report, show its end, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
         from vllm_ci.report import document, folder, redaction
@@ -150,10 +150,10 @@ class _Closing:
         return int(report.verdict.exit_code)
 
 
-def _reported(main: Callable[[pipeline.Record], Awaitable[pipeline.Run]], screen: Console, closing: _Closing) -> int:
+def _reported(main: Callable[[steps.Record], Awaitable[steps.Run]], screen: Console, closing: _Closing) -> int:
     """Run ``main``; whatever happens to it, interruptions too, ends in a report, configuration errors apart."""
     from vllm_ci.cli import interruptible, progress
-    from vllm_ci.pipeline import Record
+    from vllm_ci.pipeline.steps import Record
 
     with progress.watch(screen, closing.secrets) as emit:
         record = Record(emit=emit)

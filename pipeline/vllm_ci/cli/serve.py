@@ -27,10 +27,10 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
     Once the server has answered a real completion, its URL is printed on standard output (--json: name, url, model, image).
     """
-    from vllm_ci import pipeline
     from vllm_ci.cli import interruptible, progress, servers
     from vllm_ci.cli.opened import open_project
     from vllm_ci.engines import choose, open_engine
+    from vllm_ci.pipeline import steps
 
     opened = open_project(context)
     engine_name, why = choose(opened.loaded.config.engine)
@@ -40,7 +40,7 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
     async def main() -> None:
         async with (
             open_engine(engine_name, port=opened.loaded.config.server.port) as engine,
-            pipeline.serve(engine, opened.project, opened.source(engine), emit) as (built, service),
+            steps.serve(engine, opened.project, opened.source(engine), emit) as (built, service),
         ):
             facts = {"url": service.url, "model": opened.project.model.served_name, "image": built.image.reference}
             entry.announce(facts)
@@ -62,8 +62,8 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
 def _with_log(error: ErroredError, name: str, secrets: tuple[str, ...]) -> ErroredError:
     """The error, its message with the place of the full log, and both without secrets."""
-    from vllm_ci.home import home
     from vllm_ci.report.folder import redacted
+    from vllm_ci.system.home import home
 
     remedy = error.remedy
     if error.log:

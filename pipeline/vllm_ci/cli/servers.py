@@ -20,8 +20,8 @@ import anyio
 from vllm_ci.domain.errors import ServiceError, UsageError
 from vllm_ci.domain.program import Service
 from vllm_ci.engine import is_gone
-from vllm_ci.filelock import LockedError, hold
-from vllm_ci.home import home
+from vllm_ci.system.filelock import LockedError, hold
+from vllm_ci.system.home import home
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _STOP_WITHIN_S = 120.0

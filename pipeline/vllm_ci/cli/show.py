@@ -76,9 +76,9 @@ def _show_report(path: Path, as_json: bool) -> None:
 
 
 def _show_spec(what: str, as_json: bool) -> None:
-    from vllm_ci.images import spec
+    from vllm_ci.images import spec_file
 
-    loaded = spec.load(what)
+    loaded = spec_file.load(what)
     values = {name: value for name, value in vars(loaded).items() if value not in ((), {}, None, "")}
     if as_json:
         print_json(json.loads(json.dumps(values, default=_plain)))

@@ -21,7 +21,7 @@ def catch() -> None:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    from vllm_ci import external  # --help needs none of it
+    from vllm_ci.system import external  # --help needs none of it
 
     # Threads that wait for a program cannot be interrupted; they go on when it ends.
     external.end_running()

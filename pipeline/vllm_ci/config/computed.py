@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_ci import fitting
 from vllm_ci.config import known
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain import model_shape
 from vllm_ci.domain.errors import VllmCiError
 from vllm_ci.domain.model_shape import ModelShape
 from vllm_ci.domain.project import ModelSpec
-from vllm_ci.images import device, spec
+from vllm_ci.images import device, spec_file
+from vllm_ci.pipeline import fitting
 from vllm_ci.programs.machine import facts
 
 ORIGIN = "computed"
@@ -45,7 +45,7 @@ def values(loaded: Loaded) -> list[Value]:
 def _server(loaded: Loaded) -> Iterator[Value]:
     try:
         section = loaded.config.image
-        image = spec.load(section.place(loaded.folder), targets=section.platforms)
+        image = spec_file.load(section.place(loaded.folder), targets=section.platforms)
     except VllmCiError:
         return  # what is wrong with the spec is said by the build
     if device.of(image) != fitting.CPU or loaded.config.server.gpus != "none":

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vllm_ci.config.paths import InImage, InRepository, InRepositoryOrWhole, OfMachine, OverlayTarget, Pattern
 from vllm_ci.config.section import Section
-from vllm_ci.domain.spec import Compile, Compression, Overlay, VllmSource
+from vllm_ci.domain.image_spec import Compile, Compression, Overlay, VllmSource
 
 
 class OverlayConfig(Section):
@@ -83,12 +83,12 @@ class ImageConfig(Section):
     """gzip (every container engine) or zstd (Docker from version 23 on); by default the spec's."""
 
     def place(self, folder: Path) -> str:
-        """The spec as :func:`vllm_ci.images.spec.load` takes it, relative paths starting from ``folder``."""
+        """The spec as :func:`vllm_ci.images.spec_file.load` takes it, relative paths starting from ``folder``."""
         named = "/" in self.spec or self.spec.endswith((".yaml", ".yml"))
         return str(folder / self.spec) if named else self.spec or "cpu"
 
     def over(self, env: dict[str, str], labels: dict[str, str]) -> dict[str, Any]:
-        """Attributes of :class:`~vllm_ci.domain.spec.ImageSpec` that this section replaces.
+        """Attributes of :class:`~vllm_ci.domain.image_spec.ImageSpec` that this section replaces.
 
         Args:
             env: The spec's own environment.

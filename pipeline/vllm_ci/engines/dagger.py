@@ -16,11 +16,11 @@ from typing import Self
 
 import anyio
 
-from vllm_ci import scratch
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
 from vllm_ci.engine import Capabilities, single_error
+from vllm_ci.system import scratch
 
 try:
     import dagger

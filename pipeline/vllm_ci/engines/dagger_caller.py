@@ -23,7 +23,7 @@ from dagger import dag
 import vllm_ci
 from vllm_ci.domain.errors import EngineError, UsageError
 from vllm_ci.engines.dagger_errors import REMEDY
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 _PATIENCE_S = 60.0
 

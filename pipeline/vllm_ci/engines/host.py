@@ -25,8 +25,8 @@ from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
 from vllm_ci.engine import Capabilities
-from vllm_ci.engines import machine, rootfs, scratch, supervise
-from vllm_ci.home import home
+from vllm_ci.engines import machine, rootfs, supervise, workspace
+from vllm_ci.system.home import home
 
 # What a program of the tool's own environment inherits; everything else is named by the program or stays out.
 _INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
@@ -137,7 +137,7 @@ class HostEngine:
         return Capabilities(isolated=False, gpus=gpus, shm=False, cores=cores, platforms=(machine,))
 
     async def __aenter__(self) -> Self:
-        self._folder = self._stack.enter_context(scratch.folder(home() / "work"))
+        self._folder = self._stack.enter_context(workspace.folder(home() / "work"))
         return self
 
     async def __aexit__(
@@ -178,7 +178,7 @@ class HostEngine:
         seconds = time.monotonic() - started
         log = (place / "log").read_text(errors="replace", encoding="utf-8")
         if kept is not None and ended.code == 0 and not (ended.timed_out or ended.stopped):
-            out = await anyio.to_thread.run_sync(scratch.keep, out, kept)
+            out = await anyio.to_thread.run_sync(workspace.keep, out, kept)
         return Outcome(
             exit_code=ended.code,
             seconds=seconds,

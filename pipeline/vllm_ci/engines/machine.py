@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from vllm_ci import external
 from vllm_ci.domain.errors import VllmCiError
+from vllm_ci.system import external
 
 
 def facts() -> dict[str, object]:

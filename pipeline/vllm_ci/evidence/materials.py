@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, read_debs, read_wheels
 
 # Owners of files in the builder's account that are no package.
 _OVERLAY, _DEBIAN, _SETTINGS = "commit", "debian", "settings"

@@ -17,14 +17,15 @@ from typing import Any, Self
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, Interrupted
-from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images import base, conflicts, foundation, layer, members, plan, supply
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images import conflicts, foundation, layer, members, plan, supply
 from vllm_ci.images.contents import Contents, debs_for
+from vllm_ci.images.debian import base
 from vllm_ci.images.entries import Entry, with_parents
 from vllm_ci.images.interpreter import Compilers
-from vllm_ci.images.locks import LockedWheel
+from vllm_ci.images.lockfile import LockedWheel
 from vllm_ci.images.plan import LayerPlan
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, canonical, disk, publish
 
 MAX_LAYERS = 127

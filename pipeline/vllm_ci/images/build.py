@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import oci, prune
 from vllm_ci.images.assemble import AssembledLayer, Assembler
 from vllm_ci.images.store import Store

@@ -14,7 +14,7 @@ from pathlib import Path
 from vllm_ci.images.entries import Archive, Entry, Inline, Member, read
 from vllm_ci.images.interpreter import Compilers
 from vllm_ci.images.store import Store, disk, publish, write
-from vllm_ci.images.wheel import pyc_path
+from vllm_ci.images.wheels.wheel import pyc_path
 
 _SCRIPT = Path(__file__).with_name("_compiler.py")
 

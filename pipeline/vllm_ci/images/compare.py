@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ci.domain.errors import UsageError
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import REF_NAME, Store, image_config, image_manifest
 
 

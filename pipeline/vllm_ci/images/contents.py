@@ -8,21 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vllm_ci import vcs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.spec import Files, ImageSpec, Overlay
-from vllm_ci.images import base, bytecode, conflicts, delta, layer, overlay, plan, supply, wheel
+from vllm_ci.domain.image_spec import Files, ImageSpec, Overlay
+from vllm_ci.images import bytecode, conflicts, layer, overlay, plan, supply
 from vllm_ci.images.bytecode import Bytecode
+from vllm_ci.images.debian import base
 from vllm_ci.images.entries import Entry, Inline, read
-from vllm_ci.images.history import History
 from vllm_ci.images.interpreter import Compilers
-from vllm_ci.images.ladder import Ladder, Step
-from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, read_debs, read_wheels
 from vllm_ci.images.overlay import Blob
 from vllm_ci.images.plan import LayerPlan, Made
 from vllm_ci.images.store import Store, canonical
-from vllm_ci.images.wheel import Environment, Wheel, belongs
+from vllm_ci.images.vllm import delta
+from vllm_ci.images.vllm.history import History
+from vllm_ci.images.vllm.ladder import Ladder, Step
+from vllm_ci.images.wheels import wheel
+from vllm_ci.images.wheels.wheel import Environment, Wheel, belongs
+from vllm_ci.system import vcs
 
 
 class Contents:

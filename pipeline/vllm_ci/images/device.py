@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.domain.image_spec import ImageSpec
 
 _CPU = re.compile(r"vllm[-_.]cpu\b|vllm\s*(==|@).*\bcpu\b", re.IGNORECASE)
 

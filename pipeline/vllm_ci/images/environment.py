@@ -11,7 +11,7 @@ from installer.utils import Scheme, construct_record_file
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.paths import whiteout
 from vllm_ci.images.entries import Entry
-from vllm_ci.images.record import REBUILD, Row
+from vllm_ci.images.wheels.record import REBUILD, Row
 
 # An environment works by these; virtual environments have the scripts that activate them besides, and shells run those.
 _OWN_SCRIPTS = re.compile(r"python(3(\.\d+)?)?|(de)?activate(\.(bat|csh|fish|nu|sh))?|[Aa]ctivate\.ps1|activate_this\.py")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.filelock import hold
 from vllm_ci.images.store import publish, room_for
+from vllm_ci.system.filelock import hold
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,7 @@ from typing import Any
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.images import members
 from vllm_ci.images.shape import Leaf, Shape
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, image_manifest
 
 # No project has a space in its name.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vllm_ci import external
 from vllm_ci.domain.errors import BuildError, ErroredError, UsageError
+from vllm_ci.system import external
 
 _LOADERS = {
     "linux/amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),

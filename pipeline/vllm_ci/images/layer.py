@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 import deflate
 from isal import isal_zlib
 
-from vllm_ci.domain.spec import Compression
+from vllm_ci.domain.image_spec import Compression
 from vllm_ci.images.entries import Content, Entry
 from vllm_ci.images.store import start_writing
 

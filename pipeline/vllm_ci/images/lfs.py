@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.images.entries import CHUNK, OnDisk
-from vllm_ci.vcs import GitError, git
+from vllm_ci.system.vcs import GitError, git
 
 _LIMIT = 1024
 # First line is the version, the rest is sorted by key; "ext-" lines name extensions (docs/spec.md, "The Pointer").

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.spec import ImageSpec
+from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import layer
 from vllm_ci.images.foundation import Foundation
-from vllm_ci.images.locks import LockedWheel
+from vllm_ci.images.lockfile import LockedWheel
 from vllm_ci.images.plan import LayerPlan
 from vllm_ci.images.store import CONFIG, INDEX, MANIFEST, Store, canonical
 

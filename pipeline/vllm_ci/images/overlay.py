@@ -11,12 +11,12 @@ from pathlib import Path
 from vllm_ci.domain import paths
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.domain.spec import Overlay, selected
+from vllm_ci.domain.image_spec import Overlay, selected
 from vllm_ci.images import lfs, work_tree
 from vllm_ci.images.entries import Content, Entry, Inline
 from vllm_ci.images.environment import Environment
 from vllm_ci.images.work_tree import GITLINK, Row
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 _LINK = "120000"
 # Part of the key of the layer: raised when files are refused that were taken before, so that no kept layer holds them.

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.domain.spec import Files, ImageSpec, Tier, selected
+from vllm_ci.domain.image_spec import Files, ImageSpec, Tier, selected
 from vllm_ci.images import conflicts
 from vllm_ci.images.entries import Entry
-from vllm_ci.images.locks import LockedWheel
+from vllm_ci.images.lockfile import LockedWheel
 from vllm_ci.images.store import canonical
 
 

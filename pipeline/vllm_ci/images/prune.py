@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_ci.filelock import LockedError
 from vllm_ci.images import oci
 from vllm_ci.images.store import REF_NAME, Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
+from vllm_ci.system.filelock import LockedError
 
 _DAY_S = 86400.0
 # What is written right now without a lock (a record, a tree that is unpacked) is younger.

@@ -11,9 +11,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images.locks import MACHINES, LockedWheel
-from vllm_ci.vcs import GitError, git
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images.lockfile import MACHINES, LockedWheel
+from vllm_ci.system.vcs import GitError, git
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 

@@ -10,8 +10,8 @@ import yaml
 
 from vllm_ci.domain import paths
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.image_spec import Base, Compile, ImageSpec, Overlay, VllmSource
 from vllm_ci.domain.paths import InvalidPath
-from vllm_ci.domain.spec import Base, Compile, ImageSpec, Overlay, VllmSource
 
 Key = tuple[str | int, ...]
 

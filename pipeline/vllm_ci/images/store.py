@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.filelock import hold
-from vllm_ci.home import home
+from vllm_ci.system.filelock import hold
+from vllm_ci.system.home import home
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -168,7 +168,7 @@ class Store:
         return hold(self.root / "locks" / "prune", shared=True)
 
     def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
-        """Context for whoever prunes; see :func:`vllm_ci.filelock.hold`."""
+        """Context for whoever prunes; see :func:`vllm_ci.system.filelock.hold`."""
         return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
 
     def prepare(self) -> None:

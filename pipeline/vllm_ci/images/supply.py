@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from vllm_ci.images import fetch, index, mirrors
+from vllm_ci.images import fetch, index
+from vllm_ci.images.debian import mirrors
+from vllm_ci.images.debian.mirrors import Source
 from vllm_ci.images.fetch import Wanted
-from vllm_ci.images.locks import LockedDeb, LockedWheel
-from vllm_ci.images.mirrors import Source
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.store import Store
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from vllm_ci.domain.errors import BuildError
 from vllm_ci.images import members, within
 from vllm_ci.images.members import Kind
 from vllm_ci.images.shape import Folder, Leaf, Shape
-from vllm_ci.images.spec import host_platform
+from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, disk, image_config, image_manifest
 
 # Part of the names of unpacked layers and trees: bumped when they are made in another way.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from vllm_ci import external, scratch
 from vllm_ci.domain.errors import BuildError, UsageError
 from vllm_ci.images.index import Indexes
-from vllm_ci.images.locks import MACHINES
+from vllm_ci.images.lockfile import MACHINES
+from vllm_ci.system import external, scratch
 
 _DEADLINE_S = 900.0
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.vcs import git, root
+from vllm_ci.system.vcs import git, root
 
 GITLINK = "160000"
 _LINK = "120000"

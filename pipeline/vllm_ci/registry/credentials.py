@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_ci import external
 from vllm_ci.domain.errors import ConfigError, ErroredError
+from vllm_ci.system import external
 
 _HELPER_TIMEOUT_S = 60
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vllm_ci.filelock import hold
 from vllm_ci.registry.errors import DigestError, NotFoundError, UnsupportedError
 from vllm_ci.registry.manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor, Manifest
 from vllm_ci.registry.reference import check_tag, is_digest
 from vllm_ci.registry.repository import OnBytes, Reader
+from vllm_ci.system.filelock import hold
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _CHUNK_BYTES = 1 << 20

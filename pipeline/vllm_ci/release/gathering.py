@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
-from vllm_ci.evidence import provenance
 from vllm_ci.evidence.attachment import Attached, attach, attached
 from vllm_ci.evidence.bundle import Signed
+from vllm_ci.evidence.predicates import provenance
 from vllm_ci.evidence.statement import PROVENANCE, SCAN, Statement
 from vllm_ci.evidence.verify import Findings, judge
 from vllm_ci.registry.manifest import digest_of

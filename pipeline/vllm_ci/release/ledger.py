@@ -15,14 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import uniform
 
-from vllm_ci import __version__, scratch
+from vllm_ci import __version__
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.external import ProgramTimeoutError
 from vllm_ci.release import kustomization, record
 from vllm_ci.release.push import Refusal, out_of_reach, refusal_of
 from vllm_ci.release.record import Record
 from vllm_ci.release.tree import File, Tree
-from vllm_ci.vcs import GitError, git
+from vllm_ci.system import scratch
+from vllm_ci.system.external import ProgramTimeoutError
+from vllm_ci.system.vcs import GitError, git
 
 
 @dataclass(frozen=True, kw_only=True)

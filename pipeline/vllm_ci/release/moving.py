@@ -13,8 +13,8 @@ from datetime import datetime
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import decision as decisions
 from vllm_ci.evidence.bundle import Signed
+from vllm_ci.evidence.predicates import decision as decisions
 from vllm_ci.evidence.statement import DECISION, timestamp
 from vllm_ci.evidence.verify import Findings
 from vllm_ci.registry.repository import Repository

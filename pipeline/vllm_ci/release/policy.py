@@ -14,11 +14,12 @@ from datetime import date, datetime, timedelta
 from vllm_ci.domain import refs
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.report import Verdict
-from vllm_ci.evidence import provenance, scan, strict, test_result
+from vllm_ci.evidence import strict
 from vllm_ci.evidence.osv import Severity
+from vllm_ci.evidence.predicates import provenance, scan, test_result
+from vllm_ci.evidence.predicates.test_result import TestResult
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import PROVENANCE, SBOM, SCAN, SIGNATURE, TEST_RESULT
-from vllm_ci.evidence.test_result import TestResult
 from vllm_ci.evidence.verify import Evidence, Findings
 
 

@@ -11,8 +11,8 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Report
-from vllm_ci.evidence import provenance, sbom, scan, test_result
 from vllm_ci.evidence.materials import Materials
+from vllm_ci.evidence.predicates import provenance, sbom, scan, test_result
 from vllm_ci.evidence.statement import SIGNATURE, Statement, moment
 from vllm_ci.evidence.verify import check_image
 from vllm_ci.registry.errors import DigestError, NotFoundError

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.vcs import GitError
+from vllm_ci.system.vcs import GitError
 
 # Reasons that come from two writers meeting: the branch moved, or moves just now.
 _MEETING = re.compile(

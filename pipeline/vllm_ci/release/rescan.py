@@ -9,8 +9,8 @@ from pathlib import Path
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import sbom, scan
 from vllm_ci.evidence.bundle import Signed
+from vllm_ci.evidence.predicates import sbom, scan
 from vllm_ci.evidence.statement import SBOM
 from vllm_ci.evidence.verify import Findings, check_image
 from vllm_ci.registry.repository import Repository

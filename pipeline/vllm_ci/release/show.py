@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vllm_ci.domain.errors import UsageError
+from vllm_ci.evidence.predicates.test_result import read
 from vllm_ci.evidence.refusals import MalformedError, Refusal
 from vllm_ci.evidence.statement import TEST_RESULT
-from vllm_ci.evidence.test_result import read
 from vllm_ci.evidence.verify import Findings, check_image
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.release import history

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_ci.domain import overlay_path
 from vllm_ci.domain.errors import ConfigError, ErroredError
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 _RECORD = re.compile(r"[0-9]{6}\.json|[1-9][0-9]{6,}\.json")
 _FILES = ("100644", "100755")

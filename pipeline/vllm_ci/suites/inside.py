@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from vllm_ci.suites.image import document
+from vllm_ci.suites.plugins.image import document
 
-pytest_plugins = ("vllm_ci.suites.reporter", "vllm_ci.suites.deselected", "vllm_ci.suites.image")
+pytest_plugins = ("vllm_ci.suites.plugins.reporter", "vllm_ci.suites.plugins.deselected", "vllm_ci.suites.plugins.image")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,19 +22,19 @@ import pytest
 
 from vllm_ci.suites import connecting
 from vllm_ci.suites.client import Client
+from vllm_ci.suites.plugins.stash import MASKS
 from vllm_ci.suites.server import CAPABILITIES, Server
-from vllm_ci.suites.stash import MASKS
 
 if TYPE_CHECKING:
     import openai
 
 pytest_plugins = (
-    "vllm_ci.suites.reporter",
-    "vllm_ci.suites.deselected",
-    "vllm_ci.suites.image",
-    "vllm_ci.suites.judging",
-    "vllm_ci.suites.recording",
-    "vllm_ci.suites.planning",
+    "vllm_ci.suites.plugins.reporter",
+    "vllm_ci.suites.plugins.deselected",
+    "vllm_ci.suites.plugins.image",
+    "vllm_ci.suites.plugins.judging",
+    "vllm_ci.suites.plugins.recording",
+    "vllm_ci.suites.plugins.planning",
 )
 
 _UNIT = Path(__file__).parent / "unit"

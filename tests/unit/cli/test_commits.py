@@ -11,7 +11,7 @@ import pytest
 
 from vllm_ci.cli import commits
 from vllm_ci.domain.commit import Commit
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 MAIN, TAG = "refs/heads/main", "refs/tags/v1.0"
 PERSON = ("-c", "user.name=p", "-c", "user.email=p@example.com")

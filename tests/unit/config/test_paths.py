@@ -8,8 +8,8 @@ import pytest
 
 from vllm_ci.config import load
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.domain.spec import ImageSpec
-from vllm_ci.images import spec
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images import spec_file
 
 SPEC = """\
 base: {suite: bookworm, packages: [python3.11]}
@@ -31,7 +31,7 @@ def image(folder: Path, text: str) -> ImageSpec:
     key = text.partition(":")[0]
     kept = "".join(f"{line}\n" for line in SPEC.splitlines() if not line.startswith(f"{key}:"))
     (folder / "mine.yaml").write_text(kept + text + "\n")
-    return spec.load(folder / "mine.yaml")
+    return spec_file.load(folder / "mine.yaml")
 
 
 @pytest.mark.parametrize("written", ["files", "./files", "files/", ".//files/."])
@@ -143,13 +143,13 @@ def test_a_spec_with_another_kind_of_path_is_refused_with_line_and_key(tmp_path:
 def test_a_spec_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(SPEC)
     with pytest.raises(Exception, match="no image spec") as caught:
-        spec.load(tmp_path / "mne.yaml")
+        spec_file.load(tmp_path / "mne.yaml")
     assert str(tmp_path / "mine.yaml") in str(caught.value)
     with pytest.raises(Exception, match="did you mean cuda"):
-        spec.load("cudda")
+        spec_file.load("cudda")
 
 
 def test_the_shipped_specs_are_in_their_one_form() -> None:
-    for name in spec.shipped():
-        plain = spec.load(name)
-        assert spec.check(plain) == plain
+    for name in spec_file.shipped():
+        plain = spec_file.load(name)
+        assert spec_file.check(plain) == plain

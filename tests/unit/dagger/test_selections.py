@@ -176,6 +176,6 @@ def test_without_the_sdk_the_engine_says_what_to_install() -> None:
 def test_the_command_line_loads_without_dagger() -> None:
     code = (
         "import sys; sys.modules['dagger'] = None\n"
-        "import vllm_ci.cli, vllm_ci.cli.run, vllm_ci.cli.build, vllm_ci.pipeline, vllm_ci.engines.host"
+        "import vllm_ci.cli, vllm_ci.cli.run, vllm_ci.cli.build, vllm_ci.pipeline.steps, vllm_ci.engines.host"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

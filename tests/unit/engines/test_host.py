@@ -14,7 +14,7 @@ import pytest
 
 from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.program import Program, ServiceSpec
-from vllm_ci.engines import scratch, supervise
+from vllm_ci.engines import supervise, workspace
 from vllm_ci.engines.host import HostEngine
 
 pytestmark = pytest.mark.anyio
@@ -159,14 +159,14 @@ def test_the_first_of_two_equal_outputs_stands(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "who").write_text(name)
-    assert scratch.keep(tmp_path / "one", tmp_path / "kept" / "key") == tmp_path / "kept" / "key"
-    scratch.keep(tmp_path / "two", tmp_path / "kept" / "key")
+    assert workspace.keep(tmp_path / "one", tmp_path / "kept" / "key") == tmp_path / "kept" / "key"
+    workspace.keep(tmp_path / "two", tmp_path / "kept" / "key")
     assert (tmp_path / "kept" / "key" / "who").read_text() == "one"
 
 
 def test_a_folder_in_use_survives_another_owner(tmp_path: Path) -> None:
-    with scratch.folder(tmp_path) as one:
-        with scratch.folder(tmp_path) as two:
+    with workspace.folder(tmp_path) as one:
+        with workspace.folder(tmp_path) as two:
             assert one.is_dir()
             assert two.is_dir()
         assert one.is_dir()

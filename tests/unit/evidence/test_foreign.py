@@ -12,9 +12,10 @@ from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signature, Signer, SS
 from registries.evidence import MATERIALS, NOW, commit_of
 from vllm_ci.domain.errors import ConfigError, ErroredError, VllmCiError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import keyless, keys, provenance
+from vllm_ci.evidence import keyless, keys
 from vllm_ci.evidence.foreign import translated
 from vllm_ci.evidence.keyless import Identity, Keyless
+from vllm_ci.evidence.predicates import provenance
 
 IMAGE = ImageRef(repository="r.example.com/name", digest="sha256:" + "f" * 64)
 

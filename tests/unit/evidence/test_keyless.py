@@ -12,10 +12,11 @@ import pytest
 from registries.evidence import MATERIALS, NOW, commit_of
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import bundle, keyless, provenance
+from vllm_ci.evidence import bundle, keyless
 from vllm_ci.evidence.bundle import Bundle
 from vllm_ci.evidence.keyless import Identity, Keyless
 from vllm_ci.evidence.keys import PrivateKey
+from vllm_ci.evidence.predicates import provenance
 from vllm_ci.evidence.refusals import MalformedError, OtherKeyError
 from vllm_ci.evidence.statement import Statement
 

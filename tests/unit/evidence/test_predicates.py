@@ -17,14 +17,15 @@ from cyclonedx.validation.json import JsonStrictValidator
 from registries.evidence import MATERIALS, NOW, SSL, STAGES, VLLM, commit_of, report_of
 from vllm_ci.domain.errors import ConfigError, ErroredError, FailedError
 from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.image_spec import Base, ImageSpec, Tier
 from vllm_ci.domain.report import Verdict
-from vllm_ci.domain.spec import Base, ImageSpec, Tier
-from vllm_ci.evidence import debian_version, decision, osv, provenance, sbom, scan, test_result
+from vllm_ci.evidence import debian_version, osv
 from vllm_ci.evidence.materials import Package, materials
 from vllm_ci.evidence.osv import Severity
+from vllm_ci.evidence.predicates import decision, provenance, sbom, scan, test_result
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import Statement
-from vllm_ci.images.locks import LockedDeb, LockedWheel, write_debs, write_wheels
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
 
 IMAGE = ImageRef(repository="r.example.com/team/name", digest="sha256:" + "f" * 64)
 COMMIT = commit_of(1)

@@ -15,10 +15,11 @@ import pytest
 from registries.evidence import MATERIALS, NOW, bundles_of, commit_of, statements_of
 from registries.images import small_image
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import provenance, refusals, strict, verify
+from vllm_ci.evidence import refusals, strict, verify
 from vllm_ci.evidence.attachment import Attached, attach
 from vllm_ci.evidence.bundle import Bundle, Trusted
 from vllm_ci.evidence.keys import PrivateKey
+from vllm_ci.evidence.predicates import provenance
 from vllm_ci.evidence.statement import PROVENANCE, SIGNATURE, Statement
 from vllm_ci.evidence.verify import Expected, Findings
 from vllm_ci.registry.errors import NotFoundError

@@ -7,10 +7,11 @@ import pytest
 from imagery.debs import write_deb
 from imagery.world import World
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.domain.spec import Base
-from vllm_ci.images import base, contents
-from vllm_ci.images.deb import merged, unpack
-from vllm_ci.images.spec import host_platform
+from vllm_ci.domain.image_spec import Base
+from vllm_ci.images import contents
+from vllm_ci.images.debian import base
+from vllm_ci.images.debian.deb import merged, unpack
+from vllm_ci.images.spec_file import host_platform
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 
 from imagery.world import PYTHON, SITE, World, furnish, git
 from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
-from vllm_ci.domain.spec import Compression, Overlay, Tier
+from vllm_ci.domain.image_spec import Compression, Overlay, Tier
 from vllm_ci.images.export import Output
 from vllm_ci.images.integrity import manifest
 from vllm_ci.images.store import Store, image_manifest
 from vllm_ci.images.tree import materialise
-from vllm_ci.vcs import discover
+from vllm_ci.system.vcs import discover
 
 
 def built(image: object) -> list[str]:

@@ -11,8 +11,8 @@ from imagery.world import PLATFORMS, PYTHON, World
 from vllm_ci.cli import root
 from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.images import layer
-from vllm_ci.images.spec import host_platform
-from vllm_ci.vcs import discover
+from vllm_ci.images.spec_file import host_platform
+from vllm_ci.system.vcs import discover
 
 SPEC = f"""
 variant: test

@@ -11,7 +11,7 @@ import pytest
 from imagery.wheels import write_wheel
 from imagery.world import PYTHON, SITE, World
 from vllm_ci.domain.errors import BuildError, ConfigError, VllmCiError
-from vllm_ci.domain.spec import Base, Overlay, Tier
+from vllm_ci.domain.image_spec import Base, Overlay, Tier
 from vllm_ci.images.integrity import manifest
 from vllm_ci.images.tree import materialise
 

@@ -17,7 +17,7 @@ from imagery.layers import Item, Layout, file, folder, hard, link, tar
 from imagery.trees import told
 from imagery.world import World
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.domain.spec import Base, Overlay
+from vllm_ci.domain.image_spec import Base, Overlay
 from vllm_ci.images.build import BuiltImage
 from vllm_ci.images.integrity import FOUNDATION, manifest
 from vllm_ci.images.store import image_manifest

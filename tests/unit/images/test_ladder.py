@@ -12,12 +12,12 @@ import pytest
 from imagery.wheels import ELF, write_wheel
 from imagery.world import PYTHON, SITE, VLLM, World
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.domain.spec import Compile, VllmSource
-from vllm_ci.images import compiling
+from vllm_ci.domain.image_spec import Compile, VllmSource
 from vllm_ci.images.build import BuiltImage
 from vllm_ci.images.integrity import manifest
 from vllm_ci.images.tree import materialise
-from vllm_ci.vcs import discover
+from vllm_ci.images.vllm import compiling
+from vllm_ci.system.vcs import discover
 
 TRACKED = {name: content for name, content in VLLM.items() if name.endswith(".py") and "_version" not in name}
 SOURCES = {

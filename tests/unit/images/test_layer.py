@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.domain.spec import Compression
+from vllm_ci.domain.image_spec import Compression
 from vllm_ci.images import layer
 from vllm_ci.images.entries import Archive, Deflated, Entry, Inline, Member, with_parents
 

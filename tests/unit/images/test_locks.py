@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.images import apt, lock, uv
+from vllm_ci.images import resolver, uv
+from vllm_ci.images.debian import apt
 from vllm_ci.images.index import Indexes
-from vllm_ci.images.locks import LockedDeb, LockedWheel, read_debs, read_wheels, write_debs, write_wheels
-from vllm_ci.images.spec import folders, load, shipped
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, read_debs, read_wheels, write_debs, write_wheels
+from vllm_ci.images.spec_file import folders, load, shipped
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 
@@ -99,14 +100,14 @@ def test_locking_keeps_what_fits_and_upgrades_what_it_is_told_to(tmp_path: Path,
         write_wheel(tmp_path / "links", "small", version, {"small.py": version.encode()})
         write_wheel(tmp_path / "links", "other", version, {"other.py": version.encode()})
     monkeypatch.setattr(
-        lock, "configured", lambda: Indexes(urls=((tmp_path / "links").as_uri(),), find_links=(str(tmp_path / "links"),))
+        resolver, "configured", lambda: Indexes(urls=((tmp_path / "links").as_uri(),), find_links=(str(tmp_path / "links"),))
     )
     spec = load("cpu", wheels_lock=tmp_path / "x.lock", requirements=("small", "other"), overrides=())
     spec = spec.changed(wheels_lock=tmp_path / "x.lock", debs_lock=tmp_path / "x.debs.lock")
-    assert {change.after for change in lock.lock(spec, only="wheels")} == {"2.0"}
+    assert {change.after for change in resolver.lock(spec, only="wheels")} == {"2.0"}
     write_wheels(tmp_path / "x.lock", [wheel("small", "1"), wheel("other", "2")], PLATFORMS, spec="x")
     (tmp_path / "x.lock").write_text((tmp_path / "x.lock").read_text().replace("==1 ", "==1.0 "))
-    changes = lock.lock(spec, only="wheels", packages=("other",))
+    changes = resolver.lock(spec, only="wheels", packages=("other",))
     assert [(change.name, change.before, change.after) for change in changes] == [("other (wheel)", "1.0", "2.0")]
     text = (tmp_path / "x.lock").read_text()
     assert str(tmp_path) not in text
@@ -119,7 +120,7 @@ def test_apt_resolves_for_another_architecture(tmp_path: Path) -> None:
 
     if not shutil.which("apt-get"):
         pytest.skip("needs apt")
-    from vllm_ci.images.mirrors import sources
+    from vllm_ci.images.debian.mirrors import sources
 
     try:
         where = sources("bookworm", environ={})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.images import mirrors
+from vllm_ci.images.debian import mirrors
 
 
 def apt(folder: Path, *lines: str) -> Path:

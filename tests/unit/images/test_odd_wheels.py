@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from imagery import odd
 from imagery.wheels import RawWheel, record_row
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.images import entry_points, record
 from vllm_ci.images.entries import read
-from vllm_ci.images.wheel import Environment, Wheel
+from vllm_ci.images.wheels import entry_points, record
+from vllm_ci.images.wheels.wheel import Environment, Wheel
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 ENVIRONMENT = Environment(prefix="/e", python=PYTHON)

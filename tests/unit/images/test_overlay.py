@@ -13,11 +13,11 @@ import pytest
 
 from imagery.world import git
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.domain.spec import Overlay
+from vllm_ci.domain.image_spec import Overlay
 from vllm_ci.images import overlay
 from vllm_ci.images.entries import Entry, read
 from vllm_ci.images.environment import Environment
-from vllm_ci.vcs import discover
+from vllm_ci.system.vcs import discover
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
 

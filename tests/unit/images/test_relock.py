@@ -8,9 +8,9 @@ import pytest
 
 from imagery import relock
 from imagery.world import World
-from vllm_ci.images import lock
-from vllm_ci.images.locks import read_debs, write_debs
-from vllm_ci.images.spec import folders, load
+from vllm_ci.images import resolver
+from vllm_ci.images.lockfile import read_debs, write_debs
+from vllm_ci.images.spec_file import folders, load
 
 
 def test_a_shipped_lock_that_mirrors_have_outgrown_is_locked_anew_in_a_copy(
@@ -23,7 +23,7 @@ def test_a_shipped_lock_that_mirrors_have_outgrown_is_locked_anew_in_a_copy(
     def resolved(spec: object) -> tuple[object, ...]:  # noqa: ARG001
         return tuple(dataclasses.replace(deb, version="9") for deb in world.debs)
 
-    monkeypatch.setattr(lock, "resolve_debs", resolved)
+    monkeypatch.setattr(resolver, "resolve_debs", resolved)
     with pytest.warns(relock.Relocked, match="locked anew in a copy for this test"):
         path = relock.usable("cpu", tmp_path / "copy")
     assert {deb.version for deb in read_debs(load(path).debs_lock)} == {"9"}
@@ -39,5 +39,5 @@ def test_a_shipped_lock_that_can_be_fetched_is_used_as_it_is(
     for path in next(each for each in folders() if (each / "cpu.yaml").is_file()).iterdir():
         shutil.copy(path, folder / path.name)
     write_debs(folder / "cpu.debs.lock", world.debs, spec="cpu")
-    monkeypatch.setattr("vllm_ci.images.spec.folders", lambda: (folder,))
+    monkeypatch.setattr("vllm_ci.images.spec_file.folders", lambda: (folder,))
     assert relock.usable("cpu", tmp_path / "copy") == folder / "cpu.yaml"

@@ -8,8 +8,8 @@ import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.images.debian.mirrors import sources
 from vllm_ci.images.index import configured
-from vllm_ci.images.mirrors import sources
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.domain.spec import selected
-from vllm_ci.images.spec import load
+from vllm_ci.domain.image_spec import selected
+from vllm_ci.images.spec_file import load
 
 TEXT = """
 base: {suite: bookworm, packages: [python3.11]}

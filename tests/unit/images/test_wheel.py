@@ -9,9 +9,9 @@ import pytest
 
 from imagery.wheels import ELF, write_wheel
 from vllm_ci.domain.errors import BuildError
-from vllm_ci.domain.spec import Files
+from vllm_ci.domain.image_spec import Files
 from vllm_ci.images.entries import Entry, read
-from vllm_ci.images.wheel import Environment, Wheel, belongs
+from vllm_ci.images.wheels.wheel import Environment, Wheel, belongs
 
 ENVIRONMENT = Environment(prefix="/opt/vllm", python="3.11")
 SITE = "opt/vllm/lib/python3.11/site-packages"

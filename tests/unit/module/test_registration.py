@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from vllm_ci.engines import dagger_tool
-from vllm_ci.module import VllmCi
-from vllm_ci.module_run import Run
+from vllm_ci.module.main import VllmCi
+from vllm_ci.module.run import Run
 
 ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = json.loads((ROOT / "dagger.json").read_text())

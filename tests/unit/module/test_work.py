@@ -9,12 +9,12 @@ import dagger
 import pytest
 from dagger import dag
 
-from vllm_ci import module_work
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
-from vllm_ci.module import VllmCi
-from vllm_ci.module_work import Asked
+from vllm_ci.module import session
+from vllm_ci.module.main import VllmCi
+from vllm_ci.module.session import Asked
 from vllm_ci.programs import FOLDER
 
 
@@ -39,15 +39,15 @@ def path_of(handle: Any) -> str:
 
 def test_the_variant_is_the_builder_s_to_find(tmp_path: Path) -> None:
     found = loaded(tmp_path)
-    assert module_work._project(found, asked()).build_args == ()
-    assert module_work._project(found, asked(variant="cuda")).build_args == ("--image", "cuda")
+    assert session._project(found, asked()).build_args == ()
+    assert session._project(found, asked(variant="cuda")).build_args == ("--image", "cuda")
     # A path is one of the source, which lies elsewhere in the builder's container.
-    assert module_work._project(found, asked(variant="images/own.yaml")).build_args[1] == "{in.source}/images/own.yaml"
+    assert session._project(found, asked(variant="images/own.yaml")).build_args[1] == "{in.source}/images/own.yaml"
 
 
 def test_the_key_of_a_server_is_the_given_one_the_configuration_s_or_a_new_one(tmp_path: Path) -> None:
     def key(text: str, **more: Any) -> str:
-        return module_work._project(loaded(tmp_path, text), asked(**more)).server.api_key_env
+        return session._project(loaded(tmp_path, text), asked(**more)).server.api_key_env
 
     named, generated = "server: {api_key_env: LLM_API_KEY}\n", "server: {generate_api_key: true}\n"
     given = dag.set_secret("key", "x")
@@ -59,14 +59,14 @@ def test_the_key_of_a_server_is_the_given_one_the_configuration_s_or_a_new_one(t
 
 
 def test_stages_are_those_that_were_named(tmp_path: Path) -> None:
-    found = module_work._project(loaded(tmp_path), asked(stages=("streaming",)))
+    found = session._project(loaded(tmp_path), asked(stages=("streaming",)))
     assert [stage.name for stage in found.stages] == ["streaming"]
     with pytest.raises(ConfigError, match="no stage nonsense"):
-        module_work._project(loaded(tmp_path), asked(stages=("nonsense",)))
+        session._project(loaded(tmp_path), asked(stages=("nonsense",)))
 
 
 def test_a_model_in_the_source_is_taken_from_there(tmp_path: Path) -> None:
-    found = module_work._model(loaded(tmp_path, "model: {path: ../models/small}\n"), asked(), "serving")
+    found = session._model(loaded(tmp_path, "model: {path: ../models/small}\n"), asked(), "serving")
     assert path_of(found) == "models/small"
 
 
@@ -74,9 +74,9 @@ def test_a_model_in_the_source_is_taken_from_there(tmp_path: Path) -> None:
 def test_a_model_outside_of_the_source_has_to_be_passed(tmp_path: Path, path: str) -> None:
     found = loaded(tmp_path, f"model: {{path: {path}}}\n")
     with pytest.raises(ConfigError, match="--checkpoint"):
-        module_work._model(found, asked(), "serving")
+        session._model(found, asked(), "serving")
     passed = dag.directory().directory("mine")
-    assert path_of(module_work._model(found, asked(checkpoint=passed), "serving")) == "mine"
+    assert path_of(session._model(found, asked(checkpoint=passed), "serving")) == "mine"
 
 
 def test_a_function_finds_the_programs_of_this_package_in_its_source() -> None:
@@ -105,7 +105,7 @@ async def test_the_name_of_a_secret_is_the_last_part_of_its_address() -> None:
 
     for uri in ("env://HF_TOKEN", "file:///run/secrets/HF_TOKEN", "op://vault/item/HF_TOKEN"):
         given: Any = Given(uri)
-        assert await module_work.name_of(given) == "HF_TOKEN"
+        assert await session.name_of(given) == "HF_TOKEN"
 
 
 def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
@@ -116,6 +116,6 @@ def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
 
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONHOME", "HOME"])
 def test_a_secret_under_a_name_that_programs_need_is_refused(name: str) -> None:
-    module_work._check_names(["HF_TOKEN", GENERATED_KEY, ""])
+    session._check_names(["HF_TOKEN", GENERATED_KEY, ""])
     with pytest.raises(UsageError, match=name):
-        module_work._check_names(["HF_TOKEN", name])
+        session._check_names(["HF_TOKEN", name])

@@ -14,7 +14,7 @@ import yaml
 from registries.ledgers import OVERLAY, propose
 from vllm_ci.domain.errors import ConfigError, ErroredError
 from vllm_ci.release.ledger import Ledger
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 PERSON = ("-c", "user.name=p", "-c", "user.email=p@example.com")
 

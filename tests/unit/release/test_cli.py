@@ -14,7 +14,7 @@ from registries import project
 from vllm_ci.cli import root
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError, VllmCiError
 from vllm_ci.domain.report import Verdict
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 
 @pytest.fixture(name="folder")

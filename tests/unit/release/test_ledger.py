@@ -21,7 +21,7 @@ from vllm_ci.release import history, record
 from vllm_ci.release.ledger import Entry, Ledger, Overlay, State
 from vllm_ci.release.publish import publish
 from vllm_ci.release.record import Record, Release
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 # How often two of them meet; 50 shows what 10 do not.
 ROUNDS = int(os.environ.get("VLLM_CI_TEST_ROUNDS", "10"))

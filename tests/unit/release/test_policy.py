@@ -11,8 +11,8 @@ import pytest
 from registries.evidence import NOW, commit_of, report_of, statements_of
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Verdict
-from vllm_ci.evidence import scan, test_result
 from vllm_ci.evidence.osv import Finding, Severity
+from vllm_ci.evidence.predicates import scan, test_result
 from vllm_ci.evidence.refusals import OtherKeyError
 from vllm_ci.evidence.statement import SIGNATURE, TEST_RESULT, Statement
 from vllm_ci.evidence.verify import Evidence, Findings, made_at

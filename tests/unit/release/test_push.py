@@ -11,7 +11,7 @@ import pytest
 from registries.ledgers import propose
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release.ledger import Entry, Ledger, State
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 
 @pytest.fixture(name="remote")

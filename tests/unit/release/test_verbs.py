@@ -29,7 +29,7 @@ from vllm_ci.release.prune import prune
 from vllm_ci.release.publish import Candidate, ReportFile, publish
 from vllm_ci.release.rollback import rollback
 from vllm_ci.release.show import show
-from vllm_ci.vcs import git
+from vllm_ci.system.vcs import git
 
 LATER = NOW + timedelta(hours=1)
 

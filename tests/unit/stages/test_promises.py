@@ -23,7 +23,7 @@ from vllm_ci.domain.report import StageResult, Verdict
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.stages import STAGES, StageContext
 from vllm_ci.suites import manifest
-from vllm_ci.suites.reporter import case_name
+from vllm_ci.suites.plugins.reporter import case_name
 
 pytest_plugins = "pytester"
 

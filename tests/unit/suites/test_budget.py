@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ci.suites import budget, manifest
-from vllm_ci.suites.budget import Load, Plan
+from vllm_ci.suites import manifest
+from vllm_ci.suites.plugins import budget
+from vllm_ci.suites.plugins.budget import Load, Plan
 from vllm_ci.suites.speed import Speed
 from vllm_ci.suites.work import DIMENSIONS, Round, Sizes, Work
 

@@ -13,7 +13,7 @@ from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
-from vllm_ci.suites import budget
+from vllm_ci.suites.plugins import budget
 
 pytest_plugins = "pytester"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vllm_ci.suites.reporter import case_name
+from vllm_ci.suites.plugins.reporter import case_name
 
 pytest_plugins = "pytester"
 
@@ -15,7 +15,7 @@ def report(
     pytester: pytest.Pytester, source: str, *arguments: str, name: str = "test_it"
 ) -> tuple[dict[str, Any], pytest.RunResult]:
     pytester.makepyfile(**{name: source})
-    result = pytester.runpytest("-p", "vllm_ci.suites.reporter", "-p", "no:xdist", "--vllm-report", "out", *arguments)
+    result = pytester.runpytest("-p", "vllm_ci.suites.plugins.reporter", "-p", "no:xdist", "--vllm-report", "out", *arguments)
     document: dict[str, Any] = json.loads((pytester.path / "out/cases.json").read_text())
     return document, result
 
@@ -139,7 +139,7 @@ def test_secrets_are_masked_everywhere(pytester: pytest.Pytester) -> None:
         pytester,
         """
         import pytest
-        from vllm_ci.suites.stash import MASKS
+        from vllm_ci.suites.plugins.stash import MASKS
 
         @pytest.fixture(autouse=True)
         def secret(request):
@@ -163,7 +163,7 @@ def test_secrets_are_masked_everywhere(pytester: pytest.Pytester) -> None:
 
 def test_the_case_that_was_running_is_known_when_the_run_is_killed(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it="import os\ndef test_one(): pass\ndef test_two(): os._exit(9)")
-    result = pytester.runpytest_subprocess("-p", "vllm_ci.suites.reporter", "-p", "no:xdist", "--vllm-report", "out")
+    result = pytester.runpytest_subprocess("-p", "vllm_ci.suites.plugins.reporter", "-p", "no:xdist", "--vllm-report", "out")
     assert result.ret == 9
     assert not (pytester.path / "out/cases.json").exists()
     lines = [json.loads(line) for line in (pytester.path / "out/cases.jsonl").read_text().splitlines()]
@@ -175,13 +175,13 @@ def test_an_old_report_does_not_stand_for_a_new_run(pytester: pytest.Pytester) -
     (pytester.path / "out").mkdir()
     (pytester.path / "out/cases.json").write_text("{}")
     pytester.makepyfile(test_it="import os\ndef test_two(): os._exit(9)")
-    pytester.runpytest_subprocess("-p", "vllm_ci.suites.reporter", "-p", "no:xdist", "--vllm-report", "out")
+    pytester.runpytest_subprocess("-p", "vllm_ci.suites.plugins.reporter", "-p", "no:xdist", "--vllm-report", "out")
     assert not (pytester.path / "out/cases.json").exists()
 
 
 def test_works_with_workers(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): assert 0, 'no'\ndef test_three(): pass")
-    pytester.runpytest_subprocess("-p", "vllm_ci.suites.reporter", "--vllm-report", "out", "-n", "2")
+    pytester.runpytest_subprocess("-p", "vllm_ci.suites.plugins.reporter", "--vllm-report", "out", "-n", "2")
     document = json.loads((pytester.path / "out/cases.json").read_text())
     assert document["collected"] == 3
     assert statuses(document) == {"test_one": "passed", "test_two": "failed", "test_three": "passed"}
@@ -212,8 +212,8 @@ def test_needs_only_pytest_and_the_standard_library(pytester: pytest.Pytester) -
                 if name.partition(".")[0] in ("httpx", "pydantic", "openai", "anyio", "click"):
                     raise ImportError(name)
         sys.meta_path.insert(0, Refuse())
-        import vllm_ci.suites.reporter
-        assert vllm_ci.suites.reporter.__file__.startswith({str(source)!r})
+        import vllm_ci.suites.plugins.reporter
+        assert vllm_ci.suites.plugins.reporter.__file__.startswith({str(source)!r})
         assert "vllm_ci.domain" not in sys.modules
         """
     )

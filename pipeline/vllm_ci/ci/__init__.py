@@ -1,0 +1,1 @@
+"""CI providers: which one runs this, and what it says of the run."""

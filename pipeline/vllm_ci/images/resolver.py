@@ -1,0 +1,157 @@
+"""From a spec's requirements to its two locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images import uv
+from vllm_ci.images.debian import apt
+from vllm_ci.images.debian.mirrors import sources
+from vllm_ci.images.fetch import client
+from vllm_ci.images.index import configured
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, read_debs, read_wheels, write_debs, write_wheels
+from vllm_ci.images.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a new lock does to one package; an empty version means absent."""
+
+    name: str
+    before: str
+    after: str
+
+
+def lock(
+    spec: ImageSpec,
+    *,
+    upgrade: bool = False,
+    packages: Iterable[str] = (),
+    exclude_newer: str = "",
+    only: str = "",
+    dry_run: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Change, ...]:
+    """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
+
+    Args:
+        spec: What to lock.
+        upgrade: Take the newest wheels of everything; else versions that still fit stay. Debian packages follow their suite.
+        packages: Projects to take the newest wheels of.
+        exclude_newer: Date after which nothing is taken.
+        only: ``wheels`` or ``debs``; empty for both.
+        dry_run: Write nothing.
+        progress: Told what happens.
+
+    Raises:
+        BuildError: Nothing satisfies the spec.
+    """
+    old_wheels = _locked(lambda: read_wheels(spec.wheels_lock, spec.platforms))
+    old_debs = _locked(lambda: read_debs(spec.debs_lock))
+    new_wheels, new_debs = old_wheels, old_debs
+    if only != "debs":
+        progress(f"resolving wheels for {', '.join(spec.platforms)}")
+        arguments = [part for name in packages for part in ("--upgrade-package", name)]
+        arguments += ["--exclude-newer", exclude_newer] if exclude_newer else []
+        new_wheels = resolve_wheels(
+            spec, prefer={} if upgrade else {w.project: w.version for w in old_wheels}, arguments=arguments
+        )
+    if only != "wheels":
+        progress(f"resolving Debian packages of {spec.base.suite}")
+        new_debs = resolve_debs(spec)
+    if not dry_run:
+        write_wheels(spec.wheels_lock, new_wheels, spec.platforms, spec=spec.name)
+        write_debs(spec.debs_lock, new_debs, spec=spec.name)
+    return _changes(_versions(old_wheels, old_debs), _versions(new_wheels, new_debs))
+
+
+_Locked = TypeVar("_Locked")
+
+
+def _locked(read: Callable[[], tuple[_Locked, ...]]) -> tuple[_Locked, ...]:
+    try:
+        return read()
+    except ConfigError:
+        return ()
+
+
+def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
+    return tuple(
+        Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )
+
+
+def _versions(wheels: Iterable[LockedWheel], debs: Iterable[LockedDeb]) -> dict[str, str]:
+    return {
+        **{f"{wheel.project} (wheel)": wheel.version for wheel in wheels},
+        **{f"{deb.name} ({deb.architecture})": deb.version for deb in debs},
+    }
+
+
+def resolve_wheels(spec: ImageSpec, *, prefer: Mapping[str, str], arguments: Iterable[str] = ()) -> tuple[LockedWheel, ...]:
+    """The wheels for each platform of ``spec``; one entry where several platforms take the same file."""
+    indexes = configured()
+    chosen: dict[str, tuple[dict[str, str], list[str]]] = {}
+    for platform in spec.platforms:
+        for package in uv.resolve(
+            spec.requirements,
+            overrides=spec.overrides,
+            python=spec.python,
+            glibc=spec.glibc,
+            platform=platform,
+            indexes=indexes,
+            prefer=prefer,
+            arguments=arguments,
+        ):
+            filename, sha256, place = uv.wheel_of(package)
+            facts = {"project": package["name"], "version": package["version"], "filename": filename, "place": place}
+            chosen.setdefault(sha256, (facts, []))[1].append(platform)
+    with client(indexes.certificates) as http, ThreadPoolExecutor(16) as pool:
+        sizes = pool.map(lambda item: _size(item[0]["place"], http), chosen.values())
+        return tuple(
+            LockedWheel(
+                project=facts["project"],
+                version=facts["version"],
+                filename=facts["filename"],
+                sha256=sha256,
+                size_bytes=size,
+                platforms=tuple(platforms),
+            )
+            for (sha256, (facts, platforms)), size in zip(chosen.items(), sizes, strict=True)
+        )
+
+
+def _size(place: str, http: object) -> int:
+    """Size of a wheel without fetching it (not every index lists sizes)."""
+    import httpx
+
+    parts = urlsplit(place)
+    if parts.scheme in {"", "file"}:
+        return Path(parts.path).stat().st_size
+    assert isinstance(http, httpx.Client)  # noqa: S101
+    answer = http.head(place)
+    if answer.is_error or "content-length" not in answer.headers:
+        raise BuildError(
+            f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
+        )
+    return int(answer.headers["content-length"])
+
+
+def resolve_debs(spec: ImageSpec) -> tuple[LockedDeb, ...]:
+    """The Debian packages of the base for each platform of ``spec``."""
+    where = sources(spec.base.suite)
+    state = Store().root / "apt"
+    return tuple(
+        deb
+        for platform in spec.platforms
+        for deb in apt.resolve(spec.base.packages, architecture=platform.partition("/")[2], sources=where, state=state)
+    )

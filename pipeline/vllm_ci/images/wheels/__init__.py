@@ -1,0 +1,1 @@
+"""Wheels: their archives, metadata, records and entry points."""

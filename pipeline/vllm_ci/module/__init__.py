@@ -1,0 +1,1 @@
+"""The Dagger module: the same verbs as the command line, as objects."""

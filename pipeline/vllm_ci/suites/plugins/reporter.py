@@ -1,0 +1,258 @@
+"""What pytest found, written as ``cases.json``: a plugin that needs nothing but the standard library and pytest.
+
+It runs in the tool's environment, in a user's own, and inside images with pytest mounted beside it::
+
+    python -m pytest -p vllm_ci.suites.plugins.reporter --vllm-report DIR ...
+
+``cases.json`` (format 1) is one object: ``format``, ``collected`` (cases chosen to run), ``exit_status`` (pytest's),
+``seconds``, ``session`` (facts that the fixtures noted: server, commit, image digest) and ``cases``, each in the shape of
+:class:`vllm_ci.domain.report.Case`. ``cases.jsonl`` beside it grows while the cases run, so that a run that is killed
+still says what passed and which case was running.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_ci.suites.plugins.stash import FACTS, MASKS
+from vllm_ci.suites.verdicts import Errored, Inconclusive
+
+FORMAT = 1
+_MARKER = "/vllm_ci/suites/"
+_SEVERITY = ("passed", "skipped", "inconclusive", "failed", "errored")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the report, all with our prefix."""
+    group = parser.getgroup("vllm-ci", "vllm-ci")
+    group.addoption("--vllm-report", metavar="DIR", default=None, help="write cases.json into this directory")
+    group.addoption("--vllm-commit", metavar="SHA", default="", help="commit the image was built from; goes into every report")
+    group.addoption("--vllm-image-digest", metavar="DIGEST", default="", help="digest of the image; goes into every report")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start to listen, unless this is a worker of pytest-xdist, which reports to its controller."""
+    config.stash[FACTS] = {"commit": config.option.vllm_commit, "image_digest": config.option.vllm_image_digest}
+    config.stash[MASKS] = []
+    if config.option.vllm_report and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config, Path(config.option.vllm_report)), "vllm-ci-recorder")
+
+
+@pytest.fixture(scope="session")
+def note(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Put a fact about the whole session (JSON value) into the report: ``note("model", "tiny")``."""
+    return request.config.stash[FACTS].__setitem__
+
+
+@pytest.fixture
+def metric(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Put a figure or a fact about this case (JSON value, unit in the name) into every report: ``metric("ttft_ms", 12.5)``."""
+
+    def keep(name: str, value: Any) -> None:
+        request.node.user_properties.append((name, value))
+
+    return keep
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _vllm_identity(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> None:
+    """Commit and image digest as properties of pytest's own JUnit file."""
+    for name in ("commit", "image_digest"):
+        if value := request.config.stash[FACTS][name]:
+            record_testsuite_property(name, value)
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Mark what is not a plain failure, and take secrets out of what will be printed or written."""
+    outcome = yield
+    report = outcome.get_result()
+    if call.excinfo is not None and report.failed:
+        if call.excinfo.errisinstance(Inconclusive):
+            report.vllm_status = "inconclusive"
+        elif call.excinfo.errisinstance(Errored) or (
+            call.when != "call" and not call.excinfo.errisinstance(pytest.fail.Exception)
+        ):
+            report.vllm_status = "errored"
+        report.vllm_message = _one_line(call.excinfo)
+    _mask(report, item.config.stash[MASKS])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """The terminal's letter and word for a case that decides nothing."""
+    if getattr(report, "vllm_status", "") == "inconclusive":
+        return "inconclusive", "I", "INCONCLUSIVE"
+    return None
+
+
+class Recorder:
+    """Collects what pytest reports and writes it down."""
+
+    def __init__(self, config: pytest.Config, directory: Path) -> None:
+        self._config = config
+        self._directory = directory
+        self._cases: dict[str, dict[str, Any]] = {}
+        self._collected = 0
+        facts: dict[str, Any] = config.stash[FACTS]
+        self._noted = dict(facts)
+        self._started = time.monotonic()
+        directory.mkdir(parents=True, exist_ok=True)
+        for stale in ("cases.json", "cases.jsonl"):
+            (directory / stale).unlink(missing_ok=True)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """How many cases were chosen."""
+        self._collected = len(session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Likewise, with pytest-xdist, whose controller collects nothing itself."""
+        self._collected = len(ids)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that does not import is a case that errored; one that skips itself is a case that was skipped."""
+        if report.passed:
+            return
+        name = case_name(report.nodeid) or "collection"
+        status = "skipped" if report.skipped else "errored"
+        self._cases[name] = _case(name, status, message=_reason(report), details="" if report.skipped else report.longreprtext)
+        self.append({"case": self._cases[name]})
+
+    def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
+        """Note what is running, for a run that does not come back."""
+        self.append({"running": case_name(nodeid, location[0])})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Set-up, call and tear-down add up to one case; the worst of the three is its status."""
+        if hasattr(report, "context"):  # a subtest: pytest fails the test that holds it
+            return
+        name = case_name(report.nodeid, report.location[0])
+        case = self._cases.setdefault(name, _case(name, "passed"))
+        case["seconds"] = round(case["seconds"] + report.duration, 6)
+        case["properties"].update((key, _plain(value)) for key, value in report.user_properties)
+        status = _status(report)
+        if _SEVERITY.index(status) > _SEVERITY.index(case["status"]):
+            details = report.longreprtext if status not in ("skipped", "passed") else ""
+            case.update(status=status, message=_reason(report), details=details)
+        if report.when == "teardown":
+            self.append({"case": case})
+            self._note()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write ``cases.json``, in one step, so that it is there whole or not at all."""
+        if not self._collected and not self._cases:
+            self._cases["collection"] = _case("collection", "errored", message="no tests were collected")
+        document = {
+            "format": FORMAT,
+            "collected": self._collected,
+            "exit_status": int(exitstatus),
+            "seconds": round(time.monotonic() - self._started, 3),
+            "session": self._config.stash[FACTS],
+            "cases": list(self._cases.values()),
+        }
+        text = self._json(document, indent=1)
+        part = self._directory / "cases.json.part"
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(self._directory / "cases.json")
+        if not self._collected:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED if exitstatus == 0 else exitstatus
+
+    def _note(self) -> None:
+        """Facts of the session as well, once they are known: a run that is stopped writes no ``cases.json``."""
+        facts: dict[str, Any] = self._config.stash[FACTS]
+        if facts != self._noted:
+            self._noted = dict(facts)
+            self.append({"session": facts})
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write a line that whoever watches the run may read at once."""
+        with (self._directory / "cases.jsonl").open("a", encoding="utf-8", errors="replace") as file:
+            file.write(self._json(line) + "\n")
+
+    def _json(self, value: object, indent: int | None = None) -> str:
+        secrets: list[str] = self._config.stash[MASKS]
+        escaped = [json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets]
+        return _masked(json.dumps(value, indent=indent, ensure_ascii=False, default=str), escaped)
+
+
+def case_name(nodeid: str, location: str = "") -> str:
+    """A node id without any path of the machine: ours from the suite's folder on, a user's as it stands in the checkout.
+
+    Args:
+        nodeid: pytest's; its path is relative to the root directory, or to nothing when the file lies outside of that.
+        location: Path of the file as pytest locates it, which tells more then.
+    """
+    path, separator, rest = nodeid.partition("::")
+    located = "/" + location.replace("\\", "/")
+    path = path.replace("\\", "/")
+    if _MARKER in located or _MARKER in f"/{path}":
+        path = (located if _MARKER in located else f"/{path}").rpartition(_MARKER)[2]
+    elif path.startswith(("/", "..")):
+        path = path.rpartition("/")[2]
+    return f"{path}{separator}{rest}"
+
+
+def _case(name: str, status: str, *, message: str = "", details: str = "") -> dict[str, Any]:
+    return {"name": name, "status": status, "seconds": 0.0, "message": message, "details": details, "properties": {}}
+
+
+def _status(report: pytest.TestReport) -> str:
+    marked: str = getattr(report, "vllm_status", "")
+    if marked:
+        return marked
+    if report.skipped and not hasattr(report, "wasxfail"):
+        return "skipped"
+    return "failed" if report.failed else "passed"
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    message: str = getattr(report, "vllm_message", "")
+    if message:
+        return message
+    lines = [line.removeprefix("E").strip() for line in report.longreprtext.splitlines() if line.startswith("E ")]
+    return (lines or report.longreprtext.strip().splitlines()[-1:] or [""])[0][:500]
+
+
+def _one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> str:
+    """The exception's first line: an assert's is its message, others carry their type."""
+    text = str(excinfo.value).strip().splitlines()
+    first = text[0] if text else ""
+    plain = excinfo.errisinstance((AssertionError, Inconclusive, Errored, pytest.fail.Exception))
+    return (first if plain and first else f"{excinfo.typename}: {first}".rstrip(": "))[:500]
+
+
+def _plain(value: object) -> object:
+    """JSON values as they are, containers element by element, everything else as text."""
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(element) for key, element in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(element) for element in value]
+    return str(value)
+
+
+def _mask(report: pytest.TestReport, secrets: list[str]) -> None:
+    if not any(secret in f"{report.longreprtext}{report.sections}" for secret in secrets):
+        return
+    if report.failed:
+        report.longrepr = _masked(report.longreprtext, secrets)
+    report.sections = [(name, _masked(text, secrets)) for name, text in report.sections]
+    if message := getattr(report, "vllm_message", ""):
+        vars(report)["vllm_message"] = _masked(message, secrets)
+
+
+def _masked(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text

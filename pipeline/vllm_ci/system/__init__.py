@@ -1,0 +1,1 @@
+"""What the machine gives: other programs, git, lock files, scratch directories."""
