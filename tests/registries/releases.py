@@ -17,9 +17,9 @@ from vllm_ci.domain.report import Verdict
 from vllm_ci.evidence import keys
 from vllm_ci.evidence.keys import PublicKey
 from vllm_ci.registry.access import Access
+from vllm_ci.release.candidate import Candidate, ReportFile
 from vllm_ci.release.ledger import Ledger
 from vllm_ci.release.policy import Policy
-from vllm_ci.release.publish import Candidate, ReportFile
 from vllm_ci.release.setup import Channel, Setup
 
 STAGES = ("unit", "integration", "streaming", "security")

@@ -32,7 +32,7 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a provider says of the commit that a run is for; :mod:`vllm_ci.cli.commits` decides how much of it counts.
+    """What a provider says of the commit that a run is for; :mod:`vllm_ci.ci.commits` decides how much of it counts.
 
     Attributes:
         ref: Full name of a branch or tag, empty when the event is about neither, or is not known.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
+
+if TYPE_CHECKING:
+    from vllm_ci.images.request import BuildRequest
 
 
 @click.command()
@@ -51,19 +55,20 @@ def build(
       vllm-ci build --output oci:./image --json
       vllm-ci build --push registry.example.com/team/vllm
     """
-    from vllm_ci.cli import building
+    from vllm_ci.images import facts as known
+    from vllm_ci.images import request
 
     def progress(line: str) -> None:
         click.echo(line, err=True)
 
-    work = building.opened(context, commit, options)
-    image = building.run(work, progress=progress)
+    asked = _request(context, commit, options)
+    image = request.build(asked, progress=progress)
     if check:
-        building.check(work, image, progress=progress)
-    pushed = building.push(work, image, push, progress=progress) if push else 0
-    found = building.describe(work, image, repository=push or "", pushed_bytes=pushed)
+        request.check(asked, image, progress=progress)
+    pushed = request.push(asked, image, push, progress=progress) if push else 0
+    found = known.summary(asked, image, repository=push or "", pushed_bytes=pushed)
     if facts:
-        building.write_facts(facts, image, found)
+        known.write(facts, image, found)
     if as_json:
         print_json(found)
         return
@@ -72,3 +77,21 @@ def build(
     for layer in image.layers:
         click.echo(f"{layer.tier:<16} {layer.size_bytes / 1e6:>10,.1f} MB  {layer.digest[:19]}  {layer.reason}")
     click.echo(f"{image.ref.repository}:{image.ref.tags[0]}  {image.ref.digest}  {image.seconds:.2f} s")
+
+
+def _request(context: click.Context, revision: str, options: dict[str, Any]) -> BuildRequest:
+    from vllm_ci.domain.image_spec import Compression
+    from vllm_ci.images.export import Output
+    from vllm_ci.images.request import BuildRequest
+    from vllm_ci.system import vcs
+
+    project = loaded(context)
+    commit = vcs.discover(vcs.root(project.folder), revision)
+    if options.get("dirty") is not None:
+        commit = replace(commit, dirty=bool(options["dirty"]))
+    targets = tuple(part.strip() for part in (options.get("platform") or "").split(",") if part.strip())
+    spec = project.config.image.image_spec(project.folder, options.get("image"), targets=targets)
+    if options.get("compression"):
+        spec = spec.changed(compression=Compression(options["compression"]))
+    output = Output.parse(options.get("output") or "")
+    return BuildRequest(source=project.folder, commit=commit, spec=spec, output=output, threads=options.get("threads") or 0)

@@ -57,7 +57,7 @@ def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: b
     Exit code 0 when the main job can run here, 3 when something that it needs is missing.
     """
     if ledger:
-        from vllm_ci.cli.releasing import check_ledger
+        from vllm_ci.cli.channels import check_ledger
 
         return check_ledger(context, mend=mend, as_json=as_json)
     findings = [finding for check in _CHECKS if not (offline and check is _index) for finding in check()]

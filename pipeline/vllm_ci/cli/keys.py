@@ -12,7 +12,6 @@ import click
 from vllm_ci.cli import options
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
-from vllm_ci.cli.releasing import STATE, keep_out_of_git
 from vllm_ci.domain.errors import UsageError
 
 
@@ -41,6 +40,7 @@ def generate(
       vllm-ci keys generate
       VLLM_CI_KEY_PASSPHRASE_FILE=/run/secrets/phrase vllm-ci keys generate --out keys --name ci
     """
+    from vllm_ci.config.releases import STATE, keep_out_of_git
     from vllm_ci.evidence import keys as library
 
     if out is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
 
@@ -43,10 +43,10 @@ def lock(
 
     Where packages come from is what uv's, pip's and apt's own configuration says.
     """
-    from vllm_ci.cli.building import spec_of
     from vllm_ci.images.resolver import lock as write
 
-    spec = spec_of(context, options.get("image"))
+    project = loaded(context)
+    spec = project.config.image.image_spec(project.folder, options.get("image"))
     changes = write(
         spec,
         upgrade=upgrade,

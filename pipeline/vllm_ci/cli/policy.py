@@ -31,38 +31,20 @@ def explain(context: click.Context, /, *, channel: str, commit: str, as_json: bo
       vllm-ci policy explain production
       vllm-ci policy explain production 0123abcd
     """
-    from vllm_ci.cli.releasing import opened
-    from vllm_ci.release import gathering
-    from vllm_ci.release import policy as policies
-    from vllm_ci.release.remarks import remarks
-    from vllm_ci.release.show import show
+    from vllm_ci.cli.channels import opened
+    from vllm_ci.release.explain import explain as run
 
-    setup = opened(context).setup
-    asked = setup.channel(channel)
-    now = gathering.now_or(None)
-    odd = remarks(setup, channel, now=now)
-    if not commit:
-        rules = [{"rule": rule, "expected": expected} for rule, expected in policies.expectations(asked.policy)]
-        if as_json:
-            print_json({"channel": channel, "policy": asked.policy.digest, "rules": rules, "remarks": list(odd)})
-            return
-        for each in rules:
-            click.echo(f"{each['rule']:<20} {each['expected']}")
-        _tell(odd)
-        return
-    shown = show(setup, commit)[0]
-    decision = gathering.ask(asked, setup.ledger.read(), shown.release, shown.findings, now=now)
+    found = run(opened(context).setup, channel, commit)
     if as_json:
-        told = [{"rule": each.rule, "expected": each.expected, "got": each.got, "ok": each.ok} for each in decision.rules]
-        found = {"channel": channel, "policy": decision.policy, "allowed": decision.allowed, "rules": told}
-        print_json({**found, "remarks": list(odd)})
+        print_json(found.to_json())
         return
-    for rule in decision.rules:
-        click.echo(f"{'ok' if rule.ok else 'refused':<8} {rule.rule:<20} expected {rule.expected}; got {rule.got}")
-    _tell(odd)
-    click.echo(f"{shown.release.commit[:12]} may {'' if decision.allowed else 'not '}go to {channel}")
-
-
-def _tell(remarks: tuple[str, ...]) -> None:
-    for each in remarks:
-        click.echo(f"note: {each}")
+    if found.decision is None:
+        for rule, expected in found.expected:
+            click.echo(f"{rule:<20} {expected}")
+    else:
+        for each in found.decision.rules:
+            click.echo(f"{'ok' if each.ok else 'refused':<8} {each.rule:<20} expected {each.expected}; got {each.got}")
+    for remark in found.remarks:
+        click.echo(f"note: {remark}")
+    if found.decision and found.release:
+        click.echo(f"{found.release.commit[:12]} may {'' if found.decision.allowed else 'not '}go to {channel}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vllm_ci.cli.channels import narrate, opened, release_options, show_move
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
-from vllm_ci.cli.releasing import narrate, opened, release_options, show_move
 
 
 @click.command()
@@ -90,26 +89,20 @@ def history(context: click.Context, /, *, channel: str, as_json: bool, **_: Any)
       vllm-ci history
       vllm-ci history production --json
     """
-    from vllm_ci.release import history as past
+    from vllm_ci.release.past import past
 
-    found = opened(context)
-    if channel:
-        found.setup.channel(channel)
-    records = found.setup.ledger.read().records
-    heads = {name: past.current(records, name) for name in (*found.setup.channels, *past.channels(records))}
-    shown = [each for each in reversed(records) if channel in ("", each.channel)]
+    found = past(opened(context).setup, channel)
     if as_json:
-        standing = {name: head.release.digest if head else None for name, head in heads.items() if channel in ("", name)}
-        print_json({"channels": standing, "records": [each.to_json() for each in shown]})
+        print_json(found.to_json())
         return
-    for each in shown:
-        mark = "*" if heads[each.channel] == each else " "
+    for each in found.records:
+        mark = "*" if found.heads[each.channel] == each else " "
         note = f"  {each.reason}" if each.reason else ""
         click.echo(
             f"{mark} {each.number:>4}  {each.at}  {each.channel:<12} {each.action:<9} "
             f"{each.release.commit[:12]}  {each.release.digest[:19]}  {each.by.partition(' <')[0]}{note}"
         )
-    if not shown:
+    if not found.records:
         click.echo("nothing was released yet")
 
 
@@ -131,7 +124,7 @@ def prune(context: click.Context, /, *, keep: int, yes: bool, as_json: bool, **_
 
     done = run(opened(context).setup, keep=keep, dry_run=not yes)
     if as_json:
-        print_json({**asdict(done), "dry_run": not yes})
+        print_json(done.to_json())
         return
     for digest in done.deleted:
         click.echo(f"{'deleted' if yes else 'would delete'} {digest}")

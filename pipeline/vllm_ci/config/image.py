@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vllm_ci.config.paths import InImage, InRepository, InRepositoryOrWhole, OfMachine, OverlayTarget, Pattern
 from vllm_ci.config.section import Section
-from vllm_ci.domain.image_spec import Compile, Compression, Overlay, VllmSource
+from vllm_ci.domain.image_spec import Compile, Compression, ImageSpec, Overlay, VllmSource
 
 
 class OverlayConfig(Section):
@@ -81,6 +81,23 @@ class ImageConfig(Section):
     """Platforms to build (linux/amd64, linux/arm64); by default that of the machine that builds."""
     compression: Compression | None = None
     """gzip (every container engine) or zstd (Docker from version 23 on); by default the spec's."""
+
+    def image_spec(self, folder: Path, name: str | None = None, *, targets: tuple[str, ...] = ()) -> ImageSpec:
+        """The image spec with what this section says over it.
+
+        Args:
+            folder: That relative paths start from.
+            name: Spec to take in place of the section's: a shipped one or a path.
+            targets: Platforms to build; by default those of the section.
+
+        Raises:
+            ConfigError: The spec is not valid, or does not fit this section.
+            UsageError: There is no such spec.
+        """
+        from vllm_ci.images import spec_file  # most commands read a configuration and build nothing
+
+        plain = spec_file.load(name or self.place(folder), targets=targets or self.platforms)
+        return spec_file.check(plain.changed(**self.over(dict(plain.env), dict(plain.labels))))
 
     def place(self, folder: Path) -> str:
         """The spec as :func:`vllm_ci.images.spec_file.load` takes it, relative paths starting from ``folder``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from vllm_ci.registry.errors import NotFoundError
@@ -34,6 +35,11 @@ class Disagreement:
     got: str
     mended: bool = False
     remedy: str = ""
+
+
+def to_json(found: Sequence[Disagreement]) -> dict[str, object]:
+    """What ``--json`` prints."""
+    return {"agree": all(each.mended for each in found), "disagreements": [asdict(each) for each in found]}
 
 
 def check(setup: Setup, *, mend: bool = False, now: datetime | None = None) -> tuple[Disagreement, ...]:

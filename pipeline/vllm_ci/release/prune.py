@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from vllm_ci.registry.errors import NotFoundError, UnsupportedError
 from vllm_ci.registry.repository import Repository
@@ -16,7 +16,7 @@ _COMMIT_TAG = re.compile(r"[0-9a-f]{40}(-[a-z0-9._-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruned:
+class PrunedImages:
     """What goes and what stays.
 
     Attributes:
@@ -24,6 +24,7 @@ class Pruned:
         deleted: Digests of images that are (or would be) deleted.
         tags: Their tags.
         attachments: Number of attachments deleted with them.
+        dry_run: Nothing was deleted.
         reclaim: What is left to do, where the registry frees no space by itself.
     """
 
@@ -31,10 +32,15 @@ class Pruned:
     deleted: tuple[str, ...]
     tags: tuple[str, ...]
     attachments: int
+    dry_run: bool
     reclaim: str = ""
 
+    def to_json(self) -> dict[str, object]:
+        """What ``--json`` prints."""
+        return asdict(self)
 
-def prune(setup: Setup, *, keep: int = 10, dry_run: bool = True) -> Pruned:
+
+def prune(setup: Setup, *, keep: int = 10, dry_run: bool = True) -> PrunedImages:
     """Delete images of commits that are in no channel's last ``keep`` releases.
 
     Only what this tool put there is looked at: tags that are commits, and releases in the ledger.
@@ -62,11 +68,12 @@ def prune(setup: Setup, *, keep: int = 10, dry_run: bool = True) -> Pruned:
             for digest in going:
                 _forget_index(repository, digest)
     local = setup.repository.startswith("oci:")
-    return Pruned(
+    return PrunedImages(
         kept=tuple(sorted(kept)),
         deleted=tuple(going),
         tags=tags,
         attachments=len(attachments),
+        dry_run=dry_run,
         reclaim="" if local or not going else "run the registry's own garbage collection to free the space",
     )
 

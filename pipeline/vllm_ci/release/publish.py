@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
-from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.report import Report
-from vllm_ci.evidence.materials import Materials
 from vllm_ci.evidence.predicates import provenance, sbom, scan, test_result
 from vllm_ci.evidence.statement import SIGNATURE, Statement, moment
 from vllm_ci.evidence.verify import check_image
 from vllm_ci.registry.errors import DigestError, NotFoundError
-from vllm_ci.registry.layout import Layout
 from vllm_ci.registry.repository import OnBytes, Repository
 from vllm_ci.registry.transfer import copy
+from vllm_ci.release.candidate import Candidate
 from vllm_ci.release.gathering import OnStep, attach_all, findings_of, now_or, sign, unknown
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.moving import Move
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Setup
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportFile:
-    """A report, and the bytes of its CTRF view, whose hash is signed with it."""
-
-    report: Report
-    ctrf: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """What is to be published.
-
-    Attributes:
-        commit: It was made from.
-        image: Digest and tags; the name is the setup's.
-        layout: Where it was built; ``None`` when the repository has it already.
-        tested: What the stages found, oldest first; none relies on evidence that is attached already.
-        materials: What the image was made of; ``None`` likewise.
-        osv: OSV data to scan with.
-        scanner: Result of another scanner.
-        run: URL or id of the CI run.
-    """
-
-    commit: Commit
-    image: ImageRef
-    layout: Layout | None = None
-    tested: tuple[ReportFile, ...] = ()
-    materials: Materials | None = None
-    osv: Path | None = None
-    scanner: Path | None = None
-    run: str = ""
 
 
 def publish(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from vllm_ci.cli import building, releasing
+from vllm_ci.config import releases
 from vllm_ci.config.load import load
+from vllm_ci.images import request
 from vllm_ci.registry import transfer
 
 
@@ -23,7 +24,7 @@ def test_build_gives_the_login_to_the_registry_that_it_pushes_to(monkeypatch: py
     monkeypatch.setattr(transfer, "push", push)
     work: Any = SimpleNamespace(commit=SimpleNamespace(dirty=True))
     image: Any = SimpleNamespace(ref=SimpleNamespace(tags=(), digest="sha256:0"))
-    building.push(work, image, "registry.example.com:5000/team/name", progress=lambda _: None)
+    request.push(work, image, "registry.example.com:5000/team/name", progress=lambda _: None)
     assert [each.pushes_to for each in seen] == ["registry.example.com:5000"]
 
 
@@ -31,4 +32,4 @@ def test_build_gives_the_login_to_the_registry_that_it_pushes_to(monkeypatch: py
 def test_releases_give_the_login_to_the_registry_of_the_configuration(tmp_path: Path, text: str, host: str) -> None:
     file = tmp_path / "vllm-ci.yaml"
     file.write_text(f"version: 1\nname: small\n{text}\n")
-    assert releasing.set_up(load(file)).setup.access.pushes_to == host
+    assert releases.of(load(file)).setup.access.pushes_to == host

@@ -21,12 +21,13 @@ from vllm_ci.registry.access import Access
 from vllm_ci.registry.errors import NotFoundError, UnreachableError
 from vllm_ci.registry.layout import Layout
 from vllm_ci.release import doctor, history
+from vllm_ci.release.candidate import Candidate, ReportFile
 from vllm_ci.release.ledger import State
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.policy import Accepted, ScanRule
 from vllm_ci.release.promote import promote
 from vllm_ci.release.prune import prune
-from vllm_ci.release.publish import Candidate, ReportFile, publish
+from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 from vllm_ci.release.show import show
 from vllm_ci.system.vcs import git

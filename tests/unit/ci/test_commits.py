@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from vllm_ci.cli import commits
+from vllm_ci.ci import commits
 from vllm_ci.domain.commit import Commit
 from vllm_ci.system.vcs import git
 
@@ -141,8 +142,10 @@ def test_what_each_event_may_say(name: str, clone: Clone) -> None:
     assert (commit.ref, commit.pull_request) == (ref, number)
 
 
-def stated(clone: Clone, name: str, sha: str, **env: str) -> Commit:
-    return commits.discover(clone.at(sha), env={**env, "VLLM_CI_REF": name})
+def stated(
+    clone: Clone, name: str, sha: str, *, note: Callable[[str], None] = lambda _: None, env: Mapping[str, str]
+) -> Commit:
+    return commits.discover(clone.at(sha), env={**env, "VLLM_CI_REF": name}, note=note)
 
 
 @pytest.mark.parametrize("env", [{}, {"CI": "true"}, {**GITHUB, "GITHUB_EVENT_NAME": "something_new"}])
@@ -150,19 +153,22 @@ def stated(clone: Clone, name: str, sha: str, **env: str) -> Commit:
     ("name", "ref"), [("main", MAIN), (MAIN, MAIN), ("v1.0", TAG), (TAG, TAG), ("topic", ""), ("refs/pull/7/head", "")]
 )
 def test_a_stated_ref_counts_where_git_confirms_it(clone: Clone, env: dict[str, str], name: str, ref: str) -> None:
-    assert stated(clone, name, clone.main, **env).ref == ref
+    assert stated(clone, name, clone.main, env=env).ref == ref
 
 
-def test_a_stated_ref_that_git_does_not_confirm_is_ignored_and_said(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stated(clone, "main", clone.change, CI="true").ref == ""
-    assert "VLLM_CI_REF=main is ignored" in capsys.readouterr().err
+def test_a_stated_ref_that_git_does_not_confirm_is_ignored_and_said(clone: Clone) -> None:
+    notes: list[str] = []
+    assert stated(clone, "main", clone.change, note=notes.append, env={"CI": "true"}).ref == ""
+    [note] = notes
+    assert "VLLM_CI_REF=main is ignored" in note
 
 
-def test_no_statement_makes_a_pull_request_a_branch(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_statement_makes_a_pull_request_a_branch(clone: Clone) -> None:
     for env in (hub("pull_request", "refs/pull/7/merge"), lab("merge_request_event", CI_MERGE_REQUEST_IID="7")):
-        commit = stated(clone, "main", clone.main, **env)
+        notes: list[str] = []
+        commit = stated(clone, "main", clone.main, note=notes.append, env=env)
         assert (commit.ref, commit.pull_request) == ("", "7")
-    assert "this run is for pull request 7" in capsys.readouterr().err
+        assert "this run is for pull request 7" in notes[0]
 
 
 def test_a_local_branch_counts_on_a_machine_of_one_s_own_and_in_no_ci(clone: Clone) -> None:
@@ -178,7 +184,7 @@ def test_a_local_branch_counts_on_a_machine_of_one_s_own_and_in_no_ci(clone: Clo
 
 def test_a_branch_of_another_remote_is_not_origin_s(clone: Clone) -> None:
     git("update-ref", "refs/remotes/eve/main", clone.change, cwd=clone.folder)
-    assert stated(clone, "main", clone.change, CI="true").ref == ""
+    assert stated(clone, "main", clone.change, env={"CI": "true"}).ref == ""
 
 
 def test_a_payload_s_number_is_kept(clone: Clone, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What the release commands share: their options, the project's set-up, and how results are printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from vllm_ci.cli import options
+from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.errors import FailedError, UsageError
+
+if TYPE_CHECKING:
+    from vllm_ci.config.releases import Releases
+    from vllm_ci.release.moved import Moved
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def release_options(command: _Command) -> _Command:
+    """What every command that moves a channel takes."""
+    for each in (
+        json_option,
+        option("--key", metavar="KEY", help="Key to sign with (PEM file, env:NAME or URI); by default release.key."),
+        option("--reason", default="", help="Why, for the record."),
+        option("--osv", type=click.Path(exists=True, path_type=Path), help="OSV data (file, ZIP or folder) to scan with, now."),
+        click.option("--dry-run", is_flag=True, help="Say exactly what would change, and change nothing."),
+        config_option,
+    ):
+        command = each(command)
+    return command
+
+
+def opened(context: click.Context) -> Releases:
+    """Configuration and set-up for a command.
+
+    Raises:
+        ConfigError: The configuration is not valid, or a trusted key cannot be read.
+    """
+    from vllm_ci.config import releases
+
+    return releases.of(options.loaded(context))
+
+
+def show_move(moved: Moved, *, as_json: bool) -> None:
+    """Print a move; a refused one ends the command with exit code 1."""
+    if as_json:
+        print_json(moved.to_json())
+        if not moved.decision.allowed:
+            sys.exit(FailedError.exit_code)
+        return
+    would = "would " if moved.dry_run else ""
+    for rule in moved.decision.rules:
+        click.echo(f"  {'ok     ' if rule.ok else 'refused'}  {rule.rule:<20} {rule.got}")
+    moved.require()
+    for step in moved.done:
+        click.echo(f"{would}{step}")
+    release = moved.release
+    previous = f" (before: {moved.previous.commit[:12]})" if moved.previous else ""
+    if not moved.changed:
+        click.echo(f"{moved.channel} stands at {release.commit[:12]} {release.digest[:19]}: nothing to change")
+    else:
+        stands = "would stand" if moved.dry_run else "stands"
+        click.echo(f"{moved.channel} {stands} at {release.commit[:12]} {release.digest[:19]}{previous}")
+
+
+def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
+    """Print what is known about a commit, tag or digest that was released; false when it never was."""
+    from vllm_ci.release.show import show
+
+    try:
+        shown = show(opened(context).setup, key)
+    except UsageError:
+        return False
+    if as_json:
+        print_json(shown[0].to_json())
+        return True
+    for each in shown:
+        release = each.release
+        click.echo(f"commit      {release.commit}")
+        click.echo(f"image       {release.repository}@{release.digest}")
+        click.echo(f"channels    {', '.join(each.current) or 'none now'}")
+        for record in each.records:
+            click.echo(
+                f"released    {record.at}  {record.action} to {record.channel}{f'  ({record.reason})' if record.reason else ''}"
+            )
+        for stage, verdict in each.tests.items():
+            click.echo(f"tested      {stage:<14} {verdict}")
+        for evidence in sorted(each.findings.evidence, key=lambda found: found.statement.title):
+            click.echo(f"evidence    {evidence.statement.title:<26} signed by {evidence.signer}")
+        for refusal in each.findings.refused.values():
+            click.echo(f"refused     {refusal.message}")
+        if each.problem:
+            click.echo(f"problem     {each.problem}")
+    return True
+
+
+def check_ledger(context: click.Context, *, mend: bool, as_json: bool) -> int:
+    """Print what ledger, registry and kustomizations disagree about; exit code 1 when something is left."""
+    from vllm_ci.release import doctor
+
+    found = doctor.check(opened(context).setup, mend=mend)
+    left = [each for each in found if not each.mended]
+    if as_json:
+        print_json(doctor.to_json(found))
+        return FailedError.exit_code if left else 0
+    for each in found:
+        click.echo(
+            f"{'mended' if each.mended else 'differs'}  {each.channel} {each.what}: expected {each.expected}, got {each.got}"
+        )
+        if each.remedy:
+            click.echo(f"  do: {each.remedy}")
+    click.echo(
+        "ledger, registry and kustomizations agree"
+        if not left
+        else f"{len(left)} disagreements{'' if mend else '; mend with --mend'}"
+    )
+    return FailedError.exit_code if left else 0
+
+
+def narrate(*, as_json: bool, dry_run: bool = False) -> Callable[[str], None]:
+    """Tells of each step on standard error, where nobody reads a program's output."""
+    if as_json or dry_run or not sys.stderr.isatty():
+        return lambda _: None
+    return lambda step: click.echo(f"... {step}", err=True)

@@ -1,0 +1,95 @@
+"""A build that was asked for: of which commit, by which spec, and where the image goes besides the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import FailedError
+from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images import build as builder
+from vllm_ci.images.build import BuiltImage
+from vllm_ci.images.export import Output
+from vllm_ci.images.store import Store
+from vllm_ci.system import scratch
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """A build that was asked for.
+
+    Attributes:
+        source: Folder that overlays are relative to, in a checkout of the commit.
+        commit: What to build.
+        spec: What the image is made of.
+        output: Where the image goes besides the store.
+        threads: Layers written at once; 0 is one for each processor.
+    """
+
+    source: Path
+    commit: Commit
+    spec: ImageSpec
+    output: Output = field(default_factory=Output)
+    threads: int = 0
+
+
+def build(request: BuildRequest, *, progress: Callable[[str], None]) -> BuiltImage:
+    """Build the image, and export it where asked.
+
+    Raises:
+        BuildError: A part could not be had or made.
+        ConfigError: Spec, locks or overlays do not fit together.
+    """
+    return request.output.export(_built(request, Store(), progress))
+
+
+def check(request: BuildRequest, image: BuiltImage, *, progress: Callable[[str], None]) -> None:
+    """Build once more from nothing but downloads, and compare.
+
+    Raises:
+        FailedError: The digest is another one.
+    """
+    store = Store()
+    with scratch.folder("check-") as folder:
+        fresh = Store(folder)
+        for name in ("wheels", "debs"):
+            (store.root / name).mkdir(exist_ok=True)
+            (fresh.root / name).symlink_to(store.root / name)
+        again = _built(request, fresh, progress)
+    if again.ref.digest != image.ref.digest:
+        pairs = zip(image.layers, again.layers, strict=True)
+        other = [old.tier for old, new in pairs if old.digest != new.digest]
+        raise FailedError(
+            f"the second build gave another image: {again.ref.digest} instead of {image.ref.digest}",
+            why=f"layers that differ: {', '.join(other) or 'none (config or manifest)'}",
+            remedy="please report this with both digests: the same inputs have to give the same bytes",
+        )
+
+
+def push(request: BuildRequest, image: BuiltImage, repository: str, *, progress: Callable[[str], None]) -> int:
+    """Push it, under its tags unless the tree is dirty; the number of bytes that were sent.
+
+    Raises:
+        RegistryError: The registry refused or broke off.
+    """
+    from vllm_ci.registry.access import Access
+    from vllm_ci.registry.transfer import push as send
+
+    tags = image.ref.tags if not request.commit.dirty else ()
+    access = Access.from_environment().pushing_to(repository)
+    sent = send(Store().layout, image.ref.digest, repository, tags, access=access)
+    progress(f"pushed {sent.reference}: {sent.pushed_bytes / 1e3:,.1f} kB in {sent.seconds:.1f} s")
+    return sent.pushed_bytes
+
+
+def _built(request: BuildRequest, store: Store, progress: Callable[[str], None]) -> BuiltImage:
+    return builder.build(
+        source=request.source,
+        commit=request.commit,
+        spec=request.spec,
+        progress=progress,
+        threads=request.threads,
+        store=store,
+    )
