@@ -12,7 +12,9 @@ from registries.images import add_image, layer_of
 from vllm_ci.config.load import load
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Verdict
-from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
+from vllm_ci.images import materials
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel, read_debs, read_wheels, write_debs, write_wheels
+from vllm_ci.images.materials import BuiltFrom
 from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store
 from vllm_ci.registry.layout import Layout
@@ -80,6 +82,11 @@ def build_and_test(folder: Path, verdicts: Mapping[str, Verdict] | None = None, 
     owners = ({"vllm": {_METADATA: _hash(b"Name: vllm")}}, {"commit": {"opt/serving/template.jinja": _hash(content)}})
     for layer, files in zip(manifest.blobs[1:], owners, strict=True):
         store.keep("files", layer.digest.removeprefix("sha256:"), files)
+    spec = loaded.config.image.image_spec(folder)
+    made_of = BuiltFrom.of_spec(spec).with_platform(
+        store, read_wheels(spec.wheels_lock, spec.platforms), read_debs(spec.debs_lock), [manifest.blobs[2].digest]
+    )
+    materials.keep(store, manifest.digest, made_of)
     image = ImageRef(repository="image", digest=manifest.digest, tags=(f"{head.sha}-image",))
     report = report_of(head, image, verdicts, at=datetime.now(UTC).replace(microsecond=0), double=double)
     reports.write(folder / loaded.config.report.directory, report, {})

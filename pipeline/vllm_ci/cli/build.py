@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @option(
     "--facts",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that gets build.json, config.json and manifest.json.",
+    help="Folder that gets build.json, materials.json, config.json and manifest.json.",
 )
 @option("--threads", type=click.IntRange(1), help="Layers written at once; by default one for each processor.")
 @click.option("--check", is_flag=True, help="Build again from nothing but downloads, and compare digests.")

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.errors import ConfigError
 from vllm_ci.evidence import keys
 from vllm_ci.evidence.bundle import Signer, Trusted
 from vllm_ci.evidence.keyless import Identity, Keyless
 from vllm_ci.evidence.keys import PRIVATE_NAME, PUBLIC_NAME, PublicKey
-from vllm_ci.evidence.materials import Materials, materials
+from vllm_ci.evidence.materials import materials
+from vllm_ci.images import materials as built
+from vllm_ci.images.store import Store
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.layout import Layout
 from vllm_ci.release import candidate
@@ -71,6 +72,7 @@ class Releases:
             run: URL or id of the CI run.
 
         Raises:
+            BuildError: There is no record of what the image is made of.
             ConfigError: A report cannot be read.
             UsageError: There is no report of the commit, and it was never published.
         """
@@ -78,10 +80,9 @@ class Releases:
         found = [files.read(path) for path in reports] or [each for each in files.read_all(folder) if each.is_of(commit)]
         if not found:
             return candidate.published(commit, self.setup)
-        from vllm_ci.images.store import Store
-
-        chosen = candidate.tested(commit, found, layout=Layout(Store().layout))
-        made = _materials(self.loaded, commit, chosen.image)
+        store = Store()
+        chosen = candidate.tested(commit, found, layout=Layout(store.layout))
+        made = materials(built.read(store, chosen.image.digest))
         return replace(chosen, materials=made, osv=osv, scanner=scanner, run=run)
 
     def with_local_key(self, folder: Path | None = None, *, note: Callable[[str], None] = lambda _: None) -> Releases:
@@ -190,35 +191,3 @@ def _key(loaded: Loaded, state: Path) -> Signer:
 def _trust(loaded: Loaded) -> Path | None:
     named = loaded.config.release.trust_config
     return loaded.folder / named if named else None
-
-
-def _materials(loaded: Loaded, commit: Commit, image: ImageRef) -> Materials:
-    """What the image was made of, by the locks of the checkout and the builder's account of its files."""
-    from vllm_ci.images import integrity
-    from vllm_ci.images.contents import Contents
-    from vllm_ci.images.interpreter import Compilers
-    from vllm_ci.images.store import Store
-
-    def compilers() -> Compilers:
-        raise BuildError("the image is to be compiled", remedy="build it again: vllm-ci build")
-
-    spec = loaded.config.image.image_spec(loaded.folder)
-    owners: dict[str, dict[str, str]] = {}
-    for platform in spec.targets:
-        for owner, found in integrity.manifest(image.digest, platform=platform).items():
-            owners.setdefault(owner, {}).update(found)
-    replaced = [
-        wheel
-        for platform in (spec.targets if spec.vllm else ())
-        for wheel in Contents(
-            source=loaded.folder,
-            commit=commit,
-            spec=spec,
-            platform=platform,
-            store=Store(),
-            threads=1,
-            compilers=compilers,
-            progress=lambda _: None,
-        ).wheels
-    ]
-    return materials(spec, owners, replaced=replaced)

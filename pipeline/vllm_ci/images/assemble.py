@@ -23,7 +23,7 @@ from vllm_ci.images.contents import Contents, debs_for
 from vllm_ci.images.debian import base
 from vllm_ci.images.entries import Entry, with_parents
 from vllm_ci.images.interpreter import Compilers
-from vllm_ci.images.lockfile import LockedWheel
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.plan import LayerPlan
 from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, canonical, disk, publish
@@ -41,6 +41,7 @@ class Planned:
         platform: Its platform.
         plans: Layers that we write, lowest first.
         wheels: Wheels that go in.
+        debs: Debian packages of the base layer; none when there is an image below.
         under: Image that the layers stand on, if any.
         explain: How vLLM's own files are come by, for people.
         vllm_commit: Commit of vLLM, when the repository is vLLM.
@@ -49,6 +50,7 @@ class Planned:
     platform: str
     plans: list[LayerPlan]
     wheels: tuple[LockedWheel, ...]
+    debs: tuple[LockedDeb, ...]
     under: foundation.Foundation | None
     explain: tuple[str, ...]
     vllm_commit: str
@@ -115,6 +117,7 @@ class Assembler:
             platform=platform,
             plans=plans,
             wheels=found.wheels,
+            debs=() if self.spec.base.image else found.debs,
             under=under,
             explain=found.explain(),
             vllm_commit=commit.sha if self.spec.vllm else "",

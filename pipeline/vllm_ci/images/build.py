@@ -12,11 +12,13 @@ from typing import Any
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.image_spec import ImageSpec
-from vllm_ci.images import oci, prune
+from vllm_ci.images import materials, oci, prune
 from vllm_ci.images.assemble import AssembledLayer, Assembler
 from vllm_ci.images.store import Store
 
 Progress = Callable[[str], None]
+# Layers that hold the commit's files.
+_COMMIT_TIERS = ("commit", "metadata")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def build(
     images: dict[str, dict[str, Any]] = {}
     layers: list[LayerInfo] = []
     explain: list[str] = []
+    made_of = materials.BuiltFrom.of_spec(spec)
     with (
         store.in_use(),
         Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, progress=progress) as assembler,
@@ -111,10 +114,13 @@ def build(
                 under=contents.under,
                 vllm_commit=contents.vllm_commit,
             )
+            brought = [item.facts["digest"] for item in made if item.plan.tier in _COMMIT_TIERS]
+            made_of = made_of.with_platform(store, contents.wheels, contents.debs, brought)
             layers += [_info(item, platform) for item in made]
             explain += [*contents.explain, *(f"{item.plan.tier}: {item.reason}" for item in made)]
         final = next(iter(images.values())) if len(images) == 1 else oci.index(store, images, commit)
         tag = spec.tag(commit.sha + ("-dirty" if commit.dirty else ""))
+        materials.keep(store, final["digest"], made_of)
         store.tag(final, (f"{spec.repository}:{tag}",))
     return BuiltImage(
         ref=ImageRef(repository=spec.repository, digest=final["digest"], tags=(tag,)),

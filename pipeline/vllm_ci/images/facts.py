@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vllm_ci.images import device, integrity, store
+from vllm_ci.images import device, integrity, materials
 from vllm_ci.images.build import BuiltImage
 from vllm_ci.images.request import BuildRequest
 from vllm_ci.images.spec_file import host_platform
+from vllm_ci.images.store import Store, image_config
 
 
 def summary(request: BuildRequest, image: BuiltImage, *, repository: str = "", pushed_bytes: int = 0) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def summary(request: BuildRequest, image: BuiltImage, *, repository: str = "", p
 
 
 def write(folder: Path, image: BuiltImage, found: dict[str, Any]) -> None:
-    """``build.json``, ``config.json`` (OCI image config) and ``manifest.json`` (owner to path to sha256), of this platform.
+    """``build.json``, ``materials.json``, and of this platform ``config.json`` (OCI image config) and ``manifest.json``.
+
+    ``manifest.json`` maps owner to path to sha256.
 
     Args:
         folder: Where to; it is made.
@@ -61,7 +64,8 @@ def write(folder: Path, image: BuiltImage, found: dict[str, Any]) -> None:
     digest = image.manifests.get(own) or next(iter(image.manifests.values()))
     for name, value in (
         ("build.json", found),
-        ("config.json", store.image_config(digest)),
+        ("materials.json", materials.read(Store(), image.ref.digest).to_json(image.ref.digest)),
+        ("config.json", image_config(digest)),
         ("manifest.json", integrity.manifest(digest)),
     ):
         (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -130,7 +130,7 @@ def _unreachable(store: Store, kept: list[dict[str, Any]]) -> Iterator[Path]:
     if not store.blobs.is_dir():
         return
     yield from (path for path in store.blobs.iterdir() if path.name not in reachable and not path.name.startswith("."))
-    for kind in ("files", "members"):
+    for kind in ("files", "members", "materials"):
         yield from (path for path in (store.root / kind).glob("*.json") if path.stem not in reachable)
     for path in (store.root / "layers").glob("*.json"):
         if json.loads(path.read_bytes())["digest"].removeprefix("sha256:") not in reachable:
@@ -168,6 +168,7 @@ def _leftovers(store: Store) -> Iterator[Path]:
         store.root / "layers",
         store.root / "files",
         store.root / "members",
+        store.root / "materials",
     ):
         yield from folder.glob(".part-*")
 

@@ -7,6 +7,7 @@ Everything appears by rename of a finished, synced temporary file or folder; who
 ``layers/``        layer key -> what the layer is
 ``files/``         layer digest -> which files of which wheel it holds
 ``members/``       layer digest -> what lies in its tar, ours and those of ``base.image``
+``materials/``     image digest -> what the image is made of
 ``wheels/``        downloaded wheels by hash
 ``debs/``          downloaded Debian packages by hash
 ``bytecode/``      compiled files, packed by wheel or single

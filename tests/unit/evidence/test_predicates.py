@@ -15,9 +15,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from registries.evidence import MATERIALS, NOW, SSL, STAGES, VLLM, commit_of, report_of
-from vllm_ci.domain.errors import ConfigError, ErroredError, FailedError
+from vllm_ci.domain.errors import ConfigError, FailedError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.image_spec import Base, ImageSpec, Tier
 from vllm_ci.domain.report import Verdict
 from vllm_ci.evidence import debian_version, osv
 from vllm_ci.evidence.materials import Package, materials
@@ -25,7 +24,8 @@ from vllm_ci.evidence.osv import Severity
 from vllm_ci.evidence.predicates import decision, provenance, sbom, scan, test_result
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import Statement
-from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
+from vllm_ci.images.lockfile import LockedDeb, LockedWheel
+from vllm_ci.images.materials import BuiltFrom
 
 IMAGE = ImageRef(repository="r.example.com/team/name", digest="sha256:" + "f" * 64)
 COMMIT = commit_of(1)
@@ -79,14 +79,10 @@ def test_the_same_image_has_the_same_bill() -> None:
     assert sbom.statement(IMAGE, COMMIT, MATERIALS, at=NOW) == sbom.statement(IMAGE, COMMIT, MATERIALS, at=NOW)
 
 
-@pytest.fixture(name="spec")
-def _spec(tmp_path: Path) -> ImageSpec:
-    platforms = ("linux/amd64", "linux/arm64")
-    wheels = [
-        LockedWheel(project="vllm", version="0.32.0+cpu", filename="v.whl", sha256="1" * 64, size_bytes=1, platforms=platforms),
-        LockedWheel(project="only-arm", version="1", filename="a.whl", sha256="2" * 64, size_bytes=1, platforms=platforms[1:]),
-    ]
-    write_wheels(tmp_path / "cpu.lock", wheels, platforms, spec="cpu")
+def test_packages_are_named_by_their_urls_and_by_where_vulnerabilities_are_listed() -> None:
+    wheel = LockedWheel(
+        project="Only_Arm", version="1", filename="a.whl", sha256="2" * 64, size_bytes=1, platforms=("linux/arm64",)
+    )
     deb = LockedDeb(
         name="libstdc++6",
         version="12.2.0-14",
@@ -95,57 +91,12 @@ def _spec(tmp_path: Path) -> ImageSpec:
         size_bytes=1,
         path="pool/main/g/gcc-12/libstdc++6_12.2.0-14_amd64.deb",
     )
-    write_debs(tmp_path / "cpu.debs.lock", [deb], spec="cpu")
-    return ImageSpec(
-        name="cpu",
-        variant="cpu",
-        repository="name",
-        base=Base(suite="bookworm"),
-        python="3.11",
-        glibc="2.36",
-        prefix="/opt",
-        platforms=platforms,
-        targets=platforms[:1],
-        requirements=(),
-        wheels_lock=tmp_path / "cpu.lock",
-        debs_lock=tmp_path / "cpu.debs.lock",
-        tiers=(Tier(name="all", wheels=("*",)),),
-    )
-
-
-def owners(version: str = "0.32.0+cpu") -> dict[str, dict[str, str]]:
-    return {
-        "vllm": {
-            f"/opt/lib/python3.11/site-packages/vllm-{version}.dist-info/METADATA": "4" * 64,
-            "/opt/lib/python3.11/site-packages/vllm/_vendor/other-1.0.dist-info/METADATA": "4" * 64,
-        },
-        "debian": {"/etc/os-release": "5" * 64},
-        "commit": {"/opt/serving/x.py": "6" * 64},
-    }
-
-
-def test_materials_are_what_locks_and_staged_files_agree_on(spec: ImageSpec) -> None:
-    found = materials(spec, owners())
+    found = materials(BuiltFrom(wheels=(wheel, wheel), debs=(deb,), suite="bookworm", base="r.example.com/base@sha256:0"))
     assert [(each.name, each.version, each.ecosystem, each.source) for each in found.packages] == [
         ("libstdc++6", "12.2.0-14", "Debian:12", "gcc-12"),
-        ("vllm", "0.32.0+cpu", "PyPI", "vllm"),
+        ("only-arm", "1", "PyPI", "only-arm"),
     ]
-    assert dict(found.files) == {"/opt/serving/x.py": "6" * 64}
-    assert set(found.locks) == {"cpu.lock", "cpu.debs.lock"}
-
-
-def test_a_wheel_that_the_builder_took_instead_counts(spec: ImageSpec) -> None:
-    own = LockedWheel(
-        project="vllm", version="0.33.0.dev1", filename="d.whl", sha256="9" * 64, size_bytes=1, platforms=spec.platforms
-    )
-    found = materials(spec, owners("0.33.0.dev1"), replaced=[own])
-    assert ("vllm", "9" * 64) in [(each.name, each.sha256) for each in found.packages]
-
-
-@pytest.mark.parametrize("change", [owners("0.31.0"), {**owners(), "stranger": {"/x": "7" * 64}}, {"commit": {}}])
-def test_locks_of_another_commit_are_noticed(change: dict[str, dict[str, str]], spec: ImageSpec) -> None:
-    with pytest.raises(ErroredError, match="locks and image differ"):
-        materials(spec, change)
+    assert found.base == "r.example.com/base@sha256:0"
 
 
 # Test results -----------------------------------------------------------------------------------------------------------

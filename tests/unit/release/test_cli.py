@@ -12,8 +12,12 @@ from click.testing import CliRunner
 
 from registries import project
 from vllm_ci.cli import root
-from vllm_ci.domain.errors import ConfigError, FailedError, UsageError, VllmCiError
+from vllm_ci.domain.errors import BuildError, ConfigError, FailedError, UsageError, VllmCiError
 from vllm_ci.domain.report import Verdict
+from vllm_ci.evidence.attachment import attached
+from vllm_ci.evidence.bundle import Bundle
+from vllm_ci.evidence.statement import SBOM, Statement
+from vllm_ci.registry.layout import Layout
 from vllm_ci.system.vcs import git
 
 
@@ -319,9 +323,28 @@ def test_a_registry_without_a_key_is_refused_before_anything_is_sent(folder: Pat
     assert not (folder / ".vllm-ci/keys").exists()
 
 
-def test_locks_of_another_commit_are_noticed(folder: Path) -> None:
+def bill_of(folder: Path, digest: str) -> dict[str, str]:
+    """Name to version, of the bill of materials that is attached to an image."""
+    repository = Layout(folder / ".vllm-ci/registry")
+    statements = [Statement.parse(Bundle.parse(each.bundle).payload) for each in attached(repository, digest)]
+    [bill] = [each for each in statements if each.predicate_type == SBOM]
+    return {each["name"]: each.get("version", "") for each in bill.predicate["components"]}
+
+
+def test_locks_that_changed_since_the_build_change_nothing_about_the_bill_of_materials(folder: Path) -> None:
     lock = folder / "image.lock"
     lock.write_text(lock.read_text().replace("0.32.0", "0.33.0"))
+    (folder / "image.debs.lock").unlink()
     git("-c", "user.name=p", "-c", "user.email=p@example.com", "commit", "--quiet", "--all", "-m", "lock", cwd=folder)
-    with pytest.raises(VllmCiError, match="locks and image differ"):
-        text("publish", "HEAD~1")
+    moved = call("publish", "HEAD~1")
+    bill = bill_of(folder, moved["release"]["digest"])
+    assert bill == {"vllm": "0.32.0", "libssl3": "3.0.15-1~deb12u1", "/opt/serving/template.jinja": ""}
+
+
+def test_an_image_without_a_record_of_its_materials_is_not_published(folder: Path, tmp_path: Path) -> None:
+    [record] = (tmp_path / "home/materials").iterdir()
+    record.unlink()
+    with pytest.raises(BuildError, match="no record of what sha256:") as caught:
+        text("publish")
+    assert "build it again" in caught.value.remedy
+    assert not (folder / ".vllm-ci/ledger.git").exists()
