@@ -1,8 +1,9 @@
-"""Arrows point down only: who may import whom, read from the source, and what importing the domain loads."""
+"""Who may import whom (import-linter's contracts), and what only some modules may do, read from the source."""
 
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,32 +14,9 @@ import pytest
 import vllm_ci
 
 PACKAGE = Path(vllm_ci.__file__).parent
+ROOT = PACKAGE.parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# First match counts; the part of the dotted name below vllm_ci.
-LEVELS = (
-    ("domain", 0),
-    ("system", 1),
-    ("engine", 1),
-    ("programs", 1),
-    ("stages", 1),
-    ("suites", 1),
-    ("loadgen", 1),
-    ("registry", 2),
-    ("images", 2),
-    ("evidence", 2),
-    ("release", 2),
-    ("deploy", 2),
-    ("pipeline", 2),
-    ("engines", 3),
-    ("ci", 3),
-    ("report", 3),
-    ("config", 3),
-    ("cli", 4),
-    ("module", 4),
-    ("__main__", 4),
-)
-DAGGER = ("engines.dagger", "module")
 # Engines start what is tested, one module starts the programs of other people; what runs inside an image is neither.
 PROCESSES = ("engines.", "system.external", "system.external_guard")
 INSIDE = ("programs.", "suites.unit")
@@ -54,15 +32,6 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def level(name: str) -> int:
-    if not name:
-        return 0
-    for prefix, number in LEVELS:
-        if name == prefix or name.startswith((prefix + ".", prefix + "_")):
-            return number
-    raise AssertionError(f"{name} has no place in the house: add it to LEVELS")
-
-
 def imports(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -72,31 +41,41 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def ours(file: Path) -> Iterator[str]:
-    for imported in imports(file):
-        if imported.startswith("vllm_ci."):
-            name = imported.removeprefix("vllm_ci.")
-            path = PACKAGE / Path(*name.split("."))
-            if path.is_dir() or path.with_suffix(".py").is_file():
-                yield name
+def contracts(package: Path) -> subprocess.CompletedProcess[str]:
+    """What import-linter says of a package, by the contracts in pyproject.toml."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache", ROOT / "pyproject.toml"],
+        env={"PYTHONPATH": str(package.parent), "NO_COLOR": "1"},
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_imports_point_down(file: Path) -> None:
-    here = level(name_of(file))
-    above = {name for name in ours(file) if level(name) > here}
-    assert not above, f"{name_of(file)} (level {here}) imports {sorted(above)}"
+def test_imports_keep_the_contracts() -> None:
+    done = contracts(PACKAGE)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_the_dagger_engine_and_the_module_import_dagger() -> None:
-    found = {name_of(file) for file in FILES for name in imports(file) if name.split(".")[0] == "dagger"}
-    assert all(name.startswith(DAGGER) for name in found), found
-
-
-def test_nothing_imports_vllm_or_torch() -> None:
-    found = {name_of(file) for file in FILES for name in imports(file) if name.split(".")[0] in ("vllm", "torch")}
-    inside = {name for name in found if name.startswith(("programs.", "suites.unit"))}
-    assert found == inside, f"only programs that run inside an image may: {found - inside}"
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("domain/bad.py", "from vllm_ci import cli", "Imports point down"),
+        ("release/bad.py", "def late():\n    from vllm_ci.engines import host", "Imports point down"),
+        ("attic.py", "", "attic"),
+        ("cli/bad.py", "import dagger", "import dagger"),
+        ("images/bad.py", "import torch", "Nothing imports vllm or torch"),
+        ("evidence/bundle.py", "from vllm_ci.evidence import keys", "A bundle knows no key"),
+    ],
+)
+def test_a_broken_contract_is_named(file: str, line: str, broken: str, tmp_path: Path) -> None:
+    copy = tmp_path / PACKAGE.name
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    (copy / file).write_text(f"{line}\n", encoding="utf-8")
+    done = contracts(copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert broken in done.stdout + done.stderr
 
 
 def calls(file: Path) -> Iterator[ast.Call]:
@@ -152,13 +131,6 @@ def is_unspecified(call: ast.Call) -> bool:
     modes = [node.value for node in (*call.args, *mode) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     text = any(set(each) <= set("rwaxt+") and each for each in modes) or (name == "open" and isinstance(call.func, ast.Name))
     return text and not any("b" in each for each in modes) and "encoding" not in named
-
-
-def test_what_composes_the_verbs_names_no_engine() -> None:
-    for file in FILES:
-        name = name_of(file)
-        if level(name) <= 2:
-            assert not any(each.startswith("engines") for each in ours(file)), name
 
 
 def test_importing_the_domain_loads_the_standard_library_only() -> None:

@@ -71,4 +71,4 @@ def statements_of(
 
 
 def bundles_of(statements: Iterator[Statement], key: PrivateKey) -> list[Bundle]:
-    return [Bundle.sign(each, key) for each in statements]
+    return [key.sign_statement(each) for each in statements]

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from securesystemslib.dsse import Envelope
 
 from vllm_ci.evidence import strict
-from vllm_ci.evidence.keys import PrivateKey
 from vllm_ci.evidence.refusals import AlteredPayloadError, MalformedError, OtherKeyError
 from vllm_ci.evidence.statement import Statement
 
@@ -66,12 +65,6 @@ class Bundle:
     payload: bytes
     signature: bytes
     hint: str
-
-    @classmethod
-    def sign(cls, statement: Statement, key: PrivateKey) -> Bundle:
-        """A statement, signed."""
-        payload = statement.payload
-        return cls(payload=payload, signature=key.sign(_encoded(payload)), hint=key.public.hint)
 
     @classmethod
     def parse(cls, content: bytes) -> Bundle:
@@ -128,9 +121,9 @@ class Bundle:
             AlteredPayloadError: A trusted key is named in it, and the signature does not fit.
             OtherKeyError: None of them signed it.
         """
-        encoded = _encoded(self.payload)
+        content = encoded(self.payload)
         for name, key in trusted.items():
-            if key.verifies(self.signature, encoded):
+            if key.verifies(self.signature, content):
                 return name
         named = [name for name, key in trusted.items() if key.hint == self.hint]
         if named:
@@ -146,26 +139,10 @@ class Bundle:
         )
 
 
-def opened(content: bytes, trusted: Mapping[str, Trusted]) -> tuple[bytes, str]:
-    """Payload of a bundle, and the name of whoever signed it.
-
-    Raises:
-        Refusal: It is no bundle, or of nobody who is trusted.
-    """
-    material = strict.loads(content, "the bundle").get("verificationMaterial")
-    if isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material):
-        from vllm_ci.evidence import keyless
-
-        identities = {name: each for name, each in trusted.items() if isinstance(each, keyless.Identity)}
-        return keyless.verify(content, identities)
-    bundle = Bundle.parse(content)
-    return bundle.payload, bundle.signer(trusted)
-
-
-def _encoded(payload: bytes) -> bytes:
-    """Pre-authentication encoding (DSSE, "PAE")."""
-    encoded: bytes = Envelope(payload, PAYLOAD_TYPE, {}).pae()
-    return encoded
+def encoded(payload: bytes) -> bytes:
+    """What is signed of a payload: its pre-authentication encoding (DSSE, "PAE")."""
+    content: bytes = Envelope(payload, PAYLOAD_TYPE, {}).pae()
+    return content
 
 
 def _mapping(value: object, what: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Signature, Signer, SSlibKey  # type: ignore[attr-defined]
 
 from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.evidence.bundle import Bundle, encoded
 from vllm_ci.evidence.foreign import translated
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-    from vllm_ci.evidence.bundle import Bundle
     from vllm_ci.evidence.statement import Statement
 
 PASSPHRASE_ENV = "VLLM_CI_KEY_PASSPHRASE"  # noqa: S105 - a name
@@ -123,9 +123,8 @@ class PrivateKey:
             ConfigError: As of :meth:`sign`.
             ErroredError: As of :meth:`sign`.
         """
-        from vllm_ci.evidence.bundle import Bundle
-
-        return Bundle.sign(statement, self)
+        payload = statement.payload
+        return Bundle(payload=payload, signature=self.sign(encoded(payload)), hint=self.public.hint)
 
 
 def generate(folder: Path, *, kind: str = "ecdsa", passphrase: str = "", name: str = "release") -> PublicKey:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from vllm_ci.evidence import keyless, strict
 from vllm_ci.evidence import statement as statements
 from vllm_ci.evidence.attachment import Attached, attached
-from vllm_ci.evidence.bundle import Trusted, opened
+from vllm_ci.evidence.bundle import Bundle, Trusted
 from vllm_ci.evidence.refusals import (
     AlteredImageError,
     FutureError,
@@ -150,7 +151,7 @@ def _check_blob(repository: Repository, digest: str) -> None:
 
 
 def _verified(found: Attached, expected: Expected, trusted: Mapping[str, Trusted], now: datetime) -> Evidence:
-    payload, signer = opened(found.bundle, trusted)
+    payload, signer = payload_of(found.bundle, trusted)
     statement = Statement.parse(payload)
     _about(statement, expected)
     at = made_at(statement)
@@ -204,3 +205,17 @@ def made_at(statement: Statement) -> datetime:
         for key in paths.get(statement.predicate_type, ("timestamp",)):
             value = value.get(key) if isinstance(value, dict) else None
     return moment(value) if value else _EPOCH
+
+
+def payload_of(content: bytes, trusted: Mapping[str, Trusted]) -> tuple[bytes, str]:
+    """Payload of a bundle, and the name of whoever signed it.
+
+    Raises:
+        Refusal: It is not a bundle, or no trusted identity signed it.
+    """
+    material = strict.loads(content, "the bundle").get("verificationMaterial")
+    if isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material):
+        identities = {name: each for name, each in trusted.items() if isinstance(each, keyless.Identity)}
+        return keyless.verify(content, identities)
+    bundle = Bundle.parse(content)
+    return bundle.payload, bundle.signer(trusted)

@@ -16,7 +16,6 @@ from registries.images import small_image
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import keys, verify
 from vllm_ci.evidence.attachment import attach
-from vllm_ci.evidence.bundle import Bundle
 from vllm_ci.evidence.keys import PublicKey
 from vllm_ci.evidence.refusals import OtherKeyError
 from vllm_ci.evidence.statement import KINDS, PROVENANCE, SBOM, SIGNATURE, TEST_RESULT, Statement
@@ -82,7 +81,7 @@ def test_cosign_refuses_what_another_key_signed(
     for name in ("ours", "theirs"):
         keys.generate(tmp_path / name)
     key = keys.load(str(tmp_path / "ours/release.key"), environment={})
-    attach(repository, ref.digest, Bundle.sign(Statement.about(ref, COMMIT, SIGNATURE, {}), key))
+    attach(repository, ref.digest, key.sign_statement(Statement.about(ref, COMMIT, SIGNATURE, {})))
     cosign("verify", "--key", str(tmp_path / "theirs/release.pub"), *OFFLINE, ref.reference, ok=False)
 
 
@@ -121,7 +120,7 @@ def test_both_write_to_one_image_and_nothing_is_lost(
     cosign("generate-key-pair")
     keys.generate(tmp_path / "keys")
     key = keys.load(str(tmp_path / "keys/release.key"), environment={})
-    attach(repository, ref.digest, Bundle.sign(Statement.about(ref, COMMIT, SIGNATURE, {}), key))
+    attach(repository, ref.digest, key.sign_statement(Statement.about(ref, COMMIT, SIGNATURE, {})))
     cosign("sign", "--key", "cosign.key", *LOCAL, ref.reference)
     for bundle in bundles_of(statements_of(ref, COMMIT), key):
         attach(repository, ref.digest, bundle)

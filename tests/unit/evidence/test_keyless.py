@@ -12,8 +12,7 @@ import pytest
 from registries.evidence import MATERIALS, NOW, commit_of
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence import bundle, keyless
-from vllm_ci.evidence.bundle import Bundle
+from vllm_ci.evidence import keyless, verify
 from vllm_ci.evidence.keyless import Identity, Keyless
 from vllm_ci.evidence.keys import PrivateKey
 from vllm_ci.evidence.predicates import provenance
@@ -38,19 +37,19 @@ def _statement() -> Statement:
 
 def certified(statement: Statement, key: PrivateKey) -> bytes:
     """A bundle with a certificate that is none."""
-    value = json.loads(Bundle.sign(statement, key).content)
+    value = json.loads(key.sign_statement(statement).content)
     value["verificationMaterial"] = {"certificate": {"rawBytes": base64.b64encode(b"x").decode()}}
     return json.dumps(value).encode()
 
 
 def test_a_certificate_counts_for_nothing_where_no_identity_is_trusted(statement: Statement, key: PrivateKey) -> None:
     with pytest.raises(OtherKeyError, match="certificate"):
-        bundle.opened(certified(statement, key), {"ci": key.public})
+        verify.payload_of(certified(statement, key), {"ci": key.public})
 
 
 def test_an_identity_is_no_key(statement: Statement, key: PrivateKey) -> None:
     with pytest.raises(OtherKeyError, match="another key"):
-        bundle.opened(Bundle.sign(statement, key).content, {"ci": WORKFLOW})
+        verify.payload_of(key.sign_statement(statement).content, {"ci": WORKFLOW})
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sigstore") is not None, reason="sigstore-python is installed")
@@ -59,7 +58,7 @@ def test_the_missing_package_is_named_with_its_extra(statement: Statement, key: 
         Keyless().sign_statement(statement)
     assert "vllm-ci[keyless]" in caught.value.remedy
     with pytest.raises(ConfigError, match="sigstore-python"):
-        bundle.opened(certified(statement, key), {"ci": WORKFLOW})
+        verify.payload_of(certified(statement, key), {"ci": WORKFLOW})
 
 
 @installed

@@ -53,7 +53,7 @@ def judged(bundle: bytes, image: ImageRef, trusted: dict[str, Trusted]) -> refus
 
 
 def signed(image: ImageRef, key: PrivateKey) -> Bundle:
-    return Bundle.sign(provenance.statement(image, COMMIT, MATERIALS, started=NOW, finished=NOW), key)
+    return key.sign_statement(provenance.statement(image, COMMIT, MATERIALS, started=NOW, finished=NOW))
 
 
 def test_what_is_attached_is_found_and_verified(
@@ -123,7 +123,7 @@ def test_a_statement_about_another_commit_is_refused(
     image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     statement = provenance.statement(image[2], commit_of(2), MATERIALS, started=NOW, finished=NOW)
-    refusal = judged(Bundle.sign(statement, key).content, image[2], trusted)
+    refusal = judged(key.sign_statement(statement).content, image[2], trusted)
     assert isinstance(refusal, refusals.OtherCommitError)
 
 
@@ -141,7 +141,7 @@ def test_a_nameless_statement_counts_only_as_a_signature(
 ) -> None:
     nameless = dataclasses.replace(image[2], repository="")
     assert isinstance(judged(signed(nameless, key).content, image[2], trusted), refusals.OtherRepositoryError)
-    signature = Bundle.sign(Statement.about(nameless, None, SIGNATURE, {}), key)
+    signature = key.sign_statement(Statement.about(nameless, None, SIGNATURE, {}))
     found = verify.judge([Attached(digest="d", bundle=signature.content)], expected(image[2]), trusted, now=NOW)
     assert [each.kind for each in found.evidence] == ["signature"]
 
@@ -158,13 +158,13 @@ def test_an_unknown_version_of_a_known_predicate_is_refused(
     predicate_type: str, image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
     statement = Statement.about(image[2], COMMIT, predicate_type, {})
-    assert isinstance(judged(Bundle.sign(statement, key).content, image[2], trusted), refusals.UnknownVersionError)
+    assert isinstance(judged(key.sign_statement(statement).content, image[2], trusted), refusals.UnknownVersionError)
 
 
 def test_a_stranger_s_predicate_is_verified_and_left_alone(
     image: tuple[Layout, Manifest, ImageRef], key: PrivateKey, trusted: dict[str, Trusted]
 ) -> None:
-    bundle = Bundle.sign(Statement.about(image[2], COMMIT, "https://example.com/approval/v1", {"by": "me"}), key)
+    bundle = key.sign_statement(Statement.about(image[2], COMMIT, "https://example.com/approval/v1", {"by": "me"}))
     found = verify.judge([Attached(digest="d", bundle=bundle.content)], expected(image[2]), trusted, now=NOW)
     assert [each.kind for each in found.evidence] == ["https://example.com/approval/v1"]
 
@@ -174,7 +174,7 @@ def test_a_statement_from_the_future_is_refused(
 ) -> None:
     late = NOW + timedelta(minutes=6)
     statement = provenance.statement(image[2], COMMIT, MATERIALS, started=late, finished=late)
-    assert isinstance(judged(Bundle.sign(statement, key).content, image[2], trusted), refusals.FutureError)
+    assert isinstance(judged(key.sign_statement(statement).content, image[2], trusted), refusals.FutureError)
 
 
 def resigned(payload: bytes, key: PrivateKey) -> bytes:
