@@ -23,14 +23,6 @@ class Provider(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
-    """How a provider folds a part of a log; ``{name}``, ``{slug}`` and ``{time}`` are filled in."""
-
-    start: str
-    end: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Claim:
     """What a provider says of the commit that a run is for; :mod:`vllm_ci.ci.commits` decides how much of it counts.
 
@@ -53,13 +45,6 @@ _PRESENT = {
     Provider.JENKINS: ("JENKINS_URL",),
     # Azure Pipelines, TeamCity and CodeBuild do not set CI.
     Provider.OTHER: ("CI", "TF_BUILD", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID"),
-}
-FOLDS = {
-    Provider.GITHUB: Fold(start="::group::{name}", end="::endgroup::"),
-    Provider.GITLAB: Fold(
-        start="\033[0Ksection_start:{time}:{slug}\r\033[0K{name}",
-        end="\033[0Ksection_end:{time}:{slug}\r\033[0K",
-    ),
 }
 _RUN_URLS = {Provider.GITLAB: "CI_JOB_URL", Provider.JENKINS: "BUILD_URL"}
 

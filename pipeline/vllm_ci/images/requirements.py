@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -39,11 +38,6 @@ def of_files(root: Path, sha: str, names: Iterable[str]) -> list[str]:
             elif clean and not clean.startswith("-"):
                 lines.append(clean)
     return lines
-
-
-def of_metadata(text: str) -> list[str]:
-    """``Requires-Dist`` of a wheel."""
-    return list(HeaderParser().parsestr(text).get_all("Requires-Dist", []))
 
 
 def check(lines: Iterable[str], *, spec: ImageSpec, wheels: Iterable[LockedWheel], platform: str, whose: str) -> None:

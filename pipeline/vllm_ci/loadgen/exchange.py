@@ -202,11 +202,6 @@ class Exchange:
         return self.failure is None and 200 <= self.status < 300
 
     @property
-    def connect_ms(self) -> float:
-        """(sent - begun) in ms: name look-up, TCP and TLS; about zero on a reused connection."""
-        return (self.sent_ns - self.begun_ns) / 1e6
-
-    @property
     def first_byte_ms(self) -> float | None:
         """(first read - sent) in ms, ``None`` when nothing came."""
         return (self.clocks_ns[0] - self.sent_ns) / 1e6 if self.clocks_ns else None

@@ -15,7 +15,6 @@ from vllm_ci.registry.errors import (
     NotFoundError,
     RefusedError,
     UnauthorizedError,
-    UnsupportedError,
 )
 from vllm_ci.registry.manifest import Descriptor, Manifest, digest_of
 from vllm_ci.registry.pages import pages
@@ -225,21 +224,6 @@ class RemoteRepository:
                 unlisted.append(manifest.subject)
         for subject in dict.fromkeys(unlisted):
             fallback.rebuild(subject)
-
-    def untag(self, tag: str) -> None:
-        """Forget a tag.
-
-        Raises:
-            UnsupportedError: The registry can only forget whole manifests, or nothing.
-        """
-        try:
-            self._origin.request("DELETE", self._path("manifests", check_tag(tag)), scope=self._delete, ok=(200, 202))
-        except RefusedError as error:
-            if error.status in (400, 405):
-                raise UnsupportedError(
-                    f"{self.name} cannot forget a tag", why=error.why, remedy="delete it in the registry itself"
-                ) from error
-            raise
 
     def delete(self, digest: str) -> None:
         """Forget a manifest and its tags.

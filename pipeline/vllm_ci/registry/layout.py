@@ -184,11 +184,6 @@ class Layout:
         for manifest in manifests:
             self.put_manifest(manifest)
 
-    def untag(self, tag: str) -> None:
-        """Forget a tag; the manifest stays listed while another tag names it."""
-        with self._index() as entries:
-            entries[:] = [each for each in entries if (each.get("annotations") or {}).get(REF_NAME) != tag]
-
     def delete(self, digest: str) -> None:
         """Forget a manifest, all its tags, and the blobs that nothing else here refers to."""
         with self._index() as entries:

@@ -62,13 +62,6 @@ class Repository(BlobSource, Protocol):
     def tags(self) -> tuple[str, ...]:
         """All tags, sorted; none when the repository is not there yet."""
 
-    def untag(self, tag: str) -> None:
-        """Forget a tag.
-
-        Raises:
-            UnsupportedError: The registry cannot.
-        """
-
     def delete(self, digest: str) -> None:
         """Forget a manifest and its tags.
 

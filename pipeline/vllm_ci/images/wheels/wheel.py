@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
-from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
 from zipfile import ZipInfo
@@ -141,10 +140,6 @@ class Wheel:
             raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
         # A description in another encoding is nobody's business here; uv reads it the same way.
         return read(Member(self.archive, self._members[name])).decode("utf-8", "replace")
-
-    def requires_python(self) -> str:
-        """``Requires-Python`` of its metadata."""
-        return HeaderParser().parsestr(self._metadata()).get("Requires-Python", "")
 
 
 def _script(content: Content, interpreter: str, row: Row) -> tuple[Content, Row, bool]:

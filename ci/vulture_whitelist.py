@@ -1,0 +1,60 @@
+"""Names that nothing in the package uses and that are needed: each group says why. Read by vulture (``ci/test``)."""
+
+# Loaded by name: engines by their table, the module by its entry point.
+HostEngine
+VllmCi
+
+# Called by the library that they are handed to: asyncio's protocols and writers, httptools' parsers, importlib's loaders.
+_.connection_made
+_.data_received
+_.eof_received
+_.connection_lost
+_.writelines
+_.on_message_begin
+_.on_headers_complete
+_.on_message_complete
+_.on_header
+_.on_body
+_.get_code
+_.submodule_search_locations
+_.cached
+# http.server's and socketserver's settings and hooks.
+_.log_message
+_.protocol_version
+_.disable_nagle_algorithm
+_.wbufsize
+_.close_connection
+_.do_HEAD
+_.daemon_threads
+_.request_queue_size
+_._referrers  # found by the name of a route
+# Fields of tarfile's and tokenizers' objects.
+_.gname
+_.uname
+_.mtime
+_.pre_tokenizer
+# pydantic calls validators and reads the configuration of a model; pytest calls fixtures.
+_.model_config
+_._fits
+_._one_key
+_._harmless
+_._harmless_key
+_capabilities
+_vllm_identity
+# click's commands, reached through their groups.
+prune_command
+diff
+list_
+
+# For callers of the library.
+pull  # push's counterpart in vllm_ci.registry.transfer
+_.present_bytes  # of a push: the rest of its account
+_.pushed_blobs
+_.isolated  # what an engine says of itself
+_.shm
+_.first_byte_ms  # what was measured of an exchange
+_.comments  # what a decoder of server-sent events has seen
+_.retry_ms
+_.unfinished
+_.token68  # the one value of a challenge that has no parameters (RFC 9110, 11.2)
+InconclusiveError  # the documented class of exit code 4
