@@ -8,7 +8,8 @@ from typing import Any
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.images.spec_file import host_platform
-from vllm_ci.images.store import REF_NAME, Store, image_config, image_manifest
+from vllm_ci.images.store import Store, image_config, image_manifest
+from vllm_ci.registry.layout import REF_NAME
 
 
 @dataclass(frozen=True, kw_only=True)

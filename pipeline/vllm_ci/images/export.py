@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable
@@ -14,7 +12,8 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.images import oci
 from vllm_ci.images.build import BuiltImage
 from vllm_ci.images.layer import MTIME
-from vllm_ci.images.store import INDEX, REF_NAME, Store, canonical, disk, write
+from vllm_ci.images.store import Store, disk
+from vllm_ci.registry.layout import REF_NAME, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +61,12 @@ class Output:
 
 def folder(store: Store, digest: str, path: Path, tags: Iterable[str]) -> None:
     """Make ``path`` an OCI image layout that holds one image; blobs are linked where the disk allows it."""
-    blobs = path / "blobs" / "sha256"
-    blobs.mkdir(parents=True, exist_ok=True)
+    layout = Layout(path)
+    layout.prepare()
     descriptor = oci.described(store, digest)
     for found in oci.reachable(store, descriptor):
-        target = blobs / found.removeprefix("sha256:")
-        if not target.exists():
-            _link_or_copy(store.blob(found), target)
-    write(path / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
-    named = [{**descriptor, "annotations": {REF_NAME: tag}} for tag in tags] or [descriptor]
-    write(path / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": named}))
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        layout.add_file(found, store.blob(found))
+    layout.replace_index([{**descriptor, "annotations": {REF_NAME: tag}} for tag in tags] or [descriptor])
 
 
 def _archive(source: Path, target: Path) -> None:

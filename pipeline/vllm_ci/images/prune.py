@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ci.images import oci
-from vllm_ci.images.store import REF_NAME, Store, image_config
+from vllm_ci.images.store import Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
+from vllm_ci.registry.layout import REF_NAME
 from vllm_ci.system.filelock import LockedError
 
 _DAY_S = 86400.0

@@ -20,7 +20,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.registry.layout import REF_NAME, Layout
 from vllm_ci.system.filelock import hold
 from vllm_ci.system.home import home
 
@@ -38,7 +38,6 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @contextmanager
@@ -143,17 +142,13 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def sha256(content: bytes) -> str:
-    """``sha256:`` and the hex digest."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
 class Store:
     """The folders under ``VLLM_CI_HOME`` that the builder uses."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or home()
         self.layout = self.root / "images"
+        self.images = Layout(self.layout)
         self.blobs = self.layout / "blobs" / "sha256"
         self.wheels = self.root / "wheels"
         self.debs = self.root / "debs"
@@ -174,10 +169,7 @@ class Store:
 
     def prepare(self) -> None:
         """Make the layout one."""
-        self.blobs.mkdir(parents=True, exist_ok=True)
-        marker = self.layout / "oci-layout"
-        if not marker.exists():
-            write(marker, canonical({"imageLayoutVersion": "1.0.0"}))
+        self.images.prepare()
 
     def blob(self, digest: str) -> Path:
         """Where the blob with ``digest`` lies, or would."""
@@ -196,11 +188,8 @@ class Store:
 
     def add(self, content: bytes) -> str:
         """Keep a small blob; its digest."""
-        digest = sha256(content)
-        if not self.blob(digest).exists():
-            self.prepare()
-            write(self.blob(digest), content)
-        return digest
+        with disk(self.layout, needed_bytes=len(content)):
+            return self.images.add(content)
 
     def record(self, kind: str, key: str) -> Any:
         """What was kept under ``key``, or ``None``."""
@@ -215,28 +204,22 @@ class Store:
 
     def index(self) -> list[dict[str, Any]]:
         """Descriptors of the images built here, each with its name."""
-        try:
-            manifests: list[dict[str, Any]] = json.loads((self.layout / "index.json").read_bytes())["manifests"]
-        except FileNotFoundError:
-            return []
-        return manifests
+        return self.images.index()
 
     def keep_only(self, manifests: list[dict[str, Any]]) -> None:
-        """Forget all other images."""
-        write(self.layout / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+        """Remove all other images from the index."""
+        with self.images.changing_index() as entries:
+            entries[:] = manifests
 
     def tag(self, descriptor: dict[str, Any], names: tuple[str, ...]) -> None:
         """Name an image in the layout's index; a name that was another image's moves.
 
         Format: OCI image specification, image layout, ``index.json``.
         """
-        self.prepare()
-        with self.lock("index"):
-            before = self.index()
+        with disk(self.layout), self.images.changing_index() as entries:
             wanted = [{**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: name}} for name in names]
-            kept = [item for item in before if item.get("annotations", {}).get(REF_NAME) not in names]
-            if kept + wanted != before:
-                self.keep_only(kept + wanted)
+            kept = [item for item in entries if item.get("annotations", {}).get(REF_NAME) not in names]
+            entries[:] = kept + wanted
 
 
 def image_manifest(digest: str, *, platform: str = "", store: Store | None = None) -> dict[str, Any]:

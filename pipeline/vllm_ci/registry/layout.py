@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,13 +85,20 @@ class Layout:
             )
         return content
 
+    def index(self) -> list[dict[str, Any]]:
+        """Descriptors in ``index.json``, as they are written there; none when there is no such file."""
+        return list(self._index().get("manifests") or ())
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads((self.path / "index.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return value
+
     def entries(self) -> tuple[Descriptor, ...]:
         """What ``index.json`` lists; nothing when there is none."""
-        try:
-            value = json.loads((self.path / "index.json").read_bytes())
-        except FileNotFoundError:
-            return ()
-        return tuple(Descriptor.from_json(each) for each in value.get("manifests", ()))
+        return tuple(Descriptor.from_json(each) for each in self.index())
 
     def resolve(self, reference: str) -> str | None:
         """Digest of a tag, or of a manifest that is here; ``None`` when there is no such thing."""
@@ -123,6 +132,45 @@ class Layout:
         return tuple(found)
 
     # Writing ------------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the folder a layout.
+
+        Raises:
+            UnsupportedError: It is one of another version.
+        """
+        (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        marker = self.path / "oci-layout"
+        if not marker.exists():
+            with _replacing(marker) as stream:
+                stream.write(_canonical({"imageLayoutVersion": "1.0.0"}))
+        elif json.loads(marker.read_bytes()).get("imageLayoutVersion") != "1.0.0":
+            raise UnsupportedError(f"{self.name} is an image layout of another version", remedy="name another folder")
+
+    def add(self, content: bytes) -> str:
+        """Keep a small blob; its digest."""
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.put_blob(Descriptor(media_type="", digest=digest, size=len(content)), lambda start: [content[start:]])
+        return digest
+
+    def add_file(self, digest: str, source: Path) -> None:
+        """Keep a blob that lies in a file on this machine: linked where the disk allows it."""
+        target = self.path / "blobs" / "sha256" / digest[7:]
+        if target.exists():
+            return
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    def replace_index(self, manifests: Sequence[dict[str, Any]]) -> None:
+        """List these descriptors and no others; the caller sees to it that nobody else writes at the same time."""
+        self._write_index({}, manifests)
+
+    def _write_index(self, before: Mapping[str, Any], manifests: Sequence[dict[str, Any]]) -> None:
+        value = {"schemaVersion": 2, "mediaType": OCI_INDEX, **before, "manifests": list(manifests)}
+        with _replacing(self.path / "index.json") as stream:
+            stream.write(_canonical(value))
 
     def put_blob(
         self,
@@ -160,7 +208,7 @@ class Layout:
     def put_manifest(self, manifest: Manifest, *, tag: str = "") -> None:
         """Keep a manifest and list it; ``tag``, when given, then names it and no other."""
         self.put_blob(manifest.descriptor, lambda start: [manifest.content[start:]])
-        with self._index() as entries:
+        with self.changing_index() as entries:
             annotations = {REF_NAME: check_tag(tag)} if tag else {}
             if tag:
                 entries[:] = [each for each in entries if (each.get("annotations") or {}).get(REF_NAME) != tag]
@@ -186,7 +234,7 @@ class Layout:
 
     def delete(self, digest: str) -> None:
         """Forget a manifest, all its tags, and the blobs that nothing else here refers to."""
-        with self._index() as entries:
+        with self.changing_index() as entries:
             entries[:] = [each for each in entries if each["digest"] != digest]
         keep = {found for entry in self.entries() for found in self._reachable(entry.digest)}
         for blob in (self.path / "blobs" / "sha256").iterdir():
@@ -203,26 +251,20 @@ class Layout:
             yield from self._reachable(child.digest)
 
     @contextmanager
-    def _index(self) -> Iterator[list[dict[str, Any]]]:
+    def changing_index(self) -> Iterator[list[dict[str, Any]]]:
         """The entries of ``index.json`` under a lock; written back whole, by rename, when the block ends well."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.prepare()
         with hold(self.path / ".lock"):
-            marker = self.path / "oci-layout"
-            if not marker.exists():
-                with _replacing(marker) as stream:
-                    stream.write(b'{"imageLayoutVersion":"1.0.0"}')
-            elif json.loads(marker.read_bytes()).get("imageLayoutVersion") != "1.0.0":
-                raise UnsupportedError(f"{self.name} is an image layout of another version", remedy="name another folder")
-            file = self.path / "index.json"
-            value: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX}
-            if file.exists():
-                value = json.loads(file.read_bytes())
-            entries = list(value.get("manifests") or ())
-            before = json.dumps(entries)
+            before = self._index()
+            entries = copy.deepcopy(list(before.get("manifests") or ()))
             yield entries
-            if json.dumps(entries) != before or not file.exists():
-                with _replacing(file) as stream:
-                    stream.write(json.dumps({**value, "manifests": entries}, indent=2).encode())
+            if entries != before.get("manifests"):
+                self._write_index(before, entries)
+
+
+def _canonical(value: object) -> bytes:
+    """JSON that is the same for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @contextmanager

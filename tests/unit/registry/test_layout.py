@@ -8,8 +8,10 @@ import pytest
 
 from registries.images import add_image, layer_of, small_image
 from vllm_ci.domain.errors import RegistryError
+from vllm_ci.images import export
+from vllm_ci.images.store import Store
 from vllm_ci.registry.errors import DigestError, NotFoundError
-from vllm_ci.registry.layout import Layout
+from vllm_ci.registry.layout import REF_NAME, Layout
 from vllm_ci.registry.manifest import Descriptor, Manifest, digest_of
 from vllm_ci.registry.transfer import copy, pull, push
 
@@ -104,3 +106,26 @@ def test_the_same_layer_twice_is_one_blob(tmp_path: Path) -> None:
 def test_what_is_no_manifest_is_refused(content: bytes) -> None:
     with pytest.raises(RegistryError):
         Manifest.parse(content)
+
+
+def test_the_builder_s_cache_and_an_export_are_layouts_of_the_same_kind(tmp_path: Path) -> None:
+    """What one part writes the other reads: one class knows `index.json`, `oci-layout` and the blobs."""
+    store = Store(tmp_path / "home")
+    layout, image = small_image(tmp_path / "made")
+    copy((layout,), image.digest, store.images)
+    store.tag({"mediaType": image.media_type, "digest": image.digest, "size": len(image.content)}, ("small:one",))
+    assert [each["annotations"] for each in store.index() if "annotations" in each] == [{REF_NAME: "small:one"}]
+    export.folder(store, image.digest, tmp_path / "out", ("one",))
+    assert Layout(tmp_path / "out").resolve("one") == image.digest
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["blobs", "index.json", "oci-layout"]
+    assert [each.digest for each in Layout(store.layout).entries()].count(image.digest) == 2
+
+
+def test_what_else_an_index_says_stays(tmp_path: Path) -> None:
+    layout, image = small_image(tmp_path)
+    layout.put_manifest(image, tag="one")
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({**json.loads(index.read_bytes()), "annotations": {"by": "another tool"}}))
+    layout.put_manifest(image, tag="two")
+    assert json.loads(index.read_bytes())["annotations"] == {"by": "another tool"}
+    assert layout.tags() == ("one", "two")
