@@ -115,7 +115,7 @@ def run(
     if not ended:
         said = last_lines(errors, 5)
         raise ProgramTimeoutError(
-            f"{what} timed out after {seconds:g} s and was stopped",
+            f"{what} did not end within {seconds:g} s and was stopped",
             why=f"the end of its output: {said}"
             if said
             else "it wrote nothing, so it was probably waiting for a server or a lock",

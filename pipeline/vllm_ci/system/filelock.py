@@ -1,7 +1,7 @@
 """Lock files, for threads and processes; the kernel releases a lock when its holder dies. No other module takes locks.
 
-Format: ``flock(2)`` on an empty file. Only the holder deletes a lock file. A process that gets a lock checks that the file still
-has its name, and otherwise tries again; so two processes never hold the lock of one name.
+Format: ``flock(2)`` on an empty file. Only the holder deletes a lock file. A process that gets a lock checks that the file
+still has its name, and otherwise tries again; so two processes never hold the lock of one name.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ def root(path: Path) -> Path:
 def discover(checkout: Path, revision: str = "HEAD") -> Commit:
     """The commit that ``revision`` resolves to in ``checkout``.
 
-    ``ref`` is a full name (``refs/heads/main``), empty when HEAD is detached or ``revision`` is not a ref; ``dirty`` is true only
-    for ``HEAD``.
+    ``ref`` is a full name (``refs/heads/main``), empty when HEAD is detached or ``revision`` is not a ref; only ``HEAD`` can be
+    ``dirty``.
 
     Raises:
         UsageError: There is no such commit, the name is both a branch and a tag, or the repository does not use SHA-1.
