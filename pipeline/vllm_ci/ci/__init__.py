@@ -1,1 +1,1 @@
-"""CI providers: which one runs this, and what it says of the run."""
+"""CI providers: detects the provider and reads its variables."""

@@ -1,4 +1,4 @@
-"""What CI providers say of the branch that a change goes to."""
+"""Reads the target branch of a change from the CI provider's variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_ci.ci.current import Provider, provider
 from vllm_ci.system.base_branch import Base
 
 _ID = re.compile(r"[0-9a-f]{40}")
-# Of providers that have no name in Provider: Azure Pipelines, Bitbucket, Buildkite, Drone and Woodpecker.
+# Variables of providers without their own entry in Provider: Azure Pipelines, Bitbucket, Buildkite, Drone and Woodpecker.
 _TARGETS = (
     *("SYSTEM_PULLREQUEST_TARGETBRANCH", "BITBUCKET_PR_DESTINATION_BRANCH", "BUILDKITE_PULL_REQUEST_BASE_BRANCH"),
     *("DRONE_TARGET_BRANCH", "CI_COMMIT_TARGET_BRANCH"),
@@ -21,7 +21,7 @@ _TARGETS = (
 
 
 def base(env: Mapping[str, str] = os.environ) -> Base:
-    """As far as the provider knows it. ``VLLM_CI_BASE`` (a branch or a commit) says it anywhere."""
+    """The base branch, as far as the provider names it. ``VLLM_CI_BASE`` (a branch or a commit) overrides the provider."""
     if named := env.get("VLLM_CI_BASE", ""):
         return Base(sha=named) if _ID.fullmatch(named) else Base(branch=named)
     match provider(env):
@@ -37,7 +37,7 @@ def base(env: Mapping[str, str] = os.environ) -> Base:
 
 
 def _github(env: Mapping[str, str]) -> Base:
-    """https://docs.github.com/actions/reference/workflows-and-actions/variables, and the event's own document."""
+    """https://docs.github.com/actions/reference/workflows-and-actions/variables, and the event's payload."""
     event = _event(env.get("GITHUB_EVENT_PATH", ""))
     if branch := env.get("GITHUB_BASE_REF", ""):
         return Base(branch=branch)
@@ -67,6 +67,6 @@ def _gitlab(env: Mapping[str, str]) -> Base:
 
 
 def _id(value: object) -> str:
-    """A commit id; empty for anything else, and for the zeros that mean that there was none."""
+    """A commit id; empty for any other value, and for all zeros, which mean that there is no commit."""
     text = str(value or "")
     return text if _ID.fullmatch(text) and text.strip("0") else ""

@@ -1,4 +1,4 @@
-"""All that is known of CI providers: how to tell them apart, what they say of the run, how they fold a log."""
+"""CI providers: how to detect them, which variables describe the run, and how their logs fold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Provider(enum.StrEnum):
-    """Who runs us."""
+    """The CI provider that runs this process."""
 
     GITHUB = "GitHub Actions"
     GITLAB = "GitLab CI"
@@ -24,12 +24,12 @@ class Provider(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a provider says of the commit that a run is for; :mod:`vllm_ci.ci.commits` decides how much of it counts.
+    """What a provider claims about the commit of a run; :mod:`vllm_ci.ci.commits` decides which claims are accepted.
 
     Attributes:
-        ref: Full name of a branch or tag, empty when the event is about neither, or is not known.
-        sha: Commit that the provider means by it, empty when it names none.
-        pull_request: Number of the pull or merge request that the run is for, ``unknown`` when it has one without a number.
+        ref: Full name of a branch or tag; empty when the event is about neither, or is not known.
+        sha: Commit that the provider names for the ref; empty when it names none.
+        pull_request: Number of the pull or merge request that the run is for; ``unknown`` when its number is not available.
     """
 
     ref: str = ""
@@ -48,7 +48,7 @@ _PRESENT = {
 }
 _RUN_URLS = {Provider.GITLAB: "CI_JOB_URL", Provider.JENKINS: "BUILD_URL"}
 
-# Events that are about a branch or a tag, by the providers' own documentation. What is not listed claims no ref.
+# Events that are about a branch or a tag, according to the providers' documentation. Other events claim no ref.
 GITHUB_EVENTS = frozenset(
     {"", "push", "create", "schedule", "workflow_dispatch", "repository_dispatch", "workflow_call", "workflow_run"}
     | {"release", "deployment", "deployment_status"}
@@ -60,7 +60,7 @@ GITLAB_SOURCES = frozenset({"", "push", "web", "webide", "schedule", "api", "tri
 GITLAB_PULL_REQUEST_SOURCES = frozenset({"merge_request_event", "external_pull_request_event"})
 _QUEUED = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-(\d+)-[0-9a-f]+")
 _NO = ("", "0", "false")
-# Of other providers; some say "false" where there is none, some give the pull request's URL.
+# Variables of other providers; some are "false" when there is no pull request, some contain its URL.
 _OTHER_NUMBERS = (
     *("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "SYSTEM_PULLREQUEST_PULLREQUESTID"),  # Azure Pipelines
     *("BITBUCKET_PR_ID", "BUILDKITE_PULL_REQUEST", "TRAVIS_PULL_REQUEST", "CIRCLE_PULL_REQUEST", "DRONE_PULL_REQUEST"),
@@ -71,7 +71,7 @@ _JENKINS_NUMBERS = ("CHANGE_ID", "ghprbPullId", "gitlabMergeRequestIid")
 
 
 def provider(env: Mapping[str, str] = os.environ) -> Provider:
-    """Who runs us, from the variables that each provider documents."""
+    """The provider, detected by the variables that each provider documents."""
     for candidate, names in _PRESENT.items():
         if any(env.get(name, "").lower() not in _NO for name in names):
             return candidate
@@ -79,7 +79,7 @@ def provider(env: Mapping[str, str] = os.environ) -> Provider:
 
 
 def run_url(env: Mapping[str, str] = os.environ) -> str:
-    """URL of the run, empty when nobody runs us or the provider names none. ``VLLM_CI_RUN_URL`` says it anywhere."""
+    """URL of the run; empty outside CI, or when the provider names none. ``VLLM_CI_RUN_URL`` overrides it."""
     if named := env.get("VLLM_CI_RUN_URL"):
         return named
     if provider(env) is Provider.GITHUB:
@@ -89,7 +89,7 @@ def run_url(env: Mapping[str, str] = os.environ) -> str:
 
 
 def claim(env: Mapping[str, str] = os.environ) -> Claim:
-    """What the provider says of the commit; ``VLLM_CI_PULL_REQUEST`` says anywhere that a run is for a pull request."""
+    """The provider's claim about the commit; ``VLLM_CI_PULL_REQUEST`` marks a run for a pull request with any provider."""
     reader = _CLAIMS.get(provider(env))
     found = reader(env) if reader else Claim()
     stated = env.get("VLLM_CI_PULL_REQUEST", "")
@@ -108,7 +108,7 @@ def _github(env: Mapping[str, str]) -> Claim:
 
 
 def _github_number(event: str, ref: str, payload: Mapping[str, Any]) -> str:
-    """Number of the pull request that an event is about, empty when it is about none."""
+    """Number of the pull request that an event is about; empty for other events."""
     parts = ref.split("/")
     if parts[:2] == ["refs", "pull"] and len(parts) > 2:
         return parts[2]
@@ -127,14 +127,14 @@ def _github_number(event: str, ref: str, payload: Mapping[str, Any]) -> str:
 
 
 def _for_pull_request(before: Mapping[str, Any]) -> bool:
-    """Whether the run that started a ``workflow_run`` was for a pull request or in a fork; an unknown event counts as such."""
+    """Whether the run that triggered a ``workflow_run`` was for a pull request or in a fork; unknown events count as one."""
     event = str(before.get("event", ""))
     home, head = (_mapping(before, name).get("full_name") for name in ("repository", "head_repository"))
     return event not in GITHUB_EVENTS - {""} or (head is not None and head != home)
 
 
 def _payload(env: Mapping[str, str]) -> Mapping[str, Any]:
-    """The event, as GitHub writes it into a file."""
+    """The payload of the event, from the file that GitHub writes."""
     try:
         value = json.loads(Path(env.get("GITHUB_EVENT_PATH", "")).read_bytes())
     except (OSError, ValueError):
@@ -150,7 +150,7 @@ def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _gitlab(env: Mapping[str, str]) -> Claim:
     """https://docs.gitlab.com/ci/variables/predefined_variables/."""
     source = env.get("CI_PIPELINE_SOURCE", "")
-    # Child pipelines of a merge request's pipeline have its number, too.
+    # Child pipelines of a merge request's pipeline have its number too.
     number = env.get("CI_MERGE_REQUEST_IID") or env.get("CI_EXTERNAL_PULL_REQUEST_IID")
     if number or env.get("CI_MERGE_REQUEST_ID") or source in GITLAB_PULL_REQUEST_SOURCES:
         return Claim(pull_request=number or UNKNOWN_NUMBER)
@@ -173,7 +173,7 @@ def _jenkins(env: Mapping[str, str]) -> Claim:
 
 
 def _other(env: Mapping[str, str]) -> Claim:
-    """Of providers that are not known further: whether it is a pull request, by the variables that they document."""
+    """For other providers: detect a pull request by the variables that they document."""
     numbers = [env[name].rpartition("/")[2] for name in _OTHER_NUMBERS if env.get(name, "").lower() not in _NO]
     return Claim(pull_request=numbers[0] or UNKNOWN_NUMBER) if numbers else Claim()
 

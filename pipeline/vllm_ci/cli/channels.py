@@ -117,7 +117,7 @@ def check_ledger(context: click.Context, *, mend: bool, as_json: bool) -> int:
     click.echo(
         "ledger, registry and kustomizations agree"
         if not left
-        else f"{len(left)} disagreements{'' if mend else '; mend with --mend'}"
+        else f"{len(left)} disagreements{'' if mend else '; repair them with --repair'}"
     )
     return FailedError.exit_code if left else 0
 

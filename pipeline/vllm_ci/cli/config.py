@@ -13,12 +13,12 @@ from vllm_ci.cli.output import json_option, print_json
 
 @click.command()
 @project_options
-@option("--report-dir", type=click.Path(file_okay=False), help="Folder that gets one folder per run.")
+@option("--report-dir", type=click.Path(file_okay=False), help="Folder for reports; each run creates one folder in it.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of vllm-ci.yaml instead.")
 @json_option
 @click.pass_context
 def config(context: click.Context, /, *, schema: bool, as_json: bool, **_: Any) -> None:
-    """Print every setting, and where its value comes from: flag, environment, file, computed or default.
+    """Print every setting and the origin of its value: flag, environment, file, computed or default.
 
     \b
     Examples:

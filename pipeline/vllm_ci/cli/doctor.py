@@ -1,4 +1,4 @@
-"""``vllm-ci doctor``: what this machine has, why something is missing, and what to do."""
+"""``vllm-ci doctor``: checks this machine, and says what is missing and what to do."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ENGINE_VARIABLES = ("DAGGER_SESSION_PORT", "_EXPERIMENTAL_DAGGER_RUNNER_HOST")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         about: ``engine host``, ``gpu``, ``index`` ...
-        ok: It can be used.
-        needed: Without it the main job does not work.
+        ok: The check passed.
+        needed: ``vllm-ci run`` does not work without it.
         found: What was found, or why it cannot be used.
-        remedy: What to do when it is wanted.
+        remedy: What to do if the check failed.
     """
 
     about: str
@@ -41,25 +41,25 @@ class Finding:
 
 @click.command()
 @json_option
-@click.option("--offline", is_flag=True, help="Do not ask the package index.")
-@click.option("--ledger", is_flag=True, help="Instead, compare ledger, registry tags and kustomizations of the releases.")
-@click.option("--mend", is_flag=True, help="With --ledger: set right what differs.")
+@click.option("--offline", is_flag=True, help="Do not contact the package index.")
+@click.option("--ledger", is_flag=True, help="Check only that ledger, registry tags and kustomizations of the releases agree.")
+@click.option("--repair", is_flag=True, help="With --ledger: update registry tags and kustomizations from the ledger.")
 @config_option
 @click.pass_context
-def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: bool, mend: bool, **_: Any) -> int:
-    """Look at engines, GPUs, git, disk, the package index and registries: what was found, why not, what to do.
+def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: bool, repair: bool, **_: Any) -> int:
+    """Check engines, GPUs, git, disk, the package index and registries, and say what to do about problems.
 
     \b
     Example:
       vllm-ci doctor
-      vllm-ci doctor --ledger --mend
+      vllm-ci doctor --ledger --repair
 
-    Exit code 0 when the main job can run here, 3 when something that it needs is missing.
+    Exit code 0 when `vllm-ci run` can work on this machine, 3 when something that it needs is missing.
     """
     if ledger:
         from vllm_ci.cli.channels import check_ledger
 
-        return check_ledger(context, mend=mend, as_json=as_json)
+        return check_ledger(context, mend=repair, as_json=as_json)
     findings = [finding for check in _CHECKS if not (offline and check is _index) for finding in check()]
     ready = all(finding.ok for finding in findings if finding.needed)
     if as_json:
@@ -79,7 +79,9 @@ def _python() -> Iterator[Finding]:
 
 def _git() -> Iterator[Finding]:
     path = shutil.which("git")
-    yield Finding(about="git", ok=path is not None, needed=True, found=path or "not on PATH", remedy="apt-get install git")
+    yield Finding(
+        about="git", ok=path is not None, needed=True, found=path or "not found on PATH", remedy="apt-get install git"
+    )
 
 
 def _host() -> Iterator[Finding]:
@@ -98,10 +100,10 @@ def _dagger() -> Iterator[Finding]:
         remedy = "pip install 'vllm-ci[dagger]' for --engine dagger; `dagger call` needs only the dagger command"
         yield Finding(about=about, ok=False, found=f"no dagger package; command: {cli or 'none'}", remedy=remedy)
     elif variables:
-        yield Finding(about=about, ok=True, found=f"by {variables[0]}")
+        yield Finding(about=about, ok=True, found=f"configured by {variables[0]}")
     elif cli is None:
         yield Finding(
-            about=about, ok=False, found="the package is here, the dagger command is not", remedy="install the Dagger CLI"
+            about=about, ok=False, found="the dagger package is installed, but not the command", remedy="install the Dagger CLI"
         )
     else:
         found = "docker" if shutil.which("docker") else "no container runtime"
@@ -118,10 +120,10 @@ def _gpu() -> Iterator[Finding]:
     if names:
         yield Finding(about="gpu", ok=True, found="; ".join(names))
     elif devices:
-        remedy = "install the driver's tools; then nvidia-smi lists it"
-        yield Finding(about="gpu", ok=False, found=f"{devices[0]} is here, nvidia-smi is not or fails", remedy=remedy)
+        remedy = "install the driver's tools, and check that nvidia-smi lists the GPU"
+        yield Finding(about="gpu", ok=False, found=f"{devices[0]} exists, but nvidia-smi is missing or fails", remedy=remedy)
     else:
-        remedy = "none is needed for CPU images; CUDA images are built without one and served with one"
+        remedy = "CPU images need no GPU; CUDA images need one to serve, but not to build"
         yield Finding(about="gpu", ok=False, found="no NVIDIA device", remedy=remedy)
 
 
@@ -134,13 +136,13 @@ def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     have = sum(path.stat().st_size for path in home().glob("wheels/*") if path.is_file()) if home().exists() else 0
     ok = free + have >= _RUN_NEEDS_BYTES
-    remedy = "free some space (vllm-ci cache prune), or name another place with VLLM_CI_HOME"
+    remedy = "free some space (vllm-ci cache prune), or set VLLM_CI_HOME to another directory"
     yield Finding(about="disk", ok=ok, needed=True, found=f"{free / 1e9:.0f} GB free for {home()}", remedy=remedy)
 
 
 def _memory() -> Iterator[Finding]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    remedy = "vLLM on the CPU with a tiny model takes about 2 GB; give the machine 4 GB"
+    remedy = "use a machine with at least 4 GB; vLLM on the CPU with a tiny model takes about 2 GB"
     yield Finding(about="memory", ok=total >= 4e9, needed=True, found=f"{total / 1e9:.0f} GB", remedy=remedy)
 
 
@@ -167,17 +169,17 @@ def _registries() -> Iterator[Finding]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        remedy = "docker login REGISTRY (or skopeo login) before you push to one that asks who you are"
+        remedy = "run docker login REGISTRY (or skopeo login) before you push to a registry that requires a login"
         yield Finding(about="registries", ok=False, found=f"no {folder / 'config.json'}", remedy=remedy)
         return
     except (OSError, ValueError) as error:
-        yield Finding(about="registries", ok=False, found=f"{folder / 'config.json'}: {error}", remedy="mend that file")
+        yield Finding(about="registries", ok=False, found=f"{folder / 'config.json'}: {error}", remedy="correct that file")
         return
     names = sorted({*config.get("auths", {}), *config.get("credHelpers", {})}) or (
         [config["credsStore"]] if "credsStore" in config else []
     )
     yield Finding(
-        about="registries", ok=bool(names), found=", ".join(names) or "no credentials", remedy="docker login REGISTRY"
+        about="registries", ok=bool(names), found=", ".join(names) or "no credentials", remedy="run docker login REGISTRY"
     )
 
 

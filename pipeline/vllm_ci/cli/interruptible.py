@@ -1,4 +1,4 @@
-"""Runs a command's coroutine so that Ctrl-C, SIGTERM and SIGHUP stop what it started, in order."""
+"""Runs a command's coroutine so that Ctrl-C, SIGTERM and SIGHUP stop it and everything that it started, in order."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _Result = TypeVar("_Result")
 _SAVE_WITHIN_S = 9.0
 
 Stopping = Callable[[str], Awaitable[None]]
-"""Is told the name of the signal (``SIGTERM``), and gets a few seconds to save what is known."""
+"""Called with the name of the signal (``SIGTERM``); has a few seconds to save results."""
 
 
 def run(main: Callable[[], Awaitable[_Result]], stopping: Stopping | None = None) -> _Result:
-    """Result of ``main()``.
+    """Run ``main()`` and return its result.
 
-    At the first signal ``stopping`` is called, then ``main`` is cancelled, and what it holds is stopped. A second signal leaves
-    at once (supervisors then stop what is left).
+    At the first signal ``stopping`` is called, then ``main`` is cancelled and its services are stopped. A second signal exits
+    immediately (supervisors then stop the remaining processes).
 
     Raises:
-        Interrupted: A signal came.
+        Interrupted: A signal was received.
     """
     return anyio.run(_Command(main=main, stopping=stopping).run)
 
 
 def _signals() -> list[signal.Signals]:
-    """Those that stop a command; a hang-up that is ignored (``nohup``) stays ignored."""
+    """Signals that stop a command; SIGHUP is left out if it is ignored (``nohup``)."""
     hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
@@ -58,8 +58,8 @@ class _Command(Generic[_Result]):
                     await saved.wait()
                 around.cancel_scope.cancel()
         if self.caught:
-            why = f"in stopping: {self.errors[0]}" if self.errors else ""
-            raise Interrupted(f"stopped by {self.caught}", why=why, remedy="nothing is left running; call it again")
+            why = f"error while stopping: {self.errors[0]}" if self.errors else ""
+            raise Interrupted(f"stopped by {self.caught}", why=why, remedy="nothing is left running; run the command again")
         if self.errors:
             raise self.errors[0]
         return self.results[0]
@@ -67,7 +67,7 @@ class _Command(Generic[_Result]):
     async def _work(self) -> None:
         try:
             self.results.append(await self.main())
-        except Exception as error:  # noqa: BLE001 - raised again above, outside the group's wrapping
+        except Exception as error:  # noqa: BLE001 - raised in run(), without an exception group
             self.errors.append(error)
 
     async def _listen(
@@ -88,7 +88,7 @@ class _Command(Generic[_Result]):
             if self.stopping is not None:
                 with anyio.move_on_after(_SAVE_WITHIN_S):
                     await self.stopping(self.caught)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - reported in run()
             self.errors.append(error)
         finally:
             saved.set()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they go over the configuration file.
+"""Options that several commands share, and how they override the configuration file.
 
 Precedence: flag, environment variable, file, default.
 """
@@ -19,25 +19,25 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
-    """``--name``, also by ``VLLM_CI_NAME``."""
+    """The option ``--name``, also set by ``VLLM_CI_NAME``."""
     variable = "VLLM_CI_" + name.removeprefix("--").partition("/")[0].replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, **settings)
 
 
 def config_option(command: _Command) -> _Command:
-    """``--config``."""
+    """The option ``--config``."""
     return option(
         "--config",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Configuration file; by default vllm-ci.yaml here or in a folder above.",
+        help="Configuration file; by default vllm-ci.yaml in this folder or a parent folder.",
     )(command)
 
 
 def project_options(command: _Command) -> _Command:
-    """What every command that builds or serves a project takes."""
+    """Options of every command that builds or serves a project."""
     for each in (
         option("--gpus", help="none, all, or device numbers separated by commas."),
-        option("--port", type=click.IntRange(0, 65535), help="Port of the server; 0 is any free one."),
+        option("--port", type=click.IntRange(0, 65535), help="Port of the server; 0 for any free port."),
         option("--model", help="tiny, a folder with a checkpoint, or a name on the model hub."),
         option("--engine", type=click.Choice(["auto", "host", "dagger"]), help="Where programs and services run."),
         config_option,
@@ -47,7 +47,7 @@ def project_options(command: _Command) -> _Command:
 
 
 def loaded(context: click.Context) -> Loaded:
-    """The configuration with what the command line and the environment say over it."""
+    """The configuration, overridden by the command line and the environment."""
     from vllm_ci.config import load
     from vllm_ci.config.load import Override
 
@@ -64,7 +64,7 @@ def loaded(context: click.Context) -> Loaded:
 
 
 def budget(context: click.Context) -> float | None:
-    """Seconds that each stage may take, where the command line or the environment say so; 0 is no limit."""
+    """Time budget of each stage in seconds, if set by the command line or the environment; 0 for no limit."""
     return 0.0 if context.params.get("deep") else context.params.get("budget")
 
 
@@ -77,7 +77,7 @@ def _model(value: str) -> dict[str, Any]:
 
 
 def _key(value: str) -> dict[str, Any]:
-    """A path is one of here, where the command runs; in the file it starts from the file's folder."""
+    """On the command line, a path is relative to the current directory, not to the file's folder."""
     return {"release.key": str(Path(value).absolute()) if Path(value).is_file() else value}
 
 
@@ -87,7 +87,7 @@ def _budget(seconds: float) -> dict[str, Any]:
     return {f"stages.{name}.budget_s": seconds for name in BUDGETED}
 
 
-# Option -> what it writes over the configuration, by dotted key.
+# Option -> function that returns the settings it overrides, by dotted key.
 _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "engine": lambda value: {"engine": value},
     "port": lambda value: {"server.port": value},
@@ -96,5 +96,5 @@ _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "model": _model,
     "key": _key,
     "budget": _budget,
-    "deep": lambda value: _budget(0.0) if value else {},  # after the budget: it has the last word
+    "deep": lambda value: _budget(0.0) if value else {},  # after budget, so that it overrides it
 }

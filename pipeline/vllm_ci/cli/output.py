@@ -1,4 +1,4 @@
-"""What commands print: one JSON object on standard output with ``--json``; everything else is for people."""
+"""Output of commands: with ``--json``, one JSON object on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a pipeline runs: a live display on a terminal, plain lines elsewhere, folds where a CI has them."""
+"""Progress display of a pipeline: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ COLOURS = {
 
 
 def console() -> Console:
-    """Standard error, with ``NO_COLOR`` and ``CI`` honoured by rich; standard output belongs to ``--json``."""
-    # Where nobody says how wide a line may be (a pipe, a CI log), the table must not be cut at 80.
+    """Console on standard error (standard output is for ``--json``); rich honours ``NO_COLOR`` and ``CI``."""
+    # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
     return Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
 
 
 @contextmanager
 def watch(screen: Console, secrets: Iterable[str] = ()) -> Iterator[Emit]:
-    """Show the events of a pipeline for as long as the context lasts, without the values of ``secrets``."""
+    """Show the events of a pipeline for as long as the context lasts, with the values of ``secrets`` removed."""
     hidden = tuple(secret for secret in secrets if secret)
     if not screen.is_terminal:
         yield _without(hidden, _Lines(screen))
@@ -48,14 +48,14 @@ def watch(screen: Console, secrets: Iterable[str] = ()) -> Iterator[Emit]:
 
 
 def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
-    """Pass events on without secrets: a server's own words may hold some."""
+    """Remove secrets from events: log lines of a server may contain some."""
     if not hidden:
         return emit
     return lambda event: emit(replace(event, detail=redacted(event.detail, hidden)))
 
 
 class _Lines:
-    """One line at each start and each end, and one every half minute in between."""
+    """Prints a line when a step starts and ends, and its progress at most every half minute."""
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
@@ -77,7 +77,7 @@ class _Lines:
 
 
 class _Live:
-    """Finished steps scroll away above, running ones stay below with their elapsed time."""
+    """Prints finished steps, and shows running ones below with their elapsed time."""
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
@@ -95,7 +95,7 @@ class _Live:
             self._screen.print(_outcome(event))
 
     def table(self) -> Table:
-        """What is running now."""
+        """Table of the running steps."""
         table = Table.grid(padding=(0, 1))
         for event, begun, spinner in self._running.values():
             table.add_row(
@@ -118,7 +118,7 @@ def _outcome(event: Finished) -> Text:
 
 
 def table(report: Report) -> Table:
-    """Stage, verdict, cases, seconds."""
+    """Table of stages: verdict, number of cases by status, seconds."""
     made = Table(box=None, header_style="dim", pad_edge=False)
     made.add_column("stage", no_wrap=True)
     made.add_column("verdict", no_wrap=True, min_width=12)
@@ -138,7 +138,7 @@ def table(report: Report) -> Table:
 
 
 def close(screen: Console, report: Report, folder: str) -> None:
-    """The end of a run: what kept it from ending, what failed, the table, the digest, the folder."""
+    """Print the result of a run: problem, failures, table, digest and report folder."""
     if report.problem is not None:
         _problem(screen, report.problem, folder)
     for stage in report.stages:
@@ -160,18 +160,18 @@ def close(screen: Console, report: Report, folder: str) -> None:
 
 
 def _problem(screen: Console, problem: Problem, folder: str) -> None:
-    """One clear statement above everything else."""
+    """Print the problem above everything else."""
     screen.print()
     screen.print(Text(problem.summary, style="bold red"))
     log = f"{folder}/{problem.log}" if problem.log else ""
-    told = {"cause": problem.cause, "why": problem.explanation, "do": problem.change, "log": log}
-    if screen.is_terminal:  # wrapped beside the labels
+    parts = {"cause": problem.cause, "why": problem.explanation, "do": problem.change, "log": log}
+    if screen.is_terminal:  # wrap the texts next to the labels
         made = Table.grid(padding=(0, 1))
-        for name, text in told.items():
+        for name, text in parts.items():
             if text:
                 made.add_row(Text(f"  {name:<6}", style="dim"), Text(text, style=_PROBLEM.get(name, ""), overflow="fold"))
         screen.print(made, soft_wrap=False)
         return
-    for name, text in told.items():
+    for name, text in parts.items():
         if text:
             screen.print(Text(f"  {name:<6} {text}"))

@@ -1,4 +1,4 @@
-"""Writes ``docs/cli.md`` from the commands' own help: ``python -m vllm_ci.cli.reference > docs/cli.md``. A test compares."""
+"""Writes ``docs/cli.md`` from the help of the commands: ``python -m vllm_ci.cli.reference > docs/cli.md``. A test checks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TOP = """\
 
 Written by `python -m vllm_ci.cli.reference > docs/cli.md`. Standard output of a command with `--json` is one JSON object;
 progress and logs go to standard error. Exit codes: 0 passed or done, 1 failed (a verdict, a refused policy), 2 usage or
-configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
+configuration, 3 errored (no verdict: the pipeline itself failed), 4 inconclusive, 130 interrupted.
 """
 
 

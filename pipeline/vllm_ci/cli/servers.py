@@ -1,4 +1,4 @@
-"""The servers that ``vllm-ci serve`` runs on this machine: a lock file each, held for as long as its process lives."""
+"""Registry of the servers that ``vllm-ci serve`` runs on this machine; each holds a lock file while its process runs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Entry:
     name: str
 
     def announce(self, facts: dict[str, Any]) -> None:
-        """Write what others may know of it, in one step: readers take no lock."""
+        """Publish facts about the server; written atomically, because readers take no lock."""
         _write(_file(self.name, "json"), json.dumps({"name": self.name, "pid": os.getpid(), **facts}))
 
     def write_key(self, variable: str) -> Path:
-        """Put the server's API key into a file that only its user can read, gone with the server; the file's path."""
+        """Write the server's API key to a file that only its user can read; it is removed with the server. Returns the path."""
         path = _file(self.name, "key")
         _write(path, os.environ[variable] + "\n")
         return path
@@ -51,21 +51,21 @@ class Entry:
 
 @contextmanager
 def register(name: str) -> Iterator[Entry]:
-    """Hold the name for as long as the context lasts.
+    """Reserve the name for as long as the context lasts.
 
     Raises:
-        UsageError: The name cannot be one, or a running server has it.
+        UsageError: The name is not valid, or a running server has it.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a server", remedy="use a-z, 0-9, dots and dashes")
+        raise UsageError(f"invalid server name: {name!r}", remedy="use a-z, 0-9, dots, dashes and underscores")
     with ExitStack() as stack:
         try:
-            # Whoever looks which servers run holds the lock of a free name for a moment.
+            # A process that lists the servers holds the lock of a free name for a moment.
             stack.enter_context(hold(_file(name, "lock"), timeout_s=_FREE_WITHIN_S))
         except LockedError as error:
             raise UsageError(
                 f"a server named {name} is already running",
-                remedy=f"give this one another name (--name), or: vllm-ci server stop {name}",
+                remedy=f"choose another name with --name, or run vllm-ci server stop {name}",
             ) from error
         stack.callback(_remove, name)
         entry = Entry(name=name)
@@ -74,7 +74,7 @@ def register(name: str) -> Iterator[Entry]:
 
 
 def running() -> list[dict[str, Any]]:
-    """Facts of the servers that run; files of dead ones are removed."""
+    """Facts of the running servers; removes the files of dead ones."""
     found = []
     for path in sorted(_folder().glob("*.lock")):
         try:
@@ -92,45 +92,47 @@ def running() -> list[dict[str, Any]]:
 
 
 def _remove(name: str) -> None:
-    """The lock file last: it is held, and the name is free when it is gone."""
+    """Remove the files of a server; the lock file last, because its removal frees the name."""
     for kind in ("key", "json", "lock"):
         _file(name, kind).unlink(missing_ok=True)
 
 
 def stop(name: str) -> None:
-    """Ask the server to stop, and wait until it has.
+    """Stop the server, and wait until it has stopped.
 
     Raises:
-        UsageError: No server of that name runs.
+        UsageError: No server with that name is running.
         ServiceError: It did not stop.
     """
     facts = next((each for each in running() if each["name"] == name), None)
     if facts is None:
         names = ", ".join(each["name"] for each in running()) or "none"
-        raise UsageError(f"no server named {name} runs", remedy=f"running: {names}")
+        raise UsageError(f"no server named {name} is running", remedy=f"running servers: {names}")
     os.kill(facts["pid"], signal.SIGTERM)
     end = time.monotonic() + _STOP_WITHIN_S
     while any(each["name"] == name for each in running()):
         if time.monotonic() > end:
             raise ServiceError(
                 f"{name} (pid {facts['pid']}) did not stop within {_STOP_WITHIN_S:.0f} s",
-                why="streams in flight may still be running",
-                remedy=f"wait, or kill -9 {facts['pid']}: what it started goes with it",
+                why="it may still be finishing open streams",
+                remedy=f"wait, or run kill -9 {facts['pid']}, which also stops the processes that it started",
             )
         time.sleep(0.05)
 
 
 async def until_gone(service: Service) -> None:
-    """Wait for as long as the service lives.
+    """Wait until the service ends.
 
     Raises:
-        ServiceError: It ended by itself; the message carries the end of its log.
+        ServiceError: It ended; the message has the end of its log.
     """
     while not await is_gone(service):
         await anyio.sleep(0.5)
     tail = "\n".join((await service.log()).splitlines()[-25:])
     raise ServiceError(
-        f"{service.name} ended by itself", why=f"the end of its log:\n{tail}", remedy="repair what the log names"
+        f"{service.name} ended unexpectedly",
+        why=f"the end of its log:\n{tail}",
+        remedy="fix the error in the log, then start it again",
     )
 
 
@@ -145,7 +147,7 @@ def _file(name: str, kind: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """A file that only its user can read, there as a whole or not at all."""
+    """Atomically write a file that only its user can read."""
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""``vllm-ci show``: a report, an image spec, or an image, whatever the word names."""
+"""``vllm-ci show``: shows a report, an image spec, a release or an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_ci.cli.options import config_option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
 
-# A commit, its tag, or a digest: what a channel was moved to.
+# A commit, its tag, or a digest of a release.
 _RELEASED = re.compile(r"(sha256:)?[0-9a-f]{7,64}(-[a-z0-9._-]+)?")
 
 
@@ -53,7 +53,7 @@ def _report_file(what: str) -> Path | None:
         loaded = load.load(load.find(Path.cwd()))
         path = loaded.folder / loaded.config.report.directory / "latest" / "report.json"
         if not path.is_file():
-            raise UsageError(f"there is no report in {path.parent.parent}", remedy="vllm-ci run")
+            raise UsageError(f"there is no report in {path.parent.parent}", remedy="create one with vllm-ci run")
         return path
     path = Path(what)
     path = path / "report.json" if path.is_dir() else path
@@ -67,7 +67,7 @@ def _show_report(path: Path, as_json: bool) -> None:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON", why=str(error), remedy="name the folder of a run") from error
+        raise UsageError(f"{path} is not valid JSON", why=str(error), remedy="name the folder of a run") from error
     report = document.from_json(data, name=str(path))
     if as_json:
         print_json(data)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what it holds is given back, and what it started is ended."""
+"""Makes SIGTERM and SIGHUP end a command like Ctrl-C: locks are released and started programs are stopped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came; no ``except Exception`` on the way out takes it for something else."""
+    """A signal was received; not an ``Exception``, so that ``except Exception`` does not catch it."""
 
 
 def catch() -> None:
-    """Raise :class:`Stopped` in the main thread when a signal comes; signals that somebody else handles are left to them."""
+    """Raise :class:`Stopped` in the main thread on a signal, unless the signal already has a handler."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -21,8 +21,8 @@ def catch() -> None:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    from vllm_ci.system import external  # --help needs none of it
+    from vllm_ci.system import external  # not imported for --help
 
-    # Threads that wait for a program cannot be interrupted; they go on when it ends.
+    # Threads that wait for a program cannot be interrupted, but continue when it ends.
     external.end_running()
     raise Stopped(f"stopped by {signal.Signals(number).name}")

@@ -1,6 +1,6 @@
-"""``release:``: where releases go, who signs them, and what each channel asks.
+"""Section ``release:``: registry, ledger, signing keys, trusted signers, and the policy of each channel.
 
-What signs and verifies is imported when it is asked for: an unchanged build has no time for it.
+Modules for signing and verifying are imported only when needed, to keep unchanged builds fast.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _day(value: Any) -> Any:
-    """Only a date as it is written: pydantic would take a number for seconds since 1970."""
+    """Accept only dates: pydantic would read a number as seconds since 1970."""
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         return value
     if not isinstance(value, str) or not _DAY.fullmatch(value):
-        raise ValueError("a day is written YYYY-MM-DD, e.g. 2027-06-30")
+        raise ValueError("write the date as YYYY-MM-DD, e.g. 2027-06-30")
     return value
 
 
 def _pattern(value: str) -> str:
     if reason := refs.problem(value):
-        raise ValueError(f"it can match no branch and no tag: {reason}")
+        raise ValueError(f"the pattern cannot match any branch or tag: {reason}")
     return value
 
 
@@ -52,39 +52,39 @@ _Verdicts = Annotated[
     Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=Verdict | Annotated[list[Verdict], Field(min_length=1)]),
 ]
-# The longest times that make sense; an image that soaks for ten years is a typing error.
+# Upper limits that catch typing errors.
 _MAX_SOAK_HOURS, _MAX_AGE_DAYS = 10 * 365 * 24, 100 * 365
 
 
 class AcceptedConfig(Section):
-    """A vulnerability that is accepted for a while."""
+    """A vulnerability that is accepted until a date."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
-    """Id of the vulnerability, or one of its aliases, e.g. `CVE-2026-1234`; no pattern."""
+    """Id of the vulnerability, or one of its aliases, e.g. `CVE-2026-1234`; not a pattern."""
     reason: Annotated[str, Field(min_length=1)]
     """Why it is accepted."""
     until: Annotated[dt.date, BeforeValidator(_day)]
-    """Last day of that, e.g. `2027-06-30`; afterwards it refuses again."""
+    """Last day on which it is accepted, e.g. `2027-06-30`; afterwards it blocks the release again."""
 
     def domain(self) -> Accepted:
-        """As the policy takes it."""
+        """Convert to the policy's type."""
         from vllm_ci.release.policy import Accepted
 
         return Accepted(id=self.id, reason=self.reason, until=self.until)
 
 
 class ScanConfig(Section):
-    """What is asked of a vulnerability scan."""
+    """Requirements on the vulnerability scan."""
 
     max_age_days: Annotated[float, Field(gt=0, le=_MAX_AGE_DAYS, allow_inf_nan=False)] = 30.0
-    """Oldest data that it may have been made with."""
+    """Maximum age of the vulnerability data, in days."""
     fail_on: Literal["low", "medium", "high", "critical"] = "critical"
-    """Least severity that refuses."""
+    """Lowest severity that blocks the release."""
     accept: list[AcceptedConfig] = Field(default_factory=list)
-    """Vulnerabilities that do not."""
+    """Vulnerabilities that do not block the release."""
 
     def domain(self) -> ScanRule:
-        """As the policy takes it."""
+        """Convert to the policy's type."""
         from vllm_ci.evidence.osv import Severity
         from vllm_ci.release.policy import ScanRule
 
@@ -96,41 +96,41 @@ class ScanConfig(Section):
 
 
 class ChannelConfig(Section):
-    """A named place that releases go to, and what it asks of an image. What is missing refuses."""
+    """A release channel and its policy. Missing evidence blocks a release."""
 
     tests: dict[str, _Verdicts] | None = None
-    """Verdicts that are good enough, by stage, e.g. `streaming: passed`; by default every enabled stage has to pass."""
+    """Accepted verdicts by stage, e.g. `streaming: passed`; by default every enabled stage must pass."""
     signers: Annotated[list[str], Field(min_length=1)] = Field(default_factory=list)
-    """Whose evidence counts, by their names in `release.signers`; by default everybody's there."""
+    """Signers whose evidence is accepted, by their names in `release.signers`; by default all of them."""
     approvals: list[str] = Field(default_factory=list)
-    """Who must have signed the image besides (`cosign sign`), by their names in `release.signers`."""
+    """Signers who must also have signed the image (`cosign sign`), by their names in `release.signers`."""
     refs: Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1)] = Field(default_factory=list)
-    """Branches (`main`, `release/*`) and tags (`refs/tags/v*`) that may be released; by default all. `**` goes over slashes."""
+    """Branches (`main`, `release/*`) and tags (`refs/tags/v*`) that may be released; by default all. `**` matches slashes."""
     pull_requests: bool = False
-    """Whether images of runs for a pull or merge request may be released."""
+    """Allow releases of images from runs for a pull or merge request."""
     sbom: bool = True
-    """Whether a bill of materials must be there."""
+    """Require a software bill of materials (SBOM)."""
     scan: ScanConfig | None = None
-    """What is asked of a vulnerability scan; by default none is."""
+    """Requirements on a vulnerability scan; by default no scan is required."""
     after: str = ""
-    """Channel that the image must have been in."""
+    """Channel that the image must have been released to before."""
     soak_hours: Annotated[float, Field(ge=0, le=_MAX_SOAK_HOURS, allow_inf_nan=False)] = 0.0
-    """For how long it must have been there; needs `after`."""
+    """How long it must have been there, in hours; needs `after`."""
     kustomization: Annotated[str, AfterValidator(_overlay)] = ""
-    """Its kustomization in the ledger's branch, or `kustomization.yml` or `Kustomization` where that is there in its place; by
-    default `deploy/CHANNEL/kustomization.yaml`."""
+    """Path of its kustomization in the ledger's branch, by default `deploy/CHANNEL/kustomization.yaml`; an existing
+    `kustomization.yml` or `Kustomization` in the same folder is used instead."""
 
     def overlay(self, name: str) -> str:
-        """Path of the kustomization of a channel of this name."""
+        """Path of the kustomization of the channel ``name``."""
         return self.kustomization or f"deploy/{name}/kustomization.yaml"
 
     def domain(self, name: str, *, image: str, stages: Iterable[str]) -> Channel:
-        """As releases take it.
+        """Convert to the type of the release code.
 
         Args:
-            name: Of the channel.
+            name: Name of the channel.
             image: Name of the image in kustomizations.
-            stages: Stages that have to pass where nothing else is said.
+            stages: Stages that must pass if ``tests`` is not set.
         """
         from vllm_ci.release.policy import Policy
         from vllm_ci.release.setup import Channel
@@ -151,21 +151,21 @@ class ChannelConfig(Section):
 
 
 class IdentityConfig(Section):
-    """Somebody who signs without a key of their own."""
+    """A signer with an OIDC identity instead of a key (keyless signing)."""
 
     identity: Annotated[str, Field(min_length=1)]
     """Subject of the certificate: a workflow's URL, or an e-mail address."""
     issuer: Annotated[str, Field(min_length=1)]
-    """URL of the OIDC issuer that vouches for it."""
+    """URL of the OIDC issuer of the identity."""
 
 
 class LedgerConfig(Section):
-    """The branch that remembers every release."""
+    """The git branch that records every release."""
 
     repository: str = ""
     """URL or path of a git repository, or the name of a remote of this one (`origin`); by default `.vllm-ci/ledger.git`."""
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "releases"
-    """Its branch."""
+    """Name of the branch."""
 
 
 def _channels() -> dict[str, ChannelConfig]:
@@ -173,23 +173,23 @@ def _channels() -> dict[str, ChannelConfig]:
 
 
 class ReleaseConfig(Section):
-    """Where releases go, who signs them, and what each channel asks."""
+    """Registry, ledger, signing keys, trusted signers, and the policy of each channel."""
 
     repository: str = ""
     """Repository that images are pushed to, e.g. `registry.example.com/team/name`; by default a folder, `.vllm-ci/registry`."""
     ledger: LedgerConfig = Field(default_factory=LedgerConfig)
-    """The branch that remembers every release."""
+    """The git branch that records every release."""
     key: str = ""
-    """Key to sign with: a PEM file, `env:NAME`, a key service's URI, or `keyless`; by default `.vllm-ci/keys/release.key`."""
+    """Signing key: a PEM file, `env:NAME`, the URI of a key service, or `keyless`; by default `.vllm-ci/keys/release.key`."""
     public_key: str = ""
-    """PEM file of its public half, which a key service needs."""
+    """PEM file of the public key; required with a key service."""
     trust_config: str = ""
-    """For keyless signatures: file with a client trust configuration; by default the public Sigstore instance is asked."""
+    """For keyless signatures: file with a client trust configuration; by default the public Sigstore instance is used."""
     signers: dict[str, str | IdentityConfig] = Field(default_factory=dict)
-    """Who is trusted: name to PEM file of a public key, or identity; by default the public half of `key`'s default."""
+    """Trusted signers: name to a PEM file of a public key or to an identity; by default the public key of the default `key`."""
     image_name: str = "vllm"
-    """Name of the image whose entry in the kustomizations is rewritten."""
+    """Name of the image entry in the kustomizations that releases update."""
     channels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")], ChannelConfig] = Field(
         default_factory=_channels
     )
-    """The channels; by default `staging`, and `production` after it."""
+    """The release channels; by default `staging`, and `production` after it."""

@@ -1,4 +1,4 @@
-"""What is computed for a project where its configuration says nothing, as ``vllm-ci config`` shows it."""
+"""Values that are computed because the configuration does not set them, for ``vllm-ci config``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ORIGIN = "computed"
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A setting that nobody wrote.
+    """A computed setting.
 
     Attributes:
         key: ``server.env.NAME``, ``server.args.--flag``, or a key of the configuration.
-        value: As it is used.
-        reason: How it came about.
+        value: The value that is used.
+        reason: Why it has this value.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Value:
 
 
 def values(loaded: Loaded) -> list[Value]:
-    """What a run on this machine would use now; the machine where a server really starts is measured again there."""
+    """The values that a run on this machine would use now; a run measures the machine again when it starts a server."""
     return [*_server(loaded), *_accepted(loaded)]
 
 
@@ -47,7 +47,7 @@ def _server(loaded: Loaded) -> Iterator[Value]:
         section = loaded.config.image
         image = spec_file.load(section.place(loaded.folder), targets=section.platforms)
     except VllmCiError:
-        return  # what is wrong with the spec is said by the build
+        return  # the build reports errors in the spec
     if device.of(image) != fitting.CPU or loaded.config.server.gpus != "none":
         return
     shape = _shape(loaded.config.model.domain(), loaded.folder)
@@ -77,5 +77,5 @@ def _accepted(loaded: Loaded) -> Iterator[Value]:
         return
     entries = known.accepted(loaded.config.model, loaded.config.server)
     shown = [{"id": entry.id, "reason": entry.reason, "until": entry.until.isoformat()} for entry in entries]
-    reason = "known of vLLM itself, and of a server that lives for one test"
+    reason = "known findings of vLLM itself, and of a server that runs only for the tests"
     yield Value(key="stages.security.accept", value=shown, reason=reason)

@@ -1,4 +1,4 @@
-"""What one section of ``vllm-ci.yaml`` says of another: channels name channels, stages and signers, and share a branch."""
+"""Checks across sections of ``vllm-ci.yaml``: channels refer to channels, stages and signers, and share a branch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from vllm_ci.config.project import ProjectConfig
 
 OWN_SIGNER = "release"
-"""Name of the key in ``.vllm-ci/keys``, which is trusted where ``release.signers`` names nobody."""
+"""Name of the key in ``.vllm-ci/keys``, which is trusted if ``release.signers`` is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A value that does not fit the others.
+    """A value that conflicts with others.
 
     Attributes:
-        place: Where it stands.
-        why: Why it does not fit.
+        place: Where it is in the document.
+        why: Why it is not valid.
         remedy: What to do.
     """
 
@@ -34,7 +34,7 @@ class Problem:
 
 
 def problems(config: ProjectConfig) -> Iterator[Problem]:
-    """All of them, those of a channel together."""
+    """All problems, grouped by channel."""
     release = config.release
     for name, channel in release.channels.items():
         yield from _names(name, channel, release, stages=tuple(config.stages.specs()))
@@ -58,22 +58,22 @@ def _after(name: str, channel: ChannelConfig, channels: Mapping[str, ChannelConf
         if channel.soak_hours:
             yield Problem(
                 place=(*place, "soak_hours"),
-                why="it says for how long, and not in which channel",
-                remedy="name that channel with `after`, or remove soak_hours",
+                why="soak_hours needs a channel to soak in",
+                remedy="set `after` to that channel, or remove soak_hours",
             )
         return
     if channel.after == name:
-        why = "a channel cannot wait for itself"
+        why = "a channel cannot come after itself"
         yield Problem(place=(*place, "after"), why=why, remedy="name another channel, or remove it")
     elif channel.after not in channels:
         yield from _unknown((*place, "after"), channel.after, "channel", channels)
     elif circle := _circle(name, channels):
-        why = f"{' after '.join(circle)}: none of them could ever be released to"
+        why = f"{' after '.join(circle)}: a cycle, so none of them could ever get a release"
         yield Problem(place=(*place, "after"), why=why, remedy="remove one `after` of these channels")
 
 
 def _circle(name: str, channels: Mapping[str, ChannelConfig]) -> tuple[str, ...]:
-    """The channels from ``name`` back to it by their ``after``, empty when that way ends or goes round elsewhere."""
+    """The cycle of ``after`` that contains channel ``name``; empty when there is none."""
     way = [name]
     while (following := channels[way[-1]].after) in channels:
         way.append(following)
@@ -104,5 +104,5 @@ def _unknown(place: Place, name: str, what: str, known: Iterable[str]) -> Iterat
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
-    yield Problem(place=place, why=f"there is no {what} called {name}", remedy=remedy)
+    remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
+    yield Problem(place=place, why=f"there is no {what} named {name}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""YAML with line numbers: plain data, and where each key stands."""
+"""Reads YAML with line numbers: plain data, and the line of each key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """Dates stay text, for the models to read: YAML's own reader has no line for one that does not exist."""
+    """Keeps dates as text, so that the models parse them: YAML's own parser reports invalid dates without a line."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -39,28 +39,28 @@ class Document:
     lines: dict[Place, int]
 
     def line(self, place: Place) -> int:
-        """Line of ``place``, or of the nearest place around it that stands in the file."""
+        """Line of ``place``, or of its nearest parent that is in the file."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place, 1)
 
 
 def read(path: Path) -> Document:
-    """Parse ``path``.
+    """Parse the file ``path``.
 
     Raises:
-        ConfigError: It cannot be read, is no YAML, holds a key twice, or its top is no mapping.
+        ConfigError: It cannot be read, is not valid YAML, has a duplicate key, or its top level is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read {path}", why=str(error), remedy="name a configuration with --config or VLLM_CI_CONFIG"
+            f"cannot read {path}", why=str(error), remedy="name a configuration file with --config or VLLM_CI_CONFIG"
         ) from error
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="correct the file") from error
+        raise ConfigError(f"{path}: invalid YAML", why=str(error), remedy="correct the file") from error
     try:
         node = loader.get_single_node()
         lines: dict[Place, int] = {}
@@ -69,15 +69,17 @@ def read(path: Path) -> Document:
         data = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: this is no YAML", why=str(error.problem), remedy="correct that line") from error
+        raise ConfigError(f"{path}:{line}: invalid YAML", why=str(error.problem), remedy="correct that line") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        # PyYAML's readers of explicit tags (!!int x, !!timestamp x) raise whatever Python does.
-        raise ConfigError(f"{path}: this is no YAML", why=str(error), remedy="correct the file") from error
+        # PyYAML's constructors for explicit tags (!!int x, !!timestamp x) raise any of these.
+        raise ConfigError(f"{path}: invalid YAML", why=str(error), remedy="correct the file") from error
     finally:
         loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path}:1: the top must be a mapping", why=f"it is a {type(data).__name__}", remedy="see docs/configuration.md"
+            f"{path}:1: the top level must be a mapping",
+            why=f"it is a {type(data).__name__}",
+            remedy="see docs/configuration.md",
         )
     return Document(path=path, data=data, lines=lines)
 
@@ -89,9 +91,9 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) ->
             name = str(key.value)
             if name in seen and name != "<<":
                 raise ConfigError(
-                    f"{path}:{key.start_mark.line + 1}: the key {name} stands twice",
-                    why="only one of the two could count",
-                    remedy="remove one",
+                    f"{path}:{key.start_mark.line + 1}: duplicate key {name}",
+                    why="only one of the values would be used",
+                    remedy="remove one of them",
                 )
             seen.add(name)
             lines[(*place, name)] = key.start_mark.line + 1

@@ -1,4 +1,4 @@
-"""``image:`` of ``vllm-ci.yaml``."""
+"""Section ``image:`` of ``vllm-ci.yaml``."""
 
 from __future__ import annotations
 
@@ -13,74 +13,74 @@ from vllm_ci.domain.image_spec import Compile, Compression, ImageSpec, Overlay, 
 
 
 class OverlayConfig(Section):
-    """Files of the commit and where they go in the image."""
+    """Files of the commit and where they are copied to in the image."""
 
     from_: Annotated[InRepositoryOrWhole, Field(alias="from")]
-    """Path of a file or directory, relative to this file's directory (`.` is all of it); only what git tracks is taken."""
+    """Path of a file or directory, relative to this file's directory (`.` for all of it); only files in git are copied."""
     to: OverlayTarget
-    """Absolute path in the image; for one file its own path, or with a slash at the end the directory it goes into."""
+    """Absolute path in the image; for one file its path, or with a slash at the end the directory that it goes into."""
     exclude: tuple[Pattern, ...] = ()
-    """Patterns of paths below it that stay out."""
+    """Patterns of paths below it to leave out."""
 
 
 class CompileConfig(Section):
-    """How a wheel of a commit is compiled, when its compiled inputs are new: a target of the commit's own Dockerfile."""
+    """How to compile a wheel for a commit that changes compiled files: a target of the commit's Dockerfile."""
 
     dockerfile: InRepository = "docker/Dockerfile"
     """Path in the repository."""
     target: str = "build"
     """Stage that builds the wheel."""
     wheels: InImage = "/workspace/dist"
-    """Folder in that stage that holds it."""
+    """Folder in that stage that contains the wheel."""
     arguments: dict[str, str] = Field(default_factory=dict)
     """Build arguments."""
     program: Literal["", "docker", "podman", "buildah"] = ""
-    """What builds it; by default the first that is installed."""
+    """Program that builds it; by default the first one that is installed."""
 
 
 class VllmConfig(Section):
-    """This repository is vLLM itself: its commit goes into the image, by the cheapest step that is provably right."""
+    """For repositories of vLLM itself: the commit is built into the image in the cheapest way that gives a correct result."""
 
     package: InRepository = "vllm"
     """Folder of the Python package."""
     project: str = ""
-    """Project of the lock that it replaces; by default the one named vllm or vllm-*."""
+    """The project in the lock that it replaces; by default the one named vllm or vllm-*."""
     release: str = ""
     """Revision that the locked wheel was built from; by default the tag v and its version."""
     wheels: tuple[str, ...] = ()
-    """Folders, or roots of package indexes, with wheels of commits; {sha} stands for the commit."""
+    """Folders, or roots of package indexes, with wheels of commits; {sha} is replaced by the commit."""
     inputs: tuple[InRepository, ...] = VllmSource().inputs
-    """Paths that compiled files are made from (patterns in the last component)."""
+    """Paths that compiled files are built from (patterns allowed in the last component)."""
     requirements: tuple[InRepository, ...] = ()
-    """Requirement files that the image has to satisfy, e.g. requirements/cuda.txt."""
+    """Requirement files that the image must satisfy, e.g. requirements/cuda.txt."""
     compile: CompileConfig | None = None
-    """How to compile what no wheel has; by default such a commit is refused."""
+    """How to compile a commit that no wheel matches; by default such a commit is refused."""
 
     def domain(self) -> VllmSource:
-        """As the builder takes it."""
+        """Convert to the builder's type."""
         compiled = Compile(**self.compile.model_dump()) if self.compile else None
         return VllmSource(**{**self.model_dump(exclude={"compile"}), "compile": compiled})
 
 
 class ImageConfig(Section):
-    """Which image is built from a commit."""
+    """The image to build from a commit."""
 
     spec: OfMachine = "cpu"
-    """Name of a shipped image spec (cpu, cuda) or path of one, relative to this file."""
+    """Name of a built-in image spec (cpu, cuda), or the path of a spec, relative to this file."""
     repository: str = ""
     """Name of the image without tag and digest; by default the spec's."""
     overlays: tuple[OverlayConfig, ...] = ()
-    """Files of the commit that go over the spec's wheels."""
+    """Files of the commit to copy over the spec's wheels."""
     vllm: VllmConfig | None = None
-    """Say so (`vllm: {}`) when this repository is vLLM itself."""
+    """Set this (`vllm: {}`) if this repository is vLLM itself."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables on top of the spec's."""
+    """Environment variables in addition to the spec's."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels on top of those every image gets."""
+    """Labels in addition to those of every image."""
     platforms: tuple[str, ...] = ()
-    """Platforms to build (linux/amd64, linux/arm64); by default that of the machine that builds."""
+    """Platforms to build (linux/amd64, linux/arm64); by default the platform of the build machine."""
     compression: Compression | None = None
-    """gzip (every container engine) or zstd (Docker from version 23 on); by default the spec's."""
+    """gzip (all container engines) or zstd (Docker 23 or newer); by default the spec's."""
 
     def image_spec(self, folder: Path, name: str | None = None, *, targets: tuple[str, ...] = ()) -> ImageSpec:
         """The image spec with what this section says over it.
@@ -100,7 +100,7 @@ class ImageConfig(Section):
         return spec_file.check(plain.changed(**self.over(dict(plain.env), dict(plain.labels))))
 
     def place(self, folder: Path) -> str:
-        """The spec as :func:`vllm_ci.images.spec_file.load` takes it, relative paths starting from ``folder``."""
+        """The spec as an argument for :func:`vllm_ci.images.spec_file.load`; paths are relative to ``folder``."""
         named = "/" in self.spec or self.spec.endswith((".yaml", ".yml"))
         return str(folder / self.spec) if named else self.spec or "cpu"
 

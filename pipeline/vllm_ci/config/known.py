@@ -1,4 +1,4 @@
-"""Security findings that do not fail a project which says nothing: vLLM's own, and those of a server made for one test."""
+"""Security findings that are accepted by default: those of vLLM itself, and those of a server that runs only for the tests."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from vllm_ci.config.server import ModelConfig, ServerConfig
 from vllm_ci.domain.stage import AcceptedFinding
 
 UNTIL = dt.date(2027, 12, 31)
-"""Looked at again with each version of vLLM that the shipped images take; at the latest on this day they fail again."""
+"""Reviewed with each version of vLLM in the built-in images; after this day the findings fail again."""
 
-# What vLLM 0.32 does by itself, as released: no commit of a user's brought it. Nothing here lets anyone in.
+# Behaviour of the released vLLM 0.32, which no commit of a user caused. None of these gives access to anyone.
 _VLLM = {
-    "server-error:schema-of-itself": "vLLM 0.32 answers 500 where 400 is right; it goes on serving",
-    "server-error:grammar-of-itself": "vLLM 0.32 answers 500 where 400 is right; it goes on serving",
-    "server-error:lone-surrogate-stop": "vLLM 0.32 answers 500 where 400 is right; it goes on serving",
-    "giant-header": "vLLM 0.32 sets no limit to headers; the gateway in front of a server has one",
+    "server-error:schema-of-itself": "vLLM 0.32 answers 500 instead of 400; it keeps serving",
+    "server-error:grammar-of-itself": "vLLM 0.32 answers 500 instead of 400; it keeps serving",
+    "server-error:lone-surrogate-stop": "vLLM 0.32 answers 500 instead of 400; it keeps serving",
+    "giant-header": "vLLM 0.32 does not limit the size of headers; the gateway in front of the server does",
 }
-_NO_KEY = {"no-authentication": "the project names no API key, and the server lives on this machine for this test only"}
-_TINY = {"special-token-injection": "the model made on the spot has random weights and follows no instructions"}
+_NO_KEY = {"no-authentication": "the project sets no API key, and the server runs on this machine only for the tests"}
+_TINY = {"special-token-injection": "the generated model has random weights and follows no instructions"}
 
 
 def accepted(model: ModelConfig, server: ServerConfig) -> tuple[AcceptedFinding, ...]:
-    """What is accepted where the configuration has no ``stages.security.accept`` of its own.
+    """Findings that are accepted if the configuration does not set ``stages.security.accept``.
 
-    Findings of severity high are never among them: routes that stay open although a key is set are the user's to decide on.
+    Findings of severity high are never among them: if routes stay open although a key is set, the user has to decide.
     """
     found = dict(_VLLM)
     if not server.api_key_env and not server.generate_api_key:

@@ -1,4 +1,4 @@
-"""From a file, the environment and the command line to one validated configuration, each value with its origin.
+"""Loads and validates the configuration from the file, the environment and the command line, with the origin of each value.
 
 Precedence: flag, environment variable, file, default.
 """
@@ -25,7 +25,7 @@ from vllm_ci.domain.stage import StageSpec
 
 FILE_NAME = "vllm-ci.yaml"
 GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
-"""Name under which an engine is handed the API key that was made for one run."""
+"""Name of the variable with the API key that is generated for one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Override:
     """A value from outside the file.
 
     Attributes:
-        value: As it goes into the document.
+        value: Value in the document.
         origin: ``flag --port`` or ``environment VLLM_CI_PORT``.
     """
 
@@ -47,8 +47,8 @@ class Loaded:
 
     Attributes:
         path: The file.
-        config: Validated.
-        origins: Dotted key to ``flag ...``, ``environment ...`` or ``FILE:LINE``; what is absent is a default.
+        config: The validated configuration.
+        origins: Dotted key to ``flag ...``, ``environment ...`` or ``FILE:LINE``; absent keys have their default.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Loaded:
 
     @property
     def folder(self) -> Path:
-        """Folder of the file, which relative paths in it start from."""
+        """Folder of the file; paths in the file are relative to it."""
         return self.path.parent
 
     @property
@@ -66,18 +66,18 @@ class Loaded:
         return self.config.name or self.folder.name.lower()
 
     def project(self, place: str, stages: tuple[str, ...] = ()) -> Project:
-        """As the pipeline takes it.
+        """Convert to the pipeline's type.
 
         Args:
             place: Path of the file in the checkout.
-            stages: Which to run; by default those that the configuration enables.
+            stages: Stages to run; by default those that are enabled in the configuration.
 
         Raises:
             ConfigError: There is no such stage.
         """
         specs = self._specs()
         if unknown := [name for name in stages if name not in specs]:
-            raise ConfigError(f"there is no stage {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
+            raise ConfigError(f"unknown stage: {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
         server = self.config.server.domain()
         return Project(
             name=self.name,
@@ -88,7 +88,7 @@ class Loaded:
         )
 
     def _specs(self) -> dict[str, StageSpec]:
-        """Every stage by name; a list of accepted findings that the user has not written is the one for this project."""
+        """Every stage by name; accepted findings default to those for this project."""
         stages = self.config.stages
         specs = stages.specs()
         if "accept" not in stages.security.model_fields_set:
@@ -112,16 +112,16 @@ def find(start: Path) -> Path:
             return folder / FILE_NAME
     raise ConfigError(
         f"no {FILE_NAME} in {start} or above it",
-        why="a project says in that file what is to be built and tested",
-        remedy="write one (a line `version: 1` will do), or name one with --config",
+        why="this file configures what a project builds and tests",
+        remedy="create one (the line `version: 1` is enough), or name one with --config",
     )
 
 
 def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
-    """Read and validate ``path`` with ``overrides`` (by dotted key) over it.
+    """Read and validate ``path``; ``overrides`` (by dotted key) replace its values.
 
     Raises:
-        ConfigError: It does not parse or does not validate; the message has file, line and the nearest known name.
+        ConfigError: It cannot be parsed or is not valid; the message has the file, the line and the nearest known name.
     """
     read = document.read(path)
     data = copy.deepcopy(read.data)
@@ -161,7 +161,7 @@ def _flat(value: object, key: str) -> list[tuple[str, object]]:
 def _explain(error: ValidationError, read: Document, origins: Mapping[str, str]) -> ConfigError:
     first, *others = error.errors()
     place = tuple(first["loc"])
-    # Behind the value, pydantic names the kind of a union or of a dictionary's key that did not fit.
+    # After the path of the value, pydantic appends the union member or the dictionary key that did not match.
     while place[:-1] in read.lines and place not in read.lines and first["type"] not in ("missing", "extra_forbidden"):
         place = place[:-1]
     key = ".".join(map(str, place))
@@ -170,8 +170,8 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
     if first["type"] == "extra_forbidden":
         known = _known(place[:-1])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}" if known else "remove it"
-        return ConfigError(f"{where}: unknown key {key}{more}", why="no such setting exists", remedy=remedy)
+        remedy = f"did you mean {near[0]}?" if near else f"allowed keys: {', '.join(known)}" if known else "remove it"
+        return ConfigError(f"{where}: unknown key {key}{more}", why="there is no such setting", remedy=remedy)
     if isinstance(path := first.get("ctx", {}).get("error"), InvalidPath):
         return ConfigError(f"{where}: {key} is not valid{more}", why=path.why, remedy=path.remedy)
     return ConfigError(
@@ -180,7 +180,7 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
 
 
 def _where(read: Document, origins: Mapping[str, str], place: Place) -> str:
-    """What gave a value: an option, a variable, or a line of the file."""
+    """Origin of a value: an option, a variable, or a line of the file."""
     origin = origins.get(".".join(map(str, place)), "")
     return origin if origin and not origin.startswith(str(read.path)) else f"{read.path}:{read.line(place)}"
 
@@ -203,7 +203,7 @@ def _known(place: Place) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]`` is about."""
+    """The model ``X`` in ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):

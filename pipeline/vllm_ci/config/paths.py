@@ -1,4 +1,4 @@
-"""Paths in ``vllm-ci.yaml``, each kind made into its one form where it is read; an empty one is the default's."""
+"""Types of paths in ``vllm-ci.yaml``; they are normalised when read, and an empty path means the default."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The JSON Schema of ``vllm-ci.yaml``, for editors; kept in the repository as ``schema/vllm-ci.schema.json``.
+"""The JSON Schema of ``vllm-ci.yaml``, for editors; stored in the repository as ``schema/vllm-ci.schema.json``.
 
-Written by ``python -m vllm_ci.config.schema``; a test compares.
+Written by ``python -m vllm_ci.config.schema``; a test checks that it is up to date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def schema() -> dict[str, Any]:
 
 
 def text() -> str:
-    """As it stands in the file."""
+    """The content of the file."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 

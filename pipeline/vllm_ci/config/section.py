@@ -1,4 +1,4 @@
-"""The base of every section of ``vllm-ci.yaml``."""
+"""Base class of all sections of ``vllm-ci.yaml``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen mapping that refuses unknown keys; field docstrings become the JSON Schema's descriptions."""
+    """A frozen model that refuses unknown keys; docstrings of fields become descriptions in the JSON Schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

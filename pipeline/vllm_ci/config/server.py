@@ -1,4 +1,4 @@
-"""``model:`` and ``server:``."""
+"""Sections ``model:`` and ``server:`` of ``vllm-ci.yaml``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
 
 
 class TinyModelConfig(Section):
-    """A Llama with random weights, made on the spot."""
+    """A small generated Llama with random weights."""
 
     vocabulary: Annotated[int, Field(ge=300, le=32000)] = 1024
     """Largest size of its vocabulary, in tokens."""
     hidden_size: Annotated[int, Field(ge=32, le=4096)] = 128
-    """Width; divided by `heads` it must be a head size that vLLM serves (32, 64, 80, 96, 112, 128)."""
+    """Hidden size; divided by `heads` it must be a head size that vLLM supports (32, 64, 80, 96, 112, 128)."""
     layers: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of layers."""
     heads: Annotated[int, Field(ge=1, le=64)] = 4
     """Query heads."""
     kv_heads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Key and value heads; divides `heads`."""
+    """Key and value heads; must divide `heads`."""
     max_length: Annotated[int, Field(ge=64, le=131072)] = 2048
     """Longest sequence, in tokens."""
     seed: int = 7
@@ -40,27 +40,27 @@ class TinyModelConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which model is served: `tiny` (the default), `path` or `name`."""
+    """The model to serve: `tiny` (the default), `path` or `name`."""
 
     served_name: str = "tiny"
-    """What clients call the model."""
+    """Name of the model for clients."""
     tiny: TinyModelConfig | None = None
-    """Make a tiny model with random weights on the spot."""
+    """Generate a tiny model with random weights."""
     path: OfMachine = ""
     """Folder with a checkpoint, relative to this file."""
     name: str = ""
-    """Reference on the model hub, e.g. `org/model`."""
+    """Name on the model hub, e.g. `org/model`."""
     revision: str = ""
-    """Commit of `name` on the hub; pin it."""
+    """Commit of `name` on the hub; set it to make runs reproducible."""
 
     @model_validator(mode="after")
     def _one(self) -> ModelConfig:
         if sum(map(bool, (self.tiny is not None, self.path, self.name))) > 1:
-            raise ValueError("name one of tiny, path and name, not several")
+            raise ValueError("set only one of tiny, path and name")
         return self
 
     def domain(self) -> ModelSpec:
-        """As the pipeline takes it."""
+        """Convert to the pipeline's type."""
         tiny = None
         if not self.path and not self.name:
             tiny = TinyModel(**(self.tiny or TinyModelConfig()).model_dump())
@@ -71,30 +71,30 @@ class ServerConfig(Section):
     """How vLLM is served."""
 
     args: list[str] = Field(default_factory=list)
-    """vLLM's own flags, e.g. `--max-model-len=2048`; paths are those inside the image."""
+    """Flags of `vllm serve`, e.g. `--max-model-len=2048`; paths are paths in the image."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables on top of the image's."""
+    """Environment variables in addition to the image's."""
     secrets: list[str] = Field(default_factory=list)
-    """Names of environment variables handed through from the caller, e.g. `HF_TOKEN`; values never stand here."""
+    """Names of environment variables that are passed to the server, e.g. `HF_TOKEN`; never put values here."""
     api_key_env: str = ""
-    """Name of the environment variable that holds the API key the server shall ask for."""
+    """Name of the environment variable with the API key that the server requires."""
     generate_api_key: bool = False
-    """Make a new API key for each run, for a server that lives only as long as its tests."""
+    """Generate a new API key for each run, for a server that runs only for its tests."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port on this machine; 0 is any free one."""
+    """Port on this machine; 0 for any free port."""
     gpus: Annotated[str, Field(pattern=r"^(none|all|\d+(,\d+)*)$")] = "none"
     """`none`, `all` or device numbers separated by commas."""
     shm_mib: Annotated[int, Field(ge=0)] = 0
     """Size of /dev/shm in MiB; 0 leaves the engine's default. Tensor parallelism needs more than 64."""
     ready_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Longest time to the first completion, in seconds."""
+    """Longest time until the first completion, in seconds."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 30.0
-    """Time that streams in flight get to end when the server stops, in seconds."""
+    """Time for open streams to finish when the server stops, in seconds."""
 
     @model_validator(mode="after")
     def _one_key(self) -> ServerConfig:
         if self.api_key_env and self.generate_api_key:
-            raise ValueError("name one of api_key_env and generate_api_key, not both")
+            raise ValueError("set only one of api_key_env and generate_api_key")
         return self
 
     @field_validator("secrets")
@@ -113,7 +113,7 @@ class ServerConfig(Section):
         return name
 
     def domain(self) -> ServerSpec:
-        """As the pipeline takes it (the port is the engine's business)."""
+        """Convert to the pipeline's type, without the port, which the engine takes."""
         return ServerSpec(
             args=tuple(self.args),
             env=dict(self.env),

@@ -1,1 +1,1 @@
-"""The nouns: frozen dataclasses and pure functions, standard library only."""
+"""The domain model: frozen dataclasses and pure functions; standard library only."""

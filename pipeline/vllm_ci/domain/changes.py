@@ -1,4 +1,4 @@
-"""What differs between a commit and the branch that it is to be merged into."""
+"""The files that differ between a commit and the branch it will be merged into."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Files that changed.
+    """The files that changed.
 
     Attributes:
-        files: Their paths relative to the folder of the configuration, ``../`` in front of those outside; old and new name of a
-            renamed file, deleted ones too.
-        base: What they were compared with, for people (``main (1a2b3c4d5e6f)``).
-        unknown: Why it could not be found out; then ``files`` says nothing.
+        files: Paths relative to the folder of the configuration, with ``../`` in front of files outside it. A renamed file is
+            listed under its old and its new name; deleted files are listed too.
+        base: What they were compared with, for display (``main (1a2b3c4d5e6f)``).
+        unknown: Why the changes could not be determined; ``files`` is empty then.
     """
 
     files: tuple[str, ...] = ()

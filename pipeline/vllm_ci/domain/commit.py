@@ -1,4 +1,4 @@
-"""Which source the user means."""
+"""The commit that is built and tested."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Commit:
 
     Attributes:
         sha: 40 lower-case hex digits.
-        ref: Full name of the branch or tag it was reached by (``refs/heads/main``, ``refs/tags/v1``); empty when detached, or
-            when whoever named one could not be believed. Older evidence has short names.
-        pull_request: Number of the pull or merge request that the run was for, empty when none.
-        dirty: The work tree has changes that the commit does not (testable, never publishable).
+        ref: Full name of the branch or tag that was checked out (``refs/heads/main``, ``refs/tags/v1``); empty when HEAD is
+            detached, or when the ref that the CI names does not belong to this commit. Older evidence has short names.
+        pull_request: Number of the pull or merge request that the run was for; empty when there was none.
+        dirty: The work tree has uncommitted changes (it can be tested, but never published).
         committed_at: Committer time in seconds since the epoch; an image's ``created``.
         source: URL or name of the repository, empty when it has no remote.
     """

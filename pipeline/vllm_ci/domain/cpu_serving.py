@@ -1,7 +1,7 @@
-"""What vLLM is told on CPUs where the user says nothing: size of the KV cache, lengths, sequences, threads.
+"""Default settings for vLLM on CPUs: size of the KV cache, sequence length, number of sequences, threads.
 
-By itself vLLM takes 92 % of the machine's memory, whatever else runs there, and refuses to start when that much is not free.
-Here it gets what the model needs, and at most half of what is left. ``docs/decisions/cpu-defaults.md`` has the reasons.
+By default vLLM takes 92 % of the machine's memory, whatever else runs there, and refuses to start when that much is not free.
+These settings give it what the model needs, and at most half of the free memory. See ``docs/decisions/cpu-defaults.md``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ LENGTH = "max-model-len"
 SEQUENCES = "max-num-seqs"
 
 LONGEST = 8192
-"""Longest sequence where the user names none, in tokens: on CPUs longer prompts take minutes."""
+"""Default longest sequence, in tokens: on CPUs longer prompts take minutes."""
 MOST_SEQUENCES = 16
-"""Sequences at once where the user names no number; vLLM's own 128 want a cache that few machines have."""
-_USUAL = 2048  # tokens that a sequence can count on beside the others
+"""Default number of concurrent sequences; vLLM's default of 128 needs a cache larger than most machines have room for."""
+_USUAL = 2048  # tokens of cache for each sequence when all of them run
 _BLOCK = 128  # vLLM's unit of the cache on CPUs, in tokens
-_UNKNOWN_GIB = 4  # of a model that nothing is known of
-_ASSUMED_LENGTH = 2048  # what vLLM assumes for a model that names no length
+_UNKNOWN_GIB = 4  # for a model whose configuration is not known
+_ASSUMED_LENGTH = 2048  # vLLM's assumption for a model whose configuration has no length
 _SERVER_BYTES = 2 * GIB  # API server and engine core; measured with vLLM 0.32: 1.0 GiB each
-_WORKER_BYTES = 3 * GIB // 2  # each worker without weights and cache: 1.1 GiB, and a compiler beside it 0.4 GiB
+_WORKER_BYTES = 3 * GIB // 2  # each worker without weights and cache: 1.1 GiB, plus 0.4 GiB for its compiler
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is free where the server will run, now.
+    """Free resources of the machine that the server will run on.
 
     Attributes:
-        memory_bytes: Memory that a new process can get: other programs, control groups and memory nodes taken into account.
+        memory_bytes: Memory that a new process can get, given other programs, control groups and memory nodes.
         cores: Physical cores that it may use (affinity and CPU quota), at least 1.
     """
 
@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What was computed.
+    """Computed settings.
 
     Attributes:
         env: Environment variables to add.
@@ -65,24 +65,24 @@ class Settings:
 
 
 def compute(shape: ModelShape | None, machine: Machine, said: Said) -> Settings:
-    """Settings for what the user left open.
+    """Compute the settings that the user did not choose.
 
     Args:
-        shape: Of the model; ``None`` when nothing is known of it (a name on a hub before its download).
-        machine: Where it will run.
-        said: What the user decided; never repeated and never overruled.
+        shape: Shape of the model; ``None`` when it is not known (a model on a hub, before its download).
+        machine: Where the server will run.
+        said: The user's own settings; they are neither repeated nor overridden.
     """
     shards = max(1, said.number("tensor-parallel-size") or 1)
     workers = shards * max(1, said.number("pipeline-parallel-size") or 1)
     env, flags, reasons = _threads(machine, said, workers)
-    if "config" not in said.flags:  # in such a file vLLM may be told the rest, and our flags would overrule it
+    if "config" not in said.flags:  # that file may hold any setting of vLLM, and our flags would override it
         more = _unknown(machine, said, workers) if shape is None else _known(shape, machine, said, shards, workers)
         env, flags, reasons = {**env, **more.env}, {**flags, **more.flags}, {**reasons, **more.reasons}
     return Settings(env=env, flags=flags, reasons=reasons)
 
 
 def _threads(machine: Machine, said: Said, workers: int) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Threads are not bound to cores: vLLM would bind those of two servers to the same ones, and does not see quotas."""
+    """Threads are not bound to cores: vLLM would bind two servers to the same cores, and it ignores CPU quotas."""
     env, reasons = {}, {}
     if BINDING not in said.env:
         env[BINDING] = "nobind"
@@ -95,32 +95,32 @@ def _threads(machine: Machine, said: Said, workers: int) -> tuple[dict[str, str]
 
 
 def _secret(said: Said) -> frozenset[str]:
-    """The binding, when it is set to a value that is not known."""
+    """The name of the binding variable if its value comes from a secret and is not known here."""
     return frozenset({BINDING} & said.env - said.values.keys())
 
 
 def _room(shape: ModelShape | None, machine: Machine, workers: int) -> int:
-    """GiB that each worker may take for its cache: half of what weights and processes leave, at least 1."""
+    """GiB of cache for each worker: half of the memory that weights and processes leave free, at least 1."""
     weights = shape.weight_bytes * 6 // 5 if shape else 0
     left = machine.memory_bytes - weights - _SERVER_BYTES - workers * _WORKER_BYTES
     return max(1, left // 2 // workers // GIB)
 
 
 def _cache_is_said(said: Said) -> bool:
-    """The user decided on the size of the cache, in one of the ways that vLLM has."""
+    """Whether the user set the size of the cache, in any of the ways that vLLM has."""
     flags = {"kv-cache-memory-bytes", "gpu-memory-utilization", "num-gpu-blocks-override"}
     return KV_CACHE in said.env or bool(flags & said.flags.keys())
 
 
 def _unknown(machine: Machine, said: Said, workers: int) -> Settings:
-    """A fixed cache, and the longest sequence that fits into it: vLLM finds that length when it has the model."""
+    """A fixed cache size; vLLM computes the longest sequence that fits once it has downloaded the model."""
     env, flags, reasons = {}, {}, {}
     if not _cache_is_said(said):
         env[KV_CACHE] = str(min(_UNKNOWN_GIB, _room(None, machine, workers)))
         reasons[KV_CACHE] = f"a default: the model is known only after its download; {_free(machine)}"
     if LENGTH not in said.flags:
         flags[LENGTH] = "-1"
-        reasons[LENGTH] = "vLLM takes the longest that fits into its cache"
+        reasons[LENGTH] = "vLLM uses the longest that fits into its cache"
     if SEQUENCES not in said.flags:
         flags[SEQUENCES] = str(MOST_SEQUENCES)
         reasons[SEQUENCES] = "a default: the model is known only after its download"
@@ -138,7 +138,7 @@ def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers
         length = _length(shape, room * GIB, shards)
         if LENGTH not in said.flags and length < (shape.longest or _ASSUMED_LENGTH):
             flags[LENGTH] = str(length)
-            reasons[LENGTH] = f"{LONGEST} on CPUs, and what fits into the cache; the model takes {shape.longest}"
+            reasons[LENGTH] = f"at most {LONGEST} on CPUs, and what fits into the cache; the model supports {shape.longest}"
     one = needed_bytes(shape, length, 1, shards)
     asked = said.number(SEQUENCES)
     if not _cache_is_said(said):
@@ -156,7 +156,7 @@ def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers
 
 
 def _given_gib(said: Said) -> int | None:
-    """Size of the cache where the user named it."""
+    """Size of the cache if the user set it."""
     value = said.values.get(KV_CACHE, "")
     if value.isdigit():
         return max(1, int(value))
@@ -165,13 +165,13 @@ def _given_gib(said: Said) -> int | None:
 
 
 def needed_bytes(shape: ModelShape, length: int, sequences: int, shards: int = 1) -> int:
-    """Cache in each worker for ``sequences`` of ``length`` tokens: whole blocks, and one more each."""
+    """Cache in each worker for ``sequences`` of ``length`` tokens: whole blocks, plus one block for each sequence."""
     tokens = (-(-length // _BLOCK) + 1) * _BLOCK
     return sequences * (tokens * shape.token_bytes(shards) + shape.state_bytes(shards))
 
 
 def _length(shape: ModelShape, room_bytes: int, shards: int) -> int:
-    """Longest sequence to serve: the model's own limit, ours, and what fits; at least one block."""
+    """Longest sequence to serve: the smallest of the model's limit, our limit and what fits; at least one block."""
     own = shape.longest or _ASSUMED_LENGTH
     limit = own if own <= LONGEST else min(LONGEST, shape.shortest_limit or LONGEST)
     token = shape.token_bytes(shards)

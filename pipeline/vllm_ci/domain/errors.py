@@ -1,4 +1,4 @@
-"""Every error a user can meet: one root, one exit code per class.
+"""All errors that are shown to users: one root class, one exit code per class.
 
 A message says what happened, why that is likely, and what to do next.
 """
@@ -36,29 +36,29 @@ class VllmCiError(Exception):
 
 
 class FailedError(VllmCiError):
-    """A verdict of ``failed`` or a refused policy: the thing that was checked is not good."""
+    """A check failed, or a policy refused a release."""
 
     exit_code = 1
 
 
 class UsageError(VllmCiError):
-    """A command line or a configuration that cannot be acted on."""
+    """The command line or the configuration is not valid."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration file, image spec or lock that does not parse or does not validate."""
+    """A configuration file, image spec or lock cannot be parsed or is not valid."""
 
 
 class ErroredError(VllmCiError):
-    """We could not tell: the pipeline itself broke, so nothing is known about the thing checked.
+    """No verdict: the pipeline itself failed, so nothing is known about what was to be checked.
 
     Args:
         message: As in the root.
         why: As in the root.
         remedy: As in the root.
-        log: All that the program or service wrote that broke, for the report's folder; no part of the message.
+        log: Full log of the program or service that failed, for the report's folder; not part of the message.
     """
 
     exit_code = 3
@@ -69,18 +69,18 @@ class ErroredError(VllmCiError):
 
 
 class EngineError(ErroredError):
-    """An engine could not do what was asked of it; raised at the seam in place of foreign exceptions."""
+    """An engine could not do what was requested; engines raise it in place of exceptions of other libraries."""
 
 
 class ServiceError(EngineError):
-    """A service did not become ready, or died while it was needed.
+    """A service did not become ready, or ended while it was needed.
 
     Args:
         message: As in the root.
         why: As in the root.
         remedy: As in the root.
-        log: All that the service wrote.
-        ended: Exit code of its process, 128 + N for signal N; ``None`` when it still ran or was never started.
+        log: Full log of the service.
+        ended: Exit code of its process, 128 + N for signal N; ``None`` when it was still running or was never started.
     """
 
     def __init__(self, message: str, *, why: str = "", remedy: str = "", log: str = "", ended: int | None = None) -> None:
@@ -93,16 +93,16 @@ class BuildError(ErroredError):
 
 
 class RegistryError(ErroredError):
-    """A registry refused or broke a request."""
+    """A registry refused a request, or did not complete it."""
 
 
 class InconclusiveError(VllmCiError):
-    """Measured, but the measurement decides nothing."""
+    """The measurement is not decisive."""
 
     exit_code = 4
 
 
 class Interrupted(VllmCiError):
-    """Stopped from outside (Ctrl-C, SIGTERM)."""
+    """The command was stopped by a signal (Ctrl-C, SIGTERM)."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""What a pipeline tells whoever watches it."""
+"""Progress events of a pipeline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vllm_ci.domain.report import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A step began.
+    """A step started.
 
     Attributes:
         step: ``build``, ``model``, ``server`` or the name of a stage.
-        detail: What it is about.
+        detail: What the step works on.
     """
 
     step: str
@@ -23,11 +23,11 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A step that began and has not ended is this far.
+    """A running step made progress.
 
     Attributes:
         step: As in its :class:`Started`.
-        detail: How far (``57 of 140 cases, about 40 s left``).
+        detail: The progress (``57 of 140 cases, about 40 s left``).
     """
 
     step: str
@@ -41,8 +41,8 @@ class Finished:
     Attributes:
         step: As in its :class:`Started`.
         seconds: Wall time.
-        detail: What came of it.
-        verdict: Of a stage; ``None`` for other steps.
+        detail: Its result.
+        verdict: Verdict of a stage; ``None`` for other steps.
     """
 
     step: str

@@ -1,4 +1,4 @@
-"""What identifies an image."""
+"""Reference to an image."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class ImageRef:
 
     @property
     def reference(self) -> str:
-        """``repository@digest``: the only form that names one image for ever."""
+        """``repository@digest``: the only form that always names the same image."""
         return f"{self.repository}@{self.digest}"

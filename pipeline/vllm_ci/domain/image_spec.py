@@ -1,4 +1,4 @@
-"""What an image is made of, as data."""
+"""Specification of an image: its base, layers, files and configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 
 
 def selected(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the last of ``patterns`` that matches ``name`` has no ``!`` in front (shell patterns, ``*`` crosses ``/``)."""
+    """Whether ``patterns`` select ``name``: the last pattern that matches decides, and one with ``!`` in front excludes.
+
+    Shell patterns; ``*`` matches ``/`` too.
+    """
     chosen = False
     for pattern in patterns:
         if fnmatchcase(name, pattern.removeprefix("!")):
@@ -35,13 +38,14 @@ class Compression(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """Wheels that change at the same rate and therefore share layers.
+    """Wheels that change at a similar rate and therefore share layers.
 
     Attributes:
         name: Short name (``torch``).
-        wheels: Patterns of normalised project names; ``!`` takes back what an earlier pattern matched.
-        files: Which of their files; the two halves of a wheel are two tiers with the same patterns.
-        max_bytes: Wheels are dealt into several layers so that none holds more bytes of wheels than this, if it can be helped.
+        wheels: Patterns of normalised project names; ``!`` excludes what an earlier pattern matched.
+        files: Which of their files; to split wheels in two, use two tiers with the same patterns.
+        max_bytes: Wheels are split over several layers of at most this many bytes of wheels; a single larger wheel gets its
+            own layer.
     """
 
     name: str
@@ -52,15 +56,15 @@ class Tier:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What lies under the Python environment: locked Debian packages, or an image by digest.
+    """What the Python environment is installed on: locked Debian packages, or an image by digest.
 
     Attributes:
         suite: Debian suite (``bookworm``); empty with ``image``.
-        packages: Packages asked for; their dependencies are locked with them.
-        exclude: Patterns of paths left out (documentation, manuals); ``!`` takes back.
+        packages: Requested packages; their dependencies are locked with them.
+        exclude: Patterns of paths to leave out (documentation, manuals); ``!`` includes again.
         links: Symbolic links that maintainer scripts would have made: path to target.
-        image: ``NAME@sha256:...`` (or ``oci:FOLDER@sha256:...``) of an image to stand on. Suite and packages then
-            only provide the interpreter that makes byte code, and do not go into the image.
+        image: ``NAME@sha256:...`` (or ``oci:FOLDER@sha256:...``) of the base image. Suite and packages then only provide
+            the interpreter that compiles byte code, and do not go into the image.
         interpreter: Absolute path of Python in the base; empty for ``/usr/bin/pythonX.Y``.
     """
 
@@ -74,13 +78,13 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """Files of the user's commit and where they go.
+    """Files of the user's commit and where they are copied to.
 
     Attributes:
         source: Path in the repository, a file or a directory; ``.`` for all of it.
-        target: Absolute path in the image: of the directory whose content comes from a directory, of the file for one file,
-            or with a slash at the end, of the directory that the one file goes into.
-        exclude: Patterns of paths below ``source`` that stay out; ``!`` takes back.
+        target: Absolute path in the image. For a directory: the directory that gets its content. For a file: the path of the
+            file, or with a slash at the end the directory that it goes into.
+        exclude: Patterns of paths below ``source`` to leave out; ``!`` includes again.
     """
 
     source: str
@@ -95,9 +99,9 @@ class Compile:
     Attributes:
         dockerfile: Path in the repository.
         target: Stage that builds the wheel.
-        wheels: Folder in that stage that holds it.
+        wheels: Folder in that stage that contains the wheel.
         arguments: Build arguments.
-        program: docker, podman or buildah; empty for the first that is installed.
+        program: docker, podman or buildah; empty for the first one that is installed.
     """
 
     dockerfile: str = "docker/Dockerfile"
@@ -109,16 +113,16 @@ class Compile:
 
 @dataclass(frozen=True, kw_only=True)
 class VllmSource:
-    """Says that the repository is vLLM itself, and where wheels of its commits may be had.
+    """States that the repository is vLLM itself, and where wheels of its commits can be found.
 
     Attributes:
         package: Folder of the Python package.
-        project: Project of the lock that it replaces; empty for the one named ``vllm`` or ``vllm-*``.
+        project: The project in the lock that it replaces; empty for the one named ``vllm`` or ``vllm-*``.
         release: Revision that the locked wheel was built from; empty for ``v`` and its version.
-        wheels: Folders, or roots of package indexes, with wheels of commits; ``{sha}`` stands for the commit.
-        inputs: Paths that compiled files are made from (patterns in the last component).
-        requirements: Requirement files that the image has to satisfy.
-        compile: How to compile what no wheel has.
+        wheels: Folders, or roots of package indexes, with wheels of commits; ``{sha}`` is replaced by the commit.
+        inputs: Paths that compiled files are built from (patterns allowed in the last component).
+        requirements: Requirement files that the image must satisfy.
+        compile: How to compile a commit that no wheel matches.
     """
 
     package: str = "vllm"
@@ -132,7 +136,7 @@ class VllmSource:
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """Who the image runs as, written into ``/etc/passwd``; owns nothing: what it may write, its group may."""
+    """The user that the image runs as, written into ``/etc/passwd``. It owns no files; writable folders belong to its group."""
 
     name: str = "vllm"
     uid: int = 2000
@@ -153,37 +157,37 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """``images/NAME.yaml`` with the user's ``vllm-ci.yaml`` over it.
+    """``images/NAME.yaml``, overridden by the user's ``vllm-ci.yaml``.
 
     Attributes:
-        name: Name of the spec (``cpu``); also the repository's last component unless the user names one.
+        name: Name of the spec (``cpu``); also the last component of the repository unless the user sets one.
         variant: Suffix of the tag: ``<sha>-<variant>``.
-        repository: Name the image is known by, without tag and digest.
-        base: What lies underneath.
+        repository: Name of the image without tag and digest.
+        base: The base of the image.
         python: Minor version of the interpreter (``3.11``).
-        glibc: Newest glibc that wheels may need, that of the base (``2.36``).
-        prefix: Where the Python environment lies in the image.
+        glibc: Newest glibc that wheels may require; the version in the base (``2.36``).
+        prefix: Path of the Python environment in the image.
         platforms: Platforms the locks cover (``linux/amd64``).
-        targets: Platforms to build, some of ``platforms``.
-        requirements: What the wheel lock is resolved from.
-        overrides: Requirements that replace what packages say of their own dependencies.
+        targets: Platforms to build; a subset of ``platforms``.
+        requirements: Requirements that the wheel lock is resolved from.
+        overrides: Requirements that replace the dependencies declared by packages.
         wheels_lock: Wheel lock file.
         debs_lock: Debian lock file.
         tiers: Layers of wheels, lowest first.
-        winners: For paths that two wheels claim with different content: path pattern to the project whose file stays.
+        winners: For paths that two wheels contain with different content: path pattern to the project whose file is kept.
         writable: Folders that the image's group may write to.
         links: Symbolic links: path to target.
         env: Environment of the image.
         entrypoint: Entry point.
         command: Default arguments.
         workdir: Working directory.
-        ports: Ports it listens on (``8000/tcp``).
-        user: Who it runs as.
-        labels: Labels on top of those every image gets.
+        ports: Ports that it listens on (``8000/tcp``).
+        user: The user that it runs as.
+        labels: Labels in addition to those of every image.
         health: Health check, if any.
-        compression: Of layers that we write.
+        compression: Compression of the layers that are written.
         overlays: Files of the commit.
-        vllm: The repository is vLLM itself.
+        vllm: Set when the repository is vLLM itself.
     """
 
     name: str
@@ -222,11 +226,11 @@ class ImageSpec:
 
     @property
     def site_packages(self) -> str:
-        """Where wheels are installed, absolute."""
+        """Absolute path where wheels are installed."""
         return f"{self.prefix}/lib/python{self.python}/site-packages"
 
     def tag(self, sha: str) -> str:
-        """Tag of the image of a commit."""
+        """Tag of the image of commit ``sha``."""
         return f"{sha}-{self.variant}" if self.variant else sha
 
     def changed(self, **values: object) -> ImageSpec:

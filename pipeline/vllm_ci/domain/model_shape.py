@@ -1,4 +1,4 @@
-"""What a checkpoint's ``config.json`` says about the memory that serving it needs. Estimates are upper bounds."""
+"""Memory that serving a checkpoint needs, estimated from its ``config.json``. Estimates are upper bounds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from vllm_ci.domain.project import TinyModel
 
 FILES = ("config.json", "tokenizer_config.json")
-"""Files of a checkpoint that are looked at, as :func:`of` takes them."""
+"""Files of a checkpoint that are read, in the order in which :func:`of` takes them."""
 
-# The same figure has a name of its own in many families of models (names as in the `transformers` configurations).
+# Families of models use different names for the same figure (names as in the `transformers` configurations).
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "model_dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
@@ -34,16 +34,16 @@ _BYTES = {"float32": 4, "float": 4, "float64": 8, "bfloat16": 2, "float16": 2, "
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What counts for memory.
+    """Dimensions of a model that determine its use of memory.
 
     Attributes:
-        layers: All layers, those with a sliding window or without attention too.
+        layers: Number of layers, including those with a sliding window or without attention.
         kv_heads: Key and value heads of a layer; 0 when no layer has attention, 1 where all heads share one latent (MLA).
         head_values: Numbers cached for each token and head, keys and values together.
         state_values: Numbers that a layer keeps for each sequence (state space models, linear attention).
         element_bytes: Size of a cached number.
-        shortest_limit: Least of the lengths that the configuration names, in tokens; 0 when it names none.
-        longest: Longest sequence that vLLM may come to by itself, scaled positions included; 0 when unknown.
+        shortest_limit: Smallest length that the configuration contains, in tokens; 0 when it contains none.
+        longest: Longest sequence that vLLM may derive by itself, scaled positions included; 0 when unknown.
         parameters: Number of weights.
     """
 
@@ -61,7 +61,7 @@ class ModelShape:
         return self.layers * -(-self.kv_heads // shards) * self.head_values * self.element_bytes
 
     def state_bytes(self, shards: int = 1) -> int:
-        """Size of what is kept for a sequence however long it is, in each worker; kept in 4 bytes a number."""
+        """Size of the state that each worker keeps for a sequence of any length; 4 bytes a number."""
         return self.layers * -(-self.state_values // shards) * 4
 
     @property
@@ -71,7 +71,7 @@ class ModelShape:
 
 
 def of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) -> ModelShape | None:
-    """Shape of the model with this ``config.json`` and ``tokenizer_config.json``; ``None`` when they do not tell it."""
+    """Shape of the model with this ``config.json`` and ``tokenizer_config.json``; ``None`` when it cannot be determined."""
     flat = _flat(config)
     layers, hidden = _most(flat, _LAYERS), _most(flat, _HIDDEN)
     heads = _most(flat, _HEADS)
@@ -82,7 +82,7 @@ def of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) ->
         return None
     kv_heads, head_values = _cached(flat, hidden, heads) if heads else (0, 0)
     lengths = [*_numbers(flat, _LENGTHS), *_numbers(tokenizer or {}, ("model_max_length",))]
-    named = [length for length in lengths if length < 10**9]  # tokenizers say 10**30 when they have no limit
+    named = [length for length in lengths if length < 10**9]  # tokenizers without a limit have 10**30
     return ModelShape(
         layers=layers,
         kv_heads=kv_heads,
@@ -96,7 +96,7 @@ def of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) ->
 
 
 def of_tiny(tiny: TinyModel) -> ModelShape:
-    """Shape of a model that is made on the spot (``programs/tiny_model.py``; its configuration says the same)."""
+    """Shape of a generated model (``programs/tiny_model.py`` writes the same configuration)."""
     head = tiny.hidden_size // tiny.heads
     found = of(
         {
@@ -111,12 +111,12 @@ def of_tiny(tiny: TinyModel) -> ModelShape:
         }
     )
     if found is None:
-        raise ValueError("a tiny model has layers and a width")
+        raise ValueError("a tiny model needs layers and a hidden size")
     return found
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of a multimodal model's configuration over the whole."""
+    """The configuration, with the language model's section of a multimodal model merged into the top level."""
     found = dict(config)
     for name in _NESTED:
         if isinstance(inner := config.get(name), Mapping):
@@ -125,7 +125,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> list[int]:
-    """Positive figures under ``names``; one figure for each layer counts as well."""
+    """Positive figures under ``names``; lists with one figure for each layer are read too."""
     found = [config.get(name) for name in names]
     single = [value for each in found for value in (each if isinstance(each, list) else [each])]
     numbers = [value for value in single if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -141,9 +141,9 @@ def _dtype(config: Mapping[str, Any]) -> str:
 
 
 def _cached(config: Mapping[str, Any], hidden: int, heads: int) -> tuple[int, int]:
-    """Heads that are cached and numbers of each, keys and values together."""
+    """Number of cached heads, and cached numbers per head (keys and values together)."""
     if latent := _most(config, ("kv_lora_rank",)):
-        # DeepSeek-V2: one latent vector and one rotary key serve all heads.
+        # DeepSeek-V2: all heads share one latent vector and one rotary key.
         return 1, latent + _most(config, ("qk_rope_head_dim",))
     head = max(_most(config, _HEAD), -(-hidden // heads) if not _most(config, _HEAD[:3]) else 0)
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
@@ -164,7 +164,7 @@ def _state(config: Mapping[str, Any], hidden: int) -> int:
 
 
 def _stretch(config: Mapping[str, Any]) -> float:
-    """How much longer sequences may get by scaling of rotary positions, whichever kind of layer it is for."""
+    """Largest factor by which scaling of rotary positions may lengthen sequences, over all kinds of layers."""
     found = [config.get("rope_scaling"), config.get("rope_parameters")]
     tables = [each for each in found if isinstance(each, Mapping)]
     tables += [inner for each in tables for inner in each.values() if isinstance(inner, Mapping)]

@@ -1,15 +1,15 @@
-"""A program to run and a service to hold, as data.
+"""A program to run and a service to keep running, as data.
 
-Arguments and environment values may hold placeholders, which an engine fills in at the last moment, so that no host path,
-port number or container name is ever part of a program:
+Arguments and environment values may contain placeholders, which an engine fills in when it starts the program, so that a
+program never contains a host path, port number or container name:
 
 ==================  ==========================================================================
 ``{in.NAME}``       where the input directory NAME is mounted (read-only)
-``{out}``           the program's own, empty, writable output directory
-``{url.NAME}``      base URL (``http://host:port``) of the service NAME the program needs
+``{out}``           the program's writable output directory, empty at the start
+``{url.NAME}``      base URL (``http://host:port``) of the service NAME that the program needs
 ``{host}``          (services only) the address to listen on
 ``{port}``          (services only) the port to listen on
-``{url}``           (services only, in ``ready``) the service's own base URL as seen from beside it
+``{url}``           (services only, in ``ready``) the service's base URL, as reached from the environment it runs in
 ==================  ==========================================================================
 """
 
@@ -26,7 +26,7 @@ _PLACEHOLDER = re.compile(r"\{((?:in|url)\.[a-z0-9_-]+|out|host|port|url)\}")
 
 
 class Directory(Protocol):
-    """A handle on a directory that an engine holds; where it lies is the engine's business."""
+    """A handle on a directory of an engine; only the engine knows where it is stored."""
 
     async def read(self, name: str) -> bytes:
         """Content of the file at the relative path ``name``.
@@ -41,19 +41,19 @@ class Directory(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Something that runs to its end.
+    """A program that runs until it exits.
 
     Attributes:
         name: Short name for progress and logs (``streaming``).
-        argv: Command line; ``python`` as its first word is the interpreter of the environment it runs in.
-        env: Environment variables on top of the environment's own.
-        secrets: Names of variables of the caller's environment handed through, ``NEW=NAME`` under a new name; values never
-            stand in a Program.
-        image: Runs inside this image; ``None`` is the tool's own environment (suites, builder).
+        argv: Command line; ``python`` as the first word is the interpreter of the environment that the program runs in.
+        env: Environment variables in addition to those of the environment that it runs in.
+        secrets: Names of variables that are passed on from the caller's environment (``NEW=NAME``: under a new name); a
+            Program never contains their values.
+        image: The image to run in; ``None`` for the tool's own environment (suites, builder).
         inputs: Read-only input directories by name.
-        needs: Services (by the name used in ``{url.NAME}``) that must be up.
-        timeout_s: Seconds after which it is ended; the outcome then says so.
-        cache_key: When set, an earlier successful outcome of the same key may stand for a run.
+        needs: Services that must be running, by the name used in ``{url.NAME}``.
+        timeout_s: Seconds after which it is stopped; the outcome then has ``timed_out``.
+        cache_key: When set, the successful outcome of an earlier run with the same key may be reused.
     """
 
     name: str
@@ -69,16 +69,16 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a program ended; true when it ended with exit code 0.
+    """Result of a program; true when it ended by itself with exit code 0.
 
     Attributes:
-        exit_code: The program's own; 128 + N when signal N ended it.
+        exit_code: Exit code of the program; 128 + N when signal N ended it.
         seconds: Wall time.
         output: What it wrote under ``{out}``.
-        log: Standard output and error, interleaved, in full.
-        timed_out: It was ended because ``timeout_s`` ran out.
-        reused: Stands for an earlier run with the same ``cache_key``.
-        stopped: It was ended, or never started, because its caller wanted no more of it.
+        log: Complete standard output and error, interleaved.
+        timed_out: It was stopped after ``timeout_s``.
+        reused: The result of an earlier run with the same ``cache_key``.
+        stopped: The caller stopped it, or stopped before it was started.
     """
 
     exit_code: int
@@ -98,25 +98,25 @@ class NoFiles:
     """The directory of a program that was never started."""
 
     async def read(self, name: str) -> bytes:
-        """Never: there is none."""
+        """Always raises ``FileNotFoundError``: there are no files."""
         raise FileNotFoundError(name)
 
     async def names(self) -> tuple[str, ...]:
-        """None."""
+        """Always empty."""
         return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
-    """Something that listens.
+    """A server that listens on a port.
 
     Attributes:
         name: Short name for progress and logs (``vllm``).
-        argv: Command line, with ``{port}`` where the port goes.
-        ready: Command run beside it in the same environment, with ``{url}``; exit code 0 means ready.
+        argv: Command line, with the placeholder ``{port}``.
+        ready: Command that is run in the same environment, with ``{url}``; exit code 0 means ready.
         ready_timeout_s: How long the first ``ready`` may take to succeed.
-        ready_interval_s: Seconds between two tries.
-        stop_grace_s: Seconds between asking it to stop and killing it.
+        ready_interval_s: Seconds between two attempts.
+        stop_grace_s: Seconds between SIGTERM and SIGKILL.
         port: Port inside a container; 0 lets the engine choose (a process on a host always gets a free one unless set).
         gpus: ``none``, ``all`` or a comma-separated list of device numbers.
         shm_bytes: Size of ``/dev/shm`` where the engine can set it; 0 leaves the default.
@@ -138,11 +138,11 @@ class ServiceSpec:
 
 
 class Service(Protocol):
-    """A service that runs and is ready.
+    """A service that is running and ready.
 
     Attributes:
-        name: That of its spec.
-        url: ``http://host:port`` as the caller of the engine reaches it; programs get theirs through ``{url.NAME}``.
+        name: Name from its spec.
+        url: ``http://host:port`` as reached by the caller of the engine; programs use ``{url.NAME}``.
         ready_s: Seconds from start to ready.
     """
 
@@ -151,7 +151,7 @@ class Service(Protocol):
     ready_s: float
 
     async def log(self) -> str:
-        """Standard output and error so far, in full."""
+        """Complete standard output and error so far."""
 
     async def alive(self) -> bool:
         """Whether it still runs."""
@@ -163,13 +163,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def refusal_of_secret(secret: str, *, ours: bool = False) -> str:
-    """Why no secret can be handed through as ``NAME`` or ``NEW=NAME``; empty when it can.
+    """Why a secret cannot be passed on as ``NAME`` or ``NEW=NAME``; empty when it can.
 
     A secret becomes a variable of the program's environment, and must not replace one that the program or this tool needs.
 
     Args:
-        secret: As a program holds it.
-        ours: Names that begin with ``VLLM_CI_`` are allowed: the caller is this tool, not a configuration.
+        secret: An entry of :attr:`Program.secrets`.
+        ours: Allow names that start with ``VLLM_CI_``: the caller is this tool, not a configuration.
     """
     new, separator, old = secret.partition("=")
     name = new if separator else secret
@@ -177,15 +177,15 @@ def refusal_of_secret(secret: str, *, ours: bool = False) -> str:
         if not _NAME.fullmatch(each):
             return f"{each!r} is not the name of an environment variable"
     if (name in _TAKEN or name.startswith(_TAKEN_PREFIXES)) and not (ours and name.startswith("VLLM_CI_")):
-        other = f"hand it through under another name: NEW={old or name}"
+        other = f"pass it under another name: NEW={old or name}"
         return f"{name} would replace a variable that the program itself needs; {other}"
     return ""
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with its placeholders replaced; braces that are no placeholder stay as they are.
+    """``text`` with its placeholders replaced; other braces are left unchanged.
 
     Raises:
-        KeyError: A placeholder has no value (the program asks for an input or a service it does not declare).
+        KeyError: A placeholder has no value (the program uses an input or a service that it does not declare).
     """
     return _PLACEHOLDER.sub(lambda match: values[match.group(1)], text)

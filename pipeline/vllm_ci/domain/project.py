@@ -1,4 +1,4 @@
-"""What a user's configuration asks for, apart from the image itself."""
+"""A user's project: model, server and stages; the image is described elsewhere."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vllm_ci.domain.stage import StageSpec
 
 @dataclass(frozen=True, kw_only=True)
 class TinyModel:
-    """A Llama with random weights, made on the spot: everything that is not the model's wit can be tested with it.
+    """A small generated Llama with random weights; it can test everything except the quality of answers.
 
     Attributes:
         vocabulary: Largest size of its vocabulary, in tokens.
-        hidden_size: Width; ``hidden_size / heads`` is the size of a head (32, 64, 80, 96, 112, 128 ... are served).
+        hidden_size: Hidden size; ``hidden_size / heads`` is the size of a head (vLLM supports 32, 64, 80, 96, 112, 128 ...).
         layers: Number of layers.
         heads: Query heads.
         kv_heads: Key and value heads.
         max_length: Longest sequence, in tokens.
         seed: Of the weights.
         quantization: ``int8`` stores the weights of linear layers as 8-bit integers (compressed-tensors, W8A8); empty: none.
-        adapter: Make a LoRA adapter as well, in the folder ``adapter`` of the checkpoint.
+        adapter: Also generate a LoRA adapter, in the folder ``adapter`` of the checkpoint.
     """
 
     vocabulary: int = 1024
@@ -38,19 +38,19 @@ class TinyModel:
 
     @property
     def parameters(self) -> str:
-        """As the program that makes it takes them: one JSON object."""
+        """The parameters as the JSON object that ``programs/tiny_model.py`` takes."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Which model is served; exactly one of ``tiny``, ``path`` and ``name``.
+    """The model to serve; exactly one of ``tiny``, ``path`` and ``name`` is set.
 
     Attributes:
-        served_name: What clients call it.
-        tiny: Made on the spot.
+        served_name: The name that clients use.
+        tiny: A generated model.
         path: Folder with a checkpoint, relative to the configuration file or absolute.
-        name: Reference on the model hub.
+        name: Name on the model hub.
         revision: Commit of ``name`` on the hub.
     """
 
@@ -66,12 +66,12 @@ class ServerSpec:
     """How vLLM is served.
 
     Attributes:
-        args: vLLM's own flags.
-        env: Environment variables on top of the image's.
-        secrets: Names of variables handed through from the caller's environment (a hub token).
-        api_key_env: Name of the variable with the API key that the server asks for; empty: it asks for none.
-        ready_timeout_s: Longest time to the first completion.
-        stop_grace_s: Time that streams in flight get to end when it stops.
+        args: Flags of ``vllm serve``.
+        env: Environment variables in addition to the image's.
+        secrets: Names of variables that are passed on from the caller's environment (a hub token).
+        api_key_env: Name of the variable with the API key that the server requires; empty for a server without a key.
+        ready_timeout_s: Longest time until the first completion.
+        stop_grace_s: Time for open streams to finish when the server stops.
         gpus: ``none``, ``all`` or device numbers.
         shm_bytes: Size of ``/dev/shm``.
     """
@@ -93,9 +93,9 @@ class Project:
     Attributes:
         name: Its name.
         config: Path of the configuration file in the checkout (``examples/quickstart/vllm-ci.yaml``).
-        model: Which model is served.
-        server: How.
-        stages: Which stages run, in this order.
+        model: The model to serve.
+        server: How it is served.
+        stages: The stages to run, in this order.
         build_args: Further arguments of the build (``--image cuda``).
     """
 
@@ -108,7 +108,7 @@ class Project:
 
 
 def cache_key(*parts: str | bytes) -> str:
-    """Key of an output that is a function of ``parts`` alone: SHA-256, parts kept apart."""
+    """Key of an output that depends only on ``parts``: SHA-256 over the parts with their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

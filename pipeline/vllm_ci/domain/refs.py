@@ -1,7 +1,7 @@
-"""Patterns of branches and tags, as policies have them.
+"""Patterns of branches and tags, as used in policies.
 
-``main``, ``release/*`` (or ``refs/heads/...``) mean branches, ``refs/tags/v*`` tags. ``*`` and ``?`` stay within one part of a
-name, ``**`` goes over slashes, as in GitHub's branch filters: ``release/*`` is not ``release/1/hotfix``.
+``main``, ``release/*`` (or ``refs/heads/...``) match branches, ``refs/tags/v*`` tags. ``*`` and ``?`` do not match a slash,
+``**`` does, as in GitHub's branch filters: ``release/*`` does not match ``release/1/hotfix``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 BRANCHES, TAGS = "refs/heads/", "refs/tags/"
 _REMOTES = "refs/remotes/"
 _TOKEN = re.compile(r"\*\*|\*|\?|\[!?[^\]/]+\]|[^*?\[]")
-# What git allows in no name (git-check-ref-format(1)), apart from the characters that mean something in a pattern.
+# What git never allows in a name (git-check-ref-format(1)), except the characters that have a meaning in a pattern.
 _NEVER = re.compile(r"[\x00-\x20\x7f~^:\\]|\.\.|@\{|//|/\.|\.lock(/|$)|^[./]|[./]$")
 
 
 def problem(pattern: str) -> str:
-    """Why a pattern can match no branch and no tag, empty when it can."""
+    """Why a pattern cannot match any branch or tag; empty when it can."""
     if pattern.startswith("tag:"):
-        return f"tags are written {TAGS}{pattern.removeprefix('tag:')}"
+        return f"write tags as {TAGS}{pattern.removeprefix('tag:')}"
     if pattern.startswith("refs/") and not pattern.startswith((BRANCHES, TAGS)):
-        return f"a pattern is of branches (main, {BRANCHES}main) or of tags ({TAGS}v*)"
+        return f"a pattern must match branches (main, {BRANCHES}main) or tags ({TAGS}v*)"
     name = pattern.removeprefix(BRANCHES).removeprefix(TAGS)
     if not name or _NEVER.search(name):
-        return "git allows no such name"
+        return "git does not allow such a name"
     tokens = _TOKEN.findall(name)
     if "".join(tokens) != name or any(each.startswith("[") and "--" in each for each in tokens):
         return "a bracket is not closed, or is empty"
@@ -35,9 +35,9 @@ def problem(pattern: str) -> str:
 
 
 def matches(ref: str, pattern: str) -> bool:
-    """Whether a ref is one that a pattern means.
+    """Whether a ref matches a pattern.
 
-    A short ref is one of older evidence, which did not record whether it was a branch or a tag: it counts for both.
+    Older evidence has short refs, without the kind; they match patterns of branches and of tags.
     """
     kind = TAGS if pattern.startswith(TAGS) else BRANCHES
     wanted = pattern.removeprefix(kind)
@@ -47,7 +47,7 @@ def matches(ref: str, pattern: str) -> bool:
 
 
 def short(ref: str) -> str:
-    """The name as people write it: ``refs/heads/main`` is ``main``."""
+    """The short name: ``main`` for ``refs/heads/main``."""
     prefix = next((each for each in (BRANCHES, TAGS, _REMOTES) if ref.startswith(each)), "")
     return ref.removeprefix(prefix)
 

@@ -1,4 +1,4 @@
-"""Verdicts, and the report that carries them."""
+"""Verdicts, and the report of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_ci.domain.image import ImageRef
 
 
 class Verdict(enum.StrEnum):
-    """What is known after a check, worst last in ``exit_code`` of a run."""
+    """Result of a check; ``errored`` means no verdict: the pipeline itself failed."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -25,7 +25,7 @@ class Verdict(enum.StrEnum):
 
     @classmethod
     def worst(cls, verdicts: Iterable[Verdict]) -> Verdict:
-        """The verdict of a whole: failed beats errored beats inconclusive beats passed; of nothing, errored."""
+        """The combined verdict: failed over errored over inconclusive over passed; errored when there are none."""
         found = set(verdicts)
         for verdict in (cls.FAILED, cls.ERRORED, cls.INCONCLUSIVE, cls.PASSED):
             if verdict in found:
@@ -48,9 +48,9 @@ class Case:
     """One case of a stage.
 
     Attributes:
-        name: Its id, unique in the stage (a pytest node id without the path of any machine).
+        name: Its id, unique in the stage (a pytest node id without machine-specific paths).
         status: How it ended.
-        seconds: Wall time of set-up, call and tear-down.
+        seconds: Wall time of setup, call and teardown.
         message: Why it failed, errored or was skipped; empty when it passed.
         details: Longer text (traceback, diff).
         properties: Metrics and facts it recorded: numbers (unit in the name), strings, lists of either.
@@ -66,17 +66,17 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage found.
+    """Result of a stage.
 
     Attributes:
         name: ``unit``, ``integration``, ``streaming``, ``security`` ...
         verdict: See :func:`verdict_of`.
         seconds: Wall time of the stage.
         cases: In the order they ran.
-        message: Why the stage as a whole errored, if it did.
-        metrics: Figures of the stage as a whole (unit in the name).
-        log: The stage's log, in full.
-        facts: What it learnt about the server (``version``, ``models``, ``capabilities``, ``double`` ...).
+        message: Why the stage itself errored, if it did.
+        metrics: Figures of the whole stage (unit in the name).
+        log: The full log of the stage.
+        facts: Facts about the server (``version``, ``models``, ``capabilities``, ``double`` ...).
     """
 
     name: str
@@ -94,9 +94,9 @@ class StageResult:
 
 
 def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, str]:
-    """Verdict of a set of cases and, unless it passed, the reason.
+    """Verdict of a set of cases and, unless it is ``passed``, the reason.
 
-    Fewer cases run (skips do not count as absent) than ``promised`` is ``errored``: a check that did not happen says nothing.
+    Fewer cases than ``promised`` (skipped cases are counted) are ``errored``: a check that did not run proves nothing.
     """
     cases = tuple(cases)
     failed = sum(case.status is CaseStatus.FAILED for case in cases)
@@ -108,7 +108,7 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
     if len(cases) < max(promised, 1):
         return Verdict.ERRORED, f"{len(cases)} cases ran, {max(promised, 1)} were promised"
     if undecided := sum(case.status is CaseStatus.INCONCLUSIVE for case in cases):
-        return Verdict.INCONCLUSIVE, f"{undecided} of {len(cases)} cases were measured without a decision"
+        return Verdict.INCONCLUSIVE, f"{undecided} of {len(cases)} cases were measured without a clear result"
     if all(case.status is CaseStatus.SKIPPED for case in cases):
         return Verdict.ERRORED, f"all {len(cases)} cases were skipped"
     return Verdict.PASSED, ""
@@ -116,13 +116,13 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What kept stages of a run from being run: said once, above everything else.
+    """Why stages of a run were not run; shown once, at the top of every view.
 
     Attributes:
         step: Where it happened: ``build``, ``model``, ``server``, or ``interrupted`` for a run that was stopped from outside.
         summary: What happened (``the server did not start``).
-        cause: Why, in one line of the program's own words, if that is known.
-        explanation: What that means.
+        cause: Why, as one line of the program's log, if known.
+        explanation: What the cause means.
         change: What to do next.
         log: The full log, relative to the report's folder (``logs/server.log``); empty when there is none.
     """
@@ -141,7 +141,7 @@ class Problem:
 
     @property
     def not_run(self) -> str:
-        """Message of a stage that was not run because of it."""
+        """Message of a stage that was not run because of this problem."""
         return f"not run ({self.summary})" if self.step == INTERRUPTED else f"not run: {self.line}"
 
 
@@ -150,22 +150,22 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything a run found out; JSON, and the source of its JUnit, CTRF and HTML views.
+    """The result of a run; written as JSON, and the source of the JUnit, CTRF and HTML views.
 
     Attributes:
-        commit: What was tested, ``None`` for a server that was only given by its URL.
-        image: Which image, ``None`` likewise.
+        commit: The tested commit; ``None`` for a server that was given by its URL.
+        image: The tested image; ``None`` for a server that was given by its URL.
         engine: Name of the engine.
-        hardware: Facts about the machine that the server runs on (cpu, memory_bytes, gpus ...), as the engine tells them; empty
-            when nobody knows.
-        server: Facts probed from the server (version, models ...).
-        stages: In the order they were asked for.
+        hardware: Facts about the machine that the server runs on (cpu, memory_bytes, gpus ...), reported by the engine; empty
+            when unknown.
+        server: Facts reported by the server (version, models ...).
+        stages: Results of the stages, in the requested order.
         started_at: ISO 8601, UTC.
-        seconds: Wall time of the whole.
+        seconds: Wall time of the run.
         timings: Seconds by step (build, model, ready, ...).
-        double: The server is one of our test doubles; such a report can never satisfy a gate.
-        skipped: Rows of a matrix that could not be had there, by name, each with the reason; they satisfy no gate either.
-        problem: Why stages were not run, if some were not; such a report is never ``passed``.
+        double: The server is one of our test doubles; such a report never satisfies a gate.
+        skipped: Rows of a matrix that this machine cannot serve: name to reason; they do not satisfy a gate either.
+        problem: Why some stages were not run; a report with a problem is never ``passed``.
     """
 
     commit: Commit | None
@@ -183,14 +183,14 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its stages; ``errored`` without stages, and no better than that with a problem."""
+        """The worst verdict of the stages; ``errored`` without stages, and at best ``errored`` with a problem."""
         verdicts = [stage.verdict for stage in self.stages]
         return Verdict.worst([*verdicts, Verdict.ERRORED] if self.problem is not None else verdicts)
 
     def is_explained(self, stage: StageResult) -> bool:
-        """Whether the problem says already why the stage has no result: views show the problem once, above all stages."""
+        """Whether the problem already says why the stage has no result: views show the problem once, above all stages."""
         return self.problem is not None and stage.message == self.problem.not_run
 
     def own_message(self, stage: StageResult) -> str:
-        """Message of a stage, without what the problem says already."""
+        """Message of a stage, without repeating the problem."""
         return f"not run ({self.problem.summary})" if self.problem and self.is_explained(stage) else stage.message

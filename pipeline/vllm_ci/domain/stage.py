@@ -1,4 +1,4 @@
-"""What a user says about a stage."""
+"""Configuration of a stage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SEVERITIES = ("low", "medium", "high", "critical")
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptedFinding:
-    """A known security finding that is lived with, for a while.
+    """A known security finding that is accepted until a date.
 
     Attributes:
         id: Stable id of the finding (``open-route:POST /invocations``).
-        reason: Why it is lived with.
-        until: Last day on which it is accepted; afterwards it fails again.
-        by_default: It comes from this tool, not from the user: nothing to take out when it is not seen.
+        reason: Why it is accepted.
+        until: Last day on which it is accepted; afterwards it fails the stage again.
+        by_default: It is a default of this tool, so the user has nothing to remove when the finding does not occur.
     """
 
     id: str
@@ -28,11 +28,11 @@ class AcceptedFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedRule:
-    """Which of a fork's own tests a change calls for.
+    """Which of a fork's own tests to run for a change.
 
     Attributes:
-        changed: Patterns of changed files (``vllm/entrypoints/**``); one that matches is enough.
-        run: Test paths, relative to the checkout, that are then run.
+        changed: Patterns of changed files (``vllm/entrypoints/**``); one match is enough.
+        run: Test paths to run then, relative to the checkout.
     """
 
     changed: tuple[str, ...]
@@ -41,19 +41,20 @@ class ChangedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSpec:
-    """What a user says about one stage.
+    """Configuration of one stage.
 
     Attributes:
         name: ``unit``, ``integration``, ``streaming``, ``security`` ...
-        suite: Run the cases this tool brings as well.
+        suite: Also run the cases that are part of this tool.
         paths: The user's own tests, relative to the checkout, run with the same fixtures.
-        changed: Rules that add paths by what changed (a fork's own tests).
-        promises: Least number of cases of the user's own tests; fewer is ``errored``.
-        require: Capabilities whose absence is a failure, not a skip.
+        changed: Rules that add test paths depending on the changed files (a fork's own tests).
+        promises: Minimum number of cases of the user's own tests; with fewer the stage is ``errored``.
+        require: Capabilities whose absence fails the stage instead of skipping cases.
         accept: Findings that do not fail the stage.
-        fail_on: Least severity that fails the stage.
-        budget_s: Seconds that our cases shall take: they get smaller and the ``deep`` ones are left out to fit; 0 for no limit.
-        timeout_s: Seconds for each of its programs.
+        fail_on: Lowest severity that fails the stage.
+        budget_s: Time budget in seconds for our cases; to fit, they are made smaller and the ``deep`` ones are left out. 0 for
+            no limit.
+        timeout_s: Timeout in seconds for each of its programs.
         pytest_args: Further arguments for pytest (``-k`` expressions, a plugin's options).
         env: Environment for the tests.
     """

@@ -1,8 +1,8 @@
 """Why a server did not start, from its log alone.
 
 vLLM is several processes that write into one log, each line with a prefix (``(EngineCore pid=12)``), and when one fails the
-others fail after it: what stands last is never the cause. The cause is the first exception of the deepest process; of a chain
-of exceptions, the one that is known, or else the one it began with.
+others fail after it: the last lines never show the cause. The cause is the first exception of the innermost process; in a chain
+of exceptions, the one that is in the table of known causes, or else the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BEGIN = "Traceback (most recent call last):"
 _EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _ARGUMENTS = re.compile(r"^\S+: error: .+")
-# These say that something else went wrong, or that the process was told to end.
+# These follow from another failure, or from a request to end the process.
 _FOLLOWS = re.compile(
     r"[Ss]ee (?:the )?(?:root cause|stack trace|error|logs?)\b.{0,40}\babove|[Ii]nitialization failed due to an exception|"
     r"[Ee]ngine core initialization failed|[Ff]ailed core proc|^(?:SystemExit|KeyboardInterrupt|asyncio\.\w*CancelledError|"
@@ -39,10 +39,10 @@ class StartupCause:
     """Why a server did not start.
 
     Attributes:
-        line: The cause itself, one line of the server's own words.
-        explanation: What it means; empty when it is not a known one.
-        change: What to change; empty when that is not known.
-        process: Which of the server's processes said it (``EngineCore``); empty when the log does not tell.
+        line: The cause, as one line of the server's log.
+        explanation: What it means; empty when it is not a known cause.
+        change: What to change; empty when it is not a known cause.
+        process: The server's process that wrote it (``EngineCore``); empty when the log does not show it.
     """
 
     line: str
@@ -61,7 +61,7 @@ class _Line:
 
 @dataclass(kw_only=True)
 class _Raised:
-    """One exception: its last line with what follows of its message."""
+    """One exception: the line with its type, and the rest of its message."""
 
     text: str
     at: int
@@ -81,15 +81,15 @@ def startup_cause(log: str, *, exit_code: int | None = None) -> StartupCause:
     """The cause of a server's failure to start.
 
     Args:
-        log: All it wrote, of all its processes.
-        exit_code: That of the process that was started, 128 + N for signal N; ``None`` when it still runs.
+        log: The full log of all its processes.
+        exit_code: Exit code of the server's main process, 128 + N for signal N; ``None`` when it is still running.
 
     Returns:
-        The best that is known; with a log that says nothing, how the process ended.
+        The most likely cause; how the process ended when the log does not contain one.
     """
     lines = list(_lines(log))
     chains = [chain for chain in _chains(lines) if chain.raised]
-    # What is only told on the way (a warning with a traceback) stopped nothing.
+    # A traceback logged as a warning or less did not stop the server.
     serious = [chain for chain in chains if chain.level not in ("DEBUG", "INFO", "WARNING")]
     own = sorted(serious, key=lambda chain: (-_depth(chain.process), chain.at))
     return (
@@ -114,7 +114,7 @@ def _lines(log: str) -> Iterator[_Line]:
 
 
 def _chains(lines: Sequence[_Line]) -> list[_Chain]:
-    """Tracebacks, those of one process and one chain put together though other processes' lines stand between them."""
+    """Chains of tracebacks; lines of other processes in between do not break a chain."""
     found: list[_Chain] = []
     streams: dict[str, list[tuple[int, _Line]]] = {}
     child = ""
@@ -154,7 +154,7 @@ def _in_stream(process: str, stream: Sequence[tuple[int, _Line]]) -> Iterator[_C
 
 
 def _raised(stream: Sequence[tuple[int, _Line]], position: int, margin: int) -> tuple[int, _Raised | None]:
-    """The exception that a traceback ends with, and where to read on."""
+    """The exception at the end of a traceback, and the position after it."""
     while position < len(stream):
         number, line = stream[position]
         text = line.text[margin:]
@@ -183,7 +183,7 @@ def _depth(process: str) -> int:
 
 
 def _known_in(chains: Sequence[_Chain], *, follows: bool) -> StartupCause | None:
-    """The first known exception of the deepest process; of a chain, the one that tells most: it stands first in the table."""
+    """The first known exception of the innermost process; in a chain, the one that is first in the table of known causes."""
     for chain in chains:
         texts = [raised.text for raised in chain.raised if bool(_FOLLOWS.search(raised.text)) is follows]
         told = [(known, text) for text in texts if (known := _known(text))]
@@ -194,7 +194,7 @@ def _known_in(chains: Sequence[_Chain], *, follows: bool) -> StartupCause | None
 
 
 def _unknown(chains: Sequence[_Chain]) -> StartupCause | None:
-    """The first exception of the deepest process, which nobody knows."""
+    """The first exception of the innermost process, which is not in the table of known causes."""
     for chain in chains:
         for raised in chain.raised:
             if not _FOLLOWS.search(raised.text):
@@ -203,7 +203,7 @@ def _unknown(chains: Sequence[_Chain]) -> StartupCause | None:
 
 
 def _arguments(lines: Sequence[_Line]) -> StartupCause | None:
-    """What argparse said: that ends the process at once, without an exception."""
+    """The error message of argparse, which ends the process without an exception."""
     for line in reversed(lines[-_LAST_LINES:]):
         if line.plain and _ARGUMENTS.match(line.text):
             return _cause(line.text, _known(line.text), line.process)
@@ -211,7 +211,7 @@ def _arguments(lines: Sequence[_Line]) -> StartupCause | None:
 
 
 def _said(lines: Sequence[_Line]) -> StartupCause | None:
-    """A line of the log that is no exception: what is written by the loader, by C++ or as an error of the log."""
+    """A log line that is not an exception: written by the dynamic loader, by C++, or logged as an error."""
     near = len(lines) - _LAST_LINES
     candidates = [
         line
@@ -226,7 +226,7 @@ def _said(lines: Sequence[_Line]) -> StartupCause | None:
 
 
 def _ended(lines: Sequence[_Line], exit_code: int | None) -> StartupCause:
-    """How it ended, and its last words."""
+    """How the process ended, and its last line."""
     last = next((line.text for line in reversed(lines) if line.text.strip()), "")
     if exit_code is None:
         return StartupCause(line=_short(last or "it wrote nothing"))
@@ -259,7 +259,7 @@ def _cause(text: str, known: tuple[Known, re.Match[str]] | None, process: str) -
 
 
 def _one_line(text: str) -> str:
-    """An exception with its message in one line; of pydantic's, what was refused and why."""
+    """An exception with its message in one line; for pydantic's errors, the invalid field and the reason."""
     head, *rest = text.splitlines()
     kind, colon, message = head.partition(": ")
     if re.fullmatch(r"[\w.]+\.[A-Z]\w*", kind):

@@ -1,4 +1,4 @@
-"""Ways of serving one image: what a matrix of data types, quantizations, shards and flags comes to."""
+"""Variants of serving one image: the combinations of a matrix of data types, quantizations, shards and flags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from vllm_ci.domain.project import Project
 
-# Quantizations that the tiny model can be made in; any other is a property of the checkpoint that the project names.
+# Quantizations that the tiny model can be generated with; all others are properties of the project's checkpoint.
 _MADE = ("int8",)
 
 
@@ -18,13 +18,13 @@ class Variant:
 
     Attributes:
         dtype: vLLM's ``--dtype``; empty leaves the project's own.
-        quantization: ``int8`` makes the tiny model in 8-bit integers (compressed-tensors, W8A8); other names are vLLM's
-            ``--quantization`` for the project's own checkpoint.
-        tensor_parallel_size: Shards, each on a GPU of its own, or on a core of its own without GPUs.
-        adapter: Serve a LoRA adapter beside the model.
+        quantization: ``int8`` generates the tiny model with 8-bit integers (compressed-tensors, W8A8); other names are vLLM's
+            ``--quantization`` for the project's checkpoint.
+        tensor_parallel_size: Number of shards, each on its own GPU, or on its own core without GPUs.
+        adapter: Also serve a LoRA adapter.
         args: Further flags of vLLM.
         env: Further environment.
-        label: Name; by default made of what differs.
+        label: Name; by default built from the attributes that are set.
     """
 
     dtype: str = ""
@@ -37,7 +37,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What the rows of its stages are called after: ``float16``, ``int8-tp2``."""
+        """Name for the rows of its stages: ``float16``, ``int8-tp2``."""
         parts = (
             self.dtype,
             self.quantization,
@@ -48,28 +48,28 @@ class Variant:
         return self.label or "-".join(part for part in parts if part) or "same"
 
     def impossible(self, project: Project, *, gpus: int | None, cores: int | None) -> str:
-        """Why this cannot be served there; empty when it can.
+        """Why an engine cannot serve this variant; empty when it can.
 
         Args:
-            project: Whose variant it is.
-            gpus: Devices that the engine has; ``None`` when it cannot know.
-            cores: Processors that it has, likewise.
+            project: The project that the variant belongs to.
+            gpus: Number of the engine's GPUs; ``None`` when unknown.
+            cores: Number of the engine's processors; ``None`` when unknown.
         """
         tiny = project.model.tiny is not None
         if self.quantization and tiny and self.quantization not in _MADE:
-            return f"the tiny model cannot be made in {self.quantization}; name a checkpoint that is"
+            return f"the tiny model cannot be generated with {self.quantization}; name a checkpoint that has it"
         if self.quantization in _MADE and not tiny:
-            return f"{self.quantization} is made for the tiny model only; name a quantized checkpoint instead"
+            return f"{self.quantization} is available for the tiny model only; name a quantized checkpoint instead"
         if self.adapter and not tiny:
-            return "an adapter is made for the tiny model only; use args: [--enable-lora, --lora-modules=...]"
+            return "an adapter is generated for the tiny model only; use args: [--enable-lora, --lora-modules=...]"
         on_gpus = project.server.gpus != "none"
         have = gpus if on_gpus else cores
         if have is not None and self.tensor_parallel_size > have:
-            return f"{self.tensor_parallel_size} shards need as many {'GPUs' if on_gpus else 'cores'}, there are {have}"
+            return f"{self.tensor_parallel_size} shards need as many {'GPUs' if on_gpus else 'cores'}, but there are {have}"
         return ""
 
     def of(self, project: Project) -> Project:
-        """The project, served this way."""
+        """A copy of the project that is served this way."""
         server, model = project.server, project.model
         args, env = [*server.args], {**server.env}
         if self.dtype:
@@ -79,7 +79,7 @@ class Variant:
         if self.tensor_parallel_size > 1:
             args += [f"--tensor-parallel-size={self.tensor_parallel_size}", "--distributed-executor-backend=mp"]
             if server.gpus == "none":
-                # One core a shard: the binding that vLLM chooses by itself fails on few cores.
+                # One core for each shard: vLLM's automatic binding fails on machines with few cores.
                 env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(core) for core in range(self.tensor_parallel_size))
         if self.adapter:
             args += ["--enable-lora", "--max-lora-rank=8", f"--lora-modules={model.served_name}-lora={{in.model}}/adapter"]
@@ -96,7 +96,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Stages, and the other servers they run against.
+    """Stages, and the servers that they are run against.
 
     Attributes:
         stages: Names of the stages.
@@ -110,9 +110,9 @@ class Matrix:
 def cross(
     axes: Mapping[str, Sequence[object]], include: Iterable[Variant] = (), exclude: Iterable[Mapping[str, object]] = ()
 ) -> tuple[Variant, ...]:
-    """All combinations of ``axes`` (attribute of a variant to its values) but the excluded ones, then the included.
+    """All combinations of ``axes`` (attribute of a variant to its values) except the excluded ones, then the included ones.
 
-    A combination is excluded by a mapping that agrees with it in every key. Of variants with one name the first stays.
+    A mapping excludes the combinations that equal it in all of its keys. Of variants with the same name the first is kept.
     """
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
     kept = [each for each in combinations if not any(rule.items() <= each.items() for rule in exclude)]

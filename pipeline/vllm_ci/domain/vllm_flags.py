@@ -1,4 +1,4 @@
-"""Reading vLLM's own flags and variables, as far as it must be known what the user has decided."""
+"""Parses vLLM's flags and variables, to find out which settings the user has chosen."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)")
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What the user decided.
+    """Settings that the user chose.
 
     Attributes:
-        flags: Names without dashes, with hyphens (``max-model-len``), to values; an empty value for a flag without one.
-        env: Names of environment variables that are set to something.
-        values: Their values, as far as they are known (secrets are not).
+        flags: Name without leading dashes (``max-model-len``) to value; empty value for a flag without one.
+        env: Names of the environment variables that are not empty.
+        values: Their values, except those of secrets.
     """
 
     flags: Mapping[str, str]
@@ -26,18 +26,18 @@ class Said:
     values: Mapping[str, str]
 
     def number(self, flag: str) -> int | None:
-        """Value of a flag as vLLM reads it (``8k`` is 8000, ``8K`` is 8192); ``None`` when absent, ``auto`` or no number."""
+        """Value of a flag as vLLM parses it (``8k`` is 8000, ``8K`` is 8192); ``None`` if not set or not a number."""
         found = _NUMBER.fullmatch(self.flags.get(flag, ""))
         return int(float(found[1]) * _UNITS.get(found[2], 1)) if found else None
 
 
 def said(args: Sequence[str], env: Mapping[str, str], secrets: Iterable[str] = ()) -> Said:
-    """Read the arguments of a server and its environment.
+    """Parse the arguments of a server and its environment.
 
     Args:
-        args: vLLM's flags: ``--name value``, ``--name=value``, underscores as well as hyphens. The last of a name counts.
-        env: Environment variables; an empty value counts as not set, as it does for vLLM.
-        secrets: Variables handed through by name: ``NAME`` or ``NAME=OTHER``.
+        args: vLLM's flags: ``--name value`` or ``--name=value``, with underscores or hyphens; the last value of a flag applies.
+        env: Environment variables; an empty value is the same as not set, as in vLLM.
+        secrets: Variables that are passed on by name: ``NAME`` or ``NAME=OTHER``.
     """
     flags: dict[str, str] = {}
     last = ""

@@ -1,4 +1,4 @@
-"""Engines by name. Only the unnamed choice (``auto``) may choose; a named engine never falls back to another."""
+"""Engines by name. Only ``auto`` selects an engine; a named engine never falls back to another."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ ENGINES = {
 
 
 def choose(name: str) -> tuple[str, str]:
-    """The engine's name and why it is that one.
+    """The name of the engine to use, and the reason.
 
-    Order: the one that was named; processes on Linux, where an image's files can be run as they are; containers elsewhere.
+    Order: the named engine; on Linux the host engine, which runs an image's files as processes; elsewhere containers.
 
     Raises:
         UsageError: There is no engine of that name.
     """
     if name in ENGINES:
-        return name, "it was asked for by name"
+        return name, "selected by name"
     if name != "auto":
-        raise UsageError(f"there is no engine {name}", remedy=f"choose one of auto, {', '.join(ENGINES)}")
+        raise UsageError(f"unknown engine: {name}", remedy=f"choose one of auto, {', '.join(ENGINES)}")
     if sys.platform == "linux":
-        return "host", "images of this platform run here as processes; no container engine is needed"
-    return "dagger", f"images are made for Linux, this is {sys.platform}: they need containers"
+        return "host", "on Linux, images run as processes without a container engine"
+    return "dagger", f"images are built for Linux and need containers on {sys.platform}"
 
 
 def open_engine(name: str, *, port: int = 0) -> AbstractAsyncContextManager[Engine]:
-    """The engine ``name`` (not ``auto``), with the port that its services shall listen on."""
+    """Open the engine ``name`` (not ``auto``); its services listen on ``port`` (0: any free port)."""
     module, _, attribute = ENGINES[name].partition(":")
     opener: Callable[..., AbstractAsyncContextManager[Engine]] = getattr(importlib.import_module(module), attribute)
     return opener(port=port)

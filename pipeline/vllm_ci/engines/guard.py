@@ -1,18 +1,18 @@
-"""Stands beside one command in a container, because a container engine alone does not tell all that an engine here promises.
+"""Runs one command in a container and reports its exit code, log and readiness, which container engines report only in part.
 
-Standard library only, any Python 3.8 or newer (it is run by the image's own); started by its path:
+Standard library only, Python 3.8 or newer (it runs with the image's Python); started by its path:
 
 ``guard.py run RESULT TIMEOUT_S ARGV``
     runs ARGV and writes to the file RESULT, as JSON: ``exit_code``, ``seconds``, ``timed_out``, ``log`` (both streams,
-    interleaved), ``run`` (the value of VLLM_CI_THIS_RUN: another one means that the file is of an earlier run) and ``missing``
-    (there is no such command). Ends with the command's own code, or 1 where that is 128 or more.
+    interleaved), ``run`` (the value of VLLM_CI_THIS_RUN: another value means that an earlier run wrote the file) and
+    ``missing`` (the command does not exist). Exits with the command's exit code, or with 1 if that is 128 or more.
 ``guard.py serve PORT GRACE_S READY ARGV``
-    runs ARGV and answers on PORT, to who knows the token in VLLM_CI_GUARD_TOKEN, ``/alive`` and ``/log``; to who asks from
-    inside the container also ``/ready``, for which it runs READY (a command line as JSON). When the command dies before it
-    was ever ready, so does the guard; afterwards it stays, to tell what happened, if there is a token to ask with.
+    runs ARGV and serves ``/alive`` and ``/log`` on PORT to clients with the token in VLLM_CI_GUARD_TOKEN, and ``/ready`` to
+    clients inside the container, for which it runs READY (a command line as JSON). If the command ends before it was ready,
+    the guard exits too; if it ends later, the guard keeps serving its log, provided that there is a token.
 ``guard.py ready PORT``
-    asks the guard on PORT whether its command is ready: a container engine's health check has no secrets in its environment,
-    the guard has. Prints what the check said and the end of the log when it is not.
+    asks the guard on PORT whether its command is ready; a container engine's health check has no secrets in its environment,
+    but the guard has. If not ready, prints the output of the check and the end of the log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 THIS_RUN = "VLLM_CI_THIS_RUN"
-UNIQUE = "VLLM_CI_UNIQUE"  # makes a command a new one to the engine's cache
+UNIQUE = "VLLM_CI_UNIQUE"  # a new value makes the engine's cache miss
 TOKEN = "VLLM_CI_GUARD_TOKEN"  # noqa: S105 - the name of a variable
 _STOP_GRACE_S = 5.0
 _LAST_WORDS_S = 2.0
@@ -40,7 +40,7 @@ _NOT_FOUND = 127
 
 
 class Command:
-    """A command in a session of its own; its output is kept and, unless it shall be quiet, copied to ours."""
+    """A command in its own session; its output is kept and, unless ``quiet``, copied to standard output."""
 
     def __init__(self, argv: list[str], *, quiet: bool = False) -> None:
         self.begun = time.monotonic()
@@ -58,7 +58,7 @@ class Command:
         self._copier.start()
 
     def _copy(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         while piece := os.read(self._process.stdout.fileno(), 1 << 16):
             self._kept += piece
             if not self._quiet:
@@ -66,43 +66,43 @@ class Command:
                     os.write(1, piece)
 
     def log(self) -> str:
-        """All it wrote so far; of one that has ended, its last words too, which may still be on their way."""
+        """Its output so far; if it has ended, waits for the rest of its output."""
         if not self.alive():
             self._copier.join(_LAST_WORDS_S)
         return bytes(self._kept).decode(errors="replace")
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether it is still running."""
         return self._process.poll() is None
 
     def wait(self) -> int:
         """Its exit code; 128 + N when signal N ended it."""
         code = self._process.wait()
-        self.send(signal.SIGKILL)  # what it left behind holds the pipe open
+        self.send(signal.SIGKILL)  # children that are left would keep the pipe open
         self._copier.join(_STOP_GRACE_S)
         return 128 - code if code < 0 else code
 
     def end(self, grace_s: float) -> None:
-        """Ask it to end, and make it after ``grace_s`` seconds; does not wait, so that a signal's handler may call it."""
+        """Send SIGTERM now and SIGKILL after ``grace_s`` seconds; does not wait, so signal handlers can call it."""
         self.send(signal.SIGTERM)
         killer = threading.Timer(grace_s, self.send, (signal.SIGKILL,))
         killer.daemon = True
         killer.start()
 
     def send(self, number: int) -> None:
-        """Signal it and all that it started."""
+        """Signal the command and its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what the engine put there for itself, which is no part of what the command was promised."""
+    """This process's environment without the variables that the engine sets for itself."""
     foreign = ("TRACEPARENT", "TRACESTATE", "BAGGAGE", TOKEN, THIS_RUN, UNIQUE)
     return {name: value for name, value in os.environ.items() if name not in foreign and not name.startswith("OTEL_")}
 
 
 def run(result: str, timeout_s: float, argv: list[str]) -> int:
-    """Run ``argv`` to its end; see above."""
+    """Run ``argv`` until it exits; see above."""
     if argv[0] != "python" and shutil.which(argv[0]) is None:
         _write(result, {"run": os.environ[THIS_RUN], "missing": argv[0]})
         return _NOT_FOUND
@@ -110,22 +110,22 @@ def run(result: str, timeout_s: float, argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: command.end(_STOP_GRACE_S))
     late = threading.Event()
 
-    def give_up() -> None:
+    def time_out() -> None:
         late.set()
         command.end(_STOP_GRACE_S)
 
-    watch = threading.Timer(timeout_s, give_up)
+    watch = threading.Timer(timeout_s, time_out)
     watch.daemon = True
     watch.start()
     code = command.wait()
     seconds = time.monotonic() - command.begun
     found = {"exit_code": code, "seconds": seconds, "timed_out": late.is_set(), "log": command.log()}
     _write(result, {"run": os.environ[THIS_RUN], **found})
-    return code if code < 128 else 1  # Dagger takes what is above for a failure of its own, whatever it was told to expect
+    return code if code < 128 else 1  # Dagger treats higher codes as its own failure, even with expect=ANY
 
 
 def _write(path: str, value: dict[str, object]) -> None:
-    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - nothing is imported that is not needed
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - avoids importing pathlib
         json.dump(value, file)
 
 
@@ -138,7 +138,7 @@ class _Control(BaseHTTPRequestHandler):
         if self.path == "/ready" and self.client_address[0] == "127.0.0.1":
             self._answer(*self._ready())
         elif TOKEN not in os.environ or self.headers.get("Authorization") != f"Bearer {os.environ[TOKEN]}":
-            self._answer(401, "who are you?")
+            self._answer(401, "invalid or missing token")
         elif self.path == "/log":
             self._answer(200, self.watched.log())
         else:
@@ -163,7 +163,7 @@ class _Control(BaseHTTPRequestHandler):
 
 
 def serve(port: int, grace_s: float, check: list[str], argv: list[str]) -> int:
-    """Run the service ``argv`` and answer about it; see above."""
+    """Run the service ``argv`` and serve its state; see above."""
     if argv[0] != "python" and shutil.which(argv[0]) is None:
         sys.stderr.write(f"{argv[0]} was not found\n")
         return _NOT_FOUND
@@ -176,7 +176,7 @@ def serve(port: int, grace_s: float, check: list[str], argv: list[str]) -> int:
         watched.end(grace_s)
 
     signal.signal(signal.SIGTERM, stop)
-    server = ThreadingHTTPServer(("0.0.0.0", port), _Control)  # noqa: S104 - reached from beside the container, with a token
+    server = ThreadingHTTPServer(("0.0.0.0", port), _Control)  # noqa: S104 - the engine connects from outside, with a token
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = watched.wait()
     if _Control.was_ready.is_set() and TOKEN in os.environ:
@@ -193,13 +193,13 @@ def ready(port: int) -> int:
         sys.stderr.write(error.read().decode(errors="replace"))
         return 1
     except OSError as error:
-        sys.stderr.write(f"the guard does not answer: {error}")
+        sys.stderr.write(f"the guard does not respond: {error}")
         return 1
     return 0
 
 
 def main(arguments: list[str]) -> int:
-    """Take the command line apart."""
+    """Parse the command line and run the subcommand."""
     verb, *rest = arguments
     if verb == "run":
         return run(rest[0], float(rest[1]), rest[2:])

@@ -1,4 +1,4 @@
-"""Programs and services as processes of this machine: the embedded default, no container engine needed."""
+"""The host engine: programs and services as processes of this machine, without a container engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vllm_ci.engine import Capabilities
 from vllm_ci.engines import machine, rootfs, supervise, workspace
 from vllm_ci.system.home import home
 
-# What a program of the tool's own environment inherits; everything else is named by the program or stays out.
+# Variables that programs in the tool's own environment inherit; all others must be set by the program.
 _INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
 _INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CI_HOME", "NO_COLOR", "CI"),
@@ -40,7 +40,7 @@ _STOP_GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class HostDirectory:
-    """A folder of this machine."""
+    """A directory of this machine."""
 
     path: Path
 
@@ -49,7 +49,7 @@ class HostDirectory:
         return await anyio.Path(self.path / name).read_bytes()
 
     async def names(self) -> tuple[str, ...]:
-        """All files below, sorted."""
+        """Relative paths of all files, sorted."""
         return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
 
 
@@ -66,15 +66,15 @@ class HostService:
     env: dict[str, str]
 
     async def log(self) -> str:
-        """All it wrote so far."""
+        """Its complete output so far."""
         return await anyio.Path(self.place / "log").read_text(errors="replace", encoding="utf-8")
 
     async def alive(self) -> bool:
-        """Whether its process still runs."""
+        """Whether its process is still running."""
         return self.process.returncode is None
 
     async def become_ready(self, spec: ServiceSpec) -> None:
-        """Try the ``ready`` command until it succeeds, which sets ``ready_s``; or the process ends, or time runs out."""
+        """Run the ``ready`` command until it succeeds, which sets ``ready_s``, or until the process ends or the timeout."""
         started = time.monotonic()
         place = self.place / "ready"
         place.mkdir()
@@ -91,16 +91,16 @@ class HostService:
 
 @dataclass(frozen=True, kw_only=True)
 class _Environment:
-    """Where a command runs: variables and what ``argv`` becomes."""
+    """The environment of a command: its variables, and the image it runs in."""
 
     env: dict[str, str]
     root: rootfs.RootFilesystem | None = None
 
     def command(self, argv: tuple[str, ...], values: Mapping[str, str]) -> list[str]:
-        """``argv`` ready to be executed.
+        """The command line to execute for ``argv``.
 
         Raises:
-            EngineError: Its first word names nothing that can be run.
+            EngineError: Its first word is not a program that can be run.
         """
         inside = self.root.arguments(argv) if self.root else argv
         words = [fill(word, values) for word in inside]
@@ -109,16 +109,18 @@ class _Environment:
         if self.root and Path(words[0]).is_relative_to(self.root.root):
             return [*self.root.executable(Path(words[0])), *words[1:]]
         if (found := shutil.which(words[0], path=self.env.get("PATH"))) is None:
-            raise EngineError(f"{words[0]} was not found", why="it is on no folder of PATH", remedy=f"install {words[0]}")
+            raise EngineError(
+                f"{words[0]} was not found", why="it is not in any directory of PATH", remedy=f"install {words[0]}"
+            )
         return [found, *words[1:]]
 
 
 @dataclass(kw_only=True)
 class HostEngine:
-    """Runs programs and services as supervised processes; use it as an asynchronous context.
+    """Runs programs and services as supervised processes; use it as an asynchronous context manager.
 
     Attributes:
-        port: The port that a service which does not ask for one gets; 0 is any free port.
+        port: Port for services that do not set one; 0 is any free port.
     """
 
     port: int = 0
@@ -130,7 +132,7 @@ class HostEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Processes are not isolated from each other, and devices are those of the machine."""
+        """No isolation between processes; the devices and processors of this machine."""
         machine = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(platform.machine(), platform.machine())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
@@ -147,22 +149,24 @@ class HostEngine:
             await self._stack.__aexit__(kind, error, trace)
 
     def directory(self, path: Path) -> HostDirectory:
-        """Handle on a folder of this machine."""
+        """Handle on a directory of this machine."""
         return HostDirectory(path.absolute())
 
     async def export(self, directory: Directory, path: Path) -> None:
-        """Copy a directory's files to ``path``; a link stays a link, wherever it leads."""
+        """Copy the files of a directory to ``path``; symbolic links are copied as links."""
         try:
             await anyio.to_thread.run_sync(lambda: shutil.copytree(_path(directory), path, dirs_exist_ok=True, symlinks=True))
         except (OSError, shutil.Error) as error:
-            raise EngineError(f"cannot write to {path}", why=str(error), remedy="free space, or name another folder") from error
+            raise EngineError(
+                f"cannot write to {path}", why=str(error), remedy="free some space, or name another folder"
+            ) from error
 
     async def hardware(self) -> Mapping[str, object]:
-        """This machine's."""
+        """Hardware facts of this machine."""
         return await anyio.to_thread.run_sync(machine.facts)
 
     async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
-        """Run a program to its end; see :class:`vllm_ci.engine.Engine`."""
+        """Run a program until it exits; see :class:`vllm_ci.engine.Engine`."""
         kept = home() / "outputs" / program.cache_key if program.cache_key else None
         if kept is not None and kept.is_dir():
             return Outcome(exit_code=0, seconds=0.0, output=HostDirectory(kept), log="", reused=True)
@@ -189,28 +193,28 @@ class HostEngine:
         )
 
     def so_far(self, program: str) -> Directory | None:
-        """What a program has written; see :class:`vllm_ci.engine.TellsSoFar`."""
+        """Output directory of a running program; see :class:`vllm_ci.engine.TellsSoFar`."""
         out = self._outputs.get(program)
         return HostDirectory(out) if out is not None and out.is_dir() else None
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
-        """Hold a service; see :class:`vllm_ci.engine.Engine`."""
+        """Keep a service running; see :class:`vllm_ci.engine.Engine`."""
         wanted = spec.port or self.port
         for last in (False, False, True):
             port = wanted or _free_port()
             if wanted and _taken(wanted):
                 raise ServiceError(
-                    f"port {wanted} is taken",
+                    f"port {wanted} is already in use",
                     why="another program listens on it",
-                    remedy="stop that program, name another port with --port, or leave the port out to get a free one",
+                    remedy="stop that program, choose another port with --port, or leave the port out to get a free one",
                 )
             async with self._started(spec, port) as service:
                 await service.become_ready(spec)
                 if not math.isnan(service.ready_s):
                     yield service
                     return
-                # Between our choice of a free port and its bind somebody else can take the port: then another one is tried.
+                # Another program may take the chosen port before the service binds it: then try another one.
                 lost_port = not await service.alive() and not wanted and _taken(port)
                 if last or not lost_port:
                     raise await _not_ready(spec, service)
@@ -252,17 +256,17 @@ class HostEngine:
         base |= {name: fill(value, values) for name, value in env.items()}
         for secret in secrets:
             if reason := refusal_of_secret(secret, ours=True):
-                raise EngineError("a secret cannot be handed through", why=reason, remedy="give it another name")
+                raise EngineError(f"the secret {secret} cannot be passed on", why=reason, remedy="use another name")
             name = secret.rpartition("=")[2]
             if name not in os.environ:
-                raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+                raise EngineError(f"the environment variable {name} is not set", remedy=f"run export {name}=... first")
             base[secret.partition("=")[0]] = os.environ[name]
         return _Environment(env=base, root=root)
 
 
 def _path(directory: Directory) -> Path:
     if not isinstance(directory, HostDirectory):
-        raise EngineError(f"{directory!r} is another engine's directory", remedy="hand over directories of the host engine")
+        raise EngineError(f"{directory!r} belongs to another engine", remedy="pass directories of the host engine")
     return directory.path
 
 
@@ -276,13 +280,13 @@ def _devices(gpus: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def _supervised(command: list[str], env: dict[str, str], place: Path, grace_s: float) -> AsyncIterator[anyio.abc.Process]:
-    """Start ``command`` under the supervisor, its output in ``place/log``; when the context ends, so has the command."""
+    """Run ``command`` under the supervisor with its output in ``place/log``; it has ended when the context ends."""
     argv = [sys.executable, "-I", "-S", supervise.__file__, str(grace_s), *command]
     try:
         with (place / "log").open("ab") as log:
             process = await anyio.open_process(argv, env=env, cwd=place, stdout=log, stderr=log, start_new_session=True)
     except OSError as error:
-        raise EngineError(f"cannot start {command[0]}", why=str(error), remedy="vllm-ci doctor") from error
+        raise EngineError(f"cannot start {command[0]}", why=str(error), remedy="run vllm-ci doctor") from error
     try:
         yield process
     finally:
@@ -292,7 +296,7 @@ async def _supervised(command: list[str], env: dict[str, str], place: Path, grac
 
 @dataclass(frozen=True, kw_only=True)
 class _Ended:
-    """How a command ended: its exit code, and whether that was because time ran out or a stop was asked for."""
+    """Result of a command: its exit code, and whether it was stopped by a timeout or on request."""
 
     code: int
     timed_out: bool = False
@@ -302,7 +306,7 @@ class _Ended:
 async def _run(
     command: list[str], env: dict[str, str], place: Path, timeout_s: float, stop: anyio.Event | None = None
 ) -> _Ended:
-    """Run ``command`` until it ends, ``timeout_s`` seconds have passed or ``stop`` is set."""
+    """Run ``command`` until it exits, for at most ``timeout_s`` seconds, or until ``stop`` is set."""
     async with _supervised(command, env, place, _STOP_GRACE_S) as process:
         with anyio.move_on_after(timeout_s) as scope:
             await _end_of(process, stop)
@@ -324,7 +328,7 @@ async def _end_of(process: anyio.abc.Process, stop: anyio.Event | None) -> None:
 
 
 async def _stop(process: anyio.abc.Process, grace_s: float) -> None:
-    """Ask the supervisor to end its command by closing the pipe; it escalates by itself."""
+    """Ask the supervisor to end its command, by closing the pipe; it sends SIGKILL after the grace period."""
     if process.returncode is None and process.stdin is not None:
         await process.stdin.aclose()
         with anyio.move_on_after(grace_s + 15):
@@ -351,14 +355,14 @@ async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
         )
         return ServiceError(
             f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
-            why=f"the last question whether it is got: {answer}\nthe end of its log:\n{tail}",
-            remedy="give it more time (server.ready_timeout_s), or a smaller model",
+            why=f"the last readiness check said: {answer}\nthe end of its log:\n{tail}",
+            remedy="raise the timeout (server.ready_timeout_s), or use a smaller model",
             log=log,
         )
     return ServiceError(
         f"{spec.name} ended with exit code {service.process.returncode} before it was ready",
         why=f"the end of its log:\n{tail}",
-        remedy="correct what the log names, then try it by hand: vllm-ci serve",
+        remedy="fix the error in the log, then try it with: vllm-ci serve",
         log=log,
         ended=service.process.returncode,
     )

@@ -1,4 +1,4 @@
-"""Facts about the machine that this runs on: imported where an engine is this machine, run as a program where it is another.
+"""Facts about the machine that this runs on. The host engine imports it; other engines run it as a program.
 
 ``python -m vllm_ci.engines.machine FILE`` writes them to FILE as JSON.
 """
@@ -30,7 +30,7 @@ def facts() -> dict[str, object]:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver's own tool lists; empty where there is none."""
+    """Names of the NVIDIA GPUs that ``nvidia-smi`` lists; empty if there are none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

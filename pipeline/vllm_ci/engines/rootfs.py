@@ -1,9 +1,9 @@
-"""Running a program of an image from its unpacked tree: no container, no root, no namespaces.
+"""Runs programs of an image from its unpacked files: without a container, root privileges or namespaces.
 
 The image's interpreter starts through the image's own dynamic loader (``ld.so --library-path --argv0``, glibc 2.33 or newer),
-so that neither the host's libc nor its libraries matter. A folder with a ``pyvenv.cfg`` beside a launcher makes the interpreter
-find the tree's standard library and the image's site-packages (PEP 405); in child processes too, since ``sys.executable`` is
-that launcher.
+so that it does not use the host's libc and libraries. A directory with a ``pyvenv.cfg`` next to a launcher makes the
+interpreter find the image's standard library and site-packages (PEP 405); in child processes too, because ``sys.executable`` is
+the launcher.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from vllm_ci.domain.errors import EngineError
 
-# As many as Linux follows (path_resolution(7)).
+# The limit of Linux (path_resolution(7)).
 _MOST_LINKS = 40
 
 
@@ -27,10 +27,10 @@ class RootFilesystem:
     """An unpacked image and how to run its Python.
 
     Attributes:
-        root: Top of the tree; only read.
-        bin: Folder with launchers named ``python`` and ``python3``; first on ``PATH``.
-        env: The image's environment, with its paths turned into those of the tree.
-        loader: Command that runs a program of the image: its path, then its arguments, follow.
+        root: Top directory of the files; never written to.
+        bin: Directory with launchers named ``python`` and ``python3``; first on ``PATH``.
+        env: The image's environment, with its paths mapped to the unpacked files.
+        loader: Command prefix that runs a program of the image; append its path and arguments.
     """
 
     root: Path
@@ -39,14 +39,14 @@ class RootFilesystem:
     loader: tuple[str, ...]
 
     def arguments(self, argv: Sequence[str]) -> tuple[str, ...]:
-        """``argv`` with paths of the image (``/x``, ``--option=/x``) turned into paths of its tree where they exist there."""
+        """``argv`` with paths of the image (``/x``, ``--option=/x``) mapped to the unpacked files, if they exist there."""
         return tuple(self._inside(argument) for argument in argv)
 
     def executable(self, path: Path) -> tuple[str, ...]:
-        """Command that runs the file ``path`` of the tree: its Python, one of its Python scripts, or any of its programs.
+        """Command that runs the file ``path``: the image's Python, a Python script, or another program.
 
         Raises:
-            EngineError: It is none of them.
+            EngineError: It is none of these.
         """
         real = resolve(self.root, path) or path
         launcher = str(self.bin / "python")
@@ -59,9 +59,9 @@ class RootFilesystem:
         if start.startswith(b"\x7fELF"):
             return (*self.loader, str(real))
         raise EngineError(
-            f"{path} of the image cannot be run from its files",
-            why="it is neither Python nor a program of the image's own libc",
-            remedy="call Python or a program, or use an engine with containers",
+            f"the host engine cannot run {path} of the image",
+            why="it is neither a Python script nor an ELF program",
+            remedy="run a Python script or an ELF program, or use an engine with containers (--engine dagger)",
         )
 
     def _inside(self, argument: str) -> str:
@@ -70,24 +70,24 @@ class RootFilesystem:
 
 
 def inside(root: Path, path: str) -> str:
-    """``path`` below ``root`` if it is absolute and exists there, else unchanged; links are followed inside ``root``."""
+    """``path`` below ``root`` if it is absolute and exists there, otherwise unchanged; links are followed inside ``root``."""
     if len(path) > 1 and path.startswith("/") and not {"\n", "\0"} & set(path) and len(path) < 1024:
-        with suppress(OSError):  # a name that is too long to be a path
+        with suppress(OSError):  # the name is too long for a path
             if (found := resolve(root, root / path.lstrip("/"))) is not None:
                 return str(found)
     return path
 
 
 def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesystem:
-    """Make launchers for the tree ``root`` in ``scratch``.
+    """Create launchers for the unpacked image ``root`` in ``scratch``.
 
     Args:
         root: Unpacked image.
         config: OCI image configuration (``config.Env``), image-spec "Image Configuration".
-        scratch: Folder that is made for the launchers and lives as long as they are used.
+        scratch: Directory to create for the launchers; keep it as long as they are used.
 
     Raises:
-        EngineError: The tree has no interpreter or no loader for it.
+        EngineError: The image has no Python interpreter or no glibc loader.
     """
     image_env = dict(entry.partition("=")[::2] for entry in config.get("config", {}).get("Env") or ())
     interpreter, site_packages = _interpreter(root, image_env.get("PATH", "/usr/bin"))
@@ -114,7 +114,7 @@ def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesys
 
 
 def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
-    """The real interpreter that ``python`` on the image's ``PATH`` is, and the site-packages of its virtual environment."""
+    """The real path of ``python`` on the image's ``PATH``, and the site-packages of its virtual environment."""
     for folder in path.split(":"):
         for name in ("python", "python3"):
             real = resolve(root, root / folder.lstrip("/") / name)
@@ -124,16 +124,16 @@ def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:
             found = _found(root, prefix, "lib/python3.*/site-packages")
             return real, found[0] if (prefix / "pyvenv.cfg").is_file() and found else None
     raise EngineError(
-        f"the image's tree {root} has no python on its PATH {path}",
-        why="only images with a Python environment can be run from their files",
+        f"the image in {root} has no python on its PATH {path}",
+        why="the host engine can only run images with a Python environment",
         remedy="use an engine with containers (--engine dagger) for this image",
     )
 
 
 def resolve(root: Path, path: Path) -> Path | None:
-    """Where ``path`` leads, as it is meant inside the image: ``root`` is ``/``, whatever links say; ``None`` for nowhere.
+    """Resolve ``path`` as inside the image, with ``root`` as ``/``; ``None`` if it does not exist.
 
-    No component of what is returned is a link, so nothing that opens it leaves the tree.
+    No component of the result is a link, so opening it never leaves the image's files.
     """
     here, links = root, 0
     pending = str(path.relative_to(root)).split("/")[::-1]
@@ -144,7 +144,7 @@ def resolve(root: Path, path: Path) -> Path | None:
             here /= part
             if here.is_symlink():
                 links += 1
-                target = os.readlink(here)  # noqa: PTH115 - pathlib's // is a root of its own
+                target = os.readlink(here)  # noqa: PTH115 - pathlib treats // as a separate root
                 if links > _MOST_LINKS:
                     return None
                 here = root if target.startswith("/") else here.parent
@@ -157,12 +157,12 @@ def _one(root: Path, *patterns: str) -> Path:
         for found in _found(root, root, pattern):
             return found
     raise EngineError(
-        f"the image's tree {root} has no glibc loader",
-        why="images of musl or without a C library cannot be run from their files",
+        f"the image in {root} has no glibc loader",
+        why="the host engine cannot run images with musl or without a C library",
         remedy="use an engine with containers (--engine dagger) for this image",
     )
 
 
 def _found(root: Path, folder: Path, pattern: str) -> list[Path]:
-    """What matches below a directory of the tree, at its real place in the tree."""
+    """Real paths of the matches below a directory of the image."""
     return [real for path in sorted(folder.glob(pattern)) if (real := resolve(root, path)) is not None]

@@ -1,11 +1,11 @@
-"""Runs one command and leaves nothing of it behind.
+"""Runs one command, and ends all of its processes when it ends or when the starter dies.
 
 Standard library only; started by its path: ``python -I -S supervise.py GRACE_S ARGV``.
 
-The starter holds the other end of our standard input. When that pipe closes (the starter asked for a stop, or it died in any
-way, SIGKILL included) the command is sent SIGTERM, after ``GRACE_S`` seconds SIGKILL, and whatever it started goes with it,
-daemons too: on Linux orphans become our children (``prctl(2)``, ``PR_SET_CHILD_SUBREAPER``). Exits with the command's own code,
-128 + N when signal N ended it.
+The starter has the other end of our standard input. When that pipe closes (the starter wants to stop, or it died, even by
+SIGKILL) the command gets SIGTERM, and SIGKILL after ``GRACE_S`` seconds. All processes that it started are killed too, daemons
+included: on Linux orphans become our children (``prctl(2)``, ``PR_SET_CHILD_SUBREAPER``). Exits with the command's exit code,
+or 128 + N when signal N ended it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def _adopt_orphans() -> None:
 
 
 def _children() -> list[int]:
-    """Direct children, adopted ones included; empty where there is no such file (then the process group has to do)."""
+    """Direct children, including adopted ones; empty if /proc does not list them (then only the process group is killed)."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib: start-up counts
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow to import
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []
 
 
 class _Supervisor:
-    """One command, the pipe to the starter, and the signals in between."""
+    """One command, the pipe to the starter, and signal handling."""
 
     def __init__(self, command: list[str]) -> None:
         self._wake, wake_write = os.pipe()
@@ -47,7 +47,7 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._ask_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # Kept for as long as we live: one that is dropped reaps its process itself, and the exit code is gone.
+        # Kept until we exit: a Popen that is collected reaps its process, and the exit code is lost.
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
         self._child = self._process.pid
         self._status: int | None = None
@@ -69,7 +69,7 @@ class _Supervisor:
             os.killpg(self._child, number)
 
     def _wait(self, *, until: float | None, watch_starter: bool) -> bool:
-        """Whether the command ended; false when time ran out or a stop was asked for."""
+        """Wait for the command to end; false at the timeout or when a stop was requested."""
         starter = [0] if watch_starter else []
         while True:
             self._reap()
@@ -103,12 +103,12 @@ class _Supervisor:
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``arguments[1:]`` with a grace of ``arguments[0]`` seconds."""
+    """Run ``arguments[1:]`` with a grace period of ``arguments[0]`` seconds."""
     _adopt_orphans()
     try:
         supervisor = _Supervisor(arguments[1:])
     except OSError as error:
-        print(f"{arguments[1]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - its only way to speak
+        print(f"{arguments[1]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - standard error is its only output
         return 126 if isinstance(error, PermissionError) else 127
     return supervisor.run(float(arguments[0]))
 

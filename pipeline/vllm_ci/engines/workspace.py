@@ -1,4 +1,4 @@
-"""Working folders that do not outlive their owner, and outputs that do."""
+"""Temporary working directories, and outputs that are kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vllm_ci.system import scratch
 
 @contextmanager
 def folder(parent: Path) -> Iterator[Path]:
-    """A new folder in ``parent``, gone afterwards; those left behind by owners that were killed go first.
+    """A new directory in ``parent``, deleted afterwards; directories of processes that were killed are deleted first.
 
     Raises:
-        EngineError: It cannot be made (no space, no permission).
+        EngineError: It cannot be created (no space, no permission).
     """
     with ExitStack() as held:
         try:
@@ -26,7 +26,7 @@ def folder(parent: Path) -> Iterator[Path]:
 
 
 def keep(made: Path, place: Path) -> Path:
-    """Move the folder ``made`` to ``place`` in one step; when another was first, theirs stands."""
+    """Move the directory ``made`` to ``place`` atomically; if ``place`` exists already, it is kept."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         made.rename(place)

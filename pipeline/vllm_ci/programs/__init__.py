@@ -1,8 +1,8 @@
-"""Small programs that run inside an image, beside what is published: the standard library and the image's own packages only."""
+"""Small programs that are mounted into an image to run there; they use the standard library and the image's packages only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-"""Handed to an engine as an input directory; nothing of it is ever installed into an image."""
+"""Passed to an engine as an input directory; it is never installed into an image."""

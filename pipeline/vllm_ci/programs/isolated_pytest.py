@@ -1,10 +1,10 @@
-"""Start pytest inside an image so that the code under test does not see what pytest needs.
+"""Start pytest inside an image so that the code under test cannot see pytest's dependencies.
 
-Beside this file lie ``lib`` (``pytest``, ``_pytest`` and our own parts), ``apart`` (the packages that pytest needs) and
-``versions.json`` (their versions). Neither folder is ever on ``sys.path``. A finder of our own serves the names in ``lib``. The
-packages in ``apart`` are submodules of one private package; only pytest and those packages are led to them, by changing
-their import statements when they are loaded. So ``import packaging``, ``importlib.metadata``, entry points, ``pkg_resources``,
-``sys.path`` and child processes all show what the image holds, and nothing else. Standard library only.
+Next to this file are ``lib`` (``pytest``, ``_pytest`` and our plugins), ``apart`` (the packages that pytest needs) and
+``versions.json`` (their versions). Neither folder is ever on ``sys.path``. An import finder serves the names in ``lib``. The
+packages in ``apart`` are submodules of one private package; only pytest and those packages import them, because their import
+statements are rewritten when they are loaded. So ``import packaging``, ``importlib.metadata``, entry points,
+``pkg_resources``, ``sys.path`` and child processes see only what the image contains. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PRIVATE = "_vllm_ci_apart"
 
 
 class _Redirect(ast.NodeTransformer):
-    """Leads imports of the packages in ``apart`` to the private package."""
+    """Redirects imports of the packages in ``apart`` to the private package."""
 
     def __init__(self, versions: dict[str, str], *, strings: bool) -> None:
         self.versions = versions
-        # pygments names its own modules in strings; as names of entry points they must not match the image's either.
+        # pygments refers to its modules by strings, which must not resolve to the image's copy.
         self.own = re.compile(rf"(?:{'|'.join(map(re.escape, versions))})\.[\w.]*" if strings else r"(?!)")
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
@@ -54,7 +54,7 @@ class _Redirect(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        """``version("pluggy")`` is asked of the metadata, which is not mounted."""
+        """Replace ``version("pluggy")`` by the version: the metadata is not mounted."""
         self.generic_visit(node)
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         asked = node.args[0].value if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) else None
@@ -74,7 +74,7 @@ class _Loader(SourceFileLoader):
     versions: dict[str, str]
 
     def get_code(self, fullname: str) -> Any:
-        """Compiled from the source each time: byte code that Python has kept of the file was made without us."""
+        """Compile from source each time: cached byte code does not have the redirected imports."""
         path = self.get_filename(fullname)
         redirect = _Redirect(self.versions, strings=self.name.startswith(PRIVATE))
         tree = redirect.visit(ast.parse(self.get_data(path), filename=path))
@@ -82,14 +82,14 @@ class _Loader(SourceFileLoader):
 
 
 class Finder:
-    """Serves the mounted modules, and no metadata of them."""
+    """Finds the mounted modules, without their metadata."""
 
     def __init__(self) -> None:
         self.versions: dict[str, str] = json.loads((HERE / "versions.json").read_text(encoding="utf-8"))
         self.tops = frozenset(entry.name.partition(".")[0] for entry in LIBRARY.iterdir())
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Spec of a mounted module; ``None`` leaves the name to the image."""
+        """Spec of a mounted module; ``None`` for all other names, which the image provides."""
         top = name.partition(".")[0]
         if name == PRIVATE:
             spec = ModuleSpec(name, None, is_package=True)
@@ -106,22 +106,22 @@ class Finder:
 
 
 def install() -> None:
-    """Put the finder before all others, and this folder off the path."""
+    """Install the finder before all others, and remove this folder from the path."""
     sys.path[:] = [entry for entry in sys.path if Path(entry).absolute() != HERE]
     if not any(type(finder).__name__ == Finder.__name__ and type(finder).__module__ == __name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder())
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest; ``--also=FOLDER`` as the first argument puts the user's own code last on the path."""
+    """Run pytest; ``--also=FOLDER`` as the first argument adds the user's code at the end of the path."""
     if arguments and arguments[0].startswith("--also="):
         sys.path.append(arguments.pop(0)[len("--also=") :])
     pytest = importlib.import_module("pytest")
-    importlib.import_module("_pytest.pytester")  # later, pytest's own import hook would load it past ours
+    importlib.import_module("_pytest.pytester")  # later, pytest's import hook would load it instead of ours
     return int(pytest.main(arguments))
 
 
-# In processes that multiprocessing spawns this file is loaded as well, under another name: they find pytest, too.
+# Processes spawned by multiprocessing load this file too, under another name, so they also find pytest.
 install()
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,10 @@
-"""What is free on this machine for one more server: memory and cores, as a JSON object. Standard library only.
+"""Memory and cores that are free on this machine for one more server, as a JSON object. Standard library only.
 
 Usage: ``machine.py FOLDER`` writes ``FOLDER/machine.json``.
 
-Total memory says nothing where other programs run, and nothing in a container. Counted is what ``MemAvailable`` of the kernel
-says, what the control groups of this process leave (version 1 and 2, with all groups above), and what the memory node of its
-processors has.
+Total memory is misleading where other programs run, and in containers. The result is the minimum of the kernel's
+``MemAvailable``, the memory left in the control groups of this process (versions 1 and 2, with all parent groups), and the
+memory of the NUMA node of its processors.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_UNLIMITED = 1 << 60  # version 1 has a number near 2**63 where there is no limit
+_UNLIMITED = 1 << 60  # without a limit, version 1 shows a number near 2**63
 
 
 def facts(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> dict[str, int]:
     """``memory_bytes`` and ``cores`` that a new process can get.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Directory that contains ``proc`` and ``sys``.
         allowed: Processors that this process may run on; by default those of its affinity.
     """
     processors = allowed if allowed is not None else frozenset(_affinity())
@@ -48,7 +48,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(text: str, *, skip: int = 0) -> dict[str, int]:
-    """``NAME: NUMBER kB`` of each line, in bytes; ``skip`` words stand before the name."""
+    """Parse lines ``NAME: NUMBER kB`` into bytes by name; skips ``skip`` words before the name."""
     found = {}
     for line in text.splitlines():
         words = line.split()[skip:]
@@ -70,7 +70,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             continue
         names = ("", "unified") if unified else (controllers, controller)
         for top in (f"sys/fs/cgroup/{name}".rstrip("/") for name in names):
-            # A path with `..` lies outside of what this container sees; its own group is the top then.
+            # A path with `..` is outside of this container's view; its own group is at the top then.
             inside = path.strip("/") if ".." not in path else ""
             folder = root / top / inside
             while folder.is_relative_to(root / top):
@@ -79,7 +79,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """Limit less use of each group; the cache of files that the kernel takes back counts as free."""
+    """Limit minus use of each group; reclaimable file cache counts as free."""
     for folder in _groups(root, "memory"):
         for limit, use, cache in (
             ("memory.max", "memory.current", "inactive_file"),
@@ -101,7 +101,7 @@ def _left_in_node(root: Path, processors: frozenset[int]) -> Iterator[int]:
 
 
 def _cores(root: Path, processors: frozenset[int]) -> int:
-    """Physical cores among the processors, but no more than the quotas allow; at least 1."""
+    """Physical cores among the processors, limited by CPU quotas; at least 1."""
     topology = root / "sys/devices/system/cpu"
     siblings = {_text(topology / f"cpu{number}/topology/thread_siblings_list").strip() or str(number) for number in processors}
     return max(1, min([len(siblings), *(int(quota) for quota in _quotas(root))]))

@@ -1,7 +1,7 @@
-"""Exits 0 when an OpenAI-compatible server has really answered: ``/health`` says 200 while the engine cannot serve.
+"""Exits 0 when an OpenAI-compatible server answers a request: ``/health`` returns 200 even while the engine cannot serve.
 
-Usage: ``ready.py URL MODEL [NAME_OF_THE_VARIABLE_WITH_THE_API_KEY]``. One completion of one token; a server without
-completions is asked for a chat completion, one without either for an embedding.
+Usage: ``ready.py URL MODEL [NAME_OF_THE_VARIABLE_WITH_THE_API_KEY]``. Requests one completion of one token; if the server has
+no completions, a chat completion; if it has neither, an embedding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ASK = (
 
 
 def _ready(url: str, model: str, key: str) -> str:
-    """Empty when ready, else the reason why not."""
+    """Empty when ready, otherwise the reason why not."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reason = "no completion route"
@@ -36,7 +36,7 @@ def _ready(url: str, model: str, key: str) -> str:
         except (OSError, ValueError) as error:
             return f"{path}: {error}"
         else:
-            return "" if answer.get("choices") or answer.get("data") else f"{path}: no answer in {str(answer)[:300]}"
+            return "" if answer.get("choices") or answer.get("data") else f"{path}: no choices or data in {str(answer)[:300]}"
     return reason
 
 

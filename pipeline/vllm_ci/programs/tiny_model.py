@@ -1,8 +1,8 @@
-"""Makes a tiny Llama with random weights: the same bytes wherever it runs.
+"""Generates a tiny Llama with random weights: the same bytes on every machine.
 
-Usage: ``tiny_model.py OUT PARAMETERS_AS_JSON``. Needs the image's numpy, safetensors and tokenizers, not torch. The
-tokenizer is a byte-level BPE trained on the spot on the text below, so any input has tokens; weights come from SHAKE-256
-of a seed and the tensor's name, because no library promises the same random numbers for ever.
+Usage: ``tiny_model.py OUT PARAMETERS_AS_JSON``. Needs the image's numpy, safetensors and tokenizers, but not torch. The
+tokenizer is a byte-level BPE trained on the text below, so it can encode any input; weights are derived by SHAKE-256 from a
+seed and the tensor's name, because no library guarantees the same random numbers in all versions.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def tokenizer(vocabulary: int) -> Tokenizer:
 
 
 def noise(seed: int, name: str, shape: tuple[int, ...], scale: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Uniform numbers of standard deviation ``scale``, a function of ``seed`` and ``name`` alone."""
+    """Uniform numbers with standard deviation ``scale``, determined by ``seed`` and ``name``."""
     count = int(np.prod(shape))
     raw = hashlib.shake_256(f"{seed}:{name}".encode()).digest(2 * count)
     unit = np.frombuffer(raw, dtype="<u2").astype(np.float32) / np.float32(32768.0) - np.float32(1.0)
@@ -95,7 +95,7 @@ def weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray[Any, np.d
     return tensors | {name: np.ones((hidden,), np.float32) for name in norms}
 
 
-# Layers whose weights are stored as integers; what vLLM calls Linear, lm_head apart.
+# Layers whose weights are stored as integers: vLLM's Linear layers except lm_head.
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 INT8 = {
     "quant_method": "compressed-tensors",
@@ -116,7 +116,7 @@ _RANK = 8
 
 
 def as_integers(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Weights of linear layers as 8-bit integers with one scale a row: compressed-tensors, W8A8."""
+    """Weights of linear layers as 8-bit integers with one scale per row: compressed-tensors, W8A8."""
     stored: dict[str, Any] = {}
     for name, tensor in tensors.items():
         if name.split(".")[-2] not in _LINEAR:
@@ -129,7 +129,7 @@ def as_integers(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapter(out: Path, config: dict[str, Any], seed: int) -> None:
-    """Write a LoRA adapter for the attention of every layer, as PEFT lays it out."""
+    """Write a LoRA adapter for the attention of every layer, in PEFT's format."""
     out.mkdir()
     settings = {
         "peft_type": "LORA",
@@ -154,7 +154,7 @@ def adapter(out: Path, config: dict[str, Any], seed: int) -> None:
 
 
 def main(out: Path, parameters: dict[str, Any]) -> None:
-    """Write a checkpoint as Hugging Face lays it out: config, tokenizer, weights in safetensors."""
+    """Write a checkpoint in Hugging Face's format: config, tokenizer, weights in safetensors."""
     made = tokenizer(parameters["vocabulary"])
     begin, end, pad = (made.token_to_id(SPECIAL[index]) for index in (0, 1, 6))
     config = {
@@ -203,7 +203,7 @@ def main(out: Path, parameters: dict[str, Any]) -> None:
     if parameters["adapter"]:
         adapter(out / "adapter", config, parameters["seed"])
     for file in out.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)  # whoever the server runs as
+        file.chmod(0o755 if file.is_dir() else 0o644)  # readable for any user that the server runs as
 
 
 if __name__ == "__main__":

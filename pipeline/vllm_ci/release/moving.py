@@ -197,5 +197,5 @@ def _lagging(repository: Repository, head: Record) -> LaggingTagError:
         f"the ledger says that {head.channel} stands at {head.release.commit[:12]}, and its tag lags behind",
         why=f"{repository.name} took tag {head.channel} and goes on answering with another digest: "
         "it, or a cache before it, is slow; or something else sets that tag as well",
-        remedy="the ledger is right; set the tag when the registry has settled: vllm-ci doctor --ledger --mend",
+        remedy="the ledger is right; set the tag when the registry has settled: vllm-ci doctor --ledger --repair",
     )

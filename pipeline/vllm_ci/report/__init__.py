@@ -1,1 +1,1 @@
-"""Reports: JSON, JUnit, CTRF, and a page for people."""
+"""Reports: JSON, JUnit, CTRF, and an HTML page."""

@@ -1,4 +1,4 @@
-"""A report as CTRF (Common Test Report Format, specification 1.0.0), for dashboards that read it."""
+"""Converts a report to CTRF (Common Test Report Format, specification 1.0.0), for dashboards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm_ci import __version__
 from vllm_ci.domain.refs import short
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
 
-# CTRF knows no "errored": what could not be judged must not look harmless. What decides nothing is "other".
+# CTRF has no "errored"; it becomes "failed", so that a missing verdict is not overlooked. "inconclusive" becomes "other".
 _STATUS = {
     CaseStatus.PASSED: "passed",
     CaseStatus.FAILED: "failed",
@@ -21,7 +21,7 @@ _STATUS = {
 
 
 def from_report(report: Report) -> dict[str, Any]:
-    """The report as a CTRF document; ``rawStatus`` keeps our own word for each case."""
+    """The report as a CTRF document; ``rawStatus`` is the status in our report."""
     tests = [_test(stage, case) for stage in suites_of(report) for case in cases_of(stage)]
     start = int(datetime.fromisoformat(report.started_at).timestamp() * 1000) if report.started_at else 0
     counts = {status: sum(test["status"] == status for test in tests) for status in ("passed", "failed", "skipped", "other")}
@@ -46,19 +46,19 @@ def from_report(report: Report) -> dict[str, Any]:
 
 
 def suites_of(report: Report) -> tuple[StageResult, ...]:
-    """Stages of a report, each with what it has to say itself; what kept some from being run comes first, as one of its own."""
+    """Stages of a report, each with its own message; a problem that kept stages from running becomes an extra first stage."""
     stages = tuple(replace(stage, message=report.own_message(stage)) for stage in report.stages)
     problem = report.problem
     if problem is None:
         return stages
-    told = (("", problem.line), ("why: ", problem.explanation), ("do: ", problem.change), ("log: ", problem.log))
-    details = "\n".join(f"{label}{text}" for label, text in told if text)
+    parts = (("", problem.line), ("why: ", problem.explanation), ("do: ", problem.change), ("log: ", problem.log))
+    details = "\n".join(f"{label}{text}" for label, text in parts if text)
     case = Case(name=problem.step, status=CaseStatus.ERRORED, message=problem.line, details=details)
     return (StageResult(name="run", verdict=Verdict.ERRORED, seconds=0.0, cases=(case,)), *stages)
 
 
 def cases_of(stage: StageResult) -> tuple[Case, ...]:
-    """Cases of a stage; one stands for the stage itself where its verdict is worse than its cases tell."""
+    """Cases of a stage, plus a case for the stage itself if its verdict is worse than those of its cases."""
     bad = (CaseStatus.FAILED, CaseStatus.ERRORED, CaseStatus.INCONCLUSIVE)
     if stage.verdict is Verdict.PASSED or any(case.status in bad for case in stage.cases):
         return stage.cases
@@ -67,7 +67,7 @@ def cases_of(stage: StageResult) -> tuple[Case, ...]:
 
 
 def identity(report: Report) -> dict[str, str]:
-    """Commit and image of a report, without what is not known."""
+    """Commit, image and engine of a report; unknown values are left out."""
     known = {
         "commit": report.commit.sha if report.commit else "",
         "image_digest": report.image.digest if report.image else "",

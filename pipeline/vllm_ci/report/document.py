@@ -1,4 +1,4 @@
-"""A report as JSON (``report.json``), and back. Schema: ``schema/report.schema.json``."""
+"""Reads and writes reports as JSON (``report.json``). Schema: ``schema/report.schema.json``."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain data, with its verdict and its format spelt out."""
+    """The report as plain data, including its format and verdict."""
     return {"format": FORMAT, "verdict": report.verdict.value, **asdict(report)}
 
 
 def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
-    """The report that :func:`to_json` wrote.
+    """Parse a report written by :func:`to_json`.
 
     Raises:
-        ConfigError: It is of another format, does not validate, or states another verdict than its cases give.
+        ConfigError: It has another format, is not valid, or its verdict does not match its stages.
     """
     fields = dict(data)
     if fields.pop("format", None) != FORMAT:
-        raise ConfigError(f"{name} is not of the format {FORMAT}", remedy="write it with this version of vllm-ci")
+        raise ConfigError(f"{name} does not have the format {FORMAT}", remedy="create it with this version of vllm-ci")
     stated = fields.pop("verdict", None)
     try:
         report = _ADAPTER.validate_python(fields)
     except ValueError as error:
-        raise ConfigError(f"{name} does not validate", why=str(error), remedy="run the stages again") from error
+        raise ConfigError(f"{name} is not valid", why=str(error), remedy="run the stages again") from error
     if stated != report.verdict.value:
         raise ConfigError(
-            f"{name} states the verdict {stated}, its stages give {report.verdict.value}",
-            why="it was edited, or cut",
+            f"{name} has the verdict {stated}, but its stages give {report.verdict.value}",
+            why="it was edited or truncated",
             remedy="run the stages again",
         )
     return report
 
 
 def summary(report: Report, report_dir: str) -> dict[str, Any]:
-    """What ``vllm-ci run --json`` prints; ``problem`` is there when something kept stages from being run."""
+    """The output of ``vllm-ci run --json``; it has ``problem`` if something kept stages from running."""
     commit, image = report.commit, report.image
     return {
         "verdict": report.verdict.value,
@@ -62,7 +62,7 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
 def _stage(stage: StageResult) -> dict[str, Any]:
     bad = (CaseStatus.FAILED, CaseStatus.ERRORED)
     failures = [{"case": case.name, "message": case.message} for case in stage.cases if case.status in bad]
-    # What kept the stage itself from its verdict (a dead server) is not the fault of any of its cases.
+    # An error of the stage itself (such as a dead server) does not belong to any of its cases.
     if stage.message and (not failures or stage.verdict is Verdict.ERRORED):
         failures.append({"case": "", "message": stage.message})
     return {

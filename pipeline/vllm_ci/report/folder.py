@@ -1,4 +1,4 @@
-"""One folder per run: ``report.json``, its views, and the logs. It appears whole or not at all."""
+"""Writes one folder per run: ``report.json``, its views, and the logs. The folder is created atomically."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HIDDEN = "***"
 
 
 def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Iterable[str] = ()) -> Path:
-    """Write the folder and point ``latest`` beside it at it.
+    """Write the folder, and point the link ``latest`` next to it to it.
 
     Args:
-        parent: Folder of all runs; made if need be.
-        report: What was found.
-        logs: Further logs by name; those of the stages are in the report.
-        secrets: Values that must stand nowhere in the folder; they are replaced by ``***``.
+        parent: Folder of all runs; created if it does not exist.
+        report: The report to write.
+        logs: Additional logs by name; those of the stages are in the report.
+        secrets: Values that must not appear in the folder; they are replaced by ``***``.
 
     Returns:
         The new folder, ``<time>-<commit>``.
@@ -50,7 +50,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
 
 
 def _stay_out_of_git(parent: Path) -> None:
-    """A report must not make the tree dirty that the next one is about."""
+    """Add a ``.gitignore``, so that a report does not make the work tree dirty for the next run."""
     ours = next((folder for folder in (parent, *parent.parents) if folder.name == ".vllm-ci"), None)
     if ours is not None and not (ours / ".gitignore").exists():
         (ours / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -68,11 +68,11 @@ def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """``text`` with ``***`` in place of every secret."""
+    """``text`` with every secret replaced by ``***``."""
     for value in sorted(secrets, key=len, reverse=True):
         if value:
             text = text.replace(value, HIDDEN)
-            # As it stands inside a JSON string.
+            # The secret escaped as in a JSON string.
             text = text.replace(json.dumps(value)[1:-1], HIDDEN)
     return text
 
@@ -87,7 +87,7 @@ def _appear(made: Path, parent: Path, name: str) -> Path:
     for number in range(1, 1000):
         place = parent / (name if number == 1 else f"{name}-{number}")
         try:
-            place.mkdir()  # two runs in the same second: one name each
+            place.mkdir()  # fails if another run in the same second has the name
         except FileExistsError:
             continue
         made.rename(place)
@@ -101,7 +101,7 @@ def _appear(made: Path, parent: Path, name: str) -> Path:
 
 def _cannot(parent: Path, error: OSError) -> ErroredError:
     return ErroredError(
-        f"the report cannot be written to {parent}",
+        f"cannot write the report to {parent}",
         why=str(error),
         remedy="free some space, or name another folder with --report-dir",
     )

@@ -1,4 +1,4 @@
-"""The report for people: one file of HTML that loads nothing from anywhere."""
+"""Renders a report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONG = 400
 
 
 def from_report(report: Report) -> str:
-    """The page."""
+    """Render the HTML page."""
     return _ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
         statuses=list(CaseStatus),
@@ -37,7 +37,7 @@ def from_report(report: Report) -> str:
 
 
 def ticked(text: str) -> Markup:
-    """Text with what stands between backticks as code."""
+    """HTML of a text, with the parts between backticks as code."""
     pieces = [str(escape(piece)) for piece in text.split("`")]
     return Markup("".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)))  # noqa: S704
 
@@ -52,7 +52,7 @@ def seconds(value: float) -> str:
 
 
 def facts(values: Mapping[str, object] | Case) -> list[tuple[str, str]]:
-    """Facts and figures as (name, text), nested names joined by dots, long values cut."""
+    """Facts and figures as (name, text): nested names are joined by dots, long values are truncated."""
     if isinstance(values, Case):
         values = values.properties
     found: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""A report as JUnit XML, in the dialect that Jenkins, GitLab and pytest's ``xunit1`` share."""
+"""Converts a report to JUnit XML, in the dialect that Jenkins, GitLab and pytest's ``xunit1`` share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult
 from vllm_ci.report.ctrf import cases_of, identity, suites_of
 
-# Characters that XML 1.0 (section 2.2) cannot hold, not even escaped.
+# Characters that XML 1.0 (section 2.2) does not allow, not even escaped.
 _INVALID = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# JUnit knows no "inconclusive": an error with that type is seen by people and by programs.
+# JUnit has no "inconclusive"; it becomes an error of that type.
 _ELEMENT = {
     CaseStatus.FAILED: "failure",
     CaseStatus.ERRORED: "error",

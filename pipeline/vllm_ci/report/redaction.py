@@ -1,4 +1,4 @@
-"""Secrets out of a report, before anything is shown, printed or written of it."""
+"""Removes secrets from a report before it is displayed or written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_ci.report.folder import redacted as redacted_text
 
 
 def redacted(report: Report, secrets: Iterable[str]) -> Report:
-    """The report with ``***`` in place of every secret, in whatever a program wrote; names and verdicts stay."""
+    """The report with every secret replaced by ``***`` in all output of programs; names and verdicts are unchanged."""
     hidden = tuple(secret for secret in secrets if secret)
     if not hidden:
         return report

@@ -1,1 +1,1 @@
-"""What the machine gives: other programs, git, lock files, scratch directories."""
+"""Access to the machine: external programs, git, lock files, temporary directories."""

@@ -1,4 +1,4 @@
-"""What a checkout changes, compared with the branch that it is to be merged into."""
+"""Finds the files that a checkout changes, compared with the branch it will be merged into."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vllm_ci.system.vcs import DIFF, GitError, discover, git, paths, refs
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _FETCH_DEADLINE_S = 120.0
-# Commits that are added to a shallow clone, at the first try and at the second.
+# Number of commits by which a shallow clone is deepened, on the first and on the second attempt.
 _MORE = (50, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What the caller says about the base.
+    """What the caller knows about the base branch.
 
     Attributes:
-        branch: Name of the branch that a pull request goes to, empty when nobody says.
-        sha: A commit of it; empty when the CI does not tell.
-        before: What the branch was before the push that is looked at; empty when the CI does not tell.
+        branch: Target branch of the pull request; empty when unknown.
+        sha: A commit of that branch; empty when the CI does not provide one.
+        before: Tip of the branch before the current push; empty when the CI does not provide it.
     """
 
     branch: str = ""
@@ -37,16 +37,16 @@ class Base:
 
 
 def changes(checkout: Path, commit: Commit, base: Base, *, folder: str = "") -> Changes:
-    """Files that differ between ``commit`` (the work tree, when it is dirty) and where it left the base branch.
+    """Files that differ between ``commit`` (or the work tree, if dirty) and the point where it branched off the base branch.
 
-    A commit that is on the base branch already is compared with what the branch was before it: as the caller says, or its first
-    parent. A shallow clone is deepened where the start of the branch is not in it.
+    A commit that is already on the base branch is compared with the previous tip of that branch: the one that the caller knows,
+    or its first parent. A shallow clone is deepened if it does not contain the branching point.
 
     Args:
         checkout: Top folder of the repository.
-        commit: HEAD of it.
-        base: What the caller says; otherwise the branch that this one follows, the default branch of ``origin``, ``main``.
-        folder: Of the configuration, relative to the checkout; the paths are relative to it.
+        commit: HEAD of the repository.
+        base: What the caller knows; otherwise the upstream branch, the default branch of ``origin``, or ``main``.
+        folder: Folder of the configuration, relative to the checkout; the returned paths are relative to it.
     """
     try:
         start, name = _start(checkout, commit, base)
@@ -60,11 +60,11 @@ def changes(checkout: Path, commit: Commit, base: Base, *, folder: str = "") -> 
 
 
 class _UnknownError(Exception):
-    """It cannot be told, and why."""
+    """The changes cannot be determined; the message says why."""
 
 
 def _start(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
-    """The commit to compare with, and what it is."""
+    """The commit to compare with, and its description."""
     name, tip = _tip(checkout, commit, base)
     fork = _merge_base(checkout, commit.sha, tip) or _deepened(checkout, commit.sha, tip, name)
     if fork != commit.sha or commit.dirty:
@@ -75,16 +75,16 @@ def _start(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
 
 
 def _first_parent(checkout: Path, sha: str, name: str) -> tuple[str, str]:
-    """What a commit of the base branch itself is compared with; a merge's first parent is what it was merged into."""
+    """The first parent of a commit on the base branch; for a merge, the branch that was merged into."""
     header = git("cat-file", "commit", sha, cwd=checkout).partition(b"\n\n")[0].decode("utf-8", "replace")
     parents = [line.removeprefix("parent ") for line in header.splitlines() if line.startswith("parent ")]
     if not parents:
-        return _EMPTY_TREE, "an empty tree, it is the first commit"
+        return _EMPTY_TREE, "an empty tree, because this is the first commit"
     if not _has(checkout, parents[0]):
         _fetch(checkout, [sha], _depth(checkout, sha, _MORE[0]))
     if not _has(checkout, parents[0]):
-        raise _UnknownError(f"the clone is shallow and has no parent of {sha[:12]} (git fetch --unshallow)")
-    return parents[0], f"the commit before it on {name}"
+        raise _UnknownError(f"the clone is shallow and does not contain the parent of {sha[:12]} (run: git fetch --unshallow)")
+    return parents[0], f"the previous commit on {name}"
 
 
 def _tip(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
@@ -95,24 +95,24 @@ def _tip(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
         return short(ref), git("rev-parse", "--verify", f"{ref}^{{commit}}", cwd=checkout).decode().strip()
     if not base.branch:
         raise _UnknownError(
-            "there is no base branch here: no origin/HEAD, main or master (VLLM_CI_BASE=BRANCH names one, or a commit)"
+            "no base branch found: there is no origin/HEAD, main or master (set VLLM_CI_BASE to a branch or a commit)"
         )
     listed = (
         git("ls-remote", "origin", f"refs/heads/{base.branch}", cwd=checkout, deadline_s=_FETCH_DEADLINE_S).decode().split()
     )
     if not listed:
-        raise _UnknownError(f"the base branch {base.branch} is neither here nor on origin")
+        raise _UnknownError(f"the base branch {base.branch} exists neither locally nor on origin")
     return base.branch, listed[0]
 
 
 def _candidates(checkout: Path, commit: Commit, base: Base) -> Iterator[str]:
-    """Refs that may be the base branch, the best first."""
+    """Refs that may be the base branch, in order of preference."""
     if base.branch:
         places = ("", "refs/remotes/origin/", "refs/remotes/", "refs/heads/", "refs/tags/")
         yield from refs(checkout, (place + base.branch for place in places))
         return
     followed = git("for-each-ref", "--format=%(upstream)", commit.ref, cwd=checkout).decode().strip() if commit.ref else ""
-    # A branch that follows its own copy on the server says nothing about where it is to go.
+    # An upstream of the same name is the branch's own copy on the server, not the branch it will be merged into.
     if followed and followed.rpartition("/")[2] != commit.ref.rpartition("/")[2]:
         yield from refs(checkout, (followed,))
     names = [f"refs/{place}/{name}" for place in ("remotes/origin", "heads") for name in ("main", "master")]
@@ -128,7 +128,7 @@ def _has(checkout: Path, sha: str) -> bool:
 
 
 def _merge_base(checkout: Path, one: str, other: str) -> str:
-    """Where two commits part; empty when it is not here."""
+    """The merge base of two commits; empty when this clone does not contain it."""
     if not _has(checkout, other):
         return ""
     try:
@@ -140,7 +140,7 @@ def _merge_base(checkout: Path, one: str, other: str) -> str:
 
 
 def _deepened(checkout: Path, sha: str, tip: str, name: str) -> str:
-    """Where the two part, after fetching what is missing."""
+    """The merge base of the two, after fetching the missing commits."""
     if not _is_shallow(checkout):
         if not _has(checkout, tip):
             _fetch(checkout, [tip], 0)
@@ -151,11 +151,11 @@ def _deepened(checkout: Path, sha: str, tip: str, name: str) -> str:
         depth = _depth(checkout, sha, more)
         try:
             _fetch(checkout, [sha, tip], depth)
-        except GitError:  # a commit that was never pushed: the server has no such object
+        except GitError:  # the commit was never pushed, so the server does not have it
             _fetch(checkout, [tip], depth)
         if found := _merge_base(checkout, sha, tip):
             return found
-    raise _UnknownError(f"the clone is shallow, and {name} is more than {_MORE[-1]} commits away (git fetch --unshallow)")
+    raise _UnknownError(f"the clone is shallow, and {name} is more than {_MORE[-1]} commits away (run: git fetch --unshallow)")
 
 
 def _is_shallow(checkout: Path) -> bool:
@@ -163,7 +163,7 @@ def _is_shallow(checkout: Path) -> bool:
 
 
 def _depth(checkout: Path, sha: str, more: int) -> int:
-    """A depth that takes nothing away from a shallow clone, and adds; 0 for a clone that is whole."""
+    """A depth that deepens a shallow clone and never shortens it; 0 for a complete clone."""
     if not _is_shallow(checkout):
         return 0
     return int(git("rev-list", "--count", sha, cwd=checkout)) + more
@@ -175,7 +175,7 @@ def _fetch(checkout: Path, shas: list[str], depth: int) -> None:
 
 
 def _differing(checkout: Path, commit: Commit, start: str) -> list[str]:
-    """Paths that differ, sorted; of a dirty work tree also those that git does not track and does not ignore."""
+    """Paths that differ, sorted; for a dirty work tree including untracked files that are not ignored."""
     states = (start,) if commit.dirty else (start, commit.sha)
     found = set(paths(git("diff", *DIFF, *states, cwd=checkout))[1::2])
     if commit.dirty:
@@ -184,14 +184,14 @@ def _differing(checkout: Path, commit: Commit, start: str) -> list[str]:
 
 
 def of_mapping(values: Mapping[str, object]) -> Changes:
-    """Changes from their JSON object."""
+    """Parse changes from their JSON object."""
     files = values["files"]
     assert isinstance(files, list)  # noqa: S101 - our own file
     return Changes(files=tuple(files), base=str(values["base"]), unknown=str(values["unknown"]))
 
 
 if __name__ == "__main__":
-    # For an engine that has the checkout where its caller has not: base_branch.py CHECKOUT FOLDER FILE
+    # Run by an engine when only the engine has the checkout: base_branch.py CHECKOUT FOLDER FILE
     _checkout = Path(sys.argv[1])
     _found = changes(_checkout, discover(_checkout), Base(), folder=sys.argv[2])
     Path(sys.argv[3]).write_text(json.dumps(asdict(_found)), encoding="utf-8")

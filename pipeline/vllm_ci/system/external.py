@@ -1,8 +1,8 @@
-"""Programs of other people (git, uv, apt, a container builder, a credential helper), started from here and nowhere else.
+"""Runs external programs (git, uv, apt, a container builder, a credential helper); no other module starts them.
 
-Engines start the programs that are tested; everything else goes through :func:`run`. A program gets a deadline, and no way to
-ask anybody: its standard input is closed or given, and it runs in a session of its own, without a terminal that it could open.
-It is ended, with everything in its process group, at the deadline, when the caller is interrupted, and when the caller dies.
+Engines start the programs that are tested; everything else uses :func:`run`. A program has a deadline and cannot prompt: its
+standard input is closed or provided, and it runs in a new session without a terminal. It is terminated, with its process group,
+at the deadline, when the caller is interrupted, and when the caller dies.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _TAIL_BYTES = 64 * 1024
 _OUTPUT_BYTES = 64 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 _GRACE_S = 3.0  # git removes its lock files when it is asked to end
-_LINGER_S = 0.5  # how long a child of a program that has ended may still write
+_LINGER_S = 0.5  # how long the child of an ended program may still write
 _QUICK_S = 0.1
 
 _running: set[int] = set()  # process groups
 
 
 class ProgramTimeoutError(ErroredError):
-    """A program was still running at its deadline, and was ended."""
+    """A program was still running at its deadline and was terminated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """How a program ended.
+    """Result of a program.
 
     Attributes:
         exit_code: Its exit status; 128 + N when signal N ended it.
-        output: Its standard output; the end of it, where only the tail was kept.
+        output: Its standard output, or only the end of it with ``only_tail``.
         errors: The end of its standard error.
     """
 
@@ -54,12 +54,12 @@ class Done:
     errors: bytes
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines of standard error, or of standard output where it wrote no errors."""
+        """The last lines of standard error, or of standard output if standard error is empty."""
         return last_lines(self.errors, lines) or last_lines(self.output, lines)
 
 
 def last_lines(output: bytes, lines: int) -> str:
-    """The end of what a program wrote, for a message."""
+    """The last lines of a program's output, for a message."""
     return "\n".join(output.decode("utf-8", "replace").strip().splitlines()[-lines:])
 
 
@@ -77,25 +77,25 @@ def run(
     missing: str = "",
     remedy: str = "",
 ) -> Done:
-    """Run a program to its end.
+    """Run a program until it exits.
 
     Args:
         argv: The program, found on ``PATH``, and its arguments.
-        what: Names it in messages (``git fetch``): arguments may hold passwords.
-        deadline_s: Seconds that it gets; ``VLLM_CI_PROGRAM_TIMEOUT_S`` takes the place of it.
-        cwd: Where it runs.
-        env: Its environment, by default ours.
-        stdin: What it reads; nothing by default.
-        quick: It mostly ends within milliseconds: it is guarded against our death only when it takes longer.
-        only_tail: Keep the end of its standard output only.
-        output_bytes: Most that it may write to standard output where all is kept.
-        missing: What to do when there is no such program.
-        remedy: What to do when it does not end in time.
+        what: Its name in messages (``git fetch``); arguments are not shown because they may contain passwords.
+        deadline_s: Timeout in seconds; ``VLLM_CI_PROGRAM_TIMEOUT_S`` overrides it.
+        cwd: Working directory.
+        env: Environment; by default that of this process.
+        stdin: Standard input; empty by default.
+        quick: It usually ends within milliseconds, so the guard against our death is started only if it takes longer.
+        only_tail: Keep only the end of its standard output.
+        output_bytes: Maximum size of its standard output unless ``only_tail`` is set.
+        missing: Remedy when the program is not installed.
+        remedy: Remedy when it does not end in time.
 
     Raises:
-        ErroredError: It could not be started, or wrote more than is kept.
+        ErroredError: It could not be started, or its output is too large.
         ProgramTimeoutError: It did not end in time.
-        UsageError: There is no such program.
+        UsageError: The program is not installed.
     """
     seconds = _deadline(deadline_s)
     source = subprocess.PIPE if stdin else subprocess.DEVNULL
@@ -110,25 +110,27 @@ def run(
         output, errors = exchange.output, exchange.errors
         if exchange.too_much:
             raise ErroredError(
-                f"{what} wrote more than {output_bytes / 1e6:,.0f} MB", remedy="run it by hand and look at its output"
+                f"{what} wrote more than {output_bytes / 1e6:,.0f} MB", remedy="run it by hand and check its output"
             )
     if not ended:
         said = last_lines(errors, 5)
         raise ProgramTimeoutError(
-            f"{what} did not end within {seconds:g} s, and was stopped",
-            why=f"the last that it said: {said}" if said else "it said nothing: what it waits for did not answer",
-            remedy=f"{remedy}{'; ' if remedy else ''}{TIMEOUT_VARIABLE}=SECONDS gives programs more time",
+            f"{what} did not end within {seconds:g} s and was stopped",
+            why=f"the end of its output: {said}"
+            if said
+            else "it wrote nothing, so it was probably waiting for a server or a lock",
+            remedy=f"{remedy}{'; ' if remedy else ''}set {TIMEOUT_VARIABLE}=SECONDS for a longer timeout",
         )
     return Done(exit_code=_exit_code(process), output=output, errors=errors)
 
 
 @contextmanager
 def conversation(argv: Sequence[str], *, what: str, env: Mapping[str, str], cwd: Path) -> Iterator[Process]:
-    """A program that is written to and read from for as long as the context lasts, and ended after it.
+    """Run a program with open pipes for as long as the context lasts, and terminate it afterwards.
 
     Raises:
         ErroredError: It could not be started.
-        UsageError: There is no such program.
+        UsageError: The program is not installed.
     """
     external_guard.watch()
     with _started(argv, what=what, cwd=cwd, env=env, stdin=subprocess.PIPE, stderr=None) as process:
@@ -136,7 +138,7 @@ def conversation(argv: Sequence[str], *, what: str, env: Mapping[str, str], cwd:
 
 
 def end_running() -> None:
-    """Ask every program that runs now to end: whoever waits for one, in whatever thread, goes on."""
+    """Send SIGTERM to every program that is running, so that all threads that wait for one continue."""
     for group in list(_running):
         _signal(group, signal.SIGTERM)
 
@@ -152,7 +154,7 @@ def _started(
     stderr: int | None = subprocess.PIPE,
     missing: str = "",
 ) -> Iterator[Process]:
-    """The process, leader of a session of its own; nothing of its group is left afterwards."""
+    """Start the process as leader of a new session; afterwards no process of its group is left."""
     known = {**(os.environ if env is None else env), external_guard.VARIABLE: external_guard.mark()}
     try:
         process = subprocess.Popen(
@@ -170,7 +172,7 @@ def _started(
 
 def _not_started(program: str, what: str, cwd: Path | None, error: OSError, missing: str) -> ErroredError | UsageError:
     if cwd is not None and not cwd.is_dir():
-        return UsageError(f"{cwd} is no directory", remedy="name a directory that exists")
+        return UsageError(f"{cwd} is not a directory", remedy="name an existing directory")
     if isinstance(error, FileNotFoundError):
         return UsageError(f"{Path(program).name} was not found", remedy=missing or f"install {Path(program).name}")
     return ErroredError(f"{what} cannot be started", why=str(error), remedy=f"run {program} by hand")
@@ -199,7 +201,7 @@ def _signal(group: int, number: int) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its group, politely first. It is reaped last: until then its group's number is nobody else's."""
+    """End the process and its group: SIGTERM, then SIGKILL. It is reaped last, so that its group id is not reused meanwhile."""
     try:
         if not _has_ended(process.pid):
             _signal(process.pid, signal.SIGTERM)
@@ -216,15 +218,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether the process has ended; it is not reaped."""
+    """Whether the process has ended; does not reap it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else in this process waited for all children
+    except ChildProcessError:  # other code in this process has waited for all children
         return True
 
 
 class _Exchange:
-    """What goes into a process and comes out of it, by one thread, with bounds."""
+    """Feeds standard input and reads standard output and error in one thread, with size limits."""
 
     def __init__(self, process: subprocess.Popen[bytes], stdin: bytes, *, keep_bytes: int, only_tail: bool) -> None:
         self._process, self._keep, self._only_tail = process, keep_bytes, only_tail
@@ -260,7 +262,7 @@ class _Exchange:
                 return False
             if not ended_at and _has_ended(self._process.pid):
                 ended_at = now
-            # A child that outlives the program may hold our pipes open for ever.
+            # A child that outlives the program may keep our pipes open forever.
             if ended_at and now > ended_at + _LINGER_S:
                 return True
             for key, _ in self._selector.select(min(deadline - now, 0.25)):
@@ -268,7 +270,7 @@ class _Exchange:
         return True
 
     def _reaped_soon(self, deadline: float) -> bool:
-        """The pipes are closed; mostly the process is about to end."""
+        """Wait for the process to end: its pipes are closed, so it usually ends at once."""
         pause = 0.0002
         while not _has_ended(self._process.pid):
             if time.monotonic() >= deadline:

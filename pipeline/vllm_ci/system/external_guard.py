@@ -1,9 +1,9 @@
-"""Ends programs whose starter died, in whatever way it died.
+"""Terminates external programs when the process that started them dies, however it dies.
 
-One guard for each process of ours that starts programs, itself a process: ``python -I -S external_guard.py MARK``. Standard
-library only. Its standard input is a pipe whose other end only the starter has. When the pipe closes, every process that has
-the mark in its environment (``proc_pid_environ(5)``) is ended, with its process group: children inherit the mark, and a
-program has it from its first instruction on.
+One guard process for each of our processes that starts programs: ``python -I -S external_guard.py MARK``. Standard library
+only. Its standard input is a pipe whose other end only the starter has. When the pipe closes, the guard ends every process that
+has the mark in its environment (``proc_pid_environ(5)``), with its process group: children inherit the mark, and a program has
+it from its first instruction on.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _LONGEST_S = 10.0
 
 
 def mark() -> str:
-    """What programs of this process have in :data:`VARIABLE`; no other process has or had it."""
+    """Value of :data:`VARIABLE` for programs started by this process; unique to this process."""
     return _guard.mark
 
 
 def watch() -> None:
-    """Make sure that this process has a guard."""
+    """Start the guard of this process unless it is running."""
     _guard.start()
 
 
 class _Guard:
-    """The guard of this process, started when it is first wanted."""
+    """The guard of this process, started on first use."""
 
     def __init__(self) -> None:
-        os.register_at_fork(after_in_child=self._forget)
-        self._old: list[subprocess.Popen[bytes]] = []  # one that is dropped complains that it still runs
+        os.register_at_fork(after_in_child=self._after_fork)
+        self._old: list[subprocess.Popen[bytes]] = []  # kept, because Popen warns when it is collected while running
         self._begin()
 
     def _begin(self) -> None:
@@ -57,7 +57,7 @@ class _Guard:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # what ends our process group must not end the guard
+                start_new_session=True,  # a signal to our process group must not end the guard
             )
 
     def close(self) -> None:
@@ -66,8 +66,8 @@ class _Guard:
             process.stdin.close()
             process.wait()
 
-    def _forget(self) -> None:
-        """In a fork: the guard is the parent's, and so is the other end of its pipe."""
+    def _after_fork(self) -> None:
+        """In a forked child: close the parent's pipe, and start with no guard."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._old.append(self._process)
@@ -89,13 +89,13 @@ def _marked(wanted: bytes) -> list[int]:
 
 def _signal(pids: list[int], number: int) -> None:
     for pid in pids:
-        # The program leads a session of its own: nobody else is in these groups.
+        # The program leads its own session, so these groups contain no other processes.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(os.getpgid(pid), number)
 
 
 def main(mark: str) -> None:
-    """Wait until standard input closes, then end what has the mark."""
+    """Wait until standard input closes, then end all processes with the mark."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

@@ -1,7 +1,7 @@
-"""Lock files, taken from here and nowhere else: across threads and processes, let go by the kernel when the holder dies.
+"""Lock files, for threads and processes; the kernel releases a lock when its holder dies. No other module takes locks.
 
-Format: ``flock(2)`` on a file that holds nothing. Whoever deletes a lock file holds it meanwhile; whoever gets a lock looks
-whether its file is still the one of that name, and otherwise starts again: two processes never hold one name.
+Format: ``flock(2)`` on an empty file. Only the holder deletes a lock file. A process that gets a lock checks that the file
+still has its name, and otherwise tries again; so two processes never hold the lock of one name.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from pathlib import Path
 from vllm_ci.domain.errors import ConfigError, ErroredError
 
 TIMEOUT_VARIABLE = "VLLM_CI_LOCK_TIMEOUT_S"
-# Whoever waits may wait for a build that compiles.
+# The holder may be compiling a wheel.
 _PATIENCE_S = 6 * 3600.0
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LockedError(ErroredError):
-    """Somebody else holds the lock, and did not let go in time."""
+    """Another process held the lock until the timeout."""
 
 
 @contextmanager
 def hold(path: Path, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[None]:
-    """Hold the lock file ``path``.
+    """Hold the lock on the file ``path``.
 
     Args:
-        path: Made where it is missing, with its directory.
-        shared: Others may hold it shared at the same time.
-        timeout_s: How long to wait for it; 0 not at all; by default ``VLLM_CI_LOCK_TIMEOUT_S``, or six hours.
+        path: Lock file; created with its directory if it does not exist.
+        shared: Take a shared lock.
+        timeout_s: Longest wait in seconds, 0 for none; by default ``VLLM_CI_LOCK_TIMEOUT_S`` or six hours.
 
     Raises:
-        ErroredError: The file system has no locks.
-        LockedError: Others held it all the time; the message names them.
+        ErroredError: The file system does not support locks.
+        LockedError: Other processes held it until the timeout; the message names them.
     """
     handle = _taken(path, shared=shared, timeout_s=_patience() if timeout_s is None else timeout_s)
     try:
@@ -48,7 +48,7 @@ def hold(path: Path, *, shared: bool = False, timeout_s: float | None = None) ->
 
 
 def holders(path: Path) -> list[str]:
-    """Who holds the lock file, as ``PID (COMMAND)``; empty where the system does not tell (``proc_locks(5)``)."""
+    """Holders of the lock file as ``PID (COMMAND)``; empty if the system does not list them (``proc_locks(5)``)."""
     try:
         status = path.stat()
         rows = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
@@ -98,7 +98,7 @@ def _taken(path: Path, *, shared: bool, timeout_s: float) -> int:
             raise LockedError(
                 f"{path} is locked",
                 why=f"held by {', '.join(holders(path)) or 'another process'} for more than {timeout_s:g} s",
-                remedy=f"wait for it or end it, then try again; {TIMEOUT_VARIABLE}=SECONDS waits longer",
+                remedy=f"wait for that process or stop it, then retry; set {TIMEOUT_VARIABLE}=SECONDS to wait longer",
             )
         time.sleep(min(pause, max(end - time.monotonic(), 0.0)))
         pause = min(pause * 1.5, 0.05)
@@ -127,7 +127,7 @@ def _locked(handle: int, path: Path, *, shared: bool) -> bool:
 
 
 def _is_current(handle: int, path: Path) -> bool:
-    """Whether the open file still has its name: its last holder may have deleted it."""
+    """Whether the open file still has its name: its previous holder may have deleted it."""
     try:
         found = path.stat()
     except FileNotFoundError:

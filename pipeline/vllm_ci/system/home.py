@@ -1,4 +1,4 @@
-"""Where state and caches live."""
+"""Directory for state and caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories that do not outlive their owner: gone with the context, and with the next owner when this one was killed."""
+"""Temporary directories, deleted at the end of the context; the next use deletes those of processes that were killed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LOCK = ".lock"
 def folder(prefix: str = "", *, parent: Path | None = None) -> Iterator[Path]:
     """A new directory in ``parent`` (by default ``tmp`` in ``VLLM_CI_HOME``), deleted afterwards.
 
-    Those of owners that were killed are deleted first. Do not use ``parent`` for anything else.
+    Directories of processes that were killed are deleted first. Do not use ``parent`` for anything else.
 
     Raises:
-        ErroredError: It cannot be made (no space, no permission).
+        ErroredError: It cannot be created (no space, no permission).
     """
     with ExitStack() as held:
         place = parent or home() / "tmp"
         try:
             place = parent or _default()
-            # Nobody else makes or sweeps now: a directory without a lock, or with a free one, has no owner.
+            # No other process creates or deletes here now, so a directory whose lock is missing or free has no owner.
             with hold(place / ".sweep"):
                 _sweep(place)
                 made = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
@@ -38,15 +38,15 @@ def folder(prefix: str = "", *, parent: Path | None = None) -> Iterator[Path]:
                 held.enter_context(hold(made / _LOCK))
         except OSError as error:
             raise ErroredError(
-                f"cannot make a directory in {place}",
+                f"cannot create a directory in {place}",
                 why=str(error),
-                remedy="free some space, or name another place with VLLM_CI_HOME",
+                remedy="free some space, or set VLLM_CI_HOME to another directory",
             ) from error
         yield made
 
 
 def _default() -> Path:
-    """``tmp`` in ``VLLM_CI_HOME``; commands that keep nothing work where that cannot be written, too."""
+    """``tmp`` in ``VLLM_CI_HOME``, or a directory in the system's temporary directory if that is not writable."""
     place = home() / "tmp"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _sweep(place: Path) -> None:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
-    if path.exists():  # directories that deny writing keep their files
+    if path.exists():  # files in directories without write permission are still there
         path.chmod(0o700)
         for place, names, _ in os.walk(path):
             for name in names:

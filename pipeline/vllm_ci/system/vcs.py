@@ -1,4 +1,4 @@
-"""Git, called from here and nowhere else: plumbing commands, with a configuration that does not depend on the user's taste."""
+"""Runs git: plumbing commands with settings that do not depend on the user's preferences. No other module calls git."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vllm_ci.domain.refs import short
 from vllm_ci.system import external
 from vllm_ci.system.vcs_settings import arguments_of, environment
 
-# Seconds. Reading a partial clone may fetch, so what looks local gets as long as what is remote.
+# Seconds. Reading a partial clone may fetch, so local commands get the same timeout as remote ones.
 _DEADLINE_S = 120.0
 _CLONE_DEADLINE_S = 1800.0
 _REMOTE = ("fetch", "push", "ls-remote", "clone", "pull")
 _OUTPUT_BYTES = 4 * 1024**3
 
 _ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_UNSAFE = "safe.directory"  # in git's own remedy, in every version that refuses
+_UNSAFE = "safe.directory"  # part of the error message of every version of git that refuses
 _SECRET = re.compile(r"(?<=://)[^/@\s']+@")
 
 
 class GitError(ErroredError):
-    """Git exited with ``exit_status``, not 0; ``why`` is what it said, ``output`` what it printed on standard output."""
+    """Git failed with ``exit_status``; ``why`` is its standard error, ``output`` its standard output."""
 
     def __init__(self, message: str, *, exit_status: int, why: str = "", remedy: str = "", output: str = "") -> None:
         super().__init__(message, why=why, remedy=remedy)
@@ -37,30 +37,30 @@ class GitError(ErroredError):
 
 
 class UnsafeCheckoutError(UsageError):
-    """The repository is another user's, and git does not read those (git-config(1), ``safe.directory``)."""
+    """The repository belongs to another user, so git refuses to read it (git-config(1), ``safe.directory``)."""
 
 
-# Arguments of ``git diff`` that list paths and what became of them: its output for programs, whatever is configured.
+# Arguments of ``git diff`` that list paths and their status in a format that does not depend on the configuration.
 DIFF = ("--name-status", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-relative", "--ignore-submodules=dirty", "-z")
 
 
 def git(*arguments: str, cwd: Path, stdin: bytes | None = None, deadline_s: float = 0.0) -> bytes:
     """Standard output of ``git ARGUMENTS`` run in ``cwd``.
 
-    Where a server asks for a password, git's own helpers answer, or ``VLLM_CI_GIT_USERNAME`` and ``VLLM_CI_GIT_PASSWORD``;
-    there is no prompt.
+    Passwords come from git's credential helpers, or from ``VLLM_CI_GIT_USERNAME`` and ``VLLM_CI_GIT_PASSWORD``; git never
+    prompts.
 
     Args:
-        arguments: The verb and what follows it.
-        cwd: In the repository.
-        stdin: What it reads.
-        deadline_s: Seconds that it gets; by default 120, and 1800 for a clone.
+        arguments: The subcommand and its arguments.
+        cwd: A directory in the repository.
+        stdin: Standard input.
+        deadline_s: Timeout in seconds; by default 120, and 1800 for a clone.
 
     Raises:
         ErroredError: It did not end in time.
-        GitError: It exited with something other than 0.
-        UnsafeCheckoutError: The repository is another user's.
-        UsageError: There is no git, or no such directory.
+        GitError: Its exit status is not 0.
+        UnsafeCheckoutError: The repository belongs to another user.
+        UsageError: Git is not installed, or the directory does not exist.
     """
     remote = arguments[0] in _REMOTE
     env = environment(os.environ, cwd)
@@ -74,7 +74,7 @@ def git(*arguments: str, cwd: Path, stdin: bytes | None = None, deadline_s: floa
         quick=not remote,
         output_bytes=_OUTPUT_BYTES,
         missing="install git (apt-get install git)",
-        remedy="check that the server of the repository answers (git ls-remote)" if remote else "",
+        remedy="check that the repository's server responds (git ls-remote)" if remote else "",
     )
     if done.exit_code:
         raise _failed(arguments, cwd, done)
@@ -82,7 +82,7 @@ def git(*arguments: str, cwd: Path, stdin: bytes | None = None, deadline_s: floa
 
 
 def _without_prompts(env: Mapping[str, str], cwd: Path) -> dict[str, str]:
-    """SSH fails where it would ask; a command of the user's own for SSH stays as it is (it has no terminal to ask on)."""
+    """Make SSH fail instead of prompting; an SSH command that the user has set is kept (it has no terminal to prompt on)."""
     if any(env.get(name) for name in ("GIT_SSH_COMMAND", "GIT_SSH")) or _config(cwd, "core.sshCommand"):
         return dict(env)
     return {**env, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
@@ -93,9 +93,9 @@ def _failed(arguments: tuple[str, ...], cwd: Path, done: external.Done) -> Error
     if _UNSAFE in said:
         place = _unsafe_place(said, cwd)
         return UnsafeCheckoutError(
-            f"git does not read {place}: it belongs to another user",
+            f"git refuses to read {place}: it belongs to another user",
             why=said,
-            remedy=f"if you trust what is in it: git config --global --add safe.directory {place}",
+            remedy=f"if you trust its content, run: git config --global --add safe.directory {place}",
         )
     shown = _SECRET.sub("", " ".join(arguments[:3]))
     return GitError(
@@ -108,13 +108,13 @@ def _failed(arguments: tuple[str, ...], cwd: Path, done: external.Done) -> Error
 
 
 def _unsafe_place(said: str, cwd: Path) -> str:
-    """The directory that git names in its own remedy."""
+    """The directory that git names in its error message."""
     found = re.search(r"safe\.directory (\S.*)$", said, re.MULTILINE)
     return found[1].strip() if found else str(cwd)
 
 
 def paths(output: bytes) -> list[str]:
-    """Paths of an output of git that ends each with NUL (``-z``); bytes that are not UTF-8 as ``os.fsdecode`` has them."""
+    """Paths in NUL-terminated output of git (``-z``), decoded with ``os.fsdecode``."""
     return [os.fsdecode(path) for path in output.split(b"\0") if path]
 
 
@@ -123,7 +123,7 @@ def _text(*arguments: str, cwd: Path) -> str:
 
 
 def _answer(*arguments: str, cwd: Path) -> str:
-    """As :func:`_text`; empty where git says no."""
+    """Like :func:`_text`, but empty when git fails."""
     try:
         return _text(*arguments, cwd=cwd)
     except GitError:
@@ -135,11 +135,11 @@ def _config(cwd: Path, name: str) -> str:
 
 
 def root(path: Path) -> Path:
-    """Top directory of the checkout that ``path`` lies in.
+    """Top directory of the checkout that contains ``path``.
 
     Raises:
-        UnsafeCheckoutError: It is another user's.
-        UsageError: It lies in none.
+        UnsafeCheckoutError: It belongs to another user.
+        UsageError: ``path`` is not in a checkout.
     """
     place = path if path.is_dir() else path.parent
     try:
@@ -148,26 +148,26 @@ def root(path: Path) -> Path:
         if _answer("rev-parse", "--is-bare-repository", cwd=place) == "true":
             raise UsageError(
                 f"{place} is a bare repository",
-                why="it has no work tree to take a configuration from",
-                remedy=f"git clone {place} CHECKOUT, and run this there",
+                why="it has no work tree to read a configuration from",
+                remedy=f"run git clone {place} CHECKOUT, then run this command in the clone",
             ) from error
         if _answer("rev-parse", "--git-dir", cwd=place):
-            raise UsageError(f"{place} has no work tree", why=error.why, remedy="run this in a checkout") from error
+            raise UsageError(f"{place} has no work tree", why=error.why, remedy="run this command in a checkout") from error
         raise UsageError(
-            f"{place} is in no git checkout",
-            why=f"an image is made from a commit; git says: {error.why}",
-            remedy="git init && git add . && git commit, or name the vllm-ci.yaml of a checkout with --config",
+            f"{place} is not in a git checkout",
+            why=f"images are built from commits; git reports: {error.why}",
+            remedy="run git init && git add . && git commit, or name the vllm-ci.yaml of a checkout with --config",
         ) from error
 
 
 def discover(checkout: Path, revision: str = "HEAD") -> Commit:
-    """The commit that ``revision`` names in ``checkout``.
+    """The commit that ``revision`` resolves to in ``checkout``.
 
-    ``ref`` is a full name (``refs/heads/main``), empty when HEAD is detached or when ``revision`` is no ref; ``dirty`` is only
-    ever true of ``HEAD``.
+    ``ref`` is a full name (``refs/heads/main``), empty when HEAD is detached or ``revision`` is not a ref; only ``HEAD`` can be
+    ``dirty``.
 
     Raises:
-        UsageError: There is no such commit, the name is a branch's and a tag's, or the repository's ids are not SHA-1.
+        UsageError: There is no such commit, the name is both a branch and a tag, or the repository does not use SHA-1.
     """
     ref = _ref(checkout, revision)
     sha, committed_at = _commit(checkout, ref or revision, revision)
@@ -182,7 +182,7 @@ def discover(checkout: Path, revision: str = "HEAD") -> Commit:
 
 def _commit(checkout: Path, name: str, revision: str) -> tuple[str, int]:
     """Id and committer time (seconds since the epoch) of a commit, from its object (git-cat-file(1), BATCH OUTPUT)."""
-    # One line of input is one object: a name with a line break in it is the name of nothing.
+    # One line of input is one object, so a name with a line break cannot exist.
     feed = f"{name.splitlines()[0] if name else ''}^{{commit}}\n"
     said = git("cat-file", "--batch", cwd=checkout, stdin=os.fsencode(feed))
     head, _, content = said.partition(b"\n")
@@ -191,8 +191,8 @@ def _commit(checkout: Path, name: str, revision: str) -> tuple[str, int]:
         raise _absent(checkout, revision, head.decode("utf-8", "replace"))
     if len(facts[0]) != 40:
         raise UsageError(
-            f"{checkout} names its commits by SHA-256",
-            why="tags of images, their labels and release records name a commit by the 40 digits of SHA-1",
+            f"{checkout} uses SHA-256 commit ids",
+            why="image tags, labels and release records identify a commit by its 40-digit SHA-1 id",
             remedy="use a repository with SHA-1 ids: git init --object-format=sha1, then git fast-export and git fast-import",
         )
     committer = next(line for line in content.split(b"\n") if line.startswith(b"committer "))
@@ -203,33 +203,33 @@ def _absent(checkout: Path, revision: str, said: str) -> UsageError:
     branch = _ref(checkout, revision) if revision == "HEAD" else ""
     if branch and not refs(checkout, (branch,)):
         return UsageError(
-            f"{checkout} has no commit yet", why=f"its branch {short(branch)} is empty", remedy="git add . && git commit"
+            f"{checkout} has no commits", why=f"its branch {short(branch)} is empty", remedy="run git add . && git commit"
         )
     if _answer("rev-parse", "--is-shallow-repository", cwd=checkout) == "true":
-        why, remedy = "the clone is shallow: it has only the newest commits", "git fetch --unshallow, or correct the name"
+        why, remedy = "the clone is shallow: it has only the newest commits", "run git fetch --unshallow, or correct the name"
     else:
-        why, remedy = f"git says: {said}", "git log --all shows what there is; git fetch brings what is missing"
+        why, remedy = f"git reports: {said}", "list the commits with git log --all; get missing ones with git fetch"
     return UsageError(f"{checkout} has no commit {revision}", why=why, remedy=remedy)
 
 
 def _ref(checkout: Path, revision: str) -> str:
-    """Full name of the ref that ``revision`` means, empty when it means none."""
+    """Full name of the ref that ``revision`` refers to; empty when it is not a ref."""
     if revision == "HEAD":
         return _answer("symbolic-ref", "--quiet", "HEAD", cwd=checkout)
-    if _ID.fullmatch(revision):  # a branch may have such a name, and still it is the commit that is meant
+    if _ID.fullmatch(revision):  # git reads it as a commit id even if a branch has that name
         return ""
     found = refs(checkout, (revision, f"refs/tags/{revision}", f"refs/heads/{revision}", f"refs/remotes/{revision}"))
     if len(found) > 1:
         raise UsageError(
             f"{revision} is the name of more than one ref",
             why=" and ".join(found),
-            remedy=f"write the full name: {found[0]}",
+            remedy=f"use the full name: {found[0]}",
         )
     return found[0] if found else ""
 
 
 def refs(checkout: Path, names: Iterable[str]) -> list[str]:
-    """Those of the full names that are refs of the repository, in the same order."""
+    """Those of the full ref names that exist in the repository, in the same order."""
     wanted = [name for name in names if name.startswith("refs/") and not set(name) & set("*?[\\\n")]
     if not wanted:
         return []
@@ -239,7 +239,7 @@ def refs(checkout: Path, names: Iterable[str]) -> list[str]:
 
 
 def _remote(checkout: Path) -> str:
-    """URL of ``origin`` without any credentials in it; empty for a directory of this machine."""
+    """URL of ``origin`` without credentials; empty for a local directory."""
     url = _config(checkout, "remote.origin.url")
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -250,5 +250,5 @@ def _remote(checkout: Path) -> str:
 
 
 if __name__ == "__main__":
-    # The commit of a checkout as JSON, for an engine that has the checkout where its caller has not: vcs.py CHECKOUT FILE
+    # Run by an engine when only the engine has the checkout; writes the commit as JSON: vcs.py CHECKOUT FILE
     Path(sys.argv[2]).write_text(json.dumps(asdict(discover(Path(sys.argv[1])))), encoding="utf-8")

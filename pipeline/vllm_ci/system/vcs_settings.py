@@ -1,8 +1,8 @@
-"""What git is told on every call, so that its output is the same for everybody.
+"""Settings for every call of git, so that its output does not depend on the user's configuration.
 
-The user's and the system's configuration stay in force (no ``GIT_CONFIG_NOSYSTEM``): credential helpers, proxies,
-certificates, ``insteadOf``, SSH commands and ``safe.directory`` are theirs to set. What is set here overrides hooks, pagers,
-colours and programs that would run beside git.
+The user's and the system's configuration still apply (no ``GIT_CONFIG_NOSYSTEM``): users configure credential helpers, proxies,
+certificates, ``insteadOf``, SSH commands and ``safe.directory`` there. The settings here override hooks, pagers, colours and
+programs that git would start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# Variables that git sets for a hook, or that point it at another repository, or change what it shows (git(1), ENVIRONMENT).
+# Variables that git sets for hooks, that select another repository, or that change git's output (git(1), ENVIRONMENT).
 _FOREIGN = frozenset(
     {
         *("GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INDEX_VERSION", "GIT_OBJECT_DIRECTORY"),
@@ -40,17 +40,17 @@ _SETTINGS = {
     "submodule.recurse": "false",
 }
 
-# Set by providers of CI: nobody sits there, so a program that answers git's questions (Jenkins' bindings are one) asks nobody.
+# Set by CI providers: no person is present, so a GIT_ASKPASS program there (such as Jenkins' bindings) does not prompt.
 _UNATTENDED = ("CI", "JENKINS_URL", "GITLAB_CI", "GITHUB_ACTIONS")
 
 _PASSWORD = "VLLM_CI_GIT_PASSWORD"  # noqa: S105 - a name
-# A credential helper (gitcredentials(7)) that answers from the environment; an empty one before it takes all others away.
+# A credential helper (gitcredentials(7)) that answers from the environment; the empty one before it disables all others.
 _ANSWER = f'printf "username=%s\\npassword=%s\\n" "${{VLLM_CI_GIT_USERNAME:-git}}" "${_PASSWORD}"'
 _HELPERS = ("", f'!f() {{ test "$1" = get && {_ANSWER}; }}; f')
 
 
 def arguments_of(env: Mapping[str, str]) -> list[str]:
-    """Arguments of ``git`` that stand before the verb."""
+    """Arguments of ``git`` before the subcommand."""
     pairs = [*_SETTINGS.items(), *((("core.askPass", ""),) if not env.get("GIT_ASKPASS") else ())]
     if env.get(_PASSWORD):
         pairs += [("credential.helper", value) for value in _HELPERS]
@@ -58,7 +58,7 @@ def arguments_of(env: Mapping[str, str]) -> list[str]:
 
 
 def environment(environ: Mapping[str, str], cwd: Path) -> dict[str, str]:
-    """What git finds in its environment."""
+    """The environment that git runs in."""
     env = {name: value for name, value in environ.items() if name not in _FOREIGN}
     if not any(env.get(name) for name in _UNATTENDED):
         env.pop("GIT_ASKPASS", None)
@@ -71,14 +71,14 @@ def environment(environ: Mapping[str, str], cwd: Path) -> dict[str, str]:
         "LC_ALL": "C",
         "SSH_ASKPASS_REQUIRE": "never",
     }
-    # With safe.bareRepository=explicit git does not look whether a directory is a bare repository: it has to be told.
+    # With safe.bareRepository=explicit git does not detect bare repositories, so GIT_DIR is set explicitly.
     if _is_own_bare(cwd):
         env["GIT_DIR"] = str(cwd)
     return env
 
 
 def _is_own_bare(path: Path) -> bool:
-    """Whether ``path`` is a bare repository of this user: naming another one's would go round safe.directory."""
+    """Whether ``path`` is a bare repository of this user; setting GIT_DIR to another user's would bypass safe.directory."""
     try:
         return (path / "objects").is_dir() and (path / "refs").is_dir() and (path / "HEAD").stat().st_uid == os.geteuid()
     except OSError:

@@ -22,7 +22,7 @@ from vllm_ci.ci.current import Claim, Provider
         ({"JENKINS_URL": "http://jenkins"}, Provider.JENKINS),
     ],
 )
-def test_the_provider_is_told_by_its_variables(env: dict[str, str], provider: Provider) -> None:
+def test_the_provider_is_detected_by_its_variables(env: dict[str, str], provider: Provider) -> None:
     assert current.provider(env) is provider
 
 

@@ -51,7 +51,7 @@ def test_at_the_deadline_the_command_names_the_program_the_time_and_the_remedy(f
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
     assert "git fetch did not end within 2 s" in errors
-    assert "do:  check that the server of the repository answers" in errors
+    assert "do:  check that the repository's server responds" in errors
     assert "VLLM_CI_PROGRAM_TIMEOUT_S" in errors
     assert places(tmp_path) == []
 

@@ -69,8 +69,8 @@ def test_a_killed_server_is_not_listed_and_its_name_is_free(tmp_path: Path) -> N
         pass
 
 
-def test_stopping_what_does_not_run_names_what_does() -> None:
-    with pytest.raises(UsageError, match="running: none"):
+def test_stopping_an_unknown_server_lists_the_running_ones() -> None:
+    with pytest.raises(UsageError, match="running servers: none"):
         servers.stop("absent")
 
 

@@ -38,7 +38,7 @@ def test_an_unknown_key_is_refused_with_line_and_nearest_name(tmp_path: Path) ->
 
 
 def test_an_unknown_key_far_from_all_names_lists_them(tmp_path: Path) -> None:
-    assert "known here: version, name, engine" in refused(tmp_path, "zzzzzzzz: 1\n")
+    assert "allowed keys: version, name, engine" in refused(tmp_path, "zzzzzzzz: 1\n")
 
 
 def test_an_unknown_key_inside_a_list_has_its_line(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_is_no_mapping_or_no_yaml_is_refused(tmp_path: Path, text: str) -> 
 
 
 def test_several_sources_of_a_model_are_refused(tmp_path: Path) -> None:
-    assert "not several" in refused(tmp_path, "model:\n  path: a\n  name: b\n")
+    assert "set only one of" in refused(tmp_path, "model:\n  path: a\n  name: b\n")
 
 
 def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:

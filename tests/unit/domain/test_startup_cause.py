@@ -79,7 +79,7 @@ def test_a_message_is_known_alone_and_in_the_middle_of_other_processes(title: st
     ("exit_code", "title"),
     [
         (137, "ended by SIGKILL"),
-        (132, "instruction unknown to this CPU"),
+        (132, "instruction not supported by this CPU"),
         (139, "crash in compiled code"),
         (135, "shared memory too small"),
     ],

@@ -61,9 +61,13 @@ def test_shards_get_a_core_each_where_there_is_no_gpu() -> None:
 @pytest.mark.parametrize(
     ("variant", "project", "reason"),
     [
-        (Variant(tensor_parallel_size=8), PROJECT, "8 shards need as many cores, there are 4"),
-        (Variant(tensor_parallel_size=8), replace(PROJECT, server=ServerSpec(gpus="all")), "need as many GPUs, there are 1"),
-        (Variant(quantization="fp8"), PROJECT, "cannot be made in fp8"),
+        (Variant(tensor_parallel_size=8), PROJECT, "8 shards need as many cores, but there are 4"),
+        (
+            Variant(tensor_parallel_size=8),
+            replace(PROJECT, server=ServerSpec(gpus="all")),
+            "need as many GPUs, but there are 1",
+        ),
+        (Variant(quantization="fp8"), PROJECT, "cannot be generated with fp8"),
         (Variant(quantization="int8"), CHECKPOINT, "for the tiny model only"),
         (Variant(adapter=True), CHECKPOINT, "for the tiny model only"),
         (Variant(tensor_parallel_size=4), PROJECT, ""),

@@ -122,7 +122,7 @@ async def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Pat
         port = listener.getsockname()[1]
         spec = ServiceSpec(name="web", argv=("python", "-c", SLEEPER, str(tmp_path / "pid")), ready=("true",), port=port)
         async with HostEngine() as engine:
-            with pytest.raises(ServiceError, match=f"port {port} is taken"):
+            with pytest.raises(ServiceError, match=f"port {port} is already in use"):
                 async with engine.serve(spec):
                     pytest.fail("it was handed over")
     assert not (tmp_path / "pid").exists()

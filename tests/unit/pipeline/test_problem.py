@@ -127,7 +127,7 @@ def test_a_port_that_is_taken_is_reported_with_its_remedy(tmp_path: Path) -> Non
         port = str(listener.getsockname()[1])
         ended = project(tmp_path).run("run", "--json", "--port", port)
     assert ended.code == 3
-    assert ended.json["problem"]["cause"] == f"port {port} is taken"
+    assert ended.json["problem"]["cause"] == f"port {port} is already in use"
     assert "--port" in ended.json["problem"]["change"]
 
 

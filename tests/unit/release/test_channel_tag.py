@@ -67,7 +67,7 @@ def test_a_registry_that_goes_on_answering_with_the_old_digest_ends_it(world: Wo
     assert len(waits) == 4
     assert waits == sorted(waits), "it waits longer each time"
     assert "the ledger is right" in caught.value.remedy
-    assert "vllm-ci doctor --ledger --mend" in caught.value.remedy
+    assert "vllm-ci doctor --ledger --repair" in caught.value.remedy
     assert repository.puts <= 5
 
 
@@ -89,7 +89,7 @@ def test_the_doctor_says_that_the_tag_lags_and_goes_on(world: World, monkeypatch
     monkeypatch.setattr(Setup, "open", stale_open)
     [found] = doctor.check(world.setup, mend=True)
     assert (found.what, found.mended) == ("channel tag", False)
-    assert "vllm-ci doctor --ledger --mend" in found.remedy
+    assert "vllm-ci doctor --ledger --repair" in found.remedy
 
 
 def test_a_ledger_that_moves_meanwhile_is_followed(world: World) -> None:

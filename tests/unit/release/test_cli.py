@@ -192,7 +192,7 @@ def test_doctor_compares_and_mends(folder: Path) -> None:
             entry["digest"] = first["digest"]
     index.write_text(json.dumps(value))
     assert refused("doctor", "--ledger")["disagreements"][0]["what"] == "channel tag"
-    assert "mended" in text("doctor", "--ledger", "--mend")
+    assert "mended" in text("doctor", "--ledger", "--repair")
     assert call("doctor", "--ledger") == {"agree": True, "disagreements": []}
 
 

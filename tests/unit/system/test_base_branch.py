@@ -128,7 +128,7 @@ def test_a_partial_clone_is_compared(origin: Path) -> None:
     assert found(place).files == TOPIC
 
 
-def test_without_its_server_a_shallow_clone_says_that_it_cannot_tell(origin: Path) -> None:
+def test_a_shallow_clone_without_its_server_reports_unknown_changes(origin: Path) -> None:
     place = clone(origin, "--depth=1", "--single-branch")
     origin.rename(origin.with_name("gone"))
     said = found(place, Base(branch="main"))
@@ -153,13 +153,13 @@ def test_a_commit_of_the_base_branch_itself_is_compared_with_its_parent_or_what_
     commit(origin, {"two": "2"})
     place = clone(origin, branch="main")
     assert found(place).files == ("two",)
-    assert "the commit before it" in found(place).base
+    assert "the previous commit on" in found(place).base
     assert found(place, Base(branch="main", before=start)).files == ("one", "two")
     assert found(place, Base(branch="main", before=one)).files == ("two",)
     assert found(place, Base(branch="main", before="f" * 40)).files == ("two",)
 
 
-def test_a_merge_on_the_base_branch_is_what_it_merged(origin: Path) -> None:
+def test_a_merge_on_the_base_branch_is_compared_with_its_first_parent(origin: Path) -> None:
     git(origin, "merge", "--quiet", "--no-ff", "--message", "merge", "topic")
     for place in (clone(origin, branch="main"),):
         assert found(place).files == TOPIC
@@ -201,8 +201,8 @@ def test_histories_that_have_nothing_in_common_cannot_be_compared(origin: Path) 
     assert "no common history" in found(place, Base(branch="main")).unknown
 
 
-def test_a_base_that_is_nowhere_is_said(origin: Path) -> None:
-    assert "neither here nor on origin" in found(clone(origin), Base(branch="nonsense")).unknown
+def test_a_base_that_does_not_exist_is_reported(origin: Path) -> None:
+    assert "exists neither locally nor on origin" in found(clone(origin), Base(branch="nonsense")).unknown
 
 
 def test_an_engine_finds_the_same_from_a_checkout_alone(origin: Path, tmp_path: Path) -> None:
@@ -247,13 +247,15 @@ ID, OTHER = "1" * 40, "2" * 40
         ({"CI": "true", "SYSTEM_PULLREQUEST_TARGETBRANCH": "refs/heads/main"}, {}, Base(branch="main")),
     ],
 )
-def test_what_providers_say_of_the_base(env: dict[str, str], event: object, expected: Base, tmp_path: Path) -> None:
+def test_the_base_is_read_from_the_variables_of_each_provider(
+    env: dict[str, str], event: object, expected: Base, tmp_path: Path
+) -> None:
     (tmp_path / "event.json").write_text(json.dumps(event), encoding="utf-8")
     assert base.base({**env, "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}) == expected
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"repository": 1, "merge_group": null, "before": 7}'])
-def test_an_event_that_is_not_as_expected_says_nothing(content: str, tmp_path: Path) -> None:
+def test_an_unexpected_event_names_no_base(content: str, tmp_path: Path) -> None:
     (tmp_path / "event.json").write_text(content, encoding="utf-8")
     env = {"GITHUB_ACTIONS": "true", "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
     assert base.base(env) == Base()

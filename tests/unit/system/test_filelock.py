@@ -45,7 +45,7 @@ def test_fifty_processes_at_once_never_hold_one_name_together(tmp_path: Path, un
     assert (tmp_path / "number").read_text(encoding="utf-8") == "500"
 
 
-def test_who_holds_it_is_told_when_waiting_takes_too_long(tmp_path: Path) -> None:
+def test_the_timeout_error_names_the_holders(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     process = subprocess.Popen([sys.executable, "-c", KEEP, str(lock)], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -89,7 +89,9 @@ def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_file(tmp_pa
     assert order == ["first", "second"]
 
 
-def test_how_long_to_wait_is_a_number_of_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_is_set_by_a_variable_and_an_invalid_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(filelock.TIMEOUT_VARIABLE, "0.1")
     with hold(tmp_path / "lock"), pytest.raises(LockedError, match=r"0\.1 s"), hold(tmp_path / "lock"):
         pytest.fail("two hold it")

@@ -53,7 +53,7 @@ def test_a_directory_is_gone_after_its_context_whatever_happened(home: Path) -> 
     assert [path.name for path in (home / "tmp").iterdir()] == [".sweep"]
 
 
-def test_those_of_killed_owners_go_with_the_next_and_those_of_living_ones_stay() -> None:
+def test_directories_of_killed_owners_are_deleted_and_those_of_living_ones_kept() -> None:
     dead, left = hold()
     living, kept = hold()
     end(dead, signal.SIGKILL)
@@ -64,13 +64,13 @@ def test_those_of_killed_owners_go_with_the_next_and_those_of_living_ones_stay()
     end(living, signal.SIGKILL)
 
 
-def test_a_directory_whose_owner_was_killed_before_it_took_the_lock_goes_too(home: Path) -> None:
+def test_a_directory_whose_owner_was_killed_before_it_took_the_lock_is_deleted(home: Path) -> None:
     (home / "tmp" / "half-made").mkdir(parents=True)
     with scratch.folder():
         assert not (home / "tmp" / "half-made").exists()
 
 
-def test_where_the_home_cannot_be_written_the_system_s_place_serves(
+def test_the_temporary_directory_of_the_system_is_used_when_the_home_is_not_writable(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.write_bytes(b"a file")
