@@ -34,6 +34,7 @@ LEVELS = (
     ("ci", 3),
     ("report", 3),
     ("config", 3),
+    ("api", 4),
     ("cli", 4),
     ("module", 4),
     ("__main__", 4),
