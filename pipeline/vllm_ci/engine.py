@@ -27,6 +27,7 @@ class Capabilities:
         shm: It can size ``/dev/shm``.
         cores: Number of processors, ``None`` when it cannot know.
         platforms: Platforms whose images it can run, e.g. ``linux/amd64``.
+        double: It runs nothing and only acts as if: reports made with it satisfy no policy.
     """
 
     isolated: bool
@@ -34,6 +35,7 @@ class Capabilities:
     shm: bool
     cores: int | None
     platforms: tuple[str, ...]
+    double: bool = False
 
 
 class Engine(Protocol):

@@ -17,7 +17,7 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engines import choose
-from vllm_ci.stages import STAGES
+from vllm_ci.stages import needs_server, unknown
 from vllm_ci.stages.stage import StageContext
 
 
@@ -56,13 +56,13 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
         specs = {name: replace(spec, budget_s=budget_s) for name, spec in specs.items()}
     for name in named:
         if name not in specs:
-            raise UsageError(f"there is no stage {name}", remedy=f"choose from {', '.join(specs)}")
-        if not STAGES[name].needs_server:
+            raise unknown(name, specs)
+        if not needs_server(specs[name]):
             raise UsageError(
-                f"the stage {name} looks inside an image; a URL has none to look into",
+                f"the stage {name} needs no server, and --url names nothing but one",
                 remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
             )
-    chosen = named or tuple(name for name in config.stages.enabled() if STAGES[name].needs_server)
+    chosen = named or tuple(name for name in config.stages.enabled() if needs_server(specs[name]))
     key = str(context.params.get("api_key_env") or config.server.api_key_env)
     if key and (reason := refusal_of_secret(key)):
         raise UsageError(f"--api-key-env {key} cannot be used", why=reason, remedy="export the key under another name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class Opened:
     def secrets(self) -> tuple[str, ...]:
         """Values that may stand in no report."""
         server = self.project.server
-        names = (*(name.rpartition("=")[2] for name in server.secrets), server.api_key_env)
+        own = [secret for stage in self.project.known if stage.own is not None for secret in stage.own.secrets]
+        names = (*(name.rpartition("=")[2] for name in (*server.secrets, *own)), server.api_key_env)
         return tuple(os.environ[name] for name in names if name and os.environ.get(name))
 
 
@@ -76,12 +78,28 @@ def open_project(context: click.Context, stages: tuple[str, ...] = (), *, change
         ConfigError: The configuration is not valid, or a stage has no such name.
         UsageError: The configuration lies in no git checkout.
     """
-    loaded = options.loaded(context)
+    return opened(options.loaded(context), stages, changes=changes)
+
+
+def opened(loaded: Loaded, stages: tuple[str, ...] = (), *, changes: bool = False, own: Iterable[str] = ()) -> Opened:
+    """The project of a configuration.
+
+    Args:
+        loaded: The configuration.
+        stages: Which stages run; by default those that it enables.
+        changes: Compare the commit with its base branch, where rules of a stage ask for that.
+        own: Names of the stages that the user's pipeline defines.
+
+    Raises:
+        ConfigError: A stage has no such name.
+        UsageError: The configuration lies in no git checkout.
+    """
     checkout = vcs.root(loaded.folder)
     commit = commits.discover(checkout)
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
-    project = loaded.project(loaded.path.resolve().relative_to(checkout.resolve()).as_posix(), stages)
+    place = loaded.path.resolve().relative_to(checkout.resolve()).as_posix()
+    project = loaded.project(place, stages, own=own)
     changed = None
     if changes and any(stage.changed for stage in project.stages):
         folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()

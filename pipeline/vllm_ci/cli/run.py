@@ -16,9 +16,15 @@ from vllm_ci.domain.errors import ErroredError
 if TYPE_CHECKING:  # loaded when a command runs
     from rich.console import Console
 
+    from vllm_ci.config.load import Loaded
     from vllm_ci.pipeline import steps
+    from vllm_ci.pipeline.loading import OwnPipeline
 
-_STAGE = {"multiple": True, "metavar": "NAME", "help": "Run only this stage; repeat for several."}
+_STAGE = {
+    "multiple": True,
+    "metavar": "NAME",
+    "help": "Run only this stage, one of vllm-ci's or of your own; repeat for several.",
+}
 _DEEP = {"is_flag": True, "help": "Run every case at its full size, however long it takes: no budget."}
 _BUDGET = {
     "type": click.FloatRange(min=0),
@@ -46,6 +52,9 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
       vllm-ci run --stage streaming --stage security
       vllm-ci run --engine dagger --json
       vllm-ci run --deep
+
+    Where the project has a file ci/pipeline.py beside vllm-ci.yaml, or `pipeline:` names one, that pipeline is run
+    (docs/api.md).
 
     Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
     """
@@ -78,27 +87,43 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
-    from vllm_ci.cli import progress
-    from vllm_ci.cli.opened import open_project
+    from vllm_ci.cli import options, progress
+    from vllm_ci.cli.opened import opened as open_loaded
     from vllm_ci.engines import choose, open_engine
-    from vllm_ci.pipeline import steps
+    from vllm_ci.pipeline import default, steps
+    from vllm_ci.stages import user_code
 
-    opened = open_project(context, stages, changes=True)
+    loaded = options.loaded(context)
+    own = _own_pipeline(loaded)
+    opened = open_loaded(loaded, stages, changes=True, own=own.stages if own else ())
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")
     if opened.commit.dirty:
         screen.print("the work tree is dirty: its image can be tested, never published", style="yellow")
+    if own and loaded.pipeline:
+        told = f"; stages in it: {', '.join(own.stages)}" if own.stages else ""
+        screen.print(f"pipeline {user_code.shown(str(own.path))} ({loaded.pipeline.why}{told})")
 
     variants = opened.loaded.config.matrix.domain() if matrix else None
     directory = opened.loaded.folder / opened.loaded.config.report.directory
 
     async def main(record: steps.Record) -> steps.Run:
-        record.engine, record.commit, record.rows = name, opened.commit, steps.rows(opened.project, variants)
+        record.engine, record.commit = name, opened.commit
+        if own is None:  # a pipeline of the user's own announces its stages itself
+            record.rows = steps.rows(opened.project, variants)
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
-            return await steps.run(engine, opened.project, opened.source(engine), record.emit, variants, record)
+            source, function = opened.source(engine), own or default.pipeline
+            return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
     return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
+
+
+def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
+    """The user's pipeline, imported; ``None`` where the project has none."""
+    from vllm_ci.pipeline.loading import load
+
+    return load(loaded.pipeline.path) if loaded.pipeline is not None else None
 
 
 def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:

@@ -33,11 +33,19 @@ class Problem:
     remedy: str
 
 
-def problems(config: ProjectConfig) -> Iterator[Problem]:
-    """All problems, grouped by channel."""
+def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[Problem]:
+    """All problems, grouped by channel.
+
+    Args:
+        config: The configuration to check.
+        stages: Names of the stages that the user's pipeline defines in Python.
+    """
     release = config.release
+    known = (*config.stages.specs(), *stages)
+    for index, stage in enumerate(config.matrix.stages):
+        yield from _unknown(("matrix", "stages", index), stage, "stage", known)
     for name, channel in release.channels.items():
-        yield from _names(name, channel, release, stages=tuple(config.stages.specs()))
+        yield from _names(name, channel, release, stages=known)
         yield from _after(name, channel, release.channels)
         yield from _kustomization(name, release.channels)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_ci.config import consistency, document, known
+from vllm_ci.config import consistency, document, known, pipeline_file
 from vllm_ci.config.document import Document, Place
+from vllm_ci.config.pipeline_file import PipelineFile
 from vllm_ci.config.project import ProjectConfig
+from vllm_ci.config.stages import OwnStageConfig, StagesConfig, UnknownStage
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.paths import InvalidPath
 from vllm_ci.domain.project import Project
@@ -65,19 +67,32 @@ class Loaded:
         """The project's name."""
         return self.config.name or self.folder.name.lower()
 
-    def project(self, place: str, stages: tuple[str, ...] = ()) -> Project:
+    @property
+    def pipeline(self) -> PipelineFile | None:
+        """The user's own pipeline; ``None`` is the default one.
+
+        Raises:
+            ConfigError: The file that the configuration names does not exist.
+        """
+        return pipeline_file.find(self.folder, self.config.pipeline)
+
+    def project(self, place: str, stages: tuple[str, ...] = (), *, own: Iterable[str] = ()) -> Project:
         """Convert to the pipeline's type.
 
         Args:
             place: Path of the file in the checkout.
             stages: Stages to run; by default those that are enabled in the configuration.
+            own: Names of the stages that the user's pipeline defines in Python.
 
         Raises:
             ConfigError: There is no such stage.
         """
         specs = self._specs()
-        if unknown := [name for name in stages if name not in specs]:
-            raise ConfigError(f"unknown stage: {unknown[0]}", remedy=f"choose from {', '.join(specs)}")
+        names = (*specs, *own)
+        if unknown := [name for name in stages if name not in names]:
+            near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+            raise ConfigError(f"unknown stage: {unknown[0]}", remedy=remedy)
         server = self.config.server.domain()
         return Project(
             name=self.name,
@@ -85,6 +100,8 @@ class Loaded:
             model=self.config.model.domain(),
             server=replace(server, api_key_env=GENERATED_KEY) if self.config.server.generate_api_key else server,
             stages=tuple(specs[name] for name in specs if name in (stages or self.config.stages.enabled())),
+            known=tuple(specs.values()),
+            selected=tuple(stages),
         )
 
     def _specs(self) -> dict[str, StageSpec]:
@@ -133,10 +150,19 @@ def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
         config = ProjectConfig.model_validate(data)
     except ValidationError as error:
         raise _explain(error, read, origins) from error
-    for problem in consistency.problems(config):
+    for problem in consistency.problems(config, stages=_python_stages(path.parent, config)):
         key = ".".join(map(str, problem.place))
         raise ConfigError(f"{_where(read, origins, problem.place)}: {key} is not valid", why=problem.why, remedy=problem.remedy)
     return Loaded(path=path.absolute(), config=config, origins=origins)
+
+
+def _python_stages(folder: Path, config: ProjectConfig) -> tuple[str, ...]:
+    """Names of stages in the user's pipeline; a file that is named and missing is reported by whoever wants to run it."""
+    try:
+        found = pipeline_file.find(folder, config.pipeline)
+    except ConfigError:
+        return ()
+    return found.stages if found is not None else ()
 
 
 def _in_list(place: Place) -> bool:
@@ -172,6 +198,9 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]}?" if near else f"allowed keys: {', '.join(known)}" if known else "remove it"
         return ConfigError(f"{where}: unknown key {key}{more}", why="there is no such setting", remedy=remedy)
+    if isinstance(stage := first.get("ctx", {}).get("error"), UnknownStage):
+        where = _where(read, origins, (*place, stage.name))
+        return ConfigError(f"{where}: stages.{stage.name} is not valid{more}", why=stage.why, remedy=stage.remedy)
     if isinstance(path := first.get("ctx", {}).get("error"), InvalidPath):
         return ConfigError(f"{where}: {key} is not valid{more}", why=path.why, remedy=path.remedy)
     return ConfigError(
@@ -198,8 +227,11 @@ def _known(place: Place) -> list[str]:
         if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
         field = model.model_fields.get(str(step))
-        model = _model_in(field.annotation) if field else None
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        extra = OwnStageConfig if model is StagesConfig else None
+        model = _model_in(field.annotation) if field else extra
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.image import ImageConfig
@@ -13,6 +13,19 @@ from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
 from vllm_ci.config.server import ModelConfig, ServerConfig
 from vllm_ci.config.stages import StagesConfig
+from vllm_ci.domain import paths
+
+
+def _python(value: str) -> str:
+    if value in ("", "default"):
+        return value
+    path = paths.in_repository(value)
+    if not path.endswith(".py"):
+        raise ValueError("the pipeline is a Python file, e.g. ci/pipeline.py, or `default`")
+    return path
+
+
+PipelineFile = Annotated[str, AfterValidator(_python)]
 
 
 class ReportConfig(Section):
@@ -31,6 +44,9 @@ class ProjectConfig(Section):
     """Name of the project; by default that of its folder."""
     engine: Literal["auto", "host", "dagger"] = "auto"
     """Where programs and services run."""
+    pipeline: PipelineFile = ""
+    """Python file with the pipeline, relative to this file; by default `ci/pipeline.py` where that is there. `default` is the
+    pipeline of vllm-ci, whatever is there."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     """Which image is built from a commit."""
     model: ModelConfig = Field(default_factory=ModelConfig)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import difflib
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from vllm_ci.config.paths import Pattern, TestPath
 from vllm_ci.config.section import Section
-from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
+from vllm_ci.domain.program import refusal_of_secret
+from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, OwnStage, StageSpec, refusal_of_name
 
 BUDGETED = ("integration", "streaming", "security")
 """Stages that have a budget."""
@@ -114,8 +117,96 @@ class SecurityStageConfig(ServerStageConfig):
         return replace(super().domain(name), accept=tuple(entry.domain() for entry in self.accept), fail_on=self.fail_on)
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_Paths = Annotated[
+    list[TestPath],
+    BeforeValidator(_listed, json_schema_input_type=TestPath | list[TestPath]),
+]
+
+
+class OwnStageConfig(Section):
+    """A stage of your own: exactly one of `pytest`, `run` and `use` says what it does."""
+
+    model_config = ConfigDict(
+        populate_by_name=True,
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("pytest", "run", "use")]},
+    )
+
+    enabled: bool = True
+    """Whether it runs when no stage is named on the command line."""
+    pytest: _Paths = Field(default_factory=list)
+    """Tests of yours, relative to this file: a path or a list of paths."""
+    run: list[str] = Field(default_factory=list)
+    """A command and its arguments, run in the directory of this file; exit code 0 passes, any other fails."""
+    use: str = ""
+    """Name of a stage that an installed package brings (entry point group `vllm_ci.stages`)."""
+    in_: Annotated[Literal["image", "tool"], Field(alias="in")] = "tool"
+    """Where it runs: inside the `image`, or beside it in the environment of this `tool`."""
+    server: bool | None = None
+    """Whether it needs the server; by default tests outside the image do, and nothing else."""
+    promises: Annotated[int, Field(ge=1)] = 1
+    """Least number of cases; fewer is an error, not a pass."""
+    timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Longest time, in seconds."""
+    pytest_args: list[str] = Field(default_factory=list)
+    """Further arguments for pytest, e.g. `-k`, `not slow`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment for the tests or the command."""
+    secrets: list[str] = Field(default_factory=list)
+    """Names of environment variables handed through from the caller; values never stand here."""
+
+    @field_validator("secrets")
+    @classmethod
+    def _harmless(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if reason := refusal_of_secret(name):
+                raise ValueError(reason)
+        return names
+
+    @model_validator(mode="after")
+    def _one(self) -> OwnStageConfig:
+        given = [name for name in ("pytest", "run", "use") if getattr(self, name)]
+        if len(given) != 1:
+            said = f"it has {' and '.join(given)}" if given else "it has none of them"
+            raise ValueError(f"a stage of your own has exactly one of `pytest`, `run` and `use`; {said}")
+        if self.pytest_args and not self.pytest:
+            raise ValueError("`pytest_args` is only for a stage with `pytest`")
+        if self.run and self.promises > 1:
+            raise ValueError("a command is one case: `promises` above 1 is only for a stage with `pytest` or `use`")
+        if self.use and (self.in_ == "image" or self.server is not None):
+            raise ValueError("an installed stage knows by itself where it runs: remove `in` and `server`")
+        return self
+
+    def domain(self, name: str) -> StageSpec:
+        """As the stage takes it."""
+        inside = self.in_ == "image"
+        own = OwnStage(
+            run=tuple(self.run),
+            use=self.use,
+            inside=inside,
+            needs_server=bool(self.pytest) and not inside if self.server is None else self.server,
+            secrets=tuple(self.secrets),
+        )
+        return StageSpec(
+            name=name,
+            suite=False,
+            paths=tuple(self.pytest),
+            promises=self.promises,
+            timeout_s=self.timeout_s,
+            pytest_args=tuple(self.pytest_args),
+            env=dict(self.env),
+            own=own,
+        )
+
+
 class StagesConfig(Section):
-    """Which stages run, and what each of them asks."""
+    """Which stages run, and what each of them asks; any other name is a stage of your own."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": {"pattern": "^[a-z][a-z0-9_-]{0,39}$"}})
+    __pydantic_extra__: dict[str, OwnStageConfig] = Field(init=False)
 
     unit: UnitStageConfig = Field(default_factory=UnitStageConfig)
     """Inside the image: it is what its locks say, and your own tests pass in it."""
@@ -126,10 +217,60 @@ class StagesConfig(Section):
     security: SecurityStageConfig = Field(default_factory=SecurityStageConfig)
     """Who may call what, what hostile input does, what leaks."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            if name not in cls.model_fields:
+                _check_own(str(name), value, list(cls.model_fields))
+        return data
+
+    @property
+    def own(self) -> Mapping[str, OwnStageConfig]:
+        """Stages of the user's own by name, in the order of the file."""
+        return self.__pydantic_extra__ or {}
+
     def specs(self) -> dict[str, StageSpec]:
         """Every stage by name, in the order they run."""
-        return {name: getattr(self, name).domain(name) for name in type(self).model_fields}
+        return {name: stage.domain(name) for name, stage in self._all().items()}
 
     def enabled(self) -> tuple[str, ...]:
         """Names of the stages that run when none is named."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name).enabled)
+        return tuple(name for name, stage in self._all().items() if stage.enabled)
+
+    def _all(self) -> dict[str, StageConfig | OwnStageConfig]:
+        return {**{name: getattr(self, name) for name in type(self).model_fields}, **self.own}
+
+
+class UnknownStage(ValueError):
+    """A key of ``stages:`` that is neither a stage of ours nor a whole one of the user's.
+
+    Args:
+        name: The key.
+        why: What is wrong with it.
+        remedy: What to do.
+    """
+
+    def __init__(self, name: str, *, why: str, remedy: str) -> None:
+        super().__init__(why)
+        self.name, self.why, self.remedy = name, why, remedy
+
+
+def _check_own(name: str, value: Any, ours: list[str]) -> None:
+    """Refuse what looks like a mistyped name of ours, and names that are taken.
+
+    Raises:
+        UnknownStage: It is one of these.
+    """
+    if reason := refusal_of_name(name):
+        raise UnknownStage(name, why=reason, remedy="give the stage another name")
+    keys = set(value) if isinstance(value, Mapping) else set()
+    if keys & {"pytest", "run", "use"}:
+        return
+    near = difflib.get_close_matches(name, ours, n=1, cutoff=0.5)
+    known = f"did you mean {near[0]}? " if near else ""
+    raise UnknownStage(
+        name,
+        why=f"vllm-ci brings no stage {name}, and one of your own has one of `pytest`, `run` and `use`",
+        remedy=f"{known}Stages that vllm-ci brings: {', '.join(ours)}",
+    )

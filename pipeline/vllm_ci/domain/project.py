@@ -97,6 +97,8 @@ class Project:
         server: How it is served.
         stages: The stages to run, in this order.
         build_args: Further arguments of the build (``--image cuda``).
+        known: Every stage that the configuration describes, also those that do not run by themselves.
+        selected: Stages that the caller asked for by name (``--stage``); empty when all may run.
     """
 
     name: str
@@ -105,6 +107,8 @@ class Project:
     server: ServerSpec
     stages: tuple[StageSpec, ...]
     build_args: tuple[str, ...] = ()
+    known: tuple[StageSpec, ...] = ()
+    selected: tuple[str, ...] = ()
 
 
 def cache_key(*parts: str | bytes) -> str:

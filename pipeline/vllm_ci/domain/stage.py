@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SEVERITIES = ("low", "medium", "high", "critical")
+BUILT_IN = ("unit", "integration", "streaming", "security")
+"""Names of the stages that this tool brings, in the order in which they run."""
+# Rows, steps and log files of a run have these names already.
+_TAKEN = ("build", "model", "server", "settings", "engine", "run", "pipeline", "interrupted", "tools", "machine")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+
+def refusal_of_name(name: str) -> str:
+    """Why a stage of the user's own cannot have this name; empty when it can."""
+    if name in BUILT_IN:
+        return f"{name} is the name of a stage that vllm-ci brings"
+    if name in _TAKEN:
+        return f"{name} is the name of a step of every run"
+    if not _NAME.fullmatch(name):
+        return "a stage's name has up to 40 lower-case letters, digits, `_` and `-`, and begins with a letter"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,25 @@ class ChangedRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnStage:
+    """What makes a stage one of the user's own: a command, the name of an installed stage, or else tests (``StageSpec.paths``).
+
+    Attributes:
+        run: Command line; its exit code is the stage's one case.
+        use: Name of an installed stage (entry point group ``vllm_ci.stages``).
+        inside: It runs inside the image; otherwise in the tool's own environment.
+        needs_server: It runs against the server.
+        secrets: Names of variables handed through from the caller's environment.
+    """
+
+    run: tuple[str, ...] = ()
+    use: str = ""
+    inside: bool = False
+    needs_server: bool = False
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageSpec:
     """Configuration of one stage.
 
@@ -57,6 +93,7 @@ class StageSpec:
         timeout_s: Timeout in seconds for each of its programs.
         pytest_args: Further arguments for pytest (``-k`` expressions, a plugin's options).
         env: Environment for the tests.
+        own: What it does, where it is none of :data:`BUILT_IN`.
     """
 
     name: str
@@ -71,3 +108,4 @@ class StageSpec:
     timeout_s: float = 1800.0
     pytest_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    own: OwnStage | None = None

@@ -14,6 +14,7 @@ from vllm_ci.engine import Engine
 ENGINES = {
     "host": "vllm_ci.engines.host:HostEngine",
     "dagger": "vllm_ci.engines.dagger:DaggerEngine",
+    "memory": "vllm_ci.engines.memory:MemoryEngine",
 }
 
 

@@ -16,8 +16,10 @@ from vllm_ci.domain.errors import EngineError, ErroredError
 from vllm_ci.domain.events import Emit, Event, Finished, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Service
+from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import INTERRUPTED, Problem, Report, StageResult, Verdict
-from vllm_ci.stages import STAGES
+from vllm_ci.domain.variant import Matrix
+from vllm_ci.stages import needs_server
 from vllm_ci.stages.running import Runner
 
 SUMMARIES = {
@@ -25,6 +27,7 @@ SUMMARIES = {
     "model": "the model could not be made",
     "server": "the server did not start",
     "engine": "the engine could not be used",
+    "pipeline": "the pipeline's own code raised an error",
 }
 _LOG_WITHIN_S = 2.0
 _LONGEST_DETAIL = 100  # of one line of the progress; all of it stands at the end
@@ -63,6 +66,8 @@ class Record:
         services: Those that run, by the name of their log.
         skipped: Rows of a matrix that cannot be had, with the reason.
         problem: What kept stages from being run.
+        double: The engine only acts as if.
+        added: Results that no stage has made, by name.
     """
 
     emit: Emit
@@ -76,6 +81,8 @@ class Record:
     services: dict[str, Service] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     problem: Problem | None = None
+    double: bool = False
+    added: dict[str, StageResult] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
     _running: dict[str, float] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
@@ -109,6 +116,15 @@ class Record:
         self(Finished(step=step, seconds=seconds, detail=told, verdict=Verdict.ERRORED))
         self.problem = self.problem or problem
 
+    def add(self, result: StageResult) -> None:
+        """Take down a result that no stage has made.
+
+        Args:
+            result: It; its name is that of no stage.
+        """
+        self.rows += [result.name] if result.name not in self.rows else []
+        self.added[result.name] = result
+
     async def stop(self, why: str) -> Run:
         """Stop the stages that run, keeping what they found, and say what is known.
 
@@ -135,12 +151,12 @@ class Record:
 
     def run(self) -> Run:
         """What is known now; rows without a result are errored, and say why."""
-        results = dict(self.runner.results) if self.runner is not None else {}
+        results = {**(self.runner.results if self.runner is not None else {}), **self.added}
         for row in self.rows:
             if row not in results and row not in self.skipped:
                 message = self.problem.not_run if self.problem else "not run"
                 results[row] = StageResult(name=row, verdict=Verdict.ERRORED, seconds=0.0, message=message)
-        stages = tuple(sorted(results.values(), key=lambda result: _place(result.name)))
+        stages = tuple(sorted(results.values(), key=lambda result: _place(result.name, self.rows)))
         server = {key: value for result in stages for key, value in result.facts.items()}
         report = Report(
             commit=self.commit,
@@ -152,7 +168,7 @@ class Record:
             started_at=self._started_at,
             seconds=round(time.monotonic() - self._begun, 3),
             timings=dict(self._seconds),
-            double=bool(server.get("double")),
+            double=self.double or bool(server.get("double")),
             skipped=dict(self.skipped),
             problem=self.problem,
         )
@@ -173,8 +189,13 @@ def problem_of(step: str, error: ErroredError) -> Problem:
     )
 
 
-def _place(row: str) -> tuple[bool, int]:
-    """Stages in their order, the rows of a matrix after them in the order they ran."""
-    stage, at, _ = row.partition("@")
-    known: Sequence[str] = list(STAGES)
-    return bool(at), 0 if at or stage not in known else known.index(stage)
+def rows(project: Project, matrix: Matrix | None = None) -> list[str]:
+    """Names of the results that a run of the default pipeline is going to have."""
+    names = [spec.name for spec in project.stages]
+    served = [spec.name for spec in project.stages if matrix and spec.name in matrix.stages and needs_server(spec)]
+    return [*names, *(f"{name}@{variant.name}" for variant in (matrix.variants if matrix else ()) for name in served)]
+
+
+def _place(row: str, rows: Sequence[str]) -> tuple[bool, int]:
+    """Stages in the order in which they were announced, the rows of other servers after them."""
+    return "@" in row, rows.index(row) if row in rows else len(rows)

@@ -39,7 +39,7 @@ async def read(outcome: Outcome, *, name: str, promised: int) -> Reading:
         collected = int(document["collected"])
     except FileNotFoundError:
         cases, facts = await _unfinished(outcome)
-        return Reading(cases=cases, trouble=f"{name} {_how_it_ended(outcome)}\n{tail(outcome.log)}".rstrip(), facts=facts)
+        return Reading(cases=cases, trouble=f"{name} {how_it_ended(outcome)}\n{tail(outcome.log)}".rstrip(), facts=facts)
     except (ValueError, KeyError, TypeError) as error:
         return Reading(trouble=f"{name} wrote a report that cannot be read: {error!r}\n{tail(outcome.log)}")
     return Reading(cases=cases, trouble=_doubt(outcome, cases, collected, name=name, promised=promised), facts=facts)
@@ -99,10 +99,10 @@ def _case(entry: Mapping[str, Any]) -> Case:
 
 def _doubt(outcome: Outcome, cases: tuple[Case, ...], collected: int, *, name: str, promised: int) -> str:
     if outcome.timed_out or outcome.stopped:
-        return f"{name} {_how_it_ended(outcome)}"
+        return f"{name} {how_it_ended(outcome)}"
     bad = any(case.status not in (CaseStatus.PASSED, CaseStatus.SKIPPED) for case in cases)
     if outcome.exit_code not in _ENDED_WELL and not bad:
-        return f"{name} {_how_it_ended(outcome)}\n{tail(outcome.log)}"
+        return f"{name} {how_it_ended(outcome)}\n{tail(outcome.log)}"
     if outcome.exit_code == 1 and not bad:
         return f"{name} ended with exit code 1 though no case failed\n{tail(outcome.log)}"
     if len(cases) < collected:
@@ -112,7 +112,8 @@ def _doubt(outcome: Outcome, cases: tuple[Case, ...], collected: int, *, name: s
     return ""
 
 
-def _how_it_ended(outcome: Outcome) -> str:
+def how_it_ended(outcome: Outcome) -> str:
+    """How a program ended, as the end of a sentence."""
     if outcome.timed_out:
         return f"was ended after {outcome.seconds:.0f} s: its time ran out"
     if outcome.stopped:
@@ -145,6 +146,6 @@ async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any
         elif "running" in entry:
             running = entry["running"]
     if running and running not in finished:
-        message = f"was running when the program {_how_it_ended(outcome)}"
+        message = f"was running when the program {how_it_ended(outcome)}"
         finished[running] = Case(name=running, status=CaseStatus.ERRORED, message=message)
     return tuple(finished.values()), facts

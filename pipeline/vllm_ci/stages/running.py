@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -11,11 +12,12 @@ import anyio
 from vllm_ci.domain.errors import EngineError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service
-from vllm_ci.domain.report import StageResult, Verdict
+from vllm_ci.domain.report import CaseStatus, StageResult, Verdict
 from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine, is_gone, single_error
-from vllm_ci.stages import STAGES
-from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages import stage_of
+from vllm_ci.stages.stage import Judges, Stage, StageContext
+from vllm_ci.stages.user_code import place, trace, words
 from vllm_ci.stages.watching import watch
 
 _WATCH_INTERVAL_S = 1.0
@@ -126,34 +128,67 @@ class Runner:
     async def _watched(self, context: StageContext, row: str) -> None:
         """Tell how far the stage is while it runs."""
         try:
-            names = [program.name for program in STAGES[context.spec.name].programs(context)]
-        except UsageError:  # told by whoever runs them
+            names = [program.name for program in _stage(context).programs(context)]
+        except Exception:  # noqa: BLE001 - told by whoever runs them
             return
         await watch(self.engine, names, row, self.emit)
 
     async def _judge(self, context: StageContext, row: str, stop: anyio.Event) -> StageResult:
-        name = context.spec.name
-        stage = STAGES[name]
         outcomes: list[Outcome] = []
         begun = time.monotonic()
         try:
-            for program in stage.programs(context):
-                outcomes.append(await self._outcome(program, stop))  # noqa: PERF401 - one after another
-            self.outputs[row] = tuple(outcome.output for outcome in outcomes)
-            result = await stage.result(context, outcomes)
-            cut = self.interrupted and any(outcome.stopped for outcome in outcomes)
-            return _cut(result, self.interrupted) if cut else result
+            result = await self._judged(_stage(context), context, row, stop, outcomes)
+            cut = self.interrupted and stop.is_set() and (any(outcome.stopped for outcome in outcomes) or not outcomes)
+            return _cut(result, self.interrupted) if cut else _not_empty(result)
         except UsageError:
             raise
         except VllmCiError as error:
-            log = "\n".join(outcome.log for outcome in outcomes)
-            seconds = time.monotonic() - begun
-            return StageResult(name=name, verdict=Verdict.ERRORED, seconds=seconds, message=str(error), log=log)
+            return _errored(context, str(error), begun, outcomes)
+        except Exception as error:
+            if not (where := place(error)):
+                raise
+            log = trace(error)
+            return _errored(context, f"{where}: {words(error)}\n(raised by the stage itself)", begun, outcomes, log)
+
+    async def _judged(
+        self, stage: Stage, context: StageContext, row: str, stop: anyio.Event, outcomes: list[Outcome]
+    ) -> StageResult:
+        """Run the programs of the stage, adding to ``outcomes`` as they end, and have it read them."""
+        if isinstance(stage, Judges):
+            return await stage.judge(context, self.engine, stop)
+        for program in stage.programs(context):
+            outcomes.append(await self._outcome(program, stop))  # noqa: PERF401 - one after another
+        self.outputs[row] = tuple(outcome.output for outcome in outcomes)
+        result = await stage.result(context, outcomes)
+        if not isinstance(result, StageResult):
+            raise EngineError(
+                f"the stage {context.spec.name} returned {type(result).__name__} in place of a StageResult",
+                remedy="return one from its method result() (docs/api.md)",
+            )
+        return result
 
     async def _outcome(self, program: Program, stop: anyio.Event) -> Outcome:
         if stop.is_set():
             return Outcome(exit_code=_STOPPED, seconds=0.0, output=NoFiles(), log="", stopped=True)
         return await self.engine.run(program, stop=stop)
+
+
+def _stage(context: StageContext) -> Stage:
+    return context.stage if context.stage is not None else stage_of(context.spec)
+
+
+def _errored(context: StageContext, message: str, begun: float, outcomes: Sequence[Outcome], trouble: str = "") -> StageResult:
+    log = "\n".join([*(outcome.log for outcome in outcomes), *([trouble] if trouble else [])])
+    seconds = time.monotonic() - begun
+    return StageResult(name=context.spec.name, verdict=Verdict.ERRORED, seconds=seconds, message=message, log=log)
+
+
+def _not_empty(result: StageResult) -> StageResult:
+    """A stage in which no case ran has checked nothing, whatever verdict it gives itself."""
+    if result.verdict is not Verdict.PASSED or any(case.status is not CaseStatus.SKIPPED for case in result.cases):
+        return result
+    said = f"all {len(result.cases)} cases were skipped" if result.cases else "no case ran"
+    return replace(result, verdict=Verdict.ERRORED, message=f"{said}: nothing was checked")
 
 
 def _cut(result: StageResult, why: str) -> StageResult:

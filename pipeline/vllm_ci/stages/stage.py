@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import anyio
 
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
@@ -12,6 +14,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service
 from vllm_ci.domain.report import StageResult
 from vllm_ci.domain.stage import StageSpec
+from vllm_ci.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class StageContext:
         secrets: Values of secrets by the name of their variable, for stages that look for them in logs; a key that is not
             among them is looked up in the environment of the caller.
         tensor_parallel_size: That the server was started with; 0 when nobody knows.
-        quantization: Likewise; empty when nobody knows.
+        quantization: That the server was started with; empty when nobody knows.
+        stage: The stage itself, where it is an object of the user's and not found by its name.
     """
 
     spec: StageSpec
@@ -50,6 +54,7 @@ class StageContext:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensor_parallel_size: int = 0
     quantization: str = ""
+    stage: Stage | None = None
 
 
 class Stage(Protocol):
@@ -72,3 +77,11 @@ class Stage(Protocol):
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """Read what the programs (one outcome each, in the same order) left behind."""
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """A stage that judges by itself, in the process of the pipeline, in place of programs: a function of the user's."""
+
+    async def judge(self, context: StageContext, engine: Engine, stop: anyio.Event) -> StageResult:
+        """Judge, until ``stop`` is set: then what was found by that time is the result."""

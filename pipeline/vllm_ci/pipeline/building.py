@@ -1,0 +1,76 @@
+"""The first step: the image of a commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Program
+from vllm_ci.domain.project import Project
+from vllm_ci.engine import Engine
+from vllm_ci.pipeline.record import SUMMARIES
+from vllm_ci.pipeline.source import Source
+from vllm_ci.pipeline.telling import step, told
+
+_TIMEOUT_S = 3 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """An image and what is known of it.
+
+    Attributes:
+        image: Its reference.
+        facts: Directory with ``build.json`` (what ``vllm-ci build --json`` prints), ``config.json`` (the OCI image
+            configuration) and ``manifest.json`` (what its files must be).
+        config: That image configuration.
+        summary: That of ``build.json``.
+    """
+
+    image: ImageRef
+    facts: Directory
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+
+async def build(engine: Engine, project: Project, source: Source, emit: Emit) -> Built:
+    """Build the image of the source's commit.
+
+    Raises:
+        BuildError: It could not be built.
+        ConfigError: What was asked for cannot be built.
+    """
+    commit = source.commit
+    with step(emit, "build", f"image of {commit.short}") as done:
+        outcome = await engine.run(
+            Program(
+                name="build",
+                argv=(
+                    *("python", "-m", "vllm_ci", "build", commit.sha, "--json", "--facts", "{out}"),
+                    *("--config", f"{{in.source}}/{project.config}", "--dirty" if commit.dirty else "--no-dirty"),
+                    *project.build_args,
+                ),
+                inputs={"source": source.checkout},
+                timeout_s=_TIMEOUT_S,
+            )
+        )
+        if not outcome:
+            said = told(outcome.log)
+            message = f"{SUMMARIES['build']}: {said['message']}"
+            if outcome.exit_code == ConfigError.exit_code:
+                raise ConfigError(message, why=said["why"], remedy=said["remedy"])
+            raise BuildError(message, why=said["why"], remedy=said["remedy"], log=outcome.log)
+        summary = json.loads(await outcome.output.read("build.json"))
+        config = json.loads(await outcome.output.read("config.json"))
+        image = summary["image"]
+        ref = ImageRef(
+            repository=image["reference"].partition("@")[0], digest=image["digest"], tags=tuple(image.get("tags", ()))
+        )
+        made = sum(layer["built"] for layer in summary["layers"])
+        done(f"{ref.digest}, {made} of {len(summary['layers'])} layers made")
+    return Built(image=ref, facts=outcome.output, config=config, summary=summary)

@@ -1,0 +1,35 @@
+"""The pipeline that runs where a project has none of its own; copy it to ``ci/pipeline.py`` to begin with yours."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.report import Report
+from vllm_ci.domain.variant import Variant
+from vllm_ci.pipeline.api import Pipeline
+from vllm_ci.pipeline.handles import Image
+
+
+async def pipeline(ci: Pipeline) -> Report:
+    """Build the image, serve it, test it, report."""
+    ci.expect()  # every configured stage is in the report, whatever breaks
+    image = await ci.build()
+    await ci.together(inside(ci, image), against_a_server(ci, image))
+    for variant in ci.variants():  # with --matrix: other ways of serving the same image
+        with suppress(ErroredError):  # one that does not start is reported in its own rows
+            await against_a_server(ci, image, variant)
+    return ci.report()
+
+
+async def inside(ci: Pipeline, image: Image) -> None:
+    """Test the image itself: that needs no server, and runs while it starts."""
+    await ci.test(image, *ci.image_stages)
+
+
+async def against_a_server(ci: Pipeline, image: Image, variant: Variant | None = None) -> None:
+    """Serve the image, and test what answers."""
+    stages = ci.server_stages if variant is None else ci.matrix_stages
+    if stages:
+        async with ci.serve(image, variant) as server:
+            await ci.test(server, *stages)

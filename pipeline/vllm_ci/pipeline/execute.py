@@ -1,0 +1,109 @@
+"""Running a pipeline function to a report, whatever it raises."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+
+from vllm_ci.domain.errors import ErroredError, UsageError, VllmCiError
+from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+from vllm_ci.pipeline.api import Pipeline
+from vllm_ci.pipeline.errors import PipelineError, misuse
+from vllm_ci.pipeline.record import Run
+from vllm_ci.stages import user_code
+
+Function = Callable[[Pipeline], Awaitable[Report]]
+"""A pipeline: ``async def pipeline(ci: Pipeline) -> Report``."""
+STEP = "pipeline"
+
+
+async def execute(ci: Pipeline, function: Function) -> Run:
+    """Run a pipeline; what it raises is part of the report, with the line of the user's code.
+
+    A failed ``assert`` is a failed row ``pipeline``; any other error is the run's problem.
+
+    Args:
+        ci: What it works on.
+        function: The pipeline.
+
+    Raises:
+        ConfigError: What was asked for cannot be built.
+    """
+    try:
+        returned = await function(ci)
+        ci.check_awaited()
+        _check(ci, returned, function)
+    except Exception as error:  # noqa: BLE001 - told apart below
+        for each in _leaves(error):
+            _note(ci, each)
+        with contextlib.suppress(PipelineError):  # closes what was never awaited; the first error is the one that counts
+            ci.check_awaited()
+    return ci.record.run()
+
+
+def _note(ci: Pipeline, error: Exception) -> None:
+    if ci.is_noted(error):
+        return
+    if isinstance(error, UsageError):
+        raise error
+    if isinstance(error, AssertionError):
+        _failed(ci, error)
+    elif isinstance(error, PipelineError):
+        ci.record.failed(STEP, error)
+    elif isinstance(error, VllmCiError):
+        ci.record.failed(STEP if user_code.place(error) else "engine", _placed(error))
+    elif user_code.place(error):
+        ci.record.failed(STEP, _foreign(error))
+    else:  # a fault of ours
+        raise error
+
+
+def _failed(ci: Pipeline, error: AssertionError) -> None:
+    message = f"{user_code.place(error)}: {user_code.words(error)}"
+    case = Case(name=STEP, status=CaseStatus.FAILED, message=message, details=user_code.trace(error))
+    ci.record.add(StageResult(name=STEP, verdict=Verdict.FAILED, seconds=0.0, cases=(case,), message=message))
+
+
+def _placed(error: VllmCiError) -> ErroredError:
+    """An error of ours that went through the user's code, with the line."""
+    where = user_code.place(error)
+    message = f"{where}: {error.message}" if where else error.message
+    log = error.log if isinstance(error, ErroredError) else ""
+    return ErroredError(message, why=error.why, remedy=error.remedy, log=log)
+
+
+def _foreign(error: Exception) -> ErroredError:
+    return ErroredError(
+        f"{user_code.place(error)}: {user_code.words(error)}",
+        why="the code of the pipeline raised this error, so its remaining steps did not run",
+        remedy="fix that line and run again; the log has the whole traceback",
+        log=user_code.trace(error),
+    )
+
+
+def _check(ci: Pipeline, returned: object, function: Function) -> None:
+    """Check that the pipeline returned its report.
+
+    Raises:
+        PipelineError: It returned something else.
+    """
+    if ci.issued(returned):
+        return
+    said = "nothing" if returned is None else f"a {type(returned).__name__}"
+    if isinstance(returned, Report):
+        said = "a report that ci.report() did not make"
+    raise misuse(
+        f"the pipeline returned {said}",
+        why="its result is the report of what it ran",
+        remedy="end it with `return ci.report()`",
+        at=user_code.defined_at(function),
+    )
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    """The errors in a group of a task group, or the error itself."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

@@ -1,0 +1,175 @@
+"""What a pipeline holds in its hands: an image that was built, and a server that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Outcome, Program, Service
+from vllm_ci.domain.stage import OwnStage
+from vllm_ci.engine import Engine
+from vllm_ci.stages.command import in_folder
+from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.targets import variables
+
+_ANSWER_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image that was built from the commit.
+
+    Attributes:
+        reference: ``repository@sha256:...``, which names one image for ever.
+        digest: ``sha256:`` and 64 hex digits.
+        tags: Tags that point at it, the commit's first.
+    """
+
+    ref: ImageRef = field(repr=False)
+    engine: Engine = field(repr=False)
+    source: Directory | None = field(repr=False, default=None)
+    facts: Directory | None = field(repr=False, default=None)
+
+    @property
+    def reference(self) -> str:
+        """``repository@sha256:...``, which names one image for ever."""
+        return self.ref.reference
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` and 64 hex digits."""
+        return self.ref.digest
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags that point at it, the commit's first."""
+        return self.ref.tags
+
+    async def run(
+        self,
+        *argv: str,
+        name: str = "command",
+        env: Mapping[str, str] | None = None,
+        secrets: tuple[str, ...] = (),
+        timeout_s: float = 600.0,
+    ) -> Outcome:
+        """Run a command inside the image, in the directory of ``vllm-ci.yaml``; the outcome is true with exit code 0.
+
+        Args:
+            argv: Command and arguments; ``{out}`` is a directory to write to, which the outcome holds.
+            name: For logs, and for the memory engine to know it by.
+            env: Environment on top of the image's.
+            secrets: Names of variables handed through from the caller's environment.
+            timeout_s: Longest time, in seconds.
+
+        Raises:
+            EngineError: The engine could not start it.
+        """
+        program = _program(argv, name=name, env=env, secrets=secrets, timeout_s=timeout_s, source=self.source)
+        return await self.engine.run(replace(program, image=self.ref))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that is ready.
+
+    Attributes:
+        image: What it serves; ``None`` for a server that somebody else runs.
+        url: Base URL, as this process reaches it.
+        model: Name that clients call the model by.
+        name: Empty for the first server of a run; otherwise its rows in the report are called ``STAGE@NAME``.
+    """
+
+    image: Image | None
+    url: str
+    model: str
+    name: str = ""
+    engine: Engine = field(repr=False)
+    context: StageContext = field(repr=False)
+
+    @property
+    def service(self) -> Service | None:
+        """The engine's handle on it."""
+        return self.context.service
+
+    @property
+    def api_key(self) -> str:
+        """The key that it asks for; empty when it asks for none."""
+        name = self.context.api_key_env
+        return self.context.secrets.get(name) or os.environ.get(name, "") if name else ""
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+        """An HTTP client with base URL and API key; with the memory engine it gets scripted answers.
+
+        Args:
+            options: Of ``httpx.AsyncClient``, over ours.
+        """
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        transport = getattr(self.service, "transport", None)
+        ours = {
+            "base_url": self.url,
+            "headers": headers,
+            "timeout": _ANSWER_WITHIN_S,
+            "transport": transport,
+            "trust_env": False,
+        }
+        async with httpx.AsyncClient(**{**ours, **options}) as client:
+            yield client
+
+    async def run(
+        self,
+        *argv: str,
+        name: str = "command",
+        env: Mapping[str, str] | None = None,
+        secrets: tuple[str, ...] = (),
+        timeout_s: float = 600.0,
+    ) -> Outcome:
+        """Run a command beside the server, in the directory of ``vllm-ci.yaml``; the outcome is true with exit code 0.
+
+        ``VLLM_URL``, ``VLLM_MODEL`` and, where it asks for one, ``VLLM_API_KEY`` say where the server is.
+
+        Args:
+            argv: Command and arguments; ``{url.vllm}`` is the server as the command reaches it, ``{out}`` a directory to write
+                to.
+            name: For logs, and for the memory engine to know it by.
+            env: Environment on top of that.
+            secrets: Names of variables handed through from the caller's environment.
+            timeout_s: Longest time, in seconds.
+
+        Raises:
+            EngineError: The engine could not start it.
+        """
+        found, keys = variables(OwnStage(needs_server=True, secrets=secrets), self.context)
+        program = _program(
+            argv, name=name, env={**found, **(env or {})}, secrets=keys, timeout_s=timeout_s, source=self.context.source
+        )
+        return await self.engine.run(replace(program, needs={"vllm": self.service} if self.service is not None else {}))
+
+    async def log(self) -> str:
+        """What it has written so far; empty for a server that somebody else runs.
+
+        Raises:
+            EngineError: The log cannot be read.
+        """
+        return await self.service.log() if self.service is not None else ""
+
+
+def _program(
+    argv: tuple[str, ...],
+    *,
+    name: str,
+    env: Mapping[str, str] | None,
+    secrets: tuple[str, ...],
+    timeout_s: float,
+    source: Directory | None,
+) -> Program:
+    inputs = {"source": source} if source is not None else {}
+    command = in_folder("{in.source}" if inputs else "{out}", argv)
+    return Program(name=name, argv=command, env=dict(env or {}), secrets=secrets, inputs=inputs, timeout_s=timeout_s)

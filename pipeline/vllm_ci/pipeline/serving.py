@@ -1,0 +1,127 @@
+"""The steps from an image to a server that answers: the model, settings that fit the machine, the server itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from vllm_ci.domain.errors import ErroredError, ServiceError
+from vllm_ci.domain.events import Emit, Finished, Started
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
+from vllm_ci.domain.project import Project, cache_key
+from vllm_ci.domain.startup_cause import startup_cause
+from vllm_ci.engine import Engine
+from vllm_ci.pipeline import fitting, telling
+from vllm_ci.pipeline.building import Built
+from vllm_ci.pipeline.record import SUMMARIES
+from vllm_ci.pipeline.source import Source
+from vllm_ci.programs import FOLDER as PROGRAMS
+
+
+async def model(
+    engine: Engine, project: Project, source: Source, image: ImageRef, emit: Emit, step: str = "model"
+) -> Directory | None:
+    """The checkpoint to serve, made on the spot if it is a tiny one; ``None`` when the server loads it by name.
+
+    Raises:
+        ErroredError: It could not be made.
+    """
+    spec = project.model
+    if spec.tiny is None:
+        return source.model
+    with telling.step(emit, step, f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
+        script = (PROGRAMS / "tiny_model.py").read_bytes()
+        outcome = await engine.run(
+            Program(
+                name="model",
+                argv=("python", "{in.programs}/tiny_model.py", "{out}", spec.tiny.parameters),
+                image=image,
+                inputs={"programs": engine.directory(PROGRAMS)},
+                cache_key=cache_key("tiny-model", script, spec.tiny.parameters),
+            )
+        )
+        if not outcome:
+            told = telling.told(outcome.log)
+            message = f"{SUMMARIES['model']}: {told['message']}"
+            raise ErroredError(message, why=told["why"], remedy=told["remedy"], log=outcome.log)
+        done("reused" if outcome.reused else "made")
+    return outcome.output
+
+
+async def fitted(
+    engine: Engine, project: Project, built: Built, checkpoint: Directory | None, emit: Emit, step: str = "settings"
+) -> Project:
+    """The project with what its server needs on the machine it will run on, where the user says nothing (CPU images)."""
+    image = built.summary["image"]
+    return await fitting.fitted(engine, project, checkpoint, image=image, config=built.config, emit=emit, step=step)
+
+
+def service(engine: Engine, project: Project, built: Built, checkpoint: Directory | None) -> ServiceSpec:
+    """The server that the project wants from its image."""
+    spec, server = project.model, project.server
+    source = ("--model", "{in.model}") if checkpoint is not None else ("--model", spec.name)
+    revision = ("--revision", spec.revision) if spec.revision else ()
+    entrypoint = tuple(built.config.get("config", {}).get("Entrypoint") or ("vllm", "serve"))
+    secrets = (f"VLLM_API_KEY={server.api_key_env}",) if server.api_key_env else ()
+    return ServiceSpec(
+        name="vllm",
+        argv=(
+            *entrypoint,
+            *source,
+            *revision,
+            *("--served-model-name", spec.served_name, "--host", "{host}", "--port", "{port}"),
+            *("--shutdown-timeout", str(int(server.stop_grace_s))),
+            *server.args,
+        ),
+        ready=("python", "{in.programs}/ready.py", "{url}", spec.served_name, "VLLM_API_KEY"),
+        env=server.env,
+        secrets=(*server.secrets, *secrets),
+        image=built.image,
+        inputs={"programs": engine.directory(PROGRAMS), **({"model": checkpoint} if checkpoint is not None else {})},
+        ready_timeout_s=server.ready_timeout_s,
+        stop_grace_s=server.stop_grace_s + 10,
+        gpus=server.gpus,
+        shm_bytes=server.shm_bytes,
+    )
+
+
+@asynccontextmanager
+async def held(engine: Engine, spec: ServiceSpec, what: str, emit: Emit, step: str = "server") -> AsyncIterator[Service]:
+    """Hold a server; one that does not start is explained from its log.
+
+    Raises:
+        ServiceError: It did not become ready; the message has the cause, the log is with it.
+    """
+    emit(Started(step=step, detail=f"vLLM with {what}"))
+    begun = time.monotonic()
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            held = await stack.enter_async_context(engine.serve(spec))
+        except ServiceError as error:
+            raise explained(error) from error
+        detail = f"first completion after {held.ready_s:.1f} s"
+        emit(Finished(step=step, seconds=time.monotonic() - begun, detail=detail))
+        yield held
+
+
+def explained(error: ServiceError) -> ServiceError:
+    """What an engine says of a server that did not start, with the cause out of its log."""
+    summary = SUMMARIES["server"]
+    if not error.log and error.ended is None:  # it was not even tried: the engine's own words are the cause
+        return ServiceError(f"{summary}: {error.message}", why=error.why, remedy=error.remedy)
+    cause = startup_cause(error.log, exit_code=error.ended)
+    if error.ended is None:
+        asked = error.why.partition("\nthe end of")[0]
+        told = f"{cause.explanation} It said: {cause.line}" if cause.explanation else f"the last line of its log: {cause.line}"
+        why = f"{asked}\n{told}"
+        return ServiceError(f"{summary}: {error.message}", why=why, remedy=cause.change or error.remedy, log=error.log)
+    return ServiceError(
+        f"{summary}: {cause.line}",
+        why=cause.explanation or f"no known reason (exit code {error.ended}); {cause.process or 'the server'} says that itself",
+        remedy=cause.change or error.remedy,
+        log=error.log,
+        ended=error.ended,
+    )
