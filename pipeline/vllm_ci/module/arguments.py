@@ -34,7 +34,7 @@ class Settings:
 
     source: Source
     config: Annotated[str, Doc("Path of the configuration file in the source")] = "vllm-ci.yaml"
-    variant: Annotated[Variant | None, Doc("Image spec to build, in place of the configuration's")] = None
+    variant: Annotated[Variant, Doc("Which image is built")] = Variant.CONFIGURED
     spec: Annotated[str, Doc("Path of an image spec in the source, in place of the configuration's")] = ""
     gpus: Annotated[str, Doc("none, all or device numbers (0,1); by default what the configuration says")] = ""
     checkpoint: Annotated[dagger.Directory | None, Doc("Model to serve, in place of the configuration's")] = None

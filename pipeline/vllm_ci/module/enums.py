@@ -24,9 +24,12 @@ class Verdict(enum.Enum):
 
 @enum_type
 class Variant(enum.Enum):
-    """An image spec that comes with vllm-ci."""
+    """Which image is built."""
 
+    # An enumeration cannot be left out: the engine looks for the name of its default.
+    CONFIGURED = ""
+    """The one that the configuration names."""
     CPU = "cpu"
-    """vLLM for processors without a GPU."""
+    """The image spec cpu of vllm-ci: vLLM for machines without a GPU."""
     CUDA = "cuda"
-    """vLLM for NVIDIA GPUs."""
+    """The image spec cuda of vllm-ci: vLLM for NVIDIA GPUs."""

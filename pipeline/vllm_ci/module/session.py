@@ -266,14 +266,15 @@ def _project(loaded: Loaded, settings: Settings, wanted: Wanted) -> Project:
     elif wanted.foreign and key == GENERATED_KEY:
         key = ""  # nobody here knows the key of a server that somebody else runs
     project = replace(project, server=replace(project.server, api_key_env=key))
-    return replace(project, build_args=_build_args(settings)) if settings.variant or settings.spec else project
+    return replace(project, build_args=_build_args(settings.variant.value, settings.spec))
 
 
-def _build_args(settings: Settings) -> tuple[str, ...]:
-    if settings.variant and settings.spec:
+def _build_args(variant: str, spec: str) -> tuple[str, ...]:
+    if variant and spec:
         raise UsageError("--variant and --spec both name an image spec", remedy="leave one out")
     # A path is one of the checkout, which the builder has elsewhere.
-    return ("--image", settings.variant.value if settings.variant else f"{{in.source}}/{settings.spec}")
+    name = variant or (f"{{in.source}}/{spec}" if spec else "")
+    return ("--image", name) if name else ()
 
 
 def needs_server(project: Project) -> bool:
