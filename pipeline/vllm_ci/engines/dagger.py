@@ -7,6 +7,7 @@ import json
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from vllm_ci.system import scratch
 
 try:
     import dagger
-    from dagger import ReturnType, dag
+    from dagger import CacheSharingMode, ReturnType, dag
 except ImportError as error:
     raise UsageError(
         "the engine dagger needs Dagger's SDK",
@@ -78,16 +79,21 @@ class DaggerEngine:
         port: The port at the caller's that a service which does not ask for one gets; 0 is any free port.
         caller: From where it is called.
         tool: The tool's own environment; by default this package with the network of this machine.
+        session: Identity of a session; with it, callers that ask for the same program in that session get one run of it.
+        shares_services: Those callers also get one service, which nobody stops before the session ends, and take turns at it.
     """
 
     port: int = 0
     caller: Caller = field(default_factory=Machine)
     tool: Tool | None = None
+    session: str = ""
+    shares_services: bool = False
     name: str = "dagger"
     capabilities: Capabilities = field(
         default=Capabilities(isolated=True, gpus=None, shm=True, cores=None, platforms=("linux/amd64", "linux/arm64"))
     )
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
+    _times: Counter[tuple[str, ...]] = field(init=False, default_factory=Counter)
 
     async def __aenter__(self) -> Self:
         with translated("be reached"):
@@ -149,10 +155,18 @@ class DaggerEngine:
 
     async def _cached(self, program: Program) -> Outcome:
         if not program.cache_key:
-            return await self._run(program, uuid.uuid4().hex)
+            return await self._run(program, self._nonce(program))
         outcome = await self._run(program, "")
         # Dagger remembers failures as well; only a success may stand for a run.
-        return outcome or await self._run(program, uuid.uuid4().hex)
+        return outcome or await self._run(program, self._nonce(program))
+
+    def _nonce(self, program: Program) -> str:
+        """What keeps a program from being answered from memory; in a session, the n-th run of a program is the same for all."""
+        if not self.session:
+            return uuid.uuid4().hex
+        key = (program.name, *program.argv)
+        self._times[key] += 1
+        return f"{self.session}-{self._times[key]}"
 
     async def _run(self, program: Program, nonce: str) -> Outcome:
         values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
@@ -161,6 +175,10 @@ class DaggerEngine:
             container = await self._container(program.image)
         container = container.with_env_variable(guard.UNIQUE, nonce or program.cache_key)
         container = self._with_environment(_bound(container, program.needs), program, values)
+        if program.needs and self.shares_services:
+            # One program at a time: what one of them does to the server must not be found by another.
+            turn = dag.cache_volume(f"vllm-ci-turn-{self.session[:16]}")
+            container = container.with_mounted_cache(f"{_ROOT}/turn", turn, sharing=CacheSharingMode.LOCKED)
         guarded = ("run", _RESULT, str(program.timeout_s), *(fill(word, values) for word in program.argv))
         this_run, begun = uuid.uuid4().hex, time.monotonic()
         with translated(f"run {program.name}"):
@@ -185,7 +203,8 @@ class DaggerEngine:
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
         """Hold a service; see :class:`vllm_ci.engine.Engine`."""
-        async with dagger_service.held(await self.guarded(spec), self.caller, wanted=self.port) as service:
+        shared = self.session if self.shares_services else ""
+        async with dagger_service.held(await self.guarded(spec), self.caller, wanted=self.port, shared=shared) as service:
             yield service
 
     async def guarded(self, spec: ServiceSpec) -> Guarded:
@@ -207,6 +226,14 @@ class DaggerEngine:
             argv=(*_GUARDED, *argv),
             ready=(*_GUARDED, "ready", str(CONTROL_PORT)),
         )
+
+    async def check_gpus(self, gpus: str) -> None:
+        """See whether the engine hands out GPUs, before anything is built for them.
+
+        Raises:
+            EngineError: It does not.
+        """
+        await _with_gpus(dag.container().from_(self._tool.python_image), gpus)
 
     def image(self, ref: ImageRef) -> dagger.Container:
         """The built image as a container, pulled by its digest straight from the builder's store."""

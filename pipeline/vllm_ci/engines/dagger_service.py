@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 import time
@@ -102,18 +103,21 @@ class Guarded:
 
 
 @asynccontextmanager
-async def held(guarded: Guarded, caller: Caller, *, wanted: int) -> AsyncIterator[DaggerService]:
+async def held(guarded: Guarded, caller: Caller, *, wanted: int, shared: str = "") -> AsyncIterator[DaggerService]:
     """Start it, wait until it is ready, hold, stop.
 
     Args:
         guarded: The service.
         caller: Who wants to reach it.
         wanted: Port it shall have at the caller's, 0 for any.
+        shared: Something that only the callers know who share it; it is not stopped then, it ends with their session.
 
     Raises:
         ServiceError: It died, or did not become ready in time.
     """
-    spec, token = guarded.spec, secrets.token_urlsafe(24)
+    spec = guarded.spec
+    # The same token makes it the same service, which an engine starts once.
+    token = hashlib.sha256(f"guard {shared}".encode()).hexdigest()[:32] if shared else secrets.token_urlsafe(24)
     container = (
         guarded.container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
         .with_env_variable(guard.UNIQUE, token[:8])
@@ -129,8 +133,9 @@ async def held(guarded: Guarded, caller: Caller, *, wanted: int) -> AsyncIterato
             await made.locate(caller, wanted)
         yield made
     finally:
-        with anyio.CancelScope(shield=True):
-            await _stop(service, spec.stop_grace_s)
+        if not shared:
+            with anyio.CancelScope(shield=True):
+                await _stop(service, spec.stop_grace_s)
 
 
 async def _started(spec: ServiceSpec, service: dagger.Service, ready: tuple[str, ...]) -> None:

@@ -1,41 +1,76 @@
-"""Arguments that several functions of the module have, as `dagger call --help` explains them."""
+"""What the constructor takes, and how an object hands its settings on to those that its functions open.
 
-from __future__ import annotations
+Each argument is written once, as the field of a class. The SDK reads the documentation of a field only where its annotation is
+an object, not a string: no module of this package imports annotations from the future.
+"""
 
-from typing import Annotated
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import dagger
 from dagger import DefaultPath, Doc, Ignore
 
+from vllm_ci.module.enums import Variant
+
 # Never part of a commit, and large. Leaving out tracked files would make every tree look dirty.
 _IGNORED = ["**/.venv", "**/__pycache__", "**/.mypy_cache", "**/.ruff_cache", "**/.pytest_cache", "**/.tools", "**/.vllm-ci"]
 
-Source = Annotated[dagger.Directory, DefaultPath("/"), Ignore(_IGNORED), Doc("Checkout of the repository, with its .git")]
-Stages = Annotated[list[str] | None, Doc("Stages to run; by default those that the configuration enables")]
-Deep = Annotated[bool, Doc("Run every case at its full size, however long it takes: no budget")]
-Variant = Annotated[str, Doc("Shipped image spec (cpu, cuda) or path of one; by default the configuration's")]
-Gpus = Annotated[str, Doc("none, all or device numbers (0,1); by default the configuration's")]
-Checkpoint = Annotated[dagger.Directory | None, Doc("Model to serve in place of the configuration's")]
-Secrets = Annotated[list[dagger.Secret] | None, Doc("Secrets that the configuration names, e.g. env://HF_TOKEN")]
-ApiKey = Annotated[dagger.Secret | None, Doc("API key that the server asks for; by default what the configuration says")]
-Server = Annotated[dagger.Service | None, Doc("Test this server (tcp://host:port) instead; nothing is built")]
-Model = Annotated[str, Doc("Name that the given server knows its model by; by default the first it lists")]
-
+Source = Annotated[
+    dagger.Directory, DefaultPath("/"), Ignore(_IGNORED), Doc("Checkout of the repository to build and test, with its .git")
+]
 Username = Annotated[dagger.Secret | None, Doc("User name for the registry")]
 Password = Annotated[dagger.Secret | None, Doc("Password or token for the registry")]
-RegistryService = Annotated[dagger.Service | None, Doc("Where that registry is, if no name server knows it")]
-LedgerUsername = Annotated[dagger.Secret | None, Doc("User name for the ledger's repository; with most servers any will do")]
-LedgerPassword = Annotated[dagger.Secret | None, Doc("Password or token for the ledger's repository")]
-LedgerService = Annotated[dagger.Service | None, Doc("Where that repository's server is, if no name server knows it")]
-SshAgent = Annotated[dagger.Socket | None, Doc("SSH agent for the ledger's repository, e.g. $SSH_AUTH_SOCK")]
-KnownHosts = Annotated[dagger.File | None, Doc("Host keys to trust with that agent, e.g. ~/.ssh/known_hosts")]
-Key = Annotated[dagger.Secret | None, Doc("Private key (PEM) to sign with; by default release.key of the configuration")]
-Passphrase = Annotated[dagger.Secret | None, Doc("Passphrase of the private key")]
-ReleaseSecrets = Annotated[
-    list[dagger.Secret] | None, Doc("Further variables, those that the configuration names, e.g. env://SIGNING_KEY")
-]
-Osv = Annotated[dagger.Directory | None, Doc("OSV data to scan with, now")]
-Reason = Annotated[str, Doc("Why, for the record")]
-By = Annotated[str, Doc("Who releases, as git writes it: Anna <anna@example.com>")]
-DryRun = Annotated[bool, Doc("Say exactly what would change, and change nothing")]
-AsJson = Annotated[bool, Doc("Return JSON")]
+RegistryService = Annotated[dagger.Service | None, Doc("The registry as a service (tcp://host:port), if DNS does not know it")]
+
+_Opened = TypeVar("_Opened")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Settings:
+    """What every object of the module works with."""
+
+    source: Source
+    config: Annotated[str, Doc("Path of the configuration file in the source")] = "vllm-ci.yaml"
+    variant: Annotated[Variant, Doc("Which image is built")] = Variant.CONFIGURED
+    spec: Annotated[str, Doc("Path of an image spec in the source, in place of the configuration's")] = ""
+    gpus: Annotated[str, Doc("none, all or device numbers (0,1); by default what the configuration says")] = ""
+    checkpoint: Annotated[dagger.Directory | None, Doc("Model to serve, in place of the configuration's")] = None
+    secrets: Annotated[list[dagger.Secret] | None, Doc("Secrets that the configuration names, e.g. env://HF_TOKEN")] = None
+    api_key: Annotated[dagger.Secret | None, Doc("API key of the server; by default what the configuration says")] = None
+    python_image: Annotated[str, Doc("Image that the tool runs in: Debian with Python; saves time with git in it")] = (
+        "python:3.12-slim"
+    )
+    index: Annotated[dagger.Secret | None, Doc("URL of the package index, in place of the public one")] = None
+    extra_index: Annotated[dagger.Secret | None, Doc("URL of a further package index")] = None
+    debian_mirror: Annotated[dagger.Secret | None, Doc("URLs of Debian mirrors, in place of the image's own")] = None
+    proxy: Annotated[dagger.Secret | None, Doc("URL of the proxy for http and https")] = None
+    certificates: Annotated[dagger.File | None, Doc("Certificate authorities to trust, in place of the image's own")] = None
+    cache: Annotated[str, Doc("Cache volume that keeps packages, layers and images between builds")] = "vllm-ci"
+
+
+_SETTINGS = tuple(each.name for each in dataclasses.fields(Settings))
+
+
+def settings(holder: Settings) -> dict[str, Any]:
+    """The settings of an object, for one that it opens."""
+    return {name: getattr(holder, name) for name in _SETTINGS}
+
+
+def opening(opened: Callable[..., _Opened], name: str, doc: str) -> Callable[..., Any]:
+    """A function ``name`` that gives an object of the class ``opened``: its arguments are the fields that the class adds."""
+    hints = {**typing.get_type_hints(opened, include_extras=True), "return": opened}
+    added = [each for each in dataclasses.fields(typing.cast("Any", opened)) if each.name not in _SETTINGS]
+    keyword, either = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+    async def function(self: Settings, **given: Any) -> _Opened:
+        return opened(**settings(self), **given)
+
+    function.__name__, function.__doc__ = name, doc
+    function.__annotations__ = {each: hints[each] for each in (*(field.name for field in added), "return")}
+    parameters = [inspect.Parameter(each.name, keyword, default=each.default, annotation=hints[each.name]) for each in added]
+    signature = inspect.Signature([inspect.Parameter("self", either), *parameters], return_annotation=opened)
+    vars(function)["__signature__"] = signature
+    return function

@@ -1,7 +1,5 @@
 """For how long Dagger may answer from memory: seven days, unless a function says otherwise, and all of ours do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -9,7 +7,7 @@ import dagger
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# The SDK's own types know nothing of this argument.
+# The SDK's own types do not list this argument.
 _function: Any = dagger.function
 
 

@@ -1,17 +1,14 @@
 """What the module's functions have in common: an open engine, a project, and endings that a shell understands."""
 
-from __future__ import annotations
-
 import contextlib
-import json
+import hashlib
 import posixpath
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn
 
 import dagger
 from dagger import dag
@@ -19,48 +16,44 @@ from dagger import dag
 from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
 from vllm_ci.config.stages import BUDGETED
-from vllm_ci.domain.changes import Changes
-from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
-from vllm_ci.domain.program import Program, refusal_of_secret
+from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.project import Project
 from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
 from vllm_ci.engines.dagger_caller import Function
 from vllm_ci.engines.dagger_tool import Tool
+from vllm_ci.module import checkout
+from vllm_ci.module.arguments import Settings
+from vllm_ci.module.endings import end
 from vllm_ci.pipeline.steps import Source
-from vllm_ci.stages import reading
+from vllm_ci.stages import STAGES
 from vllm_ci.system import scratch
-from vllm_ci.system.base_branch import of_mapping
+
+_EMPTY = (
+    "the cache volume {volume} holds no image: this is the first build with it, or the engine's garbage collection removed it "
+    "(docs/dagger.md, Disk space)"
+)
+_DIRTY = "the tree is dirty: this image holds changes that are not committed, and cannot be published"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a call asks for.
+class Wanted:
+    """What a call wants of a project.
 
     Attributes:
-        source: The checkout, with its ``.git``.
-        config: Path of the configuration file in it.
         stages: Which stages; none means those that the configuration enables.
-        variant: Image spec that goes over the configuration's.
-        gpus: Likewise.
-        checkpoint: Model that goes over the configuration's.
-        secrets: Those that the configuration names.
-        api_key: The server's, over the configuration's.
-        foreign: The server is somebody else's.
+        serves: It starts the server of the project.
+        foreign: It tests a server that was given.
         deep: No stage has a budget.
+        shared: Other functions of the session may want the same server at the same time.
     """
 
-    source: dagger.Directory
-    config: str
     stages: tuple[str, ...] = ()
-    variant: str = ""
-    gpus: str = ""
-    checkpoint: dagger.Directory | None = None
-    secrets: Sequence[dagger.Secret] = ()
-    api_key: dagger.Secret | None = None
+    serves: bool = False
     foreign: bool = False
     deep: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,65 +73,160 @@ class Work:
     hidden: tuple[str, ...] = field(default=(), repr=False)
 
 
-@dataclass(kw_only=True)
-class Call:
-    """A call of a function: opens what it works on, and ends as the command line does, with a message and an exit code.
+@asynccontextmanager
+async def ending_well() -> AsyncIterator[None]:
+    """Errors of ours end the call with their message and their exit code."""
+    try:
+        yield
+    except VllmCiError as error:
+        caught = error
+    else:
+        return
+    await end(f"vllm-ci: {caught}", caught.exit_code)
 
-    Attributes:
-        asked: What it asks for.
-        tool: The tool's own environment.
-        equipped: Gives another one, by what the configuration says.
+
+@asynccontextmanager
+async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -> AsyncIterator[Work]:
+    """What a function works on, with all that can be known checked before anything is built.
+
+    Args:
+        settings: Of the module's object.
+        wanted: What the call wants.
+        tool: The tool's environment; by default that of the settings.
     """
-
-    asked: Asked
-    tool: Tool
-    equipped: Callable[[Loaded], Awaitable[Tool]] | None = None
-    _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
-
-    async def __aenter__(self) -> Work:
-        try:
-            return await self._open()
-        except VllmCiError as error:
-            await end(self.tool.python_image, f"vllm-ci: {error}\n", error.exit_code)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
-        if isinstance(error, VllmCiError):
-            await end(self.tool.python_image, f"vllm-ci: {error}\n", error.exit_code)
-
-    async def _open(self) -> Work:
-        asked = self.asked
-        if not await asked.source.exists(".git", expected_type=dagger.ExistsType.DIRECTORY_TYPE):
-            raise UsageError(
-                "the source has no folder .git",
-                why="it is a part of a checkout, or a git worktree, whose repository lies in another folder",
-                remedy="name the root of a checkout or a clone: --source .",
-            )
-        loaded = await configuration(asked)
-        tool = await self.equipped(loaded) if self.equipped is not None else self.tool
-        project = _project(loaded, asked)
-        key = project.server.api_key_env
-        given = {await name_of(secret): secret for secret in asked.secrets}
-        if asked.api_key is not None:
-            given[key] = asked.api_key
-        elif key == GENERATED_KEY:
-            given[key] = dag.set_secret(GENERATED_KEY, secrets.token_urlsafe(24))
-        _check_names(given)
-        hidden = [await secret.plaintext() for secret in given.values()]
-        engine = DaggerEngine(caller=Function(package=tool.package, secrets=given), tool=tool)
-        await self._stack.enter_async_context(engine)
-        return Work(
-            engine=engine,
-            project=project,
-            # The security stage looks for the key in what the server logged.
-            source=replace(await _source(engine, loaded, asked, project), secrets=dict(zip(given, hidden, strict=True))),
-            hidden=tuple(hidden),
+    async with ending_well():
+        loaded = await configuration(settings, deep=wanted.deep)
+        project = _project(loaded, settings, wanted)
+        given = await _given(settings, project, wanted)
+        made = tool or await tool_of(settings)
+        engine = DaggerEngine(
+            caller=Function(package=made.package, secrets={name: secret for name, (secret, _) in given.items()}),
+            tool=made,
+            session=await _session(),
+            shares_services=wanted.shared,
         )
+        async with engine:
+            if wanted.serves:
+                await engine.check_gpus(project.server.gpus)
+            yield Work(
+                engine=engine,
+                project=project,
+                # The security stage looks for the key in what the server logged.
+                source=replace(
+                    await _source(engine, loaded, settings, project), secrets={name: text for name, (_, text) in given.items()}
+                ),
+                hidden=tuple(text for _, text in given.values()),
+            )
 
 
-def _check_names(names: Iterable[str]) -> None:
+async def configuration(settings: Settings, *, deep: bool = False) -> Loaded:
+    """The configuration of the source, with the settings over it. Messages name the file as the user does.
+
+    Raises:
+        UsageError: The source is no checkout, or the module's own.
+        ConfigError: There is none, or it is not valid.
+    """
+    await checkout.check(settings)
+    overrides: dict[str, Override] = {}
+    if settings.gpus:
+        overrides["server.gpus"] = Override(value=settings.gpus, origin="argument --gpus")
+    if deep:
+        origin = "argument --deep"
+        overrides |= {f"stages.{name}.budget_s": Override(value=0.0, origin=origin) for name in BUDGETED}
+    if not await settings.source.exists(settings.config):
+        raise ConfigError(
+            f"the source has no {settings.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
+        )
+    return _loaded(settings.config, await settings.source.file(settings.config).contents(), overrides)
+
+
+def _loaded(config: str, text: str, overrides: Mapping[str, Override]) -> Loaded:
+    """The configuration, read in a folder of its own, so that every message names the path in the checkout."""
+    with scratch.folder("configuration-") as folder, contextlib.chdir(folder):
+        path = Path(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return load(path, overrides)
+
+
+async def tool_of(settings: Settings) -> Tool:
+    """The tool's environment, as the settings want it.
+
+    Raises:
+        UsageError: A secret has no value.
+    """
+    network = {
+        "PIP_INDEX_URL": settings.index,
+        "PIP_EXTRA_INDEX_URL": settings.extra_index,
+        "VLLM_CI_DEBIAN_MIRROR": settings.debian_mirror,
+        **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy),
+    }
+    await plaintexts([settings.index, settings.extra_index, settings.debian_mirror, settings.proxy])
+    return Tool(
+        package=package(),
+        python_image=settings.python_image,
+        certificates=settings.certificates,
+        network={name: value for name, value in network.items() if value is not None},
+        volume=settings.cache,
+    )
+
+
+async def plaintexts(given: Iterable[dagger.Secret | None]) -> list[str]:
+    """Values of secrets.
+
+    Raises:
+        UsageError: One has none; the message names it.
+    """
+    return [await _plaintext(each) for each in given if each is not None]
+
+
+async def _plaintext(secret: dagger.Secret) -> str:
+    try:
+        return await secret.plaintext()
+    except dagger.QueryError as error:
+        uri = await secret.uri()
+        raise UsageError(
+            f"the secret {uri or 'that was given'} has no value",
+            why=str(error).splitlines()[0],
+            remedy=f"export {await name_of(secret)}=... before the call" if uri.startswith("env://") else "check its address",
+        ) from error
+
+
+async def name_of(secret: dagger.Secret) -> str:
+    """The name of a variable, from ``env://NAME``, ``file://.../NAME`` and the like, or as a module set it."""
+    return (await secret.uri()).rpartition("/")[2] or await secret.name()
+
+
+async def _given(settings: Settings, project: Project, wanted: Wanted) -> dict[str, tuple[dagger.Secret, str]]:
+    """Secrets by the name of the variable that would hold them, each with its value.
+
+    Raises:
+        UsageError: One has no value or a name that programs need, or the server wants one that was not given.
+    """
+    key = project.server.api_key_env
+    named = {await name_of(secret): secret for secret in settings.secrets or ()}
+    if settings.api_key is not None:
+        named[key] = settings.api_key
+    elif key == GENERATED_KEY:
+        named[key] = dag.set_secret(GENERATED_KEY, await _generated_key(shared=wanted.shared))
+    check_names(named)
+    asked = (*project.server.secrets, *([key] if key else ())) if wanted.serves else (key,) if wanted.foreign and key else ()
+    needed = [name.rpartition("=")[2] for name in asked]
+    if missing := [name for name in needed if name not in named]:
+        raise UsageError(
+            f"no secret {missing[0]} was given",
+            why=f"the server of {settings.config} needs it",
+            remedy=f"pass it: --secrets env://{missing[0]}",
+        )
+    return {name: (secret, await _plaintext(secret)) for name, secret in named.items()}
+
+
+async def _generated_key(*, shared: bool) -> str:
+    """A key that nobody knows; the same for all functions that share a server."""
+    return hashlib.sha256(f"key {await _session()}".encode()).hexdigest()[:32] if shared else secrets.token_urlsafe(24)
+
+
+def check_names(names: Iterable[str]) -> None:
     """Refuse secrets under names that programs need.
 
     Raises:
@@ -165,72 +253,60 @@ def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
         yield emit
 
 
-async def configuration(asked: Asked) -> Loaded:
-    """The configuration of the source, with what was asked for over it."""
-    overrides: dict[str, Override] = {}
-    if asked.gpus:
-        overrides["server.gpus"] = Override(value=asked.gpus, origin="argument --gpus")
-    if asked.deep:
-        origin = "argument --deep"
-        overrides |= {f"stages.{name}.budget_s": Override(value=0.0, origin=origin) for name in BUDGETED}
-    if not await asked.source.exists(asked.config):
-        raise ConfigError(
-            f"the source has no {asked.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
-        )
-    with scratch.folder("configuration-") as folder:
-        path = Path(folder, asked.config)
-        await asked.source.file(asked.config).export(str(path))
-        return load(path, overrides)
+def note(text: str) -> None:
+    """Say something in the function's log that is no error."""
+    print(f"note: {text}", file=sys.stderr, flush=True)  # noqa: T201 - Dagger shows it at the function
 
 
-def _project(loaded: Loaded, asked: Asked) -> Project:
-    project = loaded.project(asked.config, asked.stages)
+def _project(loaded: Loaded, settings: Settings, wanted: Wanted) -> Project:
+    project = loaded.project(settings.config, wanted.stages)
     key = project.server.api_key_env
-    if asked.api_key is not None:
+    if settings.api_key is not None:
         key = key or GENERATED_KEY
-    elif asked.foreign and key == GENERATED_KEY:
+    elif wanted.foreign and key == GENERATED_KEY:
         key = ""  # nobody here knows the key of a server that somebody else runs
     project = replace(project, server=replace(project.server, api_key_env=key))
-    if not asked.variant:
-        return project
+    return replace(project, build_args=_build_args(settings.variant.value, settings.spec))
+
+
+def _build_args(variant: str, spec: str) -> tuple[str, ...]:
+    if variant and spec:
+        raise UsageError("--variant and --spec both name an image spec", remedy="leave one out")
     # A path is one of the checkout, which the builder has elsewhere.
-    place = f"{{in.source}}/{asked.variant}" if "/" in asked.variant else asked.variant
-    return replace(project, build_args=("--image", place))
+    name = variant or (f"{{in.source}}/{spec}" if spec else "")
+    return ("--image", name) if name else ()
 
 
-async def _source(engine: DaggerEngine, loaded: Loaded, asked: Asked, project: Project) -> Source:
-    checkout = DaggerDirectory(asked.source)
-    folder = posixpath.dirname(asked.config)
+def needs_server(project: Project) -> bool:
+    """Whether one of its stages needs the server."""
+    return any(STAGES[spec.name].needs_server for spec in project.stages)
+
+
+async def _session() -> str:
+    """Identity of the session, the same for all functions that are called in it, and known to nobody outside."""
+    return hashlib.sha256((await dag.current_workspace().client_id()).encode()).hexdigest()
+
+
+async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, project: Project) -> Source:
+    root = DaggerDirectory(settings.source)
+    folder = posixpath.dirname(settings.config)
+    seen = await checkout.look(engine, root, folder or "." if any(stage.changed for stage in project.stages) else "")
+    if seen.commit.dirty:
+        note(_DIRTY)
+    if seen.empty and engine.tool is not None:
+        note(_EMPTY.format(volume=engine.tool.volume))
     return Source(
-        commit=await _commit(engine, checkout),
-        checkout=checkout,
-        project=DaggerDirectory(asked.source.directory(folder)) if folder else checkout,
-        model=_model(loaded, asked, folder),
-        changed=await _changes(engine, checkout, folder) if any(stage.changed for stage in project.stages) else None,
+        commit=seen.commit,
+        checkout=root,
+        project=DaggerDirectory(settings.source.directory(folder)) if folder else root,
+        model=_model(loaded, settings, folder),
+        changed=seen.changed,
     )
 
 
-async def _commit(engine: DaggerEngine, checkout: DaggerDirectory) -> Commit:
-    """As git says, which a container has and a function has not."""
-    argv = ("python", "-m", "vllm_ci.system.vcs", "{in.source}", "{out}/commit.json")
-    outcome = await engine.run(Program(name="commit", argv=argv, inputs={"source": checkout}))
-    if not outcome:
-        raise UsageError("the source has no commit", why=reading.tail(outcome.log), remedy="git status, in the checkout")
-    return Commit(**json.loads(await outcome.output.read("commit.json")))
-
-
-async def _changes(engine: DaggerEngine, checkout: DaggerDirectory, folder: str) -> Changes:
-    """Since the base branch that the clone itself knows: a function sees nothing of its caller's environment."""
-    argv = ("python", "-m", "vllm_ci.system.base_branch", "{in.source}", folder or ".", "{out}/changes.json")
-    outcome = await engine.run(Program(name="changes", argv=argv, inputs={"source": checkout}))
-    if not outcome:
-        return Changes(unknown=reading.tail(outcome.log))
-    return of_mapping(json.loads(await outcome.output.read("changes.json")))
-
-
-def _model(loaded: Loaded, asked: Asked, folder: str) -> DaggerDirectory | None:
-    if asked.checkpoint is not None:
-        return DaggerDirectory(asked.checkpoint)
+def _model(loaded: Loaded, settings: Settings, folder: str) -> DaggerDirectory | None:
+    if settings.checkpoint is not None:
+        return DaggerDirectory(settings.checkpoint)
     if not loaded.config.model.path:
         return None
     path = posixpath.normpath(posixpath.join(folder, loaded.config.model.path))
@@ -240,17 +316,4 @@ def _model(loaded: Loaded, asked: Asked, folder: str) -> DaggerDirectory | None:
             why="a function sees only what it is given",
             remedy="pass the folder: --checkpoint /path/to/model",
         )
-    return DaggerDirectory(asked.source.directory(path))
-
-
-async def name_of(secret: dagger.Secret) -> str:
-    """The name of a variable, from ``env://NAME``, ``file://.../NAME`` and the like."""
-    uri = await secret.uri()
-    return uri.rpartition("/")[2]
-
-
-async def end(image: str, text: str, exit_code: int) -> NoReturn:
-    """End the call with this text and this exit code: ``dagger call`` takes on that of a command that failed."""
-    said = dag.container().from_(image).with_new_file("/said", text)
-    await said.with_exec(["sh", "-c", 'cat /said; exit "$0"', str(exit_code)]).sync()
-    raise AssertionError(text)
+    return DaggerDirectory(settings.source.directory(path))

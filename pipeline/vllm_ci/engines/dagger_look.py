@@ -1,0 +1,100 @@
+"""What only a container of the tool can see: the commit of a checkout, what it changes, and the builder's store.
+
+A program, run in that container: ``dagger_look.py CHECKOUT FILE [FOLDER]``; with FOLDER it also says what differs from the
+base branch below that folder. With FILE alone it looks at the builder's store and the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_ci.domain.changes import Changes
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import VllmCiError
+from vllm_ci.system import vcs
+from vllm_ci.system.base_branch import Base, changes, of_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """The cache volume with the builder's store.
+
+    Attributes:
+        images: Number of images in it.
+        bytes: Size of everything in it.
+        free_bytes: What the engine's disk has left.
+    """
+
+    images: int
+    bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen.
+
+    Attributes:
+        commit: Of the checkout.
+        changed: What differs from the base branch; ``None`` when it was not asked for.
+        empty: The builder's store holds no image.
+    """
+
+    commit: Commit
+    changed: Changes | None
+    empty: bool
+
+
+def seen(values: Mapping[str, Any]) -> Seen:
+    """From the JSON object that the program writes."""
+    found = values["changed"]
+    return Seen(
+        commit=Commit(**values["commit"]), changed=None if found is None else of_mapping(found), empty=values["images"] == 0
+    )
+
+
+def volume(home: Path) -> Volume:
+    """Of the store below ``home`` (``VLLM_CI_HOME``)."""
+    files = (Path(folder, name) for folder, _, names in os.walk(home) for name in names)
+    size = sum(path.lstat().st_size for path in files if path.exists())
+    return Volume(images=_images(home), bytes=size, free_bytes=shutil.disk_usage(home).free)
+
+
+def _images(home: Path) -> int:
+    try:
+        index = json.loads((home / "images" / "index.json").read_bytes())
+    except (OSError, ValueError):
+        return 0
+    return len(index.get("manifests", ()))
+
+
+def _changes(checkout: Path, commit: Commit, folder: str) -> Changes:
+    try:
+        return changes(checkout, commit, Base(), folder=folder)
+    except VllmCiError as error:
+        return Changes(unknown=str(error))
+
+
+def look(checkout: str, file: str, folder: str = "") -> None:
+    """Write what there is to see of a checkout."""
+    commit = vcs.discover(Path(checkout))
+    changed = asdict(_changes(Path(checkout), commit, folder)) if folder else None
+    found = {"commit": asdict(commit), "changed": changed, "images": _images(Path(os.environ["VLLM_CI_HOME"]))}
+    Path(file).write_text(json.dumps(found), encoding="utf-8")
+
+
+def measure(file: str) -> None:
+    """Write what there is to see of the machine and the builder's store."""
+    found = {**asdict(volume(Path(os.environ["VLLM_CI_HOME"]))), "cpu_count": os.cpu_count()}
+    Path(file).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    (look if len(sys.argv) > 2 else measure)(*sys.argv[1:])

@@ -1,0 +1,306 @@
+"""The release verbs as functions: those of the command line, run in the tool's container, because they need git there.
+
+:func:`done` is the only place that knows how a verb is carried out.
+"""
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from email.utils import parseaddr
+from urllib.parse import urlsplit
+
+import dagger
+from dagger import dag
+
+from vllm_ci.config.channels import ReleaseConfig
+from vllm_ci.config.load import Loaded
+from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.program import Program
+from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
+from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_tool import Tool
+from vllm_ci.evidence import keys
+from vllm_ci.module import session, work
+from vllm_ci.module.endings import end, for_the_user
+from vllm_ci.module.release import Release
+from vllm_ci.module.session import Wanted, ending_well, opened, watched
+from vllm_ci.pipeline import steps
+
+_TIMEOUT_S = 2 * 3600.0
+_SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
+_PRINTED = "printed"
+_LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
+# Verbs that write a signed record.
+_SIGNING = ("publish", "promote", "rollback")
+
+Options = Mapping[str, str | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One of the command line's.
+
+    Attributes:
+        name: Its name.
+        about: What it is about: a commit, a channel, an image.
+        options: By name; those that are empty or false are left out.
+        report: Directory with the reports of runs.
+        osv: OSV data.
+        scan: JSON of a scanner.
+        keys: Public keys.
+        channels: Channels that it names.
+        builds: Whether it needs the image of the source's commit in the builder's store.
+    """
+
+    name: str
+    about: tuple[str, ...] = ()
+    options: Options = field(default_factory=dict)
+    report: dagger.Directory | None = None
+    osv: dagger.Directory | None = None
+    scan: dagger.File | None = None
+    keys: Sequence[dagger.File] = ()
+    channels: tuple[str, ...] = ()
+    builds: bool = False
+
+    async def program(self, source: dagger.Directory | None, *words: str) -> Program:
+        """As it runs in the tool's container; what it prints is its file ``printed``.
+
+        Args:
+            source: The checkout, for ``{in.source}``.
+            words: Further ones of its command line.
+
+        Raises:
+            UsageError: The directory of reports holds none.
+        """
+        said = [self.name, *self.about, *words]
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            said += [flag] if value is True else [f"{flag}={value}"] if value else []
+        if self.report is not None:
+            said += [f"--report={{in.report}}/{path}" for path in await _reports(self.report)]
+        if self.osv is not None:
+            said += ["--osv={in.osv}"]
+        if self.scan is not None:
+            said += ["--scan={in.scan}/scan.json"]
+        names = [await key.name() for key in self.keys]
+        said += [f"--key={{in.keys}}/{name}" for name in names]
+        inputs = {
+            "source": source,
+            "report": self.report,
+            "osv": self.osv,
+            "scan": _holding({"scan.json": self.scan}) if self.scan is not None else None,
+            "keys": _holding(dict(zip(names, self.keys, strict=True))),
+        }
+        return Program(
+            name=self.name,
+            argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{_PRINTED}", *said),
+            inputs={name: DaggerDirectory(each) for name, each in inputs.items() if each is not None},
+            timeout_s=_TIMEOUT_S,
+        )
+
+
+async def done(release: Release, verb: Verb) -> str:
+    """What the verb printed, for a project whose releases go to servers. All that can be known is checked before it starts."""
+    async with ending_well():
+        loaded = await session.configuration(release)
+        tool = await _equipped(release, verb, loaded)
+    async with opened(release, Wanted(), tool) as found:
+        if verb.builds:
+            with watched() as emit:
+                await steps.build(found.engine, found.project, found.source, emit)
+        found.engine.session = ""  # moves are made each time that they are asked for
+        words = [f"--config={{in.source}}/{release.config}"]
+        words += [f"--key=env:{_SIGNING_KEY}"] if release.key is not None and verb.name in _SIGNING else []
+        words += ["--json"] if release.as_json else []
+        return await _printed(found.engine, await verb.program(release.source, *words))
+
+
+async def done_anywhere(release: Release, verb: Verb) -> str:
+    """What a verb printed that needs no project: it is about an image, whose keys are given."""
+    async with ending_well():
+        tool = await equipped(release, await session.tool_of(release), ReleaseConfig(repository=verb.about[0]))
+        async with DaggerEngine(caller=Function(package=tool.package), tool=tool) as engine:
+            return await _printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
+
+
+async def publish(
+    release: Release,
+    channel: str,
+    commit: str,
+    reason: str,
+    *,
+    run: bool,
+    report: dagger.Directory | None,
+    scan: dagger.File | None,
+) -> str:
+    """Publish by a report that is given, by one that is made now, or by what the registry has."""
+    verb = Verb(
+        name="publish",
+        about=(commit,),
+        options={"channel": channel, "reason": reason, "dry_run": release.dry_run},
+        report=report,
+        osv=release.osv,
+        scan=scan,
+        channels=(channel,) if channel else (),
+        builds=(run or report is not None) and commit == "HEAD",
+    )
+    if not run:
+        return await done(release, verb)
+    async with ending_well():
+        if report is not None or commit != "HEAD":
+            raise UsageError("--run makes the report of the checkout", remedy="leave out --report and --commit, or --run")
+        await _equipped(release, verb, await session.configuration(release))
+    made = await work.ran(release)
+    return await done(release, replace(verb, report=made.report))
+
+
+async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
+    """The tool with the credentials of the release, if they and the configuration will do for the verb.
+
+    Raises:
+        UsageError: They will not; the message says what is missing.
+    """
+    section = loaded.config.release
+    if unknown := [each for each in verb.channels if each not in section.channels]:
+        raise ConfigError(f"{release.config} has no channel {unknown[0]}", remedy=f"choose from {', '.join(section.channels)}")
+    _require_servers(verb, section)
+    if verb.report is not None:
+        await _reports(verb.report)
+    tool = await equipped(release, await session.tool_of(release), section)
+    if release.key is not None and verb.name in _SIGNING:
+        await _check_key(release, section)
+    return tool
+
+
+async def _check_key(release: Release, section: ReleaseConfig) -> None:
+    """Refuse a key that nothing trusts: its own signature would be refused after everything was built."""
+    pem, *passphrase = await session.plaintexts([release.key, release.passphrase])
+    environment = {_SIGNING_KEY: pem, keys.PASSPHRASE_ENV: passphrase[0] if passphrase else ""}
+    public = keys.load(f"env:{_SIGNING_KEY}", environment=environment).public
+    folder = posixpath.dirname(release.config)
+    for name, each in section.signers.items():
+        path = posixpath.normpath(posixpath.join(folder, each)) if isinstance(each, str) else ""
+        if path and await release.source.exists(path):
+            content = await release.source.file(path).contents()
+            if keys.PublicKey(name=name, pem=content.encode()).hint == public.hint:
+                return
+    raise UsageError(
+        "no signer of the configuration has the key that --key names",
+        why="releases are verified with the public keys in release.signers, so this signature would be refused",
+        remedy="write its public half to a file of the repository (ci.pub) and add it to the configuration:\n"
+        f"release: {{signers: {{ci: ci.pub}}}}\n{public.pem.decode().strip()}",
+    )
+
+
+async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool:
+    """The tool with the credentials of a release.
+
+    Raises:
+        UsageError: They do not fit each other, or a secret has no value.
+    """
+    if (release.ssh_agent is None) != (release.known_hosts is None):
+        raise UsageError(
+            "an SSH agent and known hosts go together",
+            why="its keys are used with hosts that are known, and with no others",
+            remedy="--ssh-agent $SSH_AUTH_SOCK --known-hosts ~/.ssh/known_hosts",
+        )
+    secrets = await _secrets(release)
+    services = {
+        section.repository.partition("/")[0]: release.registry_service,
+        urlsplit(section.ledger.repository).hostname or "": release.ledger_service,
+    }
+    if services.get("") is not None:
+        raise UsageError(
+            "which host a service stands for is not known",
+            why="the configuration names no registry, or no URL of the ledger",
+            remedy="write them under release.repository and release.ledger.repository",
+        )
+    return replace(
+        tool,
+        secrets=secrets,
+        services={each: value for each, value in services.items() if value is not None},
+        variables={each: value for each, value in _variables(release).items() if value},
+        ssh_agent=release.ssh_agent,
+        known_hosts=release.known_hosts,
+    )
+
+
+async def _secrets(release: Release) -> dict[str, dagger.Secret]:
+    named = {await session.name_of(each): each for each in release.secrets or ()}
+    session.check_names(named)
+    given = {
+        "VLLM_CI_REGISTRY_USERNAME": release.username,
+        "VLLM_CI_REGISTRY_PASSWORD": release.password,
+        "VLLM_CI_GIT_USERNAME": release.ledger_username,
+        "VLLM_CI_GIT_PASSWORD": release.ledger_password,
+        _SIGNING_KEY: release.key,
+        keys.PASSPHRASE_ENV: release.passphrase,
+        **named,
+    }
+    await session.plaintexts(given.values())
+    return {each: value for each, value in given.items() if value is not None}
+
+
+def _variables(release: Release) -> dict[str, str]:
+    name, address = parseaddr(release.by)
+    if release.by and not (name and address):
+        raise UsageError(
+            f"--by {release.by} is not a name with an address", remedy='write it as git does: --by "Anna <anna@example.com>"'
+        )
+    return {
+        "GIT_COMMITTER_NAME": name,
+        "GIT_COMMITTER_EMAIL": address,
+        "VLLM_CI_REF": release.ref,
+        "VLLM_CI_PULL_REQUEST": release.pull_request,
+        "VLLM_CI_RUN_URL": release.run_url,
+    }
+
+
+def _require_servers(verb: Verb, release: ReleaseConfig) -> None:
+    """Refuse what would be written into a folder of a container, or read from one that is not there."""
+    if verb.name == "verify" or (verb.name == "policy" and len(verb.about) == len(("explain", "CHANNEL"))):
+        return
+    if not _is_server(release.ledger.repository):
+        raise UsageError(
+            "release.ledger.repository names no server",
+            why=_LOCAL,
+            remedy=f"name a remote of the repository (origin) or a URL, or stay on this machine: vllm-ci {verb.name}",
+        )
+    if verb.name != "history" and (not release.repository or release.repository.startswith("oci:")):
+        raise UsageError(
+            "release.repository names no registry",
+            why=_LOCAL,
+            remedy=f"name one (registry.example.com/team/name), or stay on this machine: vllm-ci {verb.name}",
+        )
+
+
+def _is_server(ledger: str) -> bool:
+    """Whether a ledger's repository is a URL, git's short form of one (``git@host:path``), or the name of a remote."""
+    scheme, separator, _ = ledger.partition("://")
+    if separator:
+        return scheme != "file"
+    return ":" in ledger.partition("/")[0] or (bool(ledger) and "/" not in ledger and not ledger.startswith("."))
+
+
+async def _printed(engine: DaggerEngine, program: Program) -> str:
+    """Standard output; a program that fails ends the call with all it said and with its exit code."""
+    outcome = await engine.run(program)
+    printed = (await outcome.output.read(_PRINTED)).decode()
+    if not outcome:
+        await end(printed + outcome.log, outcome.exit_code)
+    return for_the_user(printed)
+
+
+async def _reports(report: dagger.Directory) -> list[str]:
+    """Paths of the reports in a directory: that of one run, or a folder of several."""
+    found = sorted(await report.glob("**/report.json"))
+    if not found:
+        raise UsageError("the report holds no report.json", remedy="pass what run gives: --report ../report")
+    return found
+
+
+def _holding(files: Mapping[str, dagger.File]) -> dagger.Directory:
+    made = dag.directory()
+    for name, file in files.items():
+        made = made.with_file(name, file)
+    return made

@@ -1,0 +1,170 @@
+"""What the functions of the objects do: the steps of the pipeline, on the engine that the function was called in."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import dagger
+from dagger import dag
+from rich.console import Console
+
+from vllm_ci.cli import progress
+from vllm_ci.config.load import GENERATED_KEY
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Program
+from vllm_ci.domain.stage import StageSpec
+from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
+from vllm_ci.engines.dagger_service import PORT, DaggerService
+from vllm_ci.module import image, run, session
+from vllm_ci.module.arguments import Settings
+from vllm_ci.module.session import Wanted, Work, opened, watched
+from vllm_ci.pipeline import steps
+from vllm_ci.report import folder, redaction
+from vllm_ci.stages import STAGES
+from vllm_ci.stages.stage import StageContext
+
+_BUILD_TIMEOUT_S = 3 * 3600.0
+
+
+async def built(settings: Settings) -> image.Image:
+    """The image of the commit."""
+    async with opened(settings, Wanted()) as work:
+        return image.of(settings, dict((await _built(work)).summary))
+
+
+async def served(settings: Settings) -> dagger.Service:
+    """The server of the commit's image, for somebody else to start."""
+    async with opened(settings, Wanted(serves=settings.api_key is not None)) as work:
+        with watched() as emit:
+            made = await steps.build(work.engine, work.project, work.source, emit)
+            model = await steps.model(work.engine, work.project, work.source, made.image, emit)
+            project = await steps.fitted(work.engine, work.project, made, model, emit)
+        server = project.server
+        if server.api_key_env == GENERATED_KEY and settings.api_key is None:
+            server = replace(server, api_key_env="")  # a key that nobody knows would keep everybody out
+        spec = steps.service(work.engine, replace(project, server=server), made, model)
+        return (await work.engine.guarded(spec)).service()
+
+
+async def ran(
+    settings: Settings,
+    stages: list[str] | None = None,
+    *,
+    deep: bool = False,
+    server: dagger.Service | None = None,
+    model: str = "",
+    shared: bool = False,
+) -> run.Run:
+    """A run of the stages.
+
+    Args:
+        settings: Of the module's object.
+        stages: Which; by default those that the configuration enables.
+        deep: No stage has a budget.
+        server: Test this one; nothing is built.
+        model: Name that it knows its model by.
+        shared: Other functions of the session may want the same server at the same time.
+    """
+    wanted = Wanted(stages=tuple(stages or ()), serves=server is None, foreign=server is not None, deep=deep, shared=shared)
+    async with opened(settings, wanted) as work:
+        with watched(work.hidden) as emit:
+            if server is None:
+                result = await steps.run(work.engine, work.project, work.source, emit)
+            else:
+                result = await _foreign(work, server, model, emit)
+        return await _written(result, work.hidden)
+
+
+async def checked(settings: Settings, stage: str = "") -> str:
+    """Fail unless a stage of the configuration passes, or all of them; functions of one session share what they need."""
+    async with session.ending_well():
+        enabled = (await session.configuration(settings)).config.stages.enabled()
+    if stage and stage not in enabled:
+        return f"{stage}: not run, {settings.config} does not enable it"
+    found = await ran(settings, [stage] if stage else None, shared=True)
+    return await found.assert_passed()
+
+
+async def container(settings: Settings, reference: str) -> dagger.Container:
+    """A container of an image that was built."""
+    async with session.ending_well():
+        repository, _, digest = reference.partition("@")
+        engine = DaggerEngine(tool=await session.tool_of(settings))
+        return engine.image(ImageRef(repository=repository, digest=digest))
+
+
+async def tarball(built_image: image.Image) -> dagger.File:
+    """An image that was built, as one file."""
+    argv = ("python", "-m", "vllm_ci", "build", built_image.commit, "--config", f"{{in.source}}/{built_image.config}")
+    async with opened(built_image, Wanted()) as work:
+        program = Program(
+            name="export",
+            argv=(
+                *argv,
+                *("--output", "oci-archive:{out}/image.tar", "--dirty" if built_image.dirty else "--no-dirty"),
+                *work.project.build_args,
+            ),
+            inputs={"source": work.source.checkout},
+            timeout_s=_BUILD_TIMEOUT_S,
+        )
+        outcome = await work.engine.run(program)
+        if not outcome or not isinstance(outcome.output, DaggerDirectory):
+            raise ErroredError("the image could not be exported", why=outcome.log, remedy="see what the builder says above")
+        return outcome.output.handle.file("image.tar")
+
+
+async def pushed(
+    settings: Settings,
+    registry: str,
+    username: dagger.Secret | None,
+    password: dagger.Secret | None,
+    service: dagger.Service | None,
+) -> str:
+    """The reference of the commit's image in a registry that it was pushed to."""
+    async with session.ending_well():
+        await session.plaintexts([username, password])
+        tool = await session.tool_of(settings)
+    credentials = {"VLLM_CI_REGISTRY_USERNAME": username, "VLLM_CI_REGISTRY_PASSWORD": password}
+    tool = replace(
+        tool,
+        secrets={name: value for name, value in credentials.items() if value is not None},
+        services={registry.partition("/")[0]: service} if service is not None else {},
+    )
+    async with opened(settings, Wanted(), tool) as work:
+        pushing = replace(work.project, build_args=(*work.project.build_args, "--push", registry))
+        return (await _built(replace(work, project=pushing))).image.reference
+
+
+async def _built(work: Work) -> steps.Built:
+    with watched() as emit:
+        return await steps.build(work.engine, work.project, work.source, emit)
+
+
+async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -> steps.Run:
+    """Run the stages that need no more than a server's URL against one that somebody else runs."""
+    ports = [await port.port() for port in await server.ports()]
+    held = DaggerService(name="vllm", port=ports[0] if ports else PORT, handle=server)
+    context = StageContext(
+        spec=StageSpec(name=""),
+        service=held,
+        model=model,
+        api_key_env=work.project.server.api_key_env,
+        secrets=work.source.secrets,
+        source=work.source.project,
+    )
+    stages = [spec for spec in work.project.stages if STAGES[spec.name].needs_server]
+    return await steps.test(work.engine, stages, context, emit)
+
+
+async def _written(result: steps.Run, hidden: tuple[str, ...]) -> run.Run:
+    """The object of a result, its report written."""
+    report = redaction.redacted(result.report, hidden)
+    written = folder.write(Path("runs"), report, result.logs, secrets=hidden)
+    # Exported into a checkout, a report must not make the tree dirty that it is about.
+    (written / ".gitignore").write_text("*\n", encoding="utf-8")
+    text = io.StringIO()
+    progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "the run's field report")
+    made = await dag.current_module().workdir(str(written)).sync()
+    return run.of(report, made, folder.redacted(text.getvalue(), hidden))
