@@ -271,6 +271,6 @@ def _check_own(name: str, value: Any, ours: list[str]) -> None:
     known = f"did you mean {near[0]}? " if near else ""
     raise UnknownStage(
         name,
-        why=f"vllm-ci brings no stage {name}, and one of your own has one of `pytest`, `run` and `use`",
-        remedy=f"{known}Stages that vllm-ci brings: {', '.join(ours)}",
+        why=f"{name} is not a built-in stage, and a stage of your own needs one of `pytest`, `run` and `use`",
+        remedy=f"{known}The built-in stages are {', '.join(ours)}",
     )

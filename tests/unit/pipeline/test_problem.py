@@ -113,7 +113,7 @@ def test_a_server_that_is_never_ready_is_reported_with_its_log(tmp_path: Path) -
     ended = project(tmp_path, ready_s=3).run(STANDIN_SERVER="silent")
     assert ended.code == 3, ended.stderr
     assert "was not ready after 3 s" in ended.json["problem"]["cause"]
-    assert "the last question whether it is got: /v1/completions" in ended.json["problem"]["explanation"]
+    assert "the last readiness check said: /v1/completions" in ended.json["problem"]["explanation"]
     assert "server.ready_timeout_s" in ended.json["problem"]["change"]
     assert "INFO the server's key" in (ended.folder / "logs" / "server.log").read_text()
 
