@@ -45,7 +45,7 @@ def of(program: Program) -> Ends:
     if program.name == "machine":
         return Ends(files={"machine.json": {"memory_bytes": 2**34, "cores": 4}})
     if program.name in BUILT_IN and _REPORTER in program.argv:
-        return Ends(files={"cases.json": cases(_promised(program.name))})
+        return Ends(files={"cases.json": cases(_promised(program.name)), "canaries.json": ["canary-of-the-memory-engine"]})
     if _REPORTER in program.argv:
         return Ends(files={"cases.json": cases({f"{program.name}::memory": ("passed", "")})})
     return Ends()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import ConfigError, EngineError, ErroredError
+from vllm_ci.domain.errors import EngineError, ErroredError
 from vllm_ci.domain.events import Emit, Event
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report, StageResult
@@ -20,30 +19,22 @@ from vllm_ci.domain.stage import StageSpec
 from vllm_ci.domain.variant import Matrix, Variant
 from vllm_ci.engine import Engine, single_error
 from vllm_ci.pipeline import building, serving, tools
+from vllm_ci.pipeline.awaiting import Calls
 from vllm_ci.pipeline.building import Built
-from vllm_ci.pipeline.errors import misuse
+from vllm_ci.pipeline.choosing import Choice, Named
+from vllm_ci.pipeline.errors import misuse, no_image
 from vllm_ci.pipeline.handles import Image, Server
-from vllm_ci.pipeline.record import Record, problem_of, rows
+from vllm_ci.pipeline.noting import Notes
+from vllm_ci.pipeline.record import Record, rows
 from vllm_ci.pipeline.source import Source
-from vllm_ci.stages import Stage, installed, needs_server, stage_of, unknown, wants_pytest_inside
+from vllm_ci.stages import needs_server, stage_of, wants_pytest_inside
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.user_code import caller
 
-_Named = str | Stage
-
 
 def _silent(event: Event) -> None:
     """Tell nobody."""
-
-
-@dataclass(kw_only=True)
-class _Call:
-    """A call that has to be awaited: where it was made, and the coroutine."""
-
-    text: str
-    at: str
-    work: Coroutine[Any, Any, Any]
 
 
 class Pipeline:
@@ -77,9 +68,10 @@ class Pipeline:
         self.record.engine, self.record.commit = engine.name, source.commit
         self.record.double = engine.capabilities.double
         self.record.runner = self._runner = self.record.runner or Runner(engine=engine, emit=self.record)
+        self._choice = Choice(project=project)
         self._built: dict[str, Built] = {}
-        self._calls: list[_Call] = []
-        self._noted: list[BaseException] = []
+        self.calls = Calls()
+        self.notes = Notes(record=self.record)
         self._reports: list[Report] = []
         self._tested: set[str] = set()
 
@@ -119,15 +111,15 @@ class Pipeline:
                 possible.append(variant)
         return tuple(possible)
 
-    def expect(self, *stages: _Named) -> None:
+    def expect(self, *stages: Named) -> None:
         """Announce stages: those that are not run in the end are in the report as ``errored``, and it cannot pass without them.
 
         Args:
             stages: Names or stages; none means all that ``vllm-ci.yaml`` enables, with those of the matrix.
         """
         at = caller()
-        announced = [self._spec(each, at)[0].name for each in stages] if stages else rows(self._project, self._matrix)
-        self._announce([name for name in announced if stages == () or self._runs(name)])
+        announced = [self._choice.find(each, at)[0].name for each in stages] if stages else rows(self._project, self._matrix)
+        self._announce([name for name in announced if stages == () or self._choice.wants(name)])
 
     def build(self) -> Coroutine[Any, Any, Image]:
         """Build the image of the commit.
@@ -136,7 +128,7 @@ class Pipeline:
             BuildError: It could not be built; the report says why.
             ConfigError: What was asked for cannot be built.
         """
-        return self._called("ci.build()", self._build())
+        return self.calls.add("ci.build()", caller(), self._build())
 
     def serve(self, image: Image, variant: Variant | None = None, *, name: str = "") -> AbstractAsyncContextManager[Server]:
         """Serve the image while the context lasts; the server is ready when the context begins.
@@ -151,10 +143,10 @@ class Pipeline:
         """
         at = caller()
         if not isinstance(image, Image):
-            raise _no_image(image, "ci.serve()", at)
+            raise no_image(image, "ci.serve()", at)
         return self._serve(self._built_of(image, at), image, variant, name or (variant.name if variant else ""))
 
-    def test(self, target: Image | Server, *stages: _Named) -> Coroutine[Any, Any, tuple[StageResult, ...]]:
+    def test(self, target: Image | Server, *stages: Named) -> Coroutine[Any, Any, tuple[StageResult, ...]]:
         """Run stages against a server, or inside an image, one after another. A stage that fails does not raise.
 
         Stages that ``--stage`` leaves out are not run.
@@ -171,9 +163,9 @@ class Pipeline:
         """
         at = caller()
         if not isinstance(target, Image | Server):
-            raise _no_image(target, "ci.test()", at)
+            raise no_image(target, "ci.test()", at)
         planned = [self._planned(target, each, at) for each in stages]
-        return self._called("ci.test()", self._test(target, [each for each in planned if each is not None]))
+        return self.calls.add("ci.test()", at, self._test(target, [each for each in planned if each is not None]))
 
     async def together(self, *work: Awaitable[object]) -> None:
         """Wait for several things that run at the same time: all come to their end, then the first error is raised.
@@ -201,39 +193,14 @@ class Pipeline:
         Raises:
             PipelineError: A call before it was not awaited, or still runs.
         """
-        self.check_awaited()
+        self.calls.check()
         report = self.record.run().report
         self._reports.append(report)
         return report
 
-    def check_awaited(self) -> None:
-        """Check that every step that was called has come to its end.
-
-        Raises:
-            PipelineError: One was never awaited, or still runs.
-        """
-        calls, self._calls = self._calls, []
-        states = [(call, inspect.getcoroutinestate(call.work)) for call in calls]
-        for call, state in states:
-            if state == inspect.CORO_CREATED:
-                call.work.close()
-        for call, state in states:
-            if state == inspect.CORO_CREATED:
-                raise misuse(f"{call.text} was not awaited: it did not run", remedy=f"write `await {call.text}`", at=call.at)
-            if state != inspect.CORO_CLOSED:
-                raise misuse(f"{call.text} still runs when the report is made", remedy="wait for it first", at=call.at)
-
     def issued(self, report: object) -> bool:
         """Whether :meth:`report` made it: a report that a pipeline puts together by itself is no evidence."""
         return any(report is each for each in self._reports)
-
-    def is_noted(self, error: BaseException) -> bool:
-        """Whether the report says already what the error says."""
-        return any(error is each for each in self._noted)
-
-    def _called(self, text: str, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        self._calls.append(_Call(text=text, at=caller(), work=work))
-        return work
 
     async def _build(self) -> Image:
         found: list[Built] = []
@@ -241,7 +208,7 @@ class Pipeline:
         async def build() -> None:
             found.append(await building.build(self.engine, self._project, self._source, self.record))
 
-        with self._noting("build"), single_error():
+        with self.notes.noting("build"), single_error():
             async with anyio.create_task_group() as group:
                 group.start_soon(self._look)
                 group.start_soon(build)
@@ -260,13 +227,13 @@ class Pipeline:
         at = f"@{name}" if name else ""
         project = variant.of(self._project) if variant is not None else self._project
         async with contextlib.AsyncExitStack() as stack:
-            with self._noting("model", at):
+            with self.notes.noting("model", at):
                 checkpoint = await serving.model(self.engine, project, self._source, built.image, self.record, f"model{at}")
-            with self._noting("settings", at):
+            with self.notes.noting("settings", at):
                 project = await serving.fitted(self.engine, project, built, checkpoint, self.record, f"settings{at}")
             spec = serving.service(self.engine, project, built, checkpoint)
             what = name or project.model.served_name
-            with self._noting("server", at):
+            with self.notes.noting("server", at):
                 held = await stack.enter_async_context(serving.held(self.engine, spec, what, self.record, f"server{at}"))
             context = replace(
                 self._context(image),
@@ -308,14 +275,14 @@ class Pipeline:
             return {row: context for row, context in rows.items() if row not in wanting}
         return {row: replace(context, tools=laid_out) for row, context in rows.items()}
 
-    def _planned(self, target: Image | Server, named: _Named, at: str) -> StageContext | None:
+    def _planned(self, target: Image | Server, named: Named, at: str) -> StageContext | None:
         """The context of a stage; ``None`` for one that the caller of the run has left out.
 
         Raises:
             PipelineError: It cannot run on the target.
         """
-        spec, stage = self._spec(named, at)
-        if not self._runs(spec.name):
+        spec, stage = self._choice.find(named, at)
+        if not self._choice.wants(spec.name):
             return None
         if stage.needs_server and isinstance(target, Image):
             raise misuse(
@@ -334,39 +301,6 @@ class Pipeline:
         self._tested.add(row)
         base = target.context if isinstance(target, Server) else self._context(target)
         return replace(base, spec=spec, stage=None if isinstance(named, str) else stage)
-
-    def _spec(self, named: _Named, at: str) -> tuple[StageSpec, Stage]:
-        """What is known of a stage that a pipeline names, or that it is.
-
-        Raises:
-            PipelineError: There is no such stage.
-        """
-        known = {spec.name: spec for spec in (*self._project.known, *self._project.stages)}
-        if not isinstance(named, str):
-            return self._own_spec(named, known, at), named
-        if named in known:
-            return known[named], stage_of(known[named])
-        error = unknown(named, known)
-        raise misuse(error.message, why=error.why, remedy=error.remedy, at=at)
-
-    @staticmethod
-    def _own_spec(stage: Stage, known: dict[str, StageSpec], at: str) -> StageSpec:
-        try:
-            name = installed.checked(stage, where="what ci.test() got").name
-        except ConfigError as error:
-            raise misuse(error.message, why=error.why, remedy=error.remedy, at=at) from error
-        if name in known:
-            raise misuse(
-                f"there are two stages called {name}: this one, and one in vllm-ci.yaml",
-                remedy=f'name that one (ci.test(server, "{name}")), or give one of them another name',
-                at=at,
-            )
-        promises, timeout_s = getattr(stage, "promises", 1), getattr(stage, "timeout_s", 1800.0)
-        return StageSpec(name=name, suite=False, promises=promises, timeout_s=timeout_s)
-
-    def _runs(self, name: str) -> bool:
-        """Whether the caller of the run wants the stage."""
-        return not self._project.selected or name in self._project.selected
 
     def _announce(self, rows: Iterable[str]) -> None:
         self.record.rows += [row for row in rows if row not in self.record.rows]
@@ -389,38 +323,3 @@ class Pipeline:
         if built is None:
             raise misuse("ci.serve() got the image of another run", remedy="build it first: image = await ci.build()", at=at)
         return built
-
-    @contextmanager
-    def _noting(self, step: str, at: str = "") -> Iterator[None]:
-        """Take down what breaks: as the run's problem, or, for another server, in the rows that were announced for it."""
-        try:
-            yield
-        except ErroredError as error:
-            self._noted.append(error)
-            self._broke(f"{step}{at}", error, [row for row in self.record.rows if at and row.endswith(at)])
-            raise
-
-    def _broke(self, step: str, error: ErroredError, rows: Sequence[str]) -> None:
-        if not rows:
-            self.record.failed(step, error)
-            return
-        before = self.record.problem
-        self.record.failed(step, error)
-        self.record.problem = before
-        problem = problem_of(step, error)
-        told = f"{problem.not_run}\n  why: {problem.explanation}\n  do:  {problem.change}"
-        for row in rows:
-            if row not in self._runner.results:
-                self._runner.could_not(row, told)
-
-
-def _no_image(given: object, text: str, at: str) -> Exception:
-    """The error of a call that got something else than an image or a server."""
-    if inspect.iscoroutine(given):
-        given.close()
-        return misuse(f"{text} got a coroutine", why="an `await` is missing", remedy="image = await ci.build()", at=at)
-    if isinstance(given, AbstractAsyncContextManager):
-        remedy = "async with ci.serve(image) as server: ..."
-        return misuse(f"{text} got a server that was not started", why="`async with` starts it", remedy=remedy, at=at)
-    said = "nothing (None)" if given is None else f"{type(given).__name__} {given!r:.60}"
-    return misuse(f"{text} got {said} in place of an image or a server", remedy="image = await ci.build()", at=at)

@@ -31,18 +31,18 @@ async def execute(ci: Pipeline, function: Function) -> Run:
     """
     try:
         returned = await function(ci)
-        ci.check_awaited()
+        ci.calls.check()
         _check(ci, returned, function)
     except Exception as error:  # noqa: BLE001 - told apart below
         for each in _leaves(error):
             _note(ci, each)
         with contextlib.suppress(PipelineError):  # closes what was never awaited; the first error is the one that counts
-            ci.check_awaited()
+            ci.calls.check()
     return ci.record.run()
 
 
 def _note(ci: Pipeline, error: Exception) -> None:
-    if ci.is_noted(error):
+    if ci.notes.has(error):
         return
     if isinstance(error, UsageError):
         raise error

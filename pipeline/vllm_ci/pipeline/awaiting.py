@@ -1,0 +1,54 @@
+"""Steps that were called and never awaited: they did not run, and a report without them would look whole."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_ci.pipeline.errors import misuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A call that has to be awaited: how it looks, where it was made, and the coroutine."""
+
+    text: str
+    at: str
+    work: Coroutine[Any, Any, Any]
+
+
+@dataclass(kw_only=True)
+class Calls:
+    """All calls of a pipeline's steps."""
+
+    _calls: list[_Call] = field(default_factory=list)
+
+    def add(self, text: str, at: str, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """Remember a call.
+
+        Args:
+            text: How it looks (``ci.build()``).
+            at: ``path:line`` of it.
+            work: What it returns.
+        """
+        self._calls.append(_Call(text=text, at=at, work=work))
+        return work
+
+    def check(self) -> None:
+        """Check that every call has come to its end.
+
+        Raises:
+            PipelineError: One was never awaited, or still runs.
+        """
+        calls, self._calls = self._calls, []
+        states = [(call, inspect.getcoroutinestate(call.work)) for call in calls]
+        for call, state in states:
+            if state == inspect.CORO_CREATED:
+                call.work.close()  # or Python warns about it, in its own words
+        for call, state in states:
+            if state == inspect.CORO_CREATED:
+                raise misuse(f"{call.text} was not awaited: it did not run", remedy=f"write `await {call.text}`", at=call.at)
+            if state != inspect.CORO_CLOSED:
+                raise misuse(f"{call.text} still runs when the report is made", remedy="wait for it first", at=call.at)

@@ -1,0 +1,62 @@
+"""Which stages a pipeline means, and which of them its caller wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.project import Project
+from vllm_ci.domain.stage import StageSpec
+from vllm_ci.pipeline.errors import misuse
+from vllm_ci.stages import Stage, installed, stage_of, unknown
+
+Named = str | Stage
+"""A stage by its name, or the stage itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The stages of a project.
+
+    Raises:
+        ConfigError: One that is to run cannot be used.
+    """
+
+    project: Project
+
+    def __post_init__(self) -> None:
+        for spec in self.project.stages:
+            stage_of(spec)
+
+    def find(self, named: Named, at: str) -> tuple[StageSpec, Stage]:
+        """What is known of a stage that a pipeline names, or that it is.
+
+        Raises:
+            PipelineError: There is no such stage.
+        """
+        known = {spec.name: spec for spec in (*self.project.known, *self.project.stages)}
+        if not isinstance(named, str):
+            return self._described(named, known, at), named
+        if named in known:
+            return known[named], stage_of(known[named])
+        error = unknown(named, known)
+        raise misuse(error.message, why=error.why, remedy=error.remedy, at=at)
+
+    @staticmethod
+    def _described(stage: Stage, known: dict[str, StageSpec], at: str) -> StageSpec:
+        try:
+            name = installed.checked(stage, where="what ci.test() got").name
+        except ConfigError as error:
+            raise misuse(error.message, why=error.why, remedy=error.remedy, at=at) from error
+        if name in known:
+            raise misuse(
+                f"there are two stages called {name}: this one, and one in vllm-ci.yaml",
+                remedy=f'name that one (ci.test(server, "{name}")), or give one of them another name',
+                at=at,
+            )
+        promises, timeout_s = getattr(stage, "promises", 1), getattr(stage, "timeout_s", 1800.0)
+        return StageSpec(name=name, suite=False, promises=promises, timeout_s=timeout_s)
+
+    def wants(self, name: str) -> bool:
+        """Whether the caller of the run wants the stage."""
+        return not self.project.selected or name in self.project.selected
