@@ -13,6 +13,8 @@ _PUBLIC = {
     "Pipeline": "vllm_ci.pipeline.api",
     "open_pipeline": "vllm_ci.api",
     "run_pipeline": "vllm_ci.api",
+    "Source": "vllm_ci.pipeline.source",
+    "Commit": "vllm_ci.domain.commit",
     "Image": "vllm_ci.pipeline.handles",
     "Server": "vllm_ci.pipeline.handles",
     "stage": "vllm_ci.pipeline.function_stage",

@@ -1,5 +1,6 @@
 from vllm_ci.api import open_pipeline as open_pipeline
 from vllm_ci.api import run_pipeline as run_pipeline
+from vllm_ci.domain.commit import Commit as Commit
 from vllm_ci.domain.errors import BuildError as BuildError
 from vllm_ci.domain.errors import ConfigError as ConfigError
 from vllm_ci.domain.errors import EngineError as EngineError
@@ -30,7 +31,9 @@ from vllm_ci.pipeline.errors import PipelineError as PipelineError
 from vllm_ci.pipeline.function_stage import stage as stage
 from vllm_ci.pipeline.handles import Image as Image
 from vllm_ci.pipeline.handles import Server as Server
+from vllm_ci.pipeline.source import Source as Source
 from vllm_ci.stages.stage import Stage as Stage
 from vllm_ci.stages.stage import StageContext as StageContext
 
 __version__: str
+__all__: list[str]

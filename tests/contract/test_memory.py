@@ -11,7 +11,8 @@ from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.program import Outcome, Program, ServiceSpec
 from vllm_ci.engine import Engine
 from vllm_ci.engines import open_engine
-from vllm_ci.engines.memory import Ends, MemoryEngine, hangs, times_out
+from vllm_ci.engines.memory import MemoryEngine, hangs, times_out
+from vllm_ci.engines.scripts import Ends
 
 pytestmark = pytest.mark.anyio
 

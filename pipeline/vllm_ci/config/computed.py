@@ -39,7 +39,12 @@ class Value:
 
 def values(loaded: Loaded) -> list[Value]:
     """The values that a run on this machine would use now; a run measures the machine again when it starts a server."""
-    return [*_server(loaded), *_accepted(loaded)]
+    return [*_pipeline(loaded), *_server(loaded), *_accepted(loaded)]
+
+
+def _pipeline(loaded: Loaded) -> Iterator[Value]:
+    if not loaded.config.pipeline and (found := loaded.pipeline) is not None:
+        yield Value(key="pipeline", value=found.path.relative_to(loaded.folder).as_posix(), reason=found.why)
 
 
 def _server(loaded: Loaded) -> Iterator[Value]:

@@ -115,7 +115,10 @@ class Loaded:
 
     def values(self) -> list[tuple[str, object, str]]:
         """Every value as (dotted key, value, origin)."""
-        return [(key, value, self.origins.get(key, "default")) for key, value in _flat(self.config.model_dump(mode="json"), "")]
+        return [
+            (key, value, self.origins.get(key, "default"))
+            for key, value in _flat(self.config.model_dump(mode="json", by_alias=True), "")
+        ]
 
 
 def find(start: Path) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.project import Project
-from vllm_ci.domain.stage import StageSpec
+from vllm_ci.domain.stage import OwnStage, StageSpec
 from vllm_ci.pipeline.errors import misuse
 from vllm_ci.stages import Stage, installed, stage_of, unknown
 
@@ -39,7 +39,10 @@ class Choice:
             return self._described(named, known, at), named
         if named in known:
             return known[named], stage_of(known[named])
-        error = unknown(named, known)
+        if named in installed.names():
+            stage = installed.load(named)
+            return StageSpec(name=named, suite=False, own=OwnStage(use=named)), stage
+        error = unknown(named, (*known, *installed.names()))
         raise misuse(error.message, why=error.why, remedy=error.remedy, at=at)
 
     @staticmethod

@@ -72,7 +72,7 @@ class Image:
             EngineError: The engine could not start it.
         """
         program = _program(argv, name=name, env=env, secrets=secrets, timeout_s=timeout_s, source=self.source)
-        return await self.engine.run(replace(program, image=self.ref))
+        return _hidden(await self.engine.run(replace(program, image=self.ref)), secrets, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,8 @@ class Server:
         program = _program(
             argv, name=name, env={**found, **(env or {})}, secrets=keys, timeout_s=timeout_s, source=self.context.source
         )
-        return await self.engine.run(replace(program, needs={"vllm": self.service} if self.service is not None else {}))
+        needed = {"vllm": self.service} if self.service is not None else {}
+        return _hidden(await self.engine.run(replace(program, needs=needed)), keys, self.context.secrets)
 
     async def log(self) -> str:
         """What it has written so far; empty for a server that somebody else runs.
@@ -159,6 +160,16 @@ class Server:
             EngineError: The log cannot be read.
         """
         return await self.service.log() if self.service is not None else ""
+
+
+def _hidden(outcome: Outcome, secrets: tuple[str, ...], values: Mapping[str, str]) -> Outcome:
+    """The outcome with ``***`` in its log in place of the secrets that the command was given."""
+    log = outcome.log
+    for secret in secrets:
+        name = secret.rpartition("=")[2]
+        if value := values.get(name) or os.environ.get(name, ""):
+            log = log.replace(value, "***")
+    return replace(outcome, log=log)
 
 
 def _program(

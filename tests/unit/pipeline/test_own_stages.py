@@ -341,6 +341,14 @@ async def test_a_stage_of_an_installed_package_is_used_by_its_name(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("package")
+async def test_a_pipeline_may_name_an_installed_stage_without_any_configuration(tmp_path: Path) -> None:
+    body = "async def pipeline(ci):\n    await ci.test(await ci.build(), 'licences')\n    return ci.report()\n"
+    repository(tmp_path, body)
+    report = await run_pipeline(tmp_path, engine=MemoryEngine())
+    assert [(stage.name, stage.verdict) for stage in report.stages] == [("licences", Verdict.PASSED)]
+
+
+@pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -8,12 +8,14 @@ import pytest
 
 from standin.repository import dirty, repository
 from vllm_ci import (
+    Commit,
     ConfigError,
     Ends,
     EngineError,
     MemoryEngine,
     Pipeline,
     Report,
+    Source,
     UsageError,
     Verdict,
     fails,
@@ -287,3 +289,24 @@ async def test_a_pipeline_can_be_given_as_a_function(tmp_path: Path) -> None:
         return ci.report()
 
     assert verdicts(await run_pipeline(tmp_path, engine=MemoryEngine(), pipeline=mine)) == {"unit": "passed"}
+
+
+async def test_commit_and_files_can_be_given_where_git_cannot_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "ci").mkdir(parents=True)
+    (tmp_path / "deep" / "vllm-ci.yaml").write_text("version: 1\n")
+    (tmp_path / "deep" / "ci" / "pipeline.py").write_text(HEAD + BODY)
+    engine = MemoryEngine()
+    files = engine.directory(tmp_path)
+    source = Source(commit=Commit(sha="a" * 40), checkout=files, project=files)
+    report = await run_pipeline(tmp_path / "deep", engine=engine, source=source)
+    assert (report.verdict, report.commit) == (Verdict.PASSED, source.commit)
+    assert "a" * 40 in engine.ran[0].argv
+
+
+async def test_secrets_that_a_command_is_given_are_hidden_in_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "s3cret")
+    repository(tmp_path)
+    engine = MemoryEngine().on("mine", Ends(log="the token is s3cret"))
+    async with open_pipeline(tmp_path, engine=engine) as ci:
+        outcome = await (await ci.build()).run("mine", name="mine", secrets=("TOKEN=MY_TOKEN",))
+    assert outcome.log == "the token is ***"
