@@ -26,7 +26,7 @@ from vllm_ci.report import folder, redaction
 
 
 def _silent(event: object) -> None:
-    """Tell nobody."""
+    """Report to no one."""
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def open_pipeline(
         engine: ``auto``, ``host``, ``dagger``, ``memory``, or an open engine.
         stages: Which stages to run; by default those that the configuration enables.
         matrix: Test the other servers of ``matrix:`` as well.
-        emit: Is told of every start and end of a step; by default nobody is.
+        emit: Is told of every start and end of a step; by default no one is.
         source: Commit and files as directories of the engine, where git cannot be asked (a function of a Dagger module);
             ``path`` then holds only ``vllm-ci.yaml`` at its place in the checkout.
 
@@ -78,7 +78,7 @@ async def run_pipeline(
         pipeline: The pipeline; by default the project's own (``ci/pipeline.py``), or else that of vllm-ci.
         stages: Which stages to run; by default those that the configuration enables.
         matrix: Test the other servers of ``matrix:`` as well.
-        emit: Is told of every start and end of a step; by default nobody is.
+        emit: Is told of every start and end of a step; by default no one is.
         report_dir: Directory that gets one directory per run, with all reports and logs; by default nothing is written.
         source: Commit and files as directories of the engine, where git cannot be asked (a function of a Dagger module);
             ``path`` then holds only ``vllm-ci.yaml``, and the pipeline's file if there is one, at their places in the checkout.

@@ -59,7 +59,7 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
             raise unknown(name, specs)
         if not needs_server(specs[name]):
             raise UsageError(
-                f"the stage {name} needs no server, and --url names nothing but one",
+                f"the stage {name} looks inside an image or at the checkout, and --url names only a server",
                 remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
             )
     chosen = named or tuple(name for name in config.stages.enabled() if needs_server(specs[name]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -56,7 +58,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
     Where the project has a file ci/pipeline.py beside vllm-ci.yaml, or `pipeline:` names one, that pipeline is run
     (docs/api.md).
 
-    Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (we could not tell), 4 inconclusive, 130 interrupted.
+    Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (no verdict), 4 inconclusive, 130 interrupted.
     """
     return _run(context, stage, as_json, matrix=matrix)
 
@@ -114,7 +116,8 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
             record.rows = steps.rows(opened.project, variants)
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
             source, function = opened.source(engine), own or default.pipeline
-            return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
+            with redirect_stdout(sys.stderr):  # what a pipeline prints is no part of --json
+                return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
     return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
 
@@ -123,7 +126,8 @@ def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
     """The user's pipeline, imported; ``None`` where the project has none."""
     from vllm_ci.pipeline.loading import load
 
-    return load(loaded.pipeline.path) if loaded.pipeline is not None else None
+    with redirect_stdout(sys.stderr):
+        return load(loaded.pipeline.path) if loaded.pipeline is not None else None
 
 
 def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
@@ -156,11 +160,13 @@ class _Closing:
         directory: Folder that gets one folder per run.
         secrets: Values that must stand nowhere.
         as_json: Print the summary on standard output.
+        stdout: Standard output, whatever the pipeline has in its place.
     """
 
     directory: Path
     secrets: tuple[str, ...]
     as_json: bool
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
     def write(self, result: steps.Run, screen: Console) -> int:
         """Write the report, show its end, and return the exit code of its verdict."""
@@ -171,7 +177,8 @@ class _Closing:
         written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
         progress.close(screen, report, str(written))
         if self.as_json:
-            print_json(document.summary(report, str(written)))
+            with redirect_stdout(self.stdout):
+                print_json(document.summary(report, str(written)))
         return int(report.verdict.exit_code)
 
 

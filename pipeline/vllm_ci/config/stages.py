@@ -21,12 +21,12 @@ Severity = Literal["low", "medium", "high", "critical"]
 
 
 class AcceptedFindingConfig(Section):
-    """A security finding that is lived with, for a while."""
+    """A security finding that is accepted until a date."""
 
     id: Annotated[str, Field(min_length=1)]
     """Id of the finding as the report shows it, e.g. `open-route:POST /invocations`."""
     reason: Annotated[str, Field(min_length=1)]
-    """Why it is lived with."""
+    """Why it is accepted."""
     until: dt.date
     """Last day on which it is accepted, e.g. `2027-06-30`; afterwards it fails again."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import EngineError, ErroredError
+from vllm_ci.domain.errors import EngineError
 from vllm_ci.domain.events import Emit, Event
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report, StageResult
@@ -27,14 +27,14 @@ from vllm_ci.pipeline.handles import Image, Server
 from vllm_ci.pipeline.noting import Notes
 from vllm_ci.pipeline.record import Record, rows
 from vllm_ci.pipeline.source import Source
-from vllm_ci.stages import needs_server, stage_of, wants_pytest_inside
+from vllm_ci.stages import needs_server, stage_of
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.user_code import caller
 
 
 def _silent(event: Event) -> None:
-    """Tell nobody."""
+    """Report to no one."""
 
 
 class Pipeline:
@@ -47,7 +47,7 @@ class Pipeline:
         engine: Where everything runs; open.
         project: What the configuration asks for.
         source: The project's files, as directories of the engine.
-        emit: Is told of every start and end of a step; by default nobody is.
+        emit: Is told of every start and end of a step; by default no one is.
         matrix: Other servers to test; by default none.
         record: Takes down what is found, for a caller who may stop the run before its end.
     """
@@ -74,6 +74,8 @@ class Pipeline:
         self.notes = Notes(record=self.record)
         self._reports: list[Report] = []
         self._tested: set[str] = set()
+        chosen = (*(name for name in self.stages if name in project.selected), *project.selected)
+        self._announce(dict.fromkeys(chosen))  # who asks for a stage gets a result of it, or is told that there is none
 
     @property
     def commit(self) -> Commit:
@@ -224,56 +226,24 @@ class Pipeline:
 
     @asynccontextmanager
     async def _serve(self, built: Built, image: Image, variant: Variant | None, name: str) -> AsyncIterator[Server]:
-        at = f"@{name}" if name else ""
         project = variant.of(self._project) if variant is not None else self._project
-        async with contextlib.AsyncExitStack() as stack:
-            with self.notes.noting("model", at):
-                checkpoint = await serving.model(self.engine, project, self._source, built.image, self.record, f"model{at}")
-            with self.notes.noting("settings", at):
-                project = await serving.fitted(self.engine, project, built, checkpoint, self.record, f"settings{at}")
-            spec = serving.service(self.engine, project, built, checkpoint)
-            what = name or project.model.served_name
-            with self.notes.noting("server", at):
-                held = await stack.enter_async_context(serving.held(self.engine, spec, what, self.record, f"server{at}"))
-            context = replace(
-                self._context(image),
-                service=held,
-                tensor_parallel_size=variant.tensor_parallel_size if variant is not None else 0,
-                quantization=variant.quantization if variant is not None else "",
-            )
-            self.record.services[f"server{at}"] = held
-            try:
-                yield Server(image=image, url=held.url, model=context.model, name=name, engine=self.engine, context=context)
-            except Exception:
-                with contextlib.suppress(EngineError):
-                    self.record.logs[f"server{at}"] = await held.log()
-                raise
-            self.record.logs[f"server{at}"] = await held.log()
-            del self.record.services[f"server{at}"]
+        base = self._context(image)
+        if variant is not None:
+            base = replace(base, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
+        async with serving.watched(self.engine, project, self._source, built, self.notes, name=name) as held:
+            context = replace(base, service=held)
+            yield Server(image=image, url=held.url, model=base.model, name=name, engine=self.engine, context=context)
 
     async def _test(self, target: Image | Server, planned: Sequence[StageContext]) -> tuple[StageResult, ...]:
         at = f"@{target.name}" if isinstance(target, Server) and target.name else ""
         rows = {f"{context.spec.name}{at}": context for context in planned}
         self._announce(rows)
-        rows = await self._with_tools(rows)
+        rows = await tools.laid_out(self._runner, rows)
         for row, context in rows.items():
             stage = context.stage or stage_of(context.spec)
             held = context.service if stage.needs_server else None
             await self._runner.run(context, held, row=row)
         return tuple(self._runner.results[f"{context.spec.name}{at}"] for context in planned)
-
-    async def _with_tools(self, rows: dict[str, StageContext]) -> dict[str, StageContext]:
-        """The rows that can run: where one runs pytest inside the image, it is laid out first."""
-        wanting = [row for row, context in rows.items() if context.stage is None and wants_pytest_inside(context.spec)]
-        if not wanting or self._runner.interrupted:
-            return rows
-        try:
-            laid_out = await tools.tools(self.engine)
-        except ErroredError as error:
-            for row in wanting:
-                self._runner.could_not(row, str(error))
-            return {row: context for row, context in rows.items() if row not in wanting}
-        return {row: replace(context, tools=laid_out) for row, context in rows.items()}
 
     def _planned(self, target: Image | Server, named: Named, at: str) -> StageContext | None:
         """The context of a stage; ``None`` for one that the caller of the run has left out.

@@ -13,7 +13,7 @@ class PipelineError(ErroredError):
     """A pipeline called something in a wrong way; the message begins with ``path:line`` of the call."""
 
 
-def misuse(message: str, *, why: str = "", remedy: str = "", at: str = "") -> PipelineError:
+def misuse(message: str, *, why: str = "", remedy: str = "", at: str | None = None) -> PipelineError:
     """The error of a call.
 
     Args:
@@ -22,7 +22,7 @@ def misuse(message: str, *, why: str = "", remedy: str = "", at: str = "") -> Pi
         remedy: What to write in its place.
         at: ``path:line``; by default the user's line that is calling us right now.
     """
-    where = at or caller()
+    where = caller() if at is None else at
     return PipelineError(f"{where}: {message}" if where else message, why=why, remedy=remedy)
 
 

@@ -33,6 +33,7 @@ async def execute(ci: Pipeline, function: Function) -> Run:
         returned = await function(ci)
         ci.calls.check()
         _check(ci, returned, function)
+        _check_tested(ci, function)
     except Exception as error:  # noqa: BLE001 - told apart below
         for each in _leaves(error):
             _note(ci, each)
@@ -98,6 +99,21 @@ def _check(ci: Pipeline, returned: object, function: Function) -> None:
         remedy="end it with `return ci.report()`",
         at=user_code.defined_at(function),
     )
+
+
+def _check_tested(ci: Pipeline, function: Function) -> None:
+    """Check that something was tested.
+
+    Raises:
+        PipelineError: No stage was run.
+    """
+    if not ci.record.rows and ci.record.problem is None:
+        raise misuse(
+            "the pipeline ran no stage",
+            why="without one, nothing is known about the commit",
+            remedy="call ci.test() in it, or enable a stage in vllm-ci.yaml",
+            at=user_code.defined_at(function),
+        )
 
 
 def _leaves(error: Exception) -> Iterator[Exception]:

@@ -20,6 +20,8 @@ from vllm_ci.stages import user_code
 
 FUNCTION = "pipeline"
 _MODULE = "vllm_ci_user_pipeline"
+# Modules beside pipelines that were loaded before: another project's may have the same names, and this one's may have changed.
+_BESIDE: set[str] = set()
 _SWITCH = "or switch the file off with `pipeline: default` in vllm-ci.yaml"
 
 
@@ -80,7 +82,9 @@ def _imported(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file", remedy="name a file that ends in .py")
     module = util.module_from_spec(spec)
-    before = sys.modules.get(_MODULE)
+    for name in _BESIDE:
+        sys.modules.pop(name, None)
+    known = set(sys.modules)
     sys.modules[_MODULE] = module
     try:
         with importable(path.parent):
@@ -95,9 +99,13 @@ def _imported(path: Path) -> ModuleType:
             remedy=f"fix that line, {_SWITCH}",
         ) from error
     finally:
-        if before is not None:
-            sys.modules[_MODULE] = before
+        _BESIDE.update(name for name in set(sys.modules) - known if _lies_in(sys.modules[name], path.parent))
     return module
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return bool(file) and Path(str(file)).is_relative_to(folder)
 
 
 def _stages(module: ModuleType) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ SUMMARIES = {
     "pipeline": "the pipeline's own code raised an error",
 }
 _LOG_WITHIN_S = 2.0
-_LONGEST_DETAIL = 100  # of one line of the progress; all of it stands at the end
+_LONGEST_DETAIL = 100  # of one line of the progress; the whole of it is shown at the end
 # A program that is asked to end gets five seconds, and CI systems give the whole run about ten.
 _STOP_WITHIN_S = 6.0
 

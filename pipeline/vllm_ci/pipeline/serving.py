@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from vllm_ci.domain.errors import ErroredError, ServiceError
+from vllm_ci.domain.errors import EngineError, ErroredError, ServiceError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
@@ -16,6 +16,7 @@ from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline import fitting, telling
 from vllm_ci.pipeline.building import Built
+from vllm_ci.pipeline.noting import Notes
 from vllm_ci.pipeline.record import SUMMARIES
 from vllm_ci.pipeline.source import Source
 from vllm_ci.programs import FOLDER as PROGRAMS
@@ -125,3 +126,40 @@ def explained(error: ServiceError) -> ServiceError:
         log=error.log,
         ended=error.ended,
     )
+
+
+@asynccontextmanager
+async def watched(
+    engine: Engine, project: Project, source: Source, built: Built, notes: Notes, *, name: str = ""
+) -> AsyncIterator[Service]:
+    """The model, the settings and the server of a run; what breaks is noted, and so is the server's log at its end.
+
+    Args:
+        engine: Where it runs.
+        project: What is served.
+        source: Its files.
+        built: The image.
+        notes: Takes down what breaks.
+        name: Of a second server; its steps are called ``server@NAME`` and the like.
+
+    Raises:
+        ErroredError: The model could not be made, or the server did not start.
+    """
+    record, at = notes.record, f"@{name}" if name else ""
+    async with contextlib.AsyncExitStack() as stack:
+        with notes.noting("model", at):
+            checkpoint = await model(engine, project, source, built.image, record, f"model{at}")
+        with notes.noting("settings", at):
+            project = await fitted(engine, project, built, checkpoint, record, f"settings{at}")
+        spec, step = service(engine, project, built, checkpoint), f"server{at}"
+        with notes.noting("server", at):
+            running = await stack.enter_async_context(held(engine, spec, name or project.model.served_name, record, step))
+        record.services[step] = running
+        try:
+            yield running
+        except Exception:
+            with contextlib.suppress(EngineError):
+                record.logs[step] = await running.log()
+            raise
+        record.logs[step] = await running.log()
+        del record.services[step]

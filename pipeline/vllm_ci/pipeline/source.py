@@ -19,7 +19,7 @@ class Source:
         checkout: The repository, with its ``.git``.
         project: The folder of the configuration file.
         model: Folder of the checkpoint, when the project names one by path.
-        changed: What differs from the base branch; ``None`` when nobody looked.
+        changed: What differs from the base branch; ``None`` when that was not looked up.
         secrets: Values of the secrets that the project names, by the name of their variable.
     """
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.program import Directory, Program
 from vllm_ci.engine import Engine
-from vllm_ci.stages import reading
+from vllm_ci.stages import reading, wants_pytest_inside
+from vllm_ci.stages.running import Runner
+from vllm_ci.stages.stage import StageContext
 
 
 async def tools(engine: Engine) -> Directory:
@@ -15,3 +20,22 @@ async def tools(engine: Engine) -> Directory:
     if not outcome:
         raise ErroredError("pytest could not be laid out for the image", why=reading.tail(outcome.log), remedy="vllm-ci doctor")
     return outcome.output
+
+
+async def laid_out(runner: Runner, rows: Mapping[str, StageContext]) -> Mapping[str, StageContext]:
+    """The rows that can run: where one runs pytest inside the image, that is laid out first; where it cannot, the row is errored.
+
+    Args:
+        runner: Runs them.
+        rows: What is judged, by row.
+    """
+    wanting = [row for row, context in rows.items() if context.stage is None and wants_pytest_inside(context.spec)]
+    if not wanting or runner.interrupted:
+        return rows
+    try:
+        found = await tools(runner.engine)
+    except ErroredError as error:
+        for row in wanting:
+            runner.could_not(row, str(error))
+        return {row: context for row, context in rows.items() if row not in wanting}
+    return {row: replace(context, tools=found) for row, context in rows.items()}

@@ -29,7 +29,7 @@ def chosen(spec: StageSpec, changes: Changes | None) -> tuple[ChangedRule, ...]:
 
 
 def note(spec: StageSpec, changes: Changes | None) -> Case | None:
-    """For the report: that no rule matched, or that all counted because nobody knows; nothing where rules did their work."""
+    """For the report: that no rule matched, or that all of them counted because the changes are unknown; otherwise nothing."""
     known = changes or _NOBODY_LOOKED
     if not spec.changed:
         return None

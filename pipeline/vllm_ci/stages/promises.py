@@ -44,6 +44,6 @@ def _message(suite: str, promised: int, missing: Mapping[str, int]) -> str:
             *lines,
             *more,
             "  why: a file was not collected (--ignore, a plugin, a damaged installation), or a parameter is gone",
-            "  do:  choose among cases with -k, -m or --deselect, which are accounted for; else install vllm-ci anew",
+            "  do:  choose among cases with -k, -m or --deselect, which are accounted for; otherwise reinstall vllm-ci",
         ]
     )

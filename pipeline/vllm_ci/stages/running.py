@@ -115,7 +115,7 @@ class Runner:
                 if service is not None:
                     while not await is_gone(service):
                         await anyio.sleep(_WATCH_INTERVAL_S)
-                    # The programs notice by themselves that nobody answers; they get a moment to write that down.
+                    # The programs notice by themselves that the server does not answer; they get a moment to report it.
                     await anyio.sleep(_LAST_WORDS_S)
                     stop.set()
         (result,) = found
@@ -192,7 +192,7 @@ def _not_empty(result: StageResult) -> StageResult:
 
 
 def _cut(result: StageResult, why: str) -> StageResult:
-    """A stage that was stopped in the middle: what it found stands, and the rest is not known."""
+    """A stage that was stopped in the middle: what it found is kept, and the rest is unknown."""
     message = f"{why} before its end" if result.cases else f"not run ({why})"
     return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message)
 

@@ -46,7 +46,7 @@ async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
     name = context.api_key_env
     key = (context.secrets.get(name) or os.environ.get(name, "")) if name else ""
     if context.api_key_env and not key:
-        message = f"{context.api_key_env} has no value here: nobody can say whether the API key is in the log"
+        message = f"{context.api_key_env} has no value here: whether the API key is in the log cannot be checked"
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message=message)
     found = leaks.in_log(await context.service.log(), secrets={"the API key": key}, prompts=words)
     found += [finding for outcome in outcomes for finding in await _in_artefacts(outcome, key)]

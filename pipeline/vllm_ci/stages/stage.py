@@ -32,11 +32,11 @@ class StageContext:
         source: The user's checkout at the commit.
         tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
         image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
-        changed: What differs from the base branch; ``None`` when nobody looked.
+        changed: What differs from the base branch; ``None`` when that was not looked up.
         secrets: Values of secrets by the name of their variable, for stages that look for them in logs; a key that is not
             among them is looked up in the environment of the caller.
-        tensor_parallel_size: That the server was started with; 0 when nobody knows.
-        quantization: That the server was started with; empty when nobody knows.
+        tensor_parallel_size: That the server was started with; 0 when unknown.
+        quantization: That the server was started with; empty when unknown.
         stage: The stage itself, where it is an object of the user's and not found by its name.
     """
 

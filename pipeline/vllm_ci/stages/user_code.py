@@ -37,14 +37,16 @@ def caller() -> str:
 
 
 def defined_at(function: object) -> str:
-    """``path:line`` of a function; empty for what is none."""
+    """``path:line`` of a function of the user's; empty for anything else."""
     function = inspect.unwrap(function) if callable(function) else function
     code = getattr(getattr(function, "function", function), "__code__", None)
-    return f"{shown(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""
+    if code is None or not _is_users(code.co_filename):
+        return ""
+    return f"{shown(code.co_filename)}:{code.co_firstlineno}"
 
 
 def words(error: BaseException) -> str:
-    """What the error says in one line; an ``assert`` without a message is shown as it stands in the file."""
+    """What the error says in one line; an ``assert`` without a message is shown as it is written in the file."""
     text = str(error).strip().splitlines()
     if isinstance(error, AssertionError):
         return text[0] if text else _source(error) or "an assertion failed"

@@ -20,8 +20,8 @@ class Tally:
     """What the lines of ``cases.jsonl`` add up to.
 
     Attributes:
-        cases: How many there are; 0 when nobody said.
-        estimate_s: How long all will take; 0 when nobody said.
+        cases: How many there are; 0 when unknown.
+        estimate_s: How long all will take; 0 when unknown.
         ended: How many have ended.
         bad: How many of those neither passed nor were skipped.
         running: The case that runs now.

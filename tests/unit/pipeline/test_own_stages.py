@@ -16,6 +16,7 @@ from standin.repository import repository
 from vllm_ci import (
     Case,
     CaseStatus,
+    Commit,
     ConfigError,
     Ends,
     MemoryEngine,
@@ -26,16 +27,19 @@ from vllm_ci import (
     StageResult,
     Verdict,
     fails,
+    kills_the_server,
     passes,
     run_pipeline,
     times_out,
     verdict_of,
 )
-from vllm_ci.config import load, schema
+from vllm_ci.config import computed, load, schema
+from vllm_ci.domain.image import ImageRef
 from vllm_ci.engines.host import HostEngine
+from vllm_ci.evidence.predicates import test_result
 from vllm_ci.pipeline.record import Record
 from vllm_ci.report import ctrf, document, html, junit
-from vllm_ci.stages import STAGES, installed, stage_of
+from vllm_ci.stages import STAGES, installed, running, stage_of
 from vllm_ci.stages.running import Runner
 
 pytestmark = pytest.mark.anyio
@@ -410,6 +414,55 @@ async def test_a_function_is_stopped_with_the_run_and_says_so(tmp_path: Path) ->
         await anyio.sleep(0.05)
         result = await ci.record.stop("interrupted by SIGTERM")
     assert result.report.stages[0].message == "interrupted by SIGTERM before its end"
+
+
+async def test_a_function_whose_server_dies_is_stopped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(running, "_WATCH_INTERVAL_S", 0.05)
+    code = """
+@stage
+async def smoke(server):
+    await server.run("load", name="load")
+async def pipeline(ci):
+    async with ci.serve(await ci.build()) as server:
+        await ci.test(server, smoke)
+    return ci.report()
+"""
+    repository(tmp_path, HEAD + code)
+    report = await run_pipeline(tmp_path, engine=MemoryEngine().on("load", kills_the_server("out of memory")))
+    assert report.stages[0].message.startswith("the server died during the stage")
+    assert "out of memory" in report.stages[0].message
+
+
+def test_evidence_of_own_stages_satisfies_a_policy_that_requires_them(tmp_path: Path) -> None:
+    commit = Commit(sha="a" * 40)
+    image = ImageRef(repository="mine", digest="sha256:" + "b" * 64)
+    case = Case(name="it", status=CaseStatus.PASSED)
+    stage = StageResult(name="smoke", verdict=Verdict.PASSED, seconds=1.0, cases=(case,))
+    report = Report(commit=commit, image=image, engine="host", stages=(stage,), started_at="2026-11-26T00:00:00+00:00")
+    (tmp_path / "vllm-ci.yaml").write_text(
+        "stages: {smoke: {run: [a]}}\nrelease: {channels: {staging: {tests: {smoke: passed}, sbom: false}}}\n"
+    )
+    loaded = load.load(tmp_path / "vllm-ci.yaml").config
+    channel = loaded.release.channels["staging"].domain("staging", image="vllm", stages=loaded.stages.enabled())
+    (found,) = (test_result.read(each) for each in test_result.statements(report, image, b"{}"))
+    assert found.verdict in channel.policy.tests[found.stage]
+
+
+def test_a_channel_requires_every_enabled_stage_by_default_also_those_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "vllm-ci.yaml").write_text("stages: {smoke: {run: [a]}, slow: {run: [b], enabled: false}}\n")
+    loaded = load.load(tmp_path / "vllm-ci.yaml").config
+    channel = loaded.release.channels["staging"].domain("staging", image="vllm", stages=loaded.stages.enabled())
+    assert list(channel.policy.tests) == ["unit", "integration", "streaming", "security", "smoke"]
+
+
+def test_the_configuration_shows_own_stages_and_the_pipeline_that_was_found(tmp_path: Path) -> None:
+    repository(tmp_path, "async def pipeline(ci): ...\n", config="stages: {lint: {run: [a], in: image}}\n")
+    loaded = load.load(tmp_path / "vllm-ci.yaml")
+    shown = {key: (value, origin) for key, value, origin in loaded.values()}
+    assert shown["stages.lint.in"] == ("image", f"{tmp_path / 'vllm-ci.yaml'}:1")
+    found = {each.key: (each.value, each.reason) for each in computed.values(loaded)}
+    assert found["pipeline"] == ("ci/pipeline.py", "found beside vllm-ci.yaml")
 
 
 def test_every_built_in_stage_is_found_by_its_spec() -> None:

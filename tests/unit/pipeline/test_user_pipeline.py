@@ -164,6 +164,11 @@ async def test_stages_that_the_command_line_leaves_out_are_not_run(tmp_path: Pat
     assert "integration" not in engine.programs
 
 
+async def test_a_stage_that_was_asked_for_and_is_not_in_the_pipeline_is_errored(tmp_path: Path) -> None:
+    report = await run(tmp_path, BODY, stages=("security", "streaming"))
+    assert verdicts(report) == {"streaming": "passed", "security": "errored"}
+
+
 async def test_announced_stages_that_never_ran_are_errored(tmp_path: Path) -> None:
     body = """
 async def pipeline(ci: Pipeline) -> Report:
@@ -200,6 +205,7 @@ async def pipeline(ci: Pipeline) -> Report:
         ("    await ci.test(await ci.build(), 'unti')\n", 3, "there is no stage unti"),
         ("    await ci.test(await ci.build(), 7)\n", 3, "what ci.test() got is no stage"),
         ("    await ci.build()\n", 2, "the pipeline returned nothing"),
+        ("    await ci.build()\n    return ci.report()\n", 2, "the pipeline ran no stage"),
         ("    await ci.build()\n    return 'fine'\n", 2, "the pipeline returned a str"),
         ("    import dataclasses\n    return dataclasses.replace(ci.report(), stages=())\n", 2, "ci.report() did not make"),
         ("    image = await ci.build()\n    for _ in '12':\n        await ci.test(image, 'unit')\n", 5, "a second time"),
@@ -310,3 +316,20 @@ async def test_secrets_that_a_command_is_given_are_hidden_in_its_log(tmp_path: P
     async with open_pipeline(tmp_path, engine=engine) as ci:
         outcome = await (await ci.build()).run("mine", name="mine", secrets=("TOKEN=MY_TOKEN",))
     assert outcome.log == "the token is ***"
+
+
+async def test_a_configuration_without_stages_says_that_nothing_was_tested(tmp_path: Path) -> None:
+    off = "".join(f"  {name}: {{enabled: false}}\n" for name in ("unit", "integration", "streaming", "security"))
+    repository(tmp_path, config=f"stages:\n{off}")
+    report = await run_pipeline(tmp_path, engine=MemoryEngine())
+    assert report.verdict is Verdict.ERRORED
+    assert report.problem is not None
+    assert report.problem.cause == "the pipeline ran no stage"
+
+
+async def test_modules_beside_a_pipeline_are_those_of_the_same_project(tmp_path: Path) -> None:
+    body = "import beside\n@stage(name=beside.NAME, needs_server=False)\nasync def it(image): ...\n"
+    body += "async def pipeline(ci):\n    await ci.test(await ci.build(), it)\n    return ci.report()\n"
+    for name in ("one", "two"):
+        repository(tmp_path / name, HEAD + body, ci__beside=f"NAME = {name!r}\n")
+        assert verdicts(await run_pipeline(tmp_path / name, engine=MemoryEngine())) == {name: "passed"}

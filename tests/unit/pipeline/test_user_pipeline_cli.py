@@ -25,6 +25,7 @@ async def smoke(server: Server) -> None:
 
 async def pipeline(ci: Pipeline) -> Report:
     image = await ci.build()
+    print("what a pipeline prints")
     async with ci.serve(image) as server:
         await ci.test(server, "integration", smoke, "lint")
     return ci.report()
@@ -46,6 +47,7 @@ def test_it_is_found_and_named_in_the_first_lines_and_its_stages_are_in_every_re
     assert "pipeline ci/pipeline.py (found beside vllm-ci.yaml; stages in it: smoke)" in ended.stderr.splitlines()[:4]
     assert [stage["name"] for stage in ended.json["stages"]] == ["integration", "smoke", "lint"]
     assert 'testsuite name="smoke"' in (ended.folder / "junit.xml").read_text()
+    assert "what a pipeline prints" in ended.stderr
     assert not (ended.folder.parents[2] / "ci" / "__pycache__").exists()
 
 
@@ -59,7 +61,7 @@ def test_a_stage_of_one_s_own_that_fails_is_exit_code_1_with_the_user_s_line(tmp
 def test_an_error_in_it_is_exit_code_3_with_a_report_and_no_traceback(tmp_path: Path) -> None:
     ended = with_pipeline(tmp_path, PIPELINE.replace("EXPECTED", "yes").replace("return ci.report()", "return nothing")).run()
     assert ended.code == 3, ended.stderr
-    assert ended.json["problem"]["cause"].startswith("ci/pipeline.py:16: NameError: name 'nothing'")
+    assert ended.json["problem"]["cause"].startswith("ci/pipeline.py:17: NameError: name 'nothing'")
     assert "Traceback" not in ended.stderr
     assert ended.stage("integration")["verdict"] == "passed"
     assert "NameError" in (ended.folder / "logs" / "pipeline.log").read_text()

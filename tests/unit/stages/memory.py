@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_ci.domain.program import Outcome
+from vllm_ci.engines.memory import MemoryDirectory
 
-
-@dataclass(frozen=True)
-class MemoryDirectory:
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-    async def read(self, name: str) -> bytes:
-        try:
-            return self.files[name]
-        except KeyError as error:
-            raise FileNotFoundError(name) from error
-
-    async def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.files))
+__all__ = ["MemoryDirectory", "MemoryService", "case", "crashed", "left"]
 
 
 @dataclass(kw_only=True)
