@@ -27,7 +27,7 @@ from vllm_ci.module import checkout
 from vllm_ci.module.arguments import Settings
 from vllm_ci.module.endings import end
 from vllm_ci.pipeline.steps import Source
-from vllm_ci.stages import STAGES
+from vllm_ci.stages import needs_server as stage_needs_server
 from vllm_ci.system import scratch
 
 _EMPTY = (
@@ -279,7 +279,7 @@ def _build_args(variant: str, spec: str) -> tuple[str, ...]:
 
 def needs_server(project: Project) -> bool:
     """Whether one of its stages needs the server."""
-    return any(STAGES[spec.name].needs_server for spec in project.stages)
+    return any(stage_needs_server(spec) for spec in project.stages)
 
 
 async def _session() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from vllm_ci.domain.errors import ErroredError
@@ -22,8 +21,8 @@ async def tools(engine: Engine) -> Directory:
     return outcome.output
 
 
-async def laid_out(runner: Runner, rows: Mapping[str, StageContext]) -> Mapping[str, StageContext]:
-    """The rows that can run: where one runs pytest inside the image, that is laid out first; where it cannot, the row is errored.
+async def laid_out(runner: Runner, rows: dict[str, StageContext]) -> dict[str, StageContext]:
+    """The rows that can run: pytest is laid out for those that run it inside the image; if it cannot be, they are errored.
 
     Args:
         runner: Runs them.
