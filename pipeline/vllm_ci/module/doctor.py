@@ -27,7 +27,7 @@ async def told(settings: Settings) -> str:
             facts = await _facts(engine)
             gpus = await _gpus(engine)
     lines = [f"ok       engine        {await dag.version()}, {facts['cpu_count']} cores", gpus, *_volume(settings.cache, facts)]
-    return "\n".join([*lines, await _collection()])
+    return "\n".join([*lines, await _collection(facts["free_bytes"])])
 
 
 async def _facts(engine: DaggerEngine) -> Mapping[str, Any]:
@@ -57,15 +57,28 @@ def _volume(name: str, facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-async def _collection() -> str:
-    """Whether the engine's garbage collection leaves the volume in place."""
+async def _collection(free_bytes: int) -> str:
     cache = dag.engine().local_cache()
     try:
-        kept = max(await cache.reserved_space(), 0)
-        most = await cache.max_used_space()
-    except dagger.QueryError as error:
+        kept, most, left = await cache.reserved_space(), await cache.max_used_space(), await cache.min_free_space()
+    except dagger.DaggerError as error:
         return f"note     collection    not known: {str(error).splitlines()[0]}"
-    told = f"keeps {kept / 1e9:.0f} GB for certain, at most {most / 1e9:.0f} GB"
+    return collection(kept, most, left, free_bytes=free_bytes)
+
+
+def collection(kept: int, most: int, left: int, *, free_bytes: int) -> str:
+    """A line that says whether the engine's garbage collection leaves the cache volume in place.
+
+    Args:
+        kept: Bytes that it never removes (``reservedSpace``).
+        most: Bytes that the engine may use (``maxUsedSpace``); 0 is no limit.
+        left: Bytes that it tries to leave free on the disk (``minFreeSpace``).
+        free_bytes: Bytes that are free.
+    """
+    told = f"keeps {kept / 1e9:.0f} GB in any case, of at most {most / 1e9:.0f} GB; leaves {left / 1e9:.0f} GB of the disk free"
     if kept >= _NEEDED_BYTES:
         return f"ok       collection    {told}"
-    return f"warning  collection    {told}: it may empty the cache volume; reserve {_NEEDED_BYTES / 1e9:.0f} GB ({_PAGE})"
+    remedy = f"set gc.reservedSpace to {_NEEDED_BYTES / 1e9:.0f}GB in engine.json ({_PAGE})"
+    if free_bytes < left or 0 < most < _NEEDED_BYTES:
+        return f"warning  collection    {told}: it removes the cache volume after each call; {remedy}"
+    return f"note     collection    {told}: it may remove the cache volume when the disk fills; {remedy}"

@@ -183,7 +183,7 @@ async def plaintexts(given: Iterable[dagger.Secret | None]) -> list[str]:
 async def _plaintext(secret: dagger.Secret) -> str:
     try:
         return await secret.plaintext()
-    except dagger.QueryError as error:
+    except dagger.DaggerError as error:
         uri = await secret.uri()
         raise UsageError(
             f"the secret {uri or 'that was given'} has no value",
