@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from dagger.mod import Module
+from dagger.mod._module import Module
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.module import endings
