@@ -136,7 +136,7 @@ def test_all_checks_share_one_build_and_one_server(dagger: Dagger) -> None:
     [
         (["--source=.", "--config=nowhere.yaml", "build", "digest"], 2, "the source has no nowhere.yaml"),
         (["build", "digest"], 2, "pass --source ."),
-        (["--source=.", "run", "--stages=strming", "verdict"], 2, "there is no stage strming"),
+        (["--source=.", "run", "--stages=strming", "verdict"], 2, "unknown stage: strming"),
         (["--source=.", "--secrets=env://NOT_SET_ANYWHERE", "test"], 2, "NOT_SET_ANYWHERE"),
         (["--source=.", "release", "rollback", "--channel=nowhere"], 2, "no channel nowhere"),
         (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository names no server"),

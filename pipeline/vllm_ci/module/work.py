@@ -22,7 +22,7 @@ from vllm_ci.module.arguments import Settings
 from vllm_ci.module.session import Wanted, Work, opened, watched
 from vllm_ci.pipeline import steps
 from vllm_ci.report import folder, redaction
-from vllm_ci.stages import STAGES
+from vllm_ci.stages import needs_server
 from vllm_ci.stages.stage import StageContext
 
 _BUILD_TIMEOUT_S = 3 * 3600.0
@@ -154,7 +154,7 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
         secrets=work.source.secrets,
         source=work.source.project,
     )
-    stages = [spec for spec in work.project.stages if STAGES[spec.name].needs_server]
+    stages = [spec for spec in work.project.stages if needs_server(spec)]
     return await steps.test(work.engine, stages, context, emit)
 
 
