@@ -164,16 +164,21 @@ def dagger(checkout: Path, dagger_engine: None) -> Dagger:  # noqa: ARG001
     def run(*arguments: str, **variables: str) -> Ended:
         # In a script of the shell, paths are those of the module that -m names: there the script itself names it.
         module = [] if arguments[0] == "-c" else ["-m", str(ROOT)]
-        done = subprocess.run(
-            ["dagger", "--progress=plain", *module, *arguments],
-            cwd=checkout,
-            env=environment() | variables | {"DO_NOT_TRACK": "1"},
-            capture_output=True,
-            text=True,
-            timeout=1800,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return dagger_cli(checkout, *module, *arguments, **variables)
 
     return run
+
+
+def dagger_cli(folder: Path, *arguments: str, **variables: str) -> Ended:
+    """Dagger's command line."""
+    done = subprocess.run(
+        ["dagger", "--progress=plain", *arguments],
+        cwd=folder,
+        env=environment() | variables | {"DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)

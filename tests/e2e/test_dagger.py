@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import subprocess
+import tarfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from e2e.conftest import ROOT, Dagger, git, vllm_ci
+from e2e.conftest import ROOT, Dagger, dagger_cli, git, vllm_ci
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine_dagger, pytest.mark.timeout(2400)]
 
@@ -16,16 +20,48 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine_dagger, pytest.mark.timeout(24
 def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ended = dagger("functions")
     assert ended.code == 0, ended.stderr[-4000:]
-    for name in ("build", "image", "push", "run", "serve", "test", "publish", "promote", "rollback", "history", "verify"):
+    for name in ("build", "run", "serve", "release", "doctor", "test", "unit", "integration", "streaming", "security"):
         assert f"\n{name} " in ended.stdout
     assert not (ROOT / "sdk").exists(), "nothing is written into the checkout"
 
 
-def test_containers_and_processes_build_the_same_image(dagger: Dagger, checkout: Path) -> None:
-    here = vllm_ci(checkout, "build", "--json")
-    there = dagger("call", "build", "--source", ".")
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (["--help"], ["--source", "Checkout of the repository", "--variant CONFIGURED,CPU,CUDA", "--gpus"]),
+        (["run", "--help"], ["verdict", "How it ended", "report", "report.html and the logs", "--stages"]),
+        (["run", "stage", "--name=unit", "--help"], ["failed", "Number of cases that failed"]),
+        (["build", "--help"], ["dirty", "changes that are not committed", "as-tarball", "push"]),
+        (["release", "--help"], ["--key", "Private key (PEM)", "publish", "rollback", "policy"]),
+        (["release", "publish", "--help"], ["--run", "Run the stages now", "--channel"]),
+    ],
+)
+def test_help_explains_functions_fields_and_arguments(dagger: Dagger, call: list[str], shown: list[str]) -> None:
+    ended = dagger("call", *call)
+    assert ended.code == 0, ended.stderr[-4000:]
+    text = " ".join(ended.stdout.split())
+    assert [each for each in shown if each not in text] == []
+
+
+def test_containers_and_processes_build_the_same_image(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
+    here = vllm_ci(checkout, "build", "--json").json["image"]
+    there = dagger("call", "--source", ".", "build", "digest")
     assert there.code == 0, there.stderr[-6000:]
-    assert there.stdout.strip() == here.json["image"]["digest"]
+    assert there.stdout.strip() == here["digest"]
+    summary = dagger("call", "--source", ".", "build", "summary")
+    assert f"tags     {here['tags'][0]}" in summary.stdout
+    exported = dagger("call", "--source", ".", "build", "as-tarball", "export", "--path", str(tmp_path / "image.tar"))
+    assert exported.code == 0, exported.stderr[-4000:]
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        index = json.load(archive.extractfile("index.json") or io.BytesIO())
+    assert here["digest"] in {each["digest"] for each in index["manifests"]}
+
+
+def test_an_image_of_changes_that_are_not_committed_says_so(dagger: Dagger, checkout: Path) -> None:
+    (checkout / "README.md").write_text("changed\n")
+    ended = dagger("call", "--source", ".", "build", "dirty")
+    assert ended.stdout.strip() == "true"
+    assert "note: the tree is dirty" in ended.stderr
 
 
 @pytest.mark.usefixtures("dagger_engine")
@@ -41,7 +77,7 @@ def test_the_main_job_passes_in_containers_with_the_digest_of_processes(checkout
 
 
 def test_the_main_job_passes_as_a_function_and_prints_its_table(dagger: Dagger, checkout: Path) -> None:
-    ended = dagger("call", "test", "--source", ".")
+    ended = dagger("call", "--source", ".", "test")
     assert ended.code == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
     for stage in ("unit", "integration", "streaming", "security"):
         assert any(line.split()[:2] == [stage, "passed"] for line in ended.stdout.splitlines()), ended.stdout
@@ -51,11 +87,9 @@ def test_the_main_job_passes_as_a_function_and_prints_its_table(dagger: Dagger, 
 def test_a_red_run_gives_report_and_exit_code_from_one_run_of_the_stages(
     dagger: Dagger, checkout: Path, tmp_path: Path
 ) -> None:
-    (checkout / "tests" / "test_wrong.py").write_text("def test_the_earth_is_flat():\n    assert 'round' == 'flat'\n")
-    git(checkout, "add", ".")
-    git(checkout, "commit", "--quiet", "--message", "wrong")
+    make_red(checkout)
     report = tmp_path / "report"
-    script = f"run=$({ROOT} | run --source . --stages unit); $run | report | export {report}; $run | assert-passed"
+    script = f"run=$({ROOT} --source . | run --stages unit); $run | report | export {report}; $run | assert-passed"
     ended = dagger("-c", script)
     assert ended.code == 1, ended.stderr[-4000:]
     assert json.loads((report / "report.json").read_text())["verdict"] == "failed"
@@ -69,36 +103,118 @@ def test_a_red_run_gives_report_and_exit_code_from_one_run_of_the_stages(
     assert ended.stderr.count("unit: started") == 1, "the stages ran once for both answers"
 
 
-def test_a_call_that_fails_with_a_red_stage_has_its_exit_code(dagger: Dagger, checkout: Path) -> None:
-    (checkout / "tests" / "test_wrong.py").write_text("def test_the_earth_is_flat():\n    assert 'round' == 'flat'\n")
-    git(checkout, "add", ".")
-    git(checkout, "commit", "--quiet", "--message", "wrong")
-    ended = dagger("call", "test", "--source", ".", "--stages", "unit")
-    assert ended.code == 1
-    assert "test_the_earth_is_flat" in ended.stdout + ended.stderr
+def test_a_report_in_the_checkout_does_not_make_it_dirty(dagger: Dagger, checkout: Path) -> None:
+    ended = dagger("-c", f"{ROOT} --source . | run --stages unit | report | export report")
+    assert ended.code == 0, ended.stderr[-4000:]
+    assert (checkout / "report" / "report.json").is_file()
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=checkout, check=True, capture_output=True, text=True)
+    assert status.stdout == ""
+    digest = json.loads((checkout / "report" / "report.json").read_text())["image"]["digest"]
+    assert dagger("call", "--source", ".", "build", "digest").stdout.strip() == digest
 
 
-def test_mistakes_end_with_the_exit_code_of_mistakes_and_a_way_out(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
-    ended = dagger("call", "--config", "nowhere.yaml", "build", "--source", ".")
+def test_a_call_that_fails_with_a_red_stage_has_its_exit_code_and_the_message_alone(dagger: Dagger, checkout: Path) -> None:
+    make_red(checkout)
+    for call in (["unit"], ["run", "--stages=unit", "stage", "--name=unit", "assert-passed"]):
+        ended = dagger("call", "--source", ".", *call)
+        assert ended.code == 1
+        assert "test_the_earth_is_flat" in ended.stderr
+        assert "Traceback" not in ended.stderr + ended.stdout
+    assert dagger("call", "--source", ".", "run", "--stages=unit", "verdict").stdout.strip() == "FAILED"
+
+
+def test_all_checks_share_one_build_and_one_server(dagger: Dagger) -> None:
+    ended = dagger("check")
+    assert ended.code == 0, ended.stderr[-6000:]
+    log = ended.stderr + ended.stdout
+    assert len(re.findall(r"withExec\S* .*vllm_ci build \w+ --json.*DONE", log)) <= 1
+    assert log.count("Starting to load model") <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message"),
+    [
+        (["--source=.", "--config=nowhere.yaml", "build", "digest"], 2, "the source has no nowhere.yaml"),
+        (["build", "digest"], 2, "pass --source ."),
+        (["--source=.", "run", "--stages=strming", "verdict"], 2, "unknown stage: strming"),
+        (["--source=.", "--secrets=env://NOT_SET_ANYWHERE", "test"], 2, "NOT_SET_ANYWHERE"),
+        (["--source=.", "release", "rollback", "--channel=nowhere"], 2, "no channel nowhere"),
+        (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository names no server"),
+    ],
+)
+def test_a_mistake_ends_the_call_before_anything_is_built_with_the_message_alone(
+    dagger: Dagger, call: list[str], code: int, message: str
+) -> None:
+    ended = dagger("call", *call)
+    assert ended.code == code
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert "build: started" not in ended.stderr
+
+
+def test_a_mistake_in_the_configuration_names_the_file_in_the_checkout(dagger: Dagger, checkout: Path) -> None:
+    (checkout / "wrong.yaml").write_text("version: 1\nserver: {gpu: none}\n")
+    ended = dagger("call", "--source", ".", "--config", "wrong.yaml", "build", "digest")
     assert ended.code == 2
-    assert "the source has no nowhere.yaml" in ended.stderr
+    assert "vllm-ci: wrong.yaml:2: " in ended.stderr
 
+
+def test_a_worktree_is_refused(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
     git(checkout, "worktree", "add", "--quiet", str(tmp_path / "worktree"))
-    ended = dagger("call", "build", "--source", str(tmp_path / "worktree"))
+    ended = dagger("call", "--source", str(tmp_path / "worktree"), "build", "digest")
     assert ended.code == 2
     assert "git worktree" in ended.stderr
 
 
-def test_an_engine_without_gpus_says_how_to_start_one_with(dagger: Dagger) -> None:
-    ended = dagger("call", "test", "--source", ".", "--stages", "integration", "--gpus", "all")
-    if "✓ server" in ended.stderr:
+def test_an_engine_without_gpus_says_how_to_start_one_with_before_it_builds(dagger: Dagger) -> None:
+    if "GPUs          handed out" in dagger("call", "doctor").stdout:
         pytest.skip("this engine hands out GPUs")
+    ended = dagger("call", "--source", ".", "--gpus", "all", "integration")
     assert ended.code == 3
     assert "_EXPERIMENTAL_DAGGER_GPU_SUPPORT=1" in ended.stderr
+    assert "build: started" not in ended.stderr
+
+
+def test_the_engine_is_examined(dagger: Dagger) -> None:
+    ended = dagger("call", "doctor")
+    assert ended.code == 0, ended.stderr[-4000:]
+    for what in ("engine", "GPUs", "cache volume", "disk", "collection"):
+        assert re.search(rf"^(ok|note|warning) +{what} ", ended.stdout, re.MULTILINE), ended.stdout
 
 
 def test_the_container_can_be_chained_on(dagger: Dagger) -> None:
     code = "import vllm; print('version ' + vllm.__version__)"
-    ended = dagger("call", "image", "--source", ".", "with-exec", f"--args=/opt/vllm/bin/python,-c,{code}", "stdout")
+    run = ("with-exec", f"--args=/opt/vllm/bin/python,-c,{code}", "stdout")
+    ended = dagger("call", "--source", ".", "build", "container", *run)
     assert ended.code == 0, ended.stderr[-4000:]
     assert "version 0." in ended.stdout
+
+
+def test_a_toolchain_is_called_without_naming_module_or_source(dagger_engine: None, checkout: Path) -> None:  # noqa: ARG001
+    for command in (["init"], ["toolchain", "install", str(ROOT)]):
+        ended = dagger_cli(checkout, *command)
+        assert ended.code == 0, ended.stderr[-4000:]
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "toolchain")
+    ended = dagger_cli(checkout, "call", "vllm-ci", "build", "commit")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
+    assert ended.stdout.strip() == head, ended.stderr[-4000:]
+
+
+def test_the_example_module_builds_and_tries_the_server(dagger_engine: None, checkout: Path) -> None:  # noqa: ARG001
+    module = ("-m", str(ROOT / "examples" / "dagger-module"))
+    built = dagger_cli(checkout, *module, "call", "--source", ".", "build", "env-variable", "--name", "PATH")
+    assert built.code == 0, built.stderr[-4000:]
+    tried = dagger_cli(checkout, *module, "call", "--source", ".", "smoke")
+    assert "answers" in tried.stdout, tried.stderr[-4000:]
+    refused = dagger_cli(
+        checkout, *module, "call", "--source", ".", "release", "--key", "env://SIGNING_KEY", "--dry-run", SIGNING_KEY="x"
+    )
+    assert refused.code != 0
+    assert "release.ledger.repository names no server" in refused.stderr
+
+
+def make_red(checkout: Path) -> None:
+    (checkout / "tests" / "test_wrong.py").write_text("def test_the_earth_is_flat():\n    assert 'round' == 'flat'\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "wrong")

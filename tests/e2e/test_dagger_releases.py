@@ -58,7 +58,15 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         def call(name: str, *arguments: str) -> Ended:
             means = [*ledger, *([] if name == "history" else reach)]
             means += sign if name in ("publish", "promote", "rollback") else []
-            return dagger("call", name, "--source=.", *arguments, *means, **secrets)
+            options = [each for each in arguments if each in ("--as-json", "--dry-run")]
+            words = [each for each in arguments if each not in options]
+            return dagger("call", "--source=.", "release", *means, *options, name, *words, **secrets)
+
+        without = dagger(
+            "call", "--source=.", "release", "--key=env://OTHER_KEY", "publish", "--run", OTHER_KEY=another_key(tmp_path)
+        )
+        assert without.code == 2, "refused before anything is built"
+        assert "no signer of the configuration has the key" in without.stderr
 
         first = run_of(dagger, checkout, tmp_path / "first", "one")
         published = done(call("publish", "--report", str(tmp_path / "first"), "--channel=staging", "--as-json"))
@@ -76,6 +84,14 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         back = done(call("rollback", "--channel=production", "--reason=latency doubled", "--as-json"))
         assert (back["release"]["digest"], back["release"]["previous"]) == (first, second)
 
+        (checkout / "README.md").write_text("three\n")
+        git(checkout, "commit", "--quiet", "--all", "--message", "three")
+        at_once = call("publish", "--run", "--dry-run")
+        assert "would push sha256:" in at_once.stdout, at_once.stderr[-4000:]
+        assert done(call("policy", "--channel=production", "--as-json"))["channel"] == "production"
+        assert "would delete" in call("prune", "--keep=1").stdout or "0 images" in call("prune", "--keep=1").stdout
+        git(checkout, "reset", "--quiet", "--hard", "HEAD~1")
+
         past = done(call("history", "--as-json"))
         assert past["channels"] == {"staging": second, "production": first}
         assert [each["action"] for each in past["records"]] == ["rollback", "promote", "publish", "promote", "publish"]
@@ -83,16 +99,18 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         assert done(call("verify", "--image=production", "--as-json"))["verified"] is True
         # Without a checkout, by the public key alone.
         image = f"registry:{port}/team/quickstart@{first}"
-        alone = dagger("call", "verify", f"--image={image}", "--keys", str(checkout / "ci.pub"), *reach, **secrets)
+        keys_of = ("--keys", str(checkout / "ci.pub"))
+        alone = dagger("call", "release", *reach, "verify", f"--image={image}", *keys_of, **secrets)
         assert "verified  test result of unit        ci " in alone.stdout, alone.stderr[-4000:]
 
-        pushed = dagger("call", "push", "--source=.", f"--registry=registry:{port}/team/by-hand", *reach, **secrets)
+        to = f"--registry=registry:{port}/team/by-hand"
+        pushed = dagger("call", "--source=.", "build", "push", to, *reach, **secrets)
         assert pushed.stdout.strip() == f"registry:{port}/team/by-hand@{second}", pushed.stderr[-4000:]
 
         wrong = call("publish", "--report", str(tmp_path / "first"), "--channel=production")
         assert wrong.code == 1
         assert "the report is about" in wrong.stderr
-        refused = dagger("call", "history", "--source=.", *ledger[1:], **secrets)
+        refused = dagger("call", "--source=.", "release", *ledger[1:], "history", **secrets)
         assert refused.code == 3
         assert "the ledger cannot be reached" in refused.stderr
         said = json.dumps([published, past]) + would.stderr + refused.stderr
@@ -110,17 +128,17 @@ def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Pa
         host_key = (tmp_path / "host.pub").read_text()
         (tmp_path / "known_hosts").write_text(f"[git]:{port} {host_key}")
         means = (f"--ledger-service=tcp://127.0.0.1:{port}", f"--ssh-agent={agent}", "--known-hosts")
-        ended = dagger("call", "history", "--source=.", *means, str(tmp_path / "known_hosts"))
+        ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 0, ended.stderr[-4000:]
         assert ended.stdout.strip() == "nothing was released yet"
         (tmp_path / "known_hosts").write_text(f"[elsewhere]:{port} {host_key}")
-        ended = dagger("call", "history", "--source=.", *means, str(tmp_path / "known_hosts"))
+        ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 3
         assert "Host key verification failed" in ended.stderr
 
 
 def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> None:
-    ended = dagger("call", "rollback", "--source=.", "--channel=production")
+    ended = dagger("call", "--source=.", "release", "rollback", "--channel=staging")
     assert ended.code == 2
     assert "release.ledger.repository names no server" in ended.stderr
 
@@ -177,12 +195,18 @@ def configure(checkout: Path, *, repository: str, ledger: str) -> str:
     return (checkout.parent / "keys" / "ci.key").read_text()
 
 
+def another_key(folder: Path) -> str:
+    """A private key whose public half the configuration does not have."""
+    keys.generate(folder / "other")
+    return (folder / "other" / "release.key").read_text()
+
+
 def run_of(dagger: Dagger, checkout: Path, report: Path, word: str) -> str:
     """A new commit, its stage run, its report on this machine; gives the digest."""
     (checkout / "README.md").write_text(f"{word}\n")
     git(checkout, "add", ".")
     git(checkout, "commit", "--quiet", "--message", word)
-    ended = dagger("-c", f"{ROOT} | run --source . --stages unit | report | export {report}")
+    ended = dagger("-c", f"{ROOT} --source . | run --stages unit | report | export {report}")
     assert ended.code == 0, ended.stderr[-6000:]
     digest: str = json.loads((report / "report.json").read_text())["image"]["digest"]
     return digest

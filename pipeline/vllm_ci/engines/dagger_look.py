@@ -30,11 +30,13 @@ class Volume:
         images: Number of images in it.
         bytes: Size of everything in it.
         free_bytes: What the engine's disk has left.
+        disk_bytes: Size of that disk.
     """
 
     images: int
     bytes: int
     free_bytes: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ def volume(home: Path) -> Volume:
     """Of the store below ``home`` (``VLLM_CI_HOME``)."""
     files = (Path(folder, name) for folder, _, names in os.walk(home) for name in names)
     size = sum(path.lstat().st_size for path in files if path.exists())
-    return Volume(images=_images(home), bytes=size, free_bytes=shutil.disk_usage(home).free)
+    disk = shutil.disk_usage(home)
+    return Volume(images=_images(home), bytes=size, free_bytes=disk.free, disk_bytes=disk.total)
 
 
 def _images(home: Path) -> int:

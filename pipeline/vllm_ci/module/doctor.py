@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import dagger
 from dagger import dag
 
 from vllm_ci.domain.errors import EngineError
@@ -16,6 +15,8 @@ from vllm_ci.module.arguments import Settings
 
 # A build keeps about this much in the cache volume, and the engine about as much again for the image it runs.
 _NEEDED_BYTES = 30e9
+# What an engine leaves free with Dagger's defaults, by removing what it has cached down to 10 GB.
+_DEFAULT_FREE = 0.2
 _PAGE = "docs/dagger.md, Disk space"
 
 
@@ -27,7 +28,7 @@ async def told(settings: Settings) -> str:
             facts = await _facts(engine)
             gpus = await _gpus(engine)
     lines = [f"ok       engine        {await dag.version()}, {facts['cpu_count']} cores", gpus, *_volume(settings.cache, facts)]
-    return "\n".join([*lines, await _collection()])
+    return "\n".join([*lines, collection(facts["free_bytes"], facts["disk_bytes"])])
 
 
 async def _facts(engine: DaggerEngine) -> Mapping[str, Any]:
@@ -57,15 +58,15 @@ def _volume(name: str, facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-async def _collection() -> str:
-    """Whether the engine's garbage collection leaves the volume in place."""
-    cache = dag.engine().local_cache()
-    try:
-        kept = max(await cache.reserved_space(), 0)
-        most = await cache.max_used_space()
-    except dagger.QueryError as error:
-        return f"note     collection    not known: {str(error).splitlines()[0]}"
-    told = f"keeps {kept / 1e9:.0f} GB for certain, at most {most / 1e9:.0f} GB"
-    if kept >= _NEEDED_BYTES:
-        return f"ok       collection    {told}"
-    return f"warning  collection    {told}: it may empty the cache volume; reserve {_NEEDED_BYTES / 1e9:.0f} GB ({_PAGE})"
+def collection(free_bytes: int, disk_bytes: int) -> str:
+    """A line on the engine's garbage collection, which may remove the cache volume; its settings no function can see.
+
+    Args:
+        free_bytes: Bytes of the engine's disk that are free.
+        disk_bytes: Its size.
+    """
+    remedy = f"unless gc.reservedSpace of engine.json is {_NEEDED_BYTES / 1e9:.0f}GB or more ({_PAGE})"
+    share = f"{100 * free_bytes / disk_bytes:.0f} % of the disk is free"
+    if free_bytes < _DEFAULT_FREE * disk_bytes:
+        return f"warning  collection    {share}: the engine removes the cache volume after each call, {remedy}"
+    return f"ok       collection    {share}: below {_DEFAULT_FREE:.0%} the engine removes the cache volume, {remedy}"

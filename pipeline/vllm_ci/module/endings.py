@@ -18,7 +18,7 @@ async def end(text: str, exit_code: int) -> NoReturn:
     """
     text = for_the_user(text).strip()
     error = dag.error(text)
-    values = {"_type": "EXEC_ERROR", "cmd": ["vllm-ci"], "exitCode": exit_code, "stdout": "", "stderr": text}
+    values = {"_type": "EXEC_ERROR", "cmd": ["vllm-ci"], "exitCode": exit_code, "stdout": "", "stderr": ""}
     for name, value in values.items():
         error = error.with_value(name, dagger.JSON(json.dumps(value)))
     await dag.current_function_call().return_error(error)

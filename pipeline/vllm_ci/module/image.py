@@ -29,6 +29,7 @@ class Image(Settings):
     commit: Annotated[str, Doc("Commit that it is made from")] = field()
     dirty: Annotated[bool, Doc("The checkout had changes that are not committed: it can be tested, not published")] = field()
     layers: Annotated[list[Layer], Doc("Its layers, lowest first")] = field()
+    summary: Annotated[str, Doc("All of this as text")] = field()
 
     @never_cached
     async def container(self) -> dagger.Container:
@@ -70,8 +71,22 @@ def of(holder: Settings, summary: dict[str, Any]) -> Image:
         commit=commit["sha"],
         dirty=commit["dirty"],
         layers=[_layer(each) for each in summary["layers"]],
+        summary=_told(summary),
     )
     return found
+
+
+def _told(summary: dict[str, Any]) -> str:
+    image, commit = summary["image"], summary["commit"]
+    lines = [f"image    {image['reference']}", f"commit   {commit['sha']}"]
+    if commit["dirty"]:
+        lines.append("dirty    it holds changes that are not committed, and cannot be published")
+    else:
+        lines.append(f"tags     {' '.join(image['tags'])}")
+    lines += [
+        f"layer    {each['tier']:<16} {each['size_bytes'] / 1e6:>10,.1f} MB  {each['digest']}" for each in summary["layers"]
+    ]
+    return "\n".join(lines)
 
 
 def _layer(facts: dict[str, Any]) -> Layer:

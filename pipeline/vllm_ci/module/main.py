@@ -3,7 +3,8 @@
 The same verbs as the command line, with the same verdicts and digests: `dagger call --source . test` and `ci/run` agree.
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import dagger
 from dagger import Doc, check, object_type
@@ -14,8 +15,13 @@ from vllm_ci.module.image import Image
 from vllm_ci.module.release import Release
 from vllm_ci.module.run import Run
 
-# A service for `dagger up`, where the engine's SDK knows of them.
-_up: Any = getattr(dagger, "up", lambda function: function)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _up(function: _Function) -> _Function:
+    """A service for `dagger up`, where the engine's SDK knows of them."""
+    mark: Callable[[_Function], _Function] = getattr(dagger, "up", lambda each: each)
+    return mark(function)
 
 
 @object_type

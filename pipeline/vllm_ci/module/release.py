@@ -1,5 +1,6 @@
 """Releases as an object: its credentials are given once, its functions are the verbs of the command line."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import dagger
@@ -8,6 +9,7 @@ from dagger import Doc, Name, object_type
 from vllm_ci.module.arguments import Password, RegistryService, Settings, Username
 from vllm_ci.module.caching import never_cached
 
+Options = Mapping[str, str | bool]
 Channel = Annotated[str, Doc("Which channel of the configuration")]
 Reason = Annotated[str, Doc("Why, for the record")]
 
@@ -65,7 +67,7 @@ class Release(Settings):
         """Move a channel to the release of another one: the same digest, never a rebuild, by the stricter policy."""
         from vllm_ci.module.verbs import Verb, done
 
-        options = {"from": from_, "channel": channel, "reason": reason, "dry_run": self.dry_run}
+        options: Options = {"from": from_, "channel": channel, "reason": reason, "dry_run": self.dry_run}
         return await done(self, Verb(name="promote", options=options, osv=self.osv, channels=(from_, channel)))
 
     @never_cached
@@ -78,7 +80,7 @@ class Release(Settings):
         """Move a channel back to the newest earlier release whose evidence still verifies."""
         from vllm_ci.module.verbs import Verb, done
 
-        options = {"to": to, "reason": reason, "dry_run": self.dry_run}
+        options: Options = {"to": to, "reason": reason, "dry_run": self.dry_run}
         return await done(self, Verb(name="rollback", about=(channel,), options=options, osv=self.osv, channels=(channel,)))
 
     @never_cached
@@ -102,7 +104,7 @@ class Release(Settings):
         """Verify what is attached to an image by public keys; with keys it needs no checkout."""
         from vllm_ci.module.verbs import Verb, done, done_anywhere
 
-        options = {"commit": commit, "channel": channel, "layers": layers}
+        options: Options = {"commit": commit, "channel": channel, "layers": layers}
         channels = (channel,) if channel else ()
         verb = Verb(name="verify", about=(image,), options=options, keys=tuple(keys or ()), channels=channels)
         return await (done_anywhere(self, verb) if keys and not channel else done(self, verb))

@@ -27,7 +27,7 @@ from vllm_ci.module import checkout
 from vllm_ci.module.arguments import Settings
 from vllm_ci.module.endings import end
 from vllm_ci.pipeline.steps import Source
-from vllm_ci.stages import needs_server as stage_needs_server
+from vllm_ci.stages import needs_server
 from vllm_ci.system import scratch
 
 _EMPTY = (
@@ -43,7 +43,7 @@ class Wanted:
 
     Attributes:
         stages: Which stages; none means those that the configuration enables.
-        serves: It starts the server of the project.
+        serves: It starts the server of the project, where its stages need one.
         foreign: It tests a server that was given.
         deep: No stage has a budget.
         shared: Other functions of the session may want the same server at the same time.
@@ -106,7 +106,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
             shares_services=wanted.shared,
         )
         async with engine:
-            if wanted.serves:
+            if _serves(project, wanted):
                 await engine.check_gpus(project.server.gpus)
             yield Work(
                 engine=engine,
@@ -183,7 +183,7 @@ async def plaintexts(given: Iterable[dagger.Secret | None]) -> list[str]:
 async def _plaintext(secret: dagger.Secret) -> str:
     try:
         return await secret.plaintext()
-    except dagger.QueryError as error:
+    except dagger.DaggerError as error:
         uri = await secret.uri()
         raise UsageError(
             f"the secret {uri or 'that was given'} has no value",
@@ -210,15 +210,26 @@ async def _given(settings: Settings, project: Project, wanted: Wanted) -> dict[s
     elif key == GENERATED_KEY:
         named[key] = dag.set_secret(GENERATED_KEY, await _generated_key(shared=wanted.shared))
     check_names(named)
-    asked = (*project.server.secrets, *([key] if key else ())) if wanted.serves else (key,) if wanted.foreign and key else ()
-    needed = [name.rpartition("=")[2] for name in asked]
+    needed = [name.rpartition("=")[2] for name in _needed(project, wanted)]
     if missing := [name for name in needed if name not in named]:
         raise UsageError(
             f"no secret {missing[0]} was given",
-            why=f"the server of {settings.config} needs it",
+            why=f"{settings.config} names it",
             remedy=f"pass it: --secrets env://{missing[0]}",
         )
     return {name: (secret, await _plaintext(secret)) for name, secret in named.items()}
+
+
+def _serves(project: Project, wanted: Wanted) -> bool:
+    return wanted.serves and any(needs_server(spec) for spec in project.stages)
+
+
+def _needed(project: Project, wanted: Wanted) -> list[str]:
+    """Secrets that the server and the stages of the user's own are started with."""
+    key = [project.server.api_key_env] if project.server.api_key_env else []
+    server = [*project.server.secrets, *key] if _serves(project, wanted) else key if wanted.foreign else []
+    runs = wanted.serves or wanted.foreign
+    return server + [name for spec in project.stages if runs and spec.own is not None for name in spec.own.secrets]
 
 
 async def _generated_key(*, shared: bool) -> str:
@@ -275,11 +286,6 @@ def _build_args(variant: str, spec: str) -> tuple[str, ...]:
     # A path is one of the checkout, which the builder has elsewhere.
     name = variant or (f"{{in.source}}/{spec}" if spec else "")
     return ("--image", name) if name else ()
-
-
-def needs_server(project: Project) -> bool:
-    """Whether one of its stages needs the server."""
-    return any(stage_needs_server(spec) for spec in project.stages)
 
 
 async def _session() -> str:

@@ -22,7 +22,7 @@ from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.evidence import keys
 from vllm_ci.module import session, work
 from vllm_ci.module.endings import end, for_the_user
-from vllm_ci.module.release import Release
+from vllm_ci.module.release import Options, Release
 from vllm_ci.module.session import Wanted, ending_well, opened, watched
 from vllm_ci.pipeline import steps
 
@@ -32,8 +32,6 @@ _PRINTED = "printed"
 _LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
 # Verbs that write a signed record.
 _SIGNING = ("publish", "promote", "rollback")
-
-Options = Mapping[str, str | bool]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dagger import dag
 
 from vllm_ci.domain.errors import EngineError, ServiceError, UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.program import ServiceSpec
+from vllm_ci.domain.program import Program, ServiceSpec
 from vllm_ci.engines import dagger_errors
 from vllm_ci.engines.dagger import DaggerEngine, _with_gpus
 from vllm_ci.engines.dagger_caller import Function, Machine, _literal
@@ -179,3 +179,22 @@ def test_the_command_line_loads_without_dagger() -> None:
         "import vllm_ci.cli, vllm_ci.cli.run, vllm_ci.cli.build, vllm_ci.pipeline.steps, vllm_ci.engines.host"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def engine(session: str = "") -> DaggerEngine:
+    return DaggerEngine(caller=Function(package=dag.directory()), tool=tool(), session=session)
+
+
+def test_functions_of_a_session_ask_for_the_same_runs() -> None:
+    """An engine gives one run to all that ask for the same; the second run of a program is another one."""
+    build, unit = Program(name="build", argv=("x",)), Program(name="unit", argv=("y",))
+    one, two = engine("s"), engine("s")
+    assert [one._nonce(build), one._nonce(unit), one._nonce(build)] == [two._nonce(build), two._nonce(unit), two._nonce(build)]
+    assert one._nonce(build) != two._nonce(unit)
+    assert engine("s")._nonce(build) != engine("t")._nonce(build)
+
+
+def test_without_a_session_every_run_is_a_run_of_its_own() -> None:
+    program = Program(name="build", argv=("x",))
+    made = engine()
+    assert len({made._nonce(program), made._nonce(program), engine()._nonce(program)}) == 3

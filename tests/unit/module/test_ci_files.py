@@ -62,7 +62,7 @@ def test_each_runs_one_command(file: Path) -> None:
 def test_the_shell_of_the_workflow_takes_report_and_exit_code_from_one_run() -> None:
     (command,) = commands(ROOT / ".github" / "workflows" / "ci.yml")
     first, *rest = [each.strip() for each in shlex.split(command)[2].split(";")]
-    assert first == "run=$(run --source .)"
+    assert first == "run=$(run)"
     assert [each.split(" | ")[0] for each in rest] == ["$run", "$run"]
     assert rest[-1] == "$run | assert-passed", "the last part is what decides"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,44 +15,84 @@ from typing import Any
 import dagger
 import pytest
 from dagger.mod import default_module
+from dagger.mod._utils import extract_enum_member_doc, get_doc
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from vllm_ci.cli import COMMANDS
+from vllm_ci.config import load
+from vllm_ci.domain import report
 from vllm_ci.engines import dagger_tool
+from vllm_ci.module.arguments import Settings
+from vllm_ci.module.enums import Variant, Verdict
 from vllm_ci.module.main import VllmCi
 from vllm_ci.module.run import Run
+from vllm_ci.stages import STAGES
 
 ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = json.loads((ROOT / "dagger.json").read_text())
 OBJECTS: dict[str, Any] = default_module()._objects
 FUNCTIONS = [(name, function) for name, each in OBJECTS.items() for function in each.functions if function]
-VERBS = ("build", "image", "push", "run", "serve", "test")
-RELEASE_VERBS = ("publish", "promote", "rollback", "history", "verify")
+CHECKS = {"test", *STAGES}
+RELEASE_VERBS = {"publish", "promote", "rollback", "history", "verify", "prune", "policy"}
+# Verbs of the command line that are no function of the same name, and why.
+ABSENT = {
+    "server": "somebody else's server is tested with run --server",
+    "config": "it explains files of the machine",
+    "show": "Dagger shows results itself; the report is a field of Run",
+    "lock": "it writes files of the checkout, which its author looks at",
+    "image": "layers and digest are fields of Image",
+    "cache": "the store is a cache volume: dagger core engine local-cache",
+    "keys": "private keys are made where they are kept",
+}
+# Functions that are no verb of the command line, and why.
+ADDED = {
+    **dict.fromkeys(STAGES, "a check, for dagger check"),
+    "release": "holds the credentials of the verbs that are its functions",
+}
 
 
-def parameters(name: str) -> dict[str, Any]:
-    return dict(OBJECTS["VllmCi"].functions[name].parameters)
+def parameters(name: str, holder: str = "VllmCi") -> dict[str, Any]:
+    return dict(OBJECTS[holder].functions[name].parameters)
+
+
+def constructor() -> dict[str, Any]:
+    return dict(OBJECTS["VllmCi"].get_constructor(default_module()._converter).parameters)
 
 
 def test_the_main_object_is_named_after_the_module() -> None:
     pascal = "".join(part.capitalize() for part in CONFIG["name"].split("-"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["dagger.mod"]["main_object"] == f"{VllmCi.__module__}:{pascal}"
-    assert set(OBJECTS) == {pascal, Run.__name__}
+    assert set(OBJECTS) == {pascal, "Image", "Layer", "Release", Run.__name__, "StageResult"}
 
 
-def test_the_verbs_are_those_of_the_command_line_and_those_of_a_run() -> None:
-    found = {name: {function for each, function in FUNCTIONS if each == name} for name in OBJECTS}
-    assert found == {"VllmCi": {*VERBS, *RELEASE_VERBS}, "Run": {"assert_passed"}}
-    assert set(OBJECTS["Run"].fields) == {"verdict", "exit_code", "digest", "summary", "report"}
+def test_functions_open_objects() -> None:
+    found = {name: set(each.functions) - {""} for name, each in OBJECTS.items()}
+    assert found == {
+        "VllmCi": {"build", "run", "serve", "release", "doctor", *CHECKS},
+        "Image": {"container", "as_tarball", "push"},
+        "Layer": set(),
+        "Run": {"stage", "assert_passed"},
+        "StageResult": {"assert_passed"},
+        "Release": RELEASE_VERBS,
+    }
+    returned = {name: OBJECTS["VllmCi"].functions[name].return_type.__name__ for name in ("build", "run", "serve", "release")}
+    assert returned == {"build": "Image", "run": "Run", "serve": "Service", "release": "Release"}
+
+
+def test_the_verbs_are_those_of_the_command_line() -> None:
+    functions = {name for holder, name in FUNCTIONS if holder in {"VllmCi", "Release"}}
+    assert set(COMMANDS) - functions == set(ABSENT)
+    assert functions - set(COMMANDS) == set(ADDED)
 
 
 @pytest.mark.parametrize(("name", "function"), FUNCTIONS)
 def test_every_function_says_for_how_long_its_result_is_good(name: str, function: str) -> None:
     """Nobody is served a verdict of last week: all read a clock, a package index, a server or a registry."""
     policy = OBJECTS[name].functions[function].cache_policy
-    # Once a session, so that report and verdict can come from one run.
-    assert policy == ("session" if function == "run" else "never")
+    # What opens an object is called once a session, so that all that is asked of the object comes from one call.
+    assert policy == ("session" if function in {"build", "run", "release"} else "never")
 
 
 @pytest.mark.parametrize(("name", "function"), FUNCTIONS)
@@ -60,50 +103,75 @@ def test_every_function_and_every_argument_is_explained(name: str, function: str
     assert not unexplained
 
 
-def test_every_setting_of_the_module_is_explained_and_optional() -> None:
-    constructor = OBJECTS["VllmCi"].get_constructor(default_module()._converter)
-    found = constructor.parameters
-    assert set(found) == {
-        *("config", "python_image", "index", "extra_index", "debian_mirror", "proxy", "certificates", "cache"),
-    }
-    assert all(each.doc and each.is_optional for each in found.values())
+@pytest.mark.parametrize("name", sorted(OBJECTS))
+def test_every_object_and_every_field_is_explained(name: str) -> None:
+    """As the SDK reads it: of the annotation, which must not be a string."""
+    assert get_doc(OBJECTS[name].cls)
+    unexplained = [each.name for each in OBJECTS[name].fields.values() if not get_doc(each.return_type)]
+    assert not unexplained
 
 
-@pytest.mark.parametrize("function", [*VERBS, "publish", "promote", "rollback", "history"])
-def test_the_source_is_the_repository_unless_it_is_named(function: str) -> None:
-    source = parameters(function)["source"]
+@pytest.mark.parametrize("enumeration", [Verdict, Variant])
+def test_every_member_of_an_enumeration_is_explained(enumeration: type[enum.Enum]) -> None:
+    explained = extract_enum_member_doc(enumeration)
+    assert {member.name for member in enumeration} == {name for name, each in explained.items() if each.description}
+
+
+def test_enumerations_have_what_they_enumerate() -> None:
+    assert {each.value for each in Verdict} == {each.value for each in report.Verdict}
+    shipped = {path.stem for path in (ROOT / "images").glob("*.yaml")}
+    assert {each.value for each in Variant if each.value} == shipped
+
+
+def test_all_that_the_functions_need_is_given_to_the_constructor_once() -> None:
+    given = constructor()
+    assert set(given) == {each.name for each in dataclasses.fields(Settings)}
+    assert all(each.doc and each.is_optional for each in given.values())
+    for holder, function in FUNCTIONS:
+        assert not set(parameters(function, holder)) & (set(given) - {"variant"}), f"{function} repeats the constructor"
+
+
+def test_credentials_are_given_to_a_release_once() -> None:
+    once = set(parameters("release"))
+    assert {"username", "password", "ledger_password", "ssh_agent", "key", "passphrase", "by", "dry_run", "as_json"} <= once
+    for verb in RELEASE_VERBS:
+        assert not once & set(parameters(verb, "Release"))
+
+
+def test_the_source_is_the_repository_unless_it_is_named() -> None:
+    source = constructor()["source"]
     assert source.default_path == "/"
     assert not any(each.startswith(".git") for each in source.ignore), "the commit could not be told"
 
 
+def test_defaults_are_those_of_the_command_line() -> None:
+    given = constructor()
+    assert json.loads(given["config"].default_value) == load.FILE_NAME
+    assert json.loads(given["python_image"].default_value) == f"python:{dagger_tool.PYTHON}-slim"
+
+
 def test_only_what_nobody_could_guess_has_to_be_named() -> None:
-    needed = [
-        (name, each.name) for name in (*VERBS, *RELEASE_VERBS) for each in parameters(name).values() if not each.is_optional
-    ]
-    assert needed == [
+    needed = {
+        (name, each.name) for holder, name in FUNCTIONS for each in parameters(name, holder).values() if not each.is_optional
+    }
+    assert needed == {
         ("push", "registry"),
+        ("stage", "name"),
         ("promote", "from"),
         ("promote", "channel"),
         ("rollback", "channel"),
         ("verify", "image"),
-    ]
+        ("policy", "channel"),
+    }
 
 
-@pytest.mark.parametrize("function", [*VERBS, *RELEASE_VERBS])
-def test_what_is_secret_comes_as_a_secret(function: str) -> None:
-    for name, each in parameters(function).items():
-        if name.endswith(("username", "password", "passphrase")) or name == "key":
+@pytest.mark.parametrize(("name", "function"), [*FUNCTIONS, ("VllmCi", "")])
+def test_what_is_secret_comes_as_a_secret(name: str, function: str) -> None:
+    for each in (parameters(function, name) if function else constructor()).values():
+        if each.name.endswith(("username", "password", "passphrase", "api_key")) or each.name == "key":
             assert each.resolved_type == dagger.Secret | None
-        if name == "secrets":
+        if each.name == "secrets":
             assert each.resolved_type == list[dagger.Secret] | None
-
-
-@pytest.mark.parametrize("function", ["publish", "promote", "rollback"])
-def test_whoever_moves_a_channel_can_reach_registry_and_ledger_and_sign(function: str) -> None:
-    assert {
-        *("username", "password", "ledger_username", "ledger_password", "ssh_agent", "known_hosts"),
-        *("key", "passphrase", "secrets", "by", "reason", "dry_run", "as_json"),
-    } <= set(parameters(function))
 
 
 def test_no_function_is_named_like_a_type_that_arguments_have() -> None:
@@ -112,8 +180,22 @@ def test_no_function_is_named_like_a_type_that_arguments_have() -> None:
     assert not types & set(OBJECTS["VllmCi"].functions)
 
 
-def test_test_is_a_check() -> None:
-    assert OBJECTS["VllmCi"].functions["test"].check
+def test_stages_and_test_are_checks_without_arguments() -> None:
+    checks = {name for holder, name in FUNCTIONS if OBJECTS[holder].functions[name].check}
+    assert checks == CHECKS
+    assert not any(parameters(name) for name in checks)
+
+
+def test_the_server_is_a_service_of_dagger_up() -> None:
+    assert OBJECTS["VllmCi"].functions["serve"].service
+
+
+def test_the_main_object_loads_nothing_heavy() -> None:
+    """Each call imports it twice: for the constructor and for the function."""
+    code = "import sys, dagger.mod; before = set(sys.modules); import vllm_ci.module.main; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT / "pipeline")
+    assert {name for name in done.stdout.split() if not name.startswith("vllm_ci")} <= {"dagger"}
+    assert not {"vllm_ci.config.load", "vllm_ci.module.session", "vllm_ci.engines.dagger"} & set(done.stdout.split())
 
 
 def test_dagger_json_asks_for_no_more_than_the_api_that_is_used() -> None:
@@ -123,11 +205,14 @@ def test_dagger_json_asks_for_no_more_than_the_api_that_is_used() -> None:
 
 
 def test_the_module_loads_what_it_needs_and_nothing_else() -> None:
+    """A commit that changes nothing of this loads nothing again: it costs an installation otherwise."""
     included = set(CONFIG["include"])
-    assert {"pyproject.toml", "requirements.lock", ".python-version", "pipeline/**", "images/**"} <= included
+    needed = {"pyproject.toml", "requirements.lock", ".python-version", "LICENSE", "pipeline/**", "images/**"}
+    assert included == {*needed, "!**/__pycache__"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     # The build backend refuses to work without these.
-    assert {project["project"]["readme"], *project["project"]["license-files"]} <= included
+    assert project["project"]["readme"].startswith("pipeline/")
+    assert set(project["project"]["license-files"]) <= included
     assert {*project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} <= {"images", "requirements.lock"}
 
 

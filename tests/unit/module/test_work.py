@@ -1,4 +1,4 @@
-"""How the arguments of a function become what the pipeline takes."""
+"""How the settings of the module become what the pipeline takes, and what is refused before anything is built."""
 
 from __future__ import annotations
 
@@ -12,15 +12,55 @@ from dagger import dag
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
-from vllm_ci.module import session
+from vllm_ci.module import checkout, session
+from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
-from vllm_ci.module.session import Asked
+from vllm_ci.module.session import Wanted
 from vllm_ci.programs import FOLDER
+
+MODULE_FILE = "pipeline/vllm_ci/module/main.py"
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+class Held:
+    """A directory that an engine would hold."""
+
+    def __init__(self, **files: str) -> None:
+        self._files = files
+
+    async def exists(self, path: str, **_: Any) -> bool:
+        return path in self._files
+
+    def file(self, path: str) -> Any:
+        files = self._files
+
+        class File:
+            async def contents(self) -> str:
+                return files[path]
+
+        return File()
+
+
+class Given:
+    """A secret, by its address."""
+
+    def __init__(self, uri: str, value: str | None = "x", name: str = "") -> None:
+        self._uri, self._value, self._name = uri, value, name
+
+    async def uri(self) -> str:
+        return self._uri
+
+    async def name(self) -> str:
+        return self._name
+
+    async def plaintext(self) -> str:
+        if self._value is None:
+            raise dagger.DaggerError("secret env var not found")
+        return self._value
 
 
 def loaded(folder: Path, text: str = "") -> Loaded:
@@ -29,8 +69,13 @@ def loaded(folder: Path, text: str = "") -> Loaded:
     return load(file)
 
 
-def asked(**more: Any) -> Asked:
-    return Asked(source=dag.directory(), config="serving/vllm-ci.yaml", **more)
+def settings(**more: Any) -> Any:
+    make: Any = VllmCi
+    return make(**{"source": dag.directory(), "config": "serving/vllm-ci.yaml", **more})
+
+
+def project(found: Loaded, wanted: Wanted | None = None, **more: Any) -> Any:
+    return session._project(found, settings(**more), wanted or Wanted())
 
 
 def path_of(handle: Any) -> str:
@@ -39,15 +84,17 @@ def path_of(handle: Any) -> str:
 
 def test_the_variant_is_the_builder_s_to_find(tmp_path: Path) -> None:
     found = loaded(tmp_path)
-    assert session._project(found, asked()).build_args == ()
-    assert session._project(found, asked(variant="cuda")).build_args == ("--image", "cuda")
+    assert project(found).build_args == ()
+    assert project(found, variant=Variant.CUDA).build_args == ("--image", "cuda")
     # A path is one of the source, which lies elsewhere in the builder's container.
-    assert session._project(found, asked(variant="images/own.yaml")).build_args[1] == "{in.source}/images/own.yaml"
+    assert project(found, spec="images/own.yaml").build_args == ("--image", "{in.source}/images/own.yaml")
+    with pytest.raises(UsageError, match="--variant and --spec"):
+        project(found, variant=Variant.CPU, spec="images/own.yaml")
 
 
 def test_the_key_of_a_server_is_the_given_one_the_configuration_s_or_a_new_one(tmp_path: Path) -> None:
-    def key(text: str, **more: Any) -> str:
-        return session._project(loaded(tmp_path, text), asked(**more)).server.api_key_env
+    def key(text: str, *, foreign: bool = False, **more: Any) -> Any:
+        return project(loaded(tmp_path, text), Wanted(foreign=foreign), **more).server.api_key_env
 
     named, generated = "server: {api_key_env: LLM_API_KEY}\n", "server: {generate_api_key: true}\n"
     given = dag.set_secret("key", "x")
@@ -59,14 +106,14 @@ def test_the_key_of_a_server_is_the_given_one_the_configuration_s_or_a_new_one(t
 
 
 def test_stages_are_those_that_were_named(tmp_path: Path) -> None:
-    found = session._project(loaded(tmp_path), asked(stages=("streaming",)))
+    found = project(loaded(tmp_path), Wanted(stages=("streaming",)))
     assert [stage.name for stage in found.stages] == ["streaming"]
-    with pytest.raises(ConfigError, match="no stage nonsense"):
-        session._project(loaded(tmp_path), asked(stages=("nonsense",)))
+    with pytest.raises(ConfigError, match="unknown stage: nonsense"):
+        project(loaded(tmp_path), Wanted(stages=("nonsense",)))
 
 
 def test_a_model_in_the_source_is_taken_from_there(tmp_path: Path) -> None:
-    found = session._model(loaded(tmp_path, "model: {path: ../models/small}\n"), asked(), "serving")
+    found = session._model(loaded(tmp_path, "model: {path: ../models/small}\n"), settings(), "serving")
     assert path_of(found) == "models/small"
 
 
@@ -74,9 +121,9 @@ def test_a_model_in_the_source_is_taken_from_there(tmp_path: Path) -> None:
 def test_a_model_outside_of_the_source_has_to_be_passed(tmp_path: Path, path: str) -> None:
     found = loaded(tmp_path, f"model: {{path: {path}}}\n")
     with pytest.raises(ConfigError, match="--checkpoint"):
-        session._model(found, asked(), "serving")
+        session._model(found, settings(), "serving")
     passed = dag.directory().directory("mine")
-    assert path_of(session._model(found, asked(checkpoint=passed), "serving")) == "mine"
+    assert path_of(session._model(found, settings(checkpoint=passed), "serving")) == "mine"
 
 
 def test_a_function_finds_the_programs_of_this_package_in_its_source() -> None:
@@ -84,10 +131,11 @@ def test_a_function_finds_the_programs_of_this_package_in_its_source() -> None:
     assert found._ctx.selections[-1].args["path"] == "pipeline/vllm_ci/programs"
 
 
-def test_settings_of_the_network_reach_the_tool_under_the_names_that_pip_and_apt_know() -> None:
-    url, proxy = dag.set_secret("url", "x"), dag.set_secret("proxy", "y")
-    make: Any = VllmCi
-    tool = make(index=url, debian_mirror=url, proxy=proxy, python_image="mirror.example.com/python", cache="team")._tool()
+@pytest.mark.anyio
+async def test_settings_of_the_network_reach_the_tool_under_the_names_that_pip_and_apt_know() -> None:
+    url, proxy = Given("env://URL"), Given("env://PROXY")
+    given = settings(index=url, debian_mirror=url, proxy=proxy, python_image="mirror.example.com/python", cache="team")
+    tool = await session.tool_of(given)
     assert set(tool.network) == {
         *("PIP_INDEX_URL", "VLLM_CI_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"),
     }
@@ -95,27 +143,84 @@ def test_settings_of_the_network_reach_the_tool_under_the_names_that_pip_and_apt
 
 
 @pytest.mark.anyio
-async def test_the_name_of_a_secret_is_the_last_part_of_its_address() -> None:
-    class Given:
-        def __init__(self, uri: str) -> None:
-            self._uri = uri
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [("env://HF_TOKEN", ""), ("file:///run/secrets/HF_TOKEN", ""), ("op://vault/item/HF_TOKEN", ""), ("", "HF_TOKEN")],
+)
+async def test_the_name_of_a_secret_is_the_last_part_of_its_address_or_what_a_module_calls_it(uri: str, name: str) -> None:
+    given: Any = Given(uri, name=name)
+    assert await session.name_of(given) == "HF_TOKEN"
 
-        async def uri(self) -> str:
-            return self._uri
 
-    for uri in ("env://HF_TOKEN", "file:///run/secrets/HF_TOKEN", "op://vault/item/HF_TOKEN"):
-        given: Any = Given(uri)
-        assert await session.name_of(given) == "HF_TOKEN"
+@pytest.mark.anyio
+async def test_a_secret_without_a_value_is_a_mistake_of_the_call_and_named() -> None:
+    given: Any = Given("env://HF_TOKEN", None)
+    with pytest.raises(UsageError, match=r"env://HF_TOKEN has no value[\s\S]*export HF_TOKEN=") as caught:
+        await session.plaintexts([None, given])
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.anyio
+async def test_a_secret_that_the_server_needs_is_asked_for_before_anything_is_built(tmp_path: Path) -> None:
+    found = project(loaded(tmp_path, "server: {secrets: [HF_TOKEN]}\n"))
+    assert await session._given(settings(), found, Wanted(serves=False)) == {}
+    with pytest.raises(UsageError, match="--secrets env://HF_TOKEN"):
+        await session._given(settings(), found, Wanted(serves=True))
+    given = await session._given(settings(secrets=[Given("env://HF_TOKEN", "hf_1")]), found, Wanted(serves=True))
+    assert given["HF_TOKEN"][1] == "hf_1"
 
 
 def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
     """What is used here came late: an older SDK fails at once, not in the middle of a run."""
     for name in ("with_docker_healthcheck", "with_volatile_variable", "experimental_with_gpu"):
         assert hasattr(dagger.Container, name)
+    assert hasattr(dagger.Workspace, "client_id")
 
 
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONHOME", "HOME"])
 def test_a_secret_under_a_name_that_programs_need_is_refused(name: str) -> None:
-    session._check_names(["HF_TOKEN", GENERATED_KEY, ""])
+    session.check_names(["HF_TOKEN", GENERATED_KEY, ""])
     with pytest.raises(UsageError, match=name):
-        session._check_names(["HF_TOKEN", name])
+        session.check_names(["HF_TOKEN", name])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\nserver: {gpu: none}\n", r"^serving/vllm-ci\.yaml:2: "),
+        ("version: [1\n", r"^serving/vllm-ci\.yaml:\d: invalid YAML"),
+        ("- 1\n", r"^serving/vllm-ci\.yaml:1: the top level must be a mapping"),
+    ],
+)
+async def test_a_mistake_in_the_configuration_is_found_under_the_path_in_the_checkout(text: str, message: str) -> None:
+    given = settings(source=Held(**{".git": "", "serving/vllm-ci.yaml": text}))
+    with pytest.raises(ConfigError, match=message):
+        await session.configuration(given)
+
+
+@pytest.mark.anyio
+async def test_a_configuration_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"the source has no serving/vllm-ci\.yaml"):
+        await session.configuration(settings(source=Held(**{".git": ""})))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("own", [True, False])
+async def test_the_module_s_own_repository_is_a_source_only_of_calls_that_are_made_in_it(
+    monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    async def called_in_it() -> bool:
+        return own
+
+    monkeypatch.setattr(checkout, "_called_in_the_modules_own", called_in_it)
+    given = settings(source=Held(**{".git": "", MODULE_FILE: ""}))
+    if own:
+        await checkout.check(given)
+    else:
+        with pytest.raises(UsageError, match=r"pass --source \."):
+            await checkout.check(given)
+    await checkout.check(settings(source=Held(**{".git": ""})))
+    with pytest.raises(UsageError, match=r"no folder \.git"):
+        await checkout.check(settings(source=Held()))
+    assert (Path(__file__).parents[3] / MODULE_FILE).is_file()
