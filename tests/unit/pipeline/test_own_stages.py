@@ -164,7 +164,7 @@ async def test_every_view_of_the_report_has_own_stages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("stages:\n  smoke: {pytset: t}\n", 2, "has one of `pytest`, `run` and `use`"),
+        ("stages:\n  smoke: {pytset: t}\n", 2, "needs one of `pytest`, `run` and `use`"),
         ("stages:\n  intgration: {timeout_s: 5}\n", 2, "did you mean integration?"),
         ("stages:\n  unit:\n    run: ['true']\n", 3, "unknown key stages.unit.run"),
         ("stages:\n  build: {run: ['true']}\n", 2, "step of every run"),
