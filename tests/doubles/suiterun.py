@@ -28,13 +28,13 @@ SUITES = Path(vllm_ci.suites.__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteRun:
-    """What came of it.
+    """Result of a run.
 
     Attributes:
-        statuses: Of every case, by name.
-        messages: Of those that did not pass.
-        output: What pytest printed.
-        facts: About the session.
+        statuses: Status of every case, by name.
+        messages: Messages of the cases that did not pass.
+        output: Output of pytest.
+        facts: Facts about the session.
     """
 
     statuses: Mapping[str, str]
@@ -43,24 +43,26 @@ class SuiteRun:
     facts: Mapping[str, object]
 
     def with_status(self, *wanted: str) -> set[str]:
-        """Names of cases that ended in one of these ways, each with and without its parameters."""
+        """Names of cases with one of these statuses, each with and without its parameters."""
         found = {name for name, status in self.statuses.items() if status in wanted}
         return found | {name.partition("[")[0] for name in found}
 
     @property
     def failed(self) -> set[str]:
-        """Names of cases that say that something is wrong."""
+        """Names of cases that failed or errored."""
         return self.with_status("failed", "errored")
 
 
-def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s: float = 0) -> SuiteRun:
+def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s: float = 0, patient: bool = False) -> SuiteRun:
     """Run cases (a suite, a file of it, or single cases as ``security/test_auth.py::test_x``) against a double of this kind.
 
     Args:
         make: The double.
-        cases: What to run.
-        key: It asks for an API key.
-        budget_s: Seconds; 0 for all at full size, next to nothing for all at their least size.
+        cases: Cases to run.
+        key: The double requires an API key.
+        budget_s: Time budget; 0 for all cases at full size, nearly 0 for all at their smallest size.
+        patient: Wait as long for the double as for a real server. A correct double needs no more time for it, and does not fail
+            on a busy machine; defects that are found by a timeout are found sooner without it.
     """
     with tempfile.TemporaryDirectory() as folder, _environment(key=key):
         log = Path(folder) / "server.log"
@@ -70,12 +72,14 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s
                 # It collects garbage at each end, which takes longer than most of what is run here.
                 *("-p", "no:unraisableexception", "-p", "no:hypothesispytest"),
                 *("-c", "/dev/null", "--rootdir", folder, "--base-url", url, "--vllm-report", folder, "-q", "--no-header"),
-                *("--vllm-server-log", str(log), "--vllm-timeout", "20", "--vllm-budget", f"{budget_s:g}"),
+                *("--vllm-server-log", str(log), "--vllm-budget", f"{budget_s:g}"),
+                *("--vllm-timeout", "120" if patient else "20"),
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]
             output = io.StringIO()
-            with contextlib.redirect_stdout(output), _impatient(), warnings.catch_warnings():
+            waits = contextlib.nullcontext() if patient else _short_waits()
+            with contextlib.redirect_stdout(output), waits, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # modules of the suites are imported already, by an earlier run
                 pytest.main(arguments)
         document = json.loads((Path(folder) / "cases.json").read_text(encoding="utf-8"))
@@ -88,8 +92,8 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """A double does at once what it does at all: nobody has to wait for it as long as for a real server."""
+def _short_waits() -> Iterator[None]:
+    """Shorten the timeouts of the cases: a double responds faster than a real server, or never."""
     with (
         mock.patch.object(test_disconnect, "_PATIENCE_S", 1.5),
         mock.patch.object(test_denial, "_BOUND_S", 4.0),

@@ -25,11 +25,12 @@ SUITES = ("integration", "streaming", "security")
 _HEAD = """\
 # Defects and the cases that name them
 
-Who tests the tests? Servers with one defect each: every defect below is served, the cases are run against it, and those in the
-second column have to fail. The same cases pass on the correct double, on the legal variations at the end, and on the real vLLM.
-`tests/doubles` holds them all; this table is generated (`python -m doubles.table`), and a test compares it with the catalogue.
+The cases are tested with test doubles: servers with one defect each. For every defect below, the cases in the second column
+must fail. The same cases pass with the correct double, with the legal variations at the end, and with the real vLLM. The
+doubles are in `tests/doubles`; this table is generated (`python -m doubles.table`), and a test checks that it is up to date.
 
-A double marks every answer with the header `x-vllm-ci-double`; a report about it is marked as well and satisfies no gate.
+A double marks every response with the header `x-vllm-ci-double`; a report about it is marked too, and cannot be used for a
+release.
 """
 
 
@@ -63,7 +64,7 @@ def rendered(beside: Mapping[str, Sequence[str]]) -> str:
     """The document."""
     lines = [_HEAD, *_counts(beside)]
     for suite in SUITES:
-        lines += ["", f"## {suite.capitalize()}", "", "| Defect | Named by | Seen to fail as well |", "|---|---|---|"]
+        lines += ["", f"## {suite.capitalize()}", "", "| Defect | Must fail | Also fail |", "|---|---|---|"]
         for defect in DEFECTS.values():
             if defect.suite == suite:
                 named = "<br>".join(f"`{_short(case)}`" for case in defect.named)
@@ -71,7 +72,7 @@ def rendered(beside: Mapping[str, Sequence[str]]) -> str:
                 lines.append(f"| **{defect.name}**: {defect.what} | {named} | {also} |")
     lines += [
         "",
-        "## Legal variations, which no case may hold against a server",
+        "## Legal variations, with which all cases must pass",
         "",
         "| Variation | What differs |",
         "|---|---|",
@@ -83,7 +84,7 @@ def rendered(beside: Mapping[str, Sequence[str]]) -> str:
 
 
 def _counts(beside: Mapping[str, Sequence[str]]) -> list[str]:
-    lines = ["| Suite | Cases | of them named by a defect | Defects |", "|---|---|---|---|"]
+    lines = ["| Suite | Cases | Cases that a defect makes fail | Defects |", "|---|---|---|---|"]
     missing = unnamed(beside)
     for suite in SUITES:
         cases = cases_of(suite)

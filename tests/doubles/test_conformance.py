@@ -43,14 +43,15 @@ _STREAMING = tuple(f"streaming/{file.name}" for file in sorted((suiterun.SUITES 
 # What takes longest comes first, so that no worker is left with it at the end.
 @pytest.mark.parametrize("cases", [*_STREAMING, "integration", "security"])
 def test_the_correct_server_passes(cases: str) -> None:
-    found = suiterun.run(Unhurried, [cases], key=cases == "security")
+    found = suiterun.run(Unhurried, [cases], key=cases == "security", patient=True)
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
     assert "passed" in found.statuses.values()
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_a_legal_variation_passes(name: str) -> None:
-    found = suiterun.run(VARIATIONS[name], TOUCHED if VARIATIONS[name] in OF_STREAMS else [*TOUCHED, "integration"])
+    cases = TOUCHED if VARIATIONS[name] in OF_STREAMS else [*TOUCHED, "integration"]
+    found = suiterun.run(VARIATIONS[name], cases, patient=True)
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
 
 
@@ -91,7 +92,7 @@ def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
 
 @pytest.mark.parametrize("suite", ["integration", "streaming"])
 def test_the_correct_server_passes_at_the_smallest_sizes(suite: str) -> None:
-    found = suiterun.run(Unhurried, [suite], budget_s=_HARDLY_ANY_TIME_S)
+    found = suiterun.run(Unhurried, [suite], budget_s=_HARDLY_ANY_TIME_S, patient=True)
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
     left_out = {name for name, message in found.messages.items() if "left out for time" in message}
     assert left_out, "nothing was left out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,31 +11,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imagery.relock import Relocked, usable
+from standin.project import Ended
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        assert self.stdout.startswith("{"), f"no JSON on standard output; standard error:\n{self.stderr[-4000:]}"
-        found: dict[str, Any] = json.loads(self.stdout)
-        return found
-
 
 Dagger = Callable[..., Ended]
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import ROOT, Dagger, Ended, git, until
+from e2e.conftest import ROOT, Dagger, git, until
 from registries import docker, git_server
+from standin.project import Ended
 from vllm_ci.evidence import keys
 
 pytestmark = [

@@ -37,13 +37,15 @@ def test_never(): pass
 
 @dataclass(frozen=True)
 class Ended:
+    """A command that ended."""
+
     code: int
     stdout: str
     stderr: str
 
     @property
     def json(self) -> dict[str, Any]:
-        assert self.stdout.startswith("{"), self.stderr[-4000:]
+        assert self.stdout.startswith("{"), f"no JSON on standard output; standard error:\n{self.stderr[-4000:]}"
         found: dict[str, Any] = json.loads(self.stdout)
         return found
 

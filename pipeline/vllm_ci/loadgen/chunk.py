@@ -13,9 +13,9 @@ DONE = "[DONE]"
 
 
 def json_object(text: str) -> Json | None:
-    """The JSON object that ``text`` is, ``None`` when it is none.
+    """Parse ``text`` as a JSON object; ``None`` if it is not one.
 
-    pydantic's parser takes half the time; the standard library's takes more (lone surrogates), so it has the last word.
+    pydantic's parser is twice as fast; the standard library's accepts more (lone surrogates), so it is tried second.
     """
     try:
         found = pydantic_core.from_json(text)
@@ -28,39 +28,39 @@ def json_object(text: str) -> Json | None:
 
 
 class Chunk(NamedTuple):
-    """One JSON object of the stream and when it arrived."""
+    """One JSON object of the stream and the time it arrived."""
 
     at_ns: int
     body: Json
 
     @property
     def choices(self) -> Sequence[Json]:
-        """Its choices; none in a usage chunk."""
+        """Its choices; empty in a usage chunk."""
         found = self.body.get("choices")
         return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
 
     @property
     def usage(self) -> Json | None:
-        """Its usage object; ``null`` and absent are the same."""
+        """Its usage object; ``None`` if it is ``null`` or absent."""
         found = self.body.get("usage")
         return found if isinstance(found, dict) else None
 
     def counted(self, name: str) -> int | None:
-        """A number of its usage (``completion_tokens``), ``None`` when it has none."""
+        """A number of its usage (``completion_tokens``); ``None`` if absent."""
         return number(self.usage, name)
 
 
 def number(usage: Json | None, name: str) -> int | None:
-    """An integer of a usage object, ``None`` when there is none."""
+    """An integer of a usage object; ``None`` if absent."""
     found = usage.get(name) if usage is not None else None
     return found if isinstance(found, int) else None
 
 
 def has_tokens(choice: Json) -> bool:
-    """Whether a choice carries generated tokens, as far as it tells itself.
+    """Whether a choice contains generated tokens.
 
-    By its token ids (``return_token_ids``), else by its content; an empty delta that announces no role counts, because a token
-    may decode to no text.
+    Decided by its token ids (``return_token_ids``), otherwise by its content. An empty delta without a role counts, because a
+    token may decode to no text.
     """
     ids = choice.get("token_ids")
     if isinstance(ids, list):

@@ -1,4 +1,4 @@
-"""The asynchronous client: connects, keeps connections, and runs many exchanges at once."""
+"""The asynchronous client: opens and reuses connections, and runs concurrent exchanges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.loadgen.connection import Connection
 from vllm_ci.loadgen.exchange import Exchange, Failure, FailureKind, Headers, Request, Timeouts
 
-# Servers drop idle connections; uvicorn, which vLLM runs on, after 5 seconds. Reusing one just then would lose a request.
+# Servers close idle connections; uvicorn, which vLLM uses, after 5 seconds. A request sent at that moment would be lost.
 _IDLE_LIMIT_NS = 3_000_000_000
 _ANNOUNCES_BODY = {"POST", "PUT", "PATCH"}
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A uvloop where there is one, otherwise the platform's own loop."""
+    """A uvloop event loop if it is installed, otherwise the default loop."""
     try:
         import uvloop  # absent on some platforms
     except ImportError:
@@ -32,7 +32,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 @dataclass(frozen=True, kw_only=True)
 class _Origin:
-    """Where requests go."""
+    """The server that requests are sent to."""
 
     host: str
     port: int
@@ -45,9 +45,9 @@ class _Origin:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(
-                f"{base_url!r} is no base URL.",
-                why="A server is reached by http or https and a host name.",
-                remedy="Give one like http://localhost:8000 (without /v1).",
+                f"invalid base URL: {base_url!r}",
+                why="a base URL has the scheme http or https and a host name",
+                remedy="use a URL like http://localhost:8000 (without /v1)",
             )
         secure = parts.scheme == "https"
         return cls(
@@ -60,19 +60,19 @@ class _Origin:
 
 
 class Client:
-    """Sends requests to one server and records the answers.
+    """Sends requests to one server and records the responses.
 
-    It goes straight to the server (proxy variables are not looked at), follows no redirect and retries nothing: it measures.
+    To measure correctly, it ignores proxy variables, does not follow redirects, and does not retry.
 
     Args:
         base_url: ``http://host:port``, with a path prefix if the server has one.
         headers: Sent with every request.
         tls: Context for https; by default the system's trust store.
-        timeouts: Limits of every request that has none of its own.
+        timeouts: Limits of requests that do not set their own.
         keep_alive: Reuse connections; otherwise each request opens its own.
 
     Raises:
-        UsageError: ``base_url`` is no http or https URL.
+        UsageError: ``base_url`` is not an http or https URL.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drop idle connections."""
+        """Close idle connections."""
         while self._idle:
             self._idle.pop().abort()
 
     async def send(self, request: Request) -> Exchange:
-        """One exchange. What goes wrong on the way is in the result, not raised; cancelling drops the connection."""
+        """Send one request. Failures are part of the result, not raised; cancelling closes the connection."""
         begun_ns = time.perf_counter_ns()
         timeouts = request.timeouts or self._timeouts
         message = self._message(request)
@@ -129,11 +129,11 @@ class Client:
         limit: int | None = None,
         on_end: Callable[[Exchange], None] | None = None,
     ) -> tuple[Exchange, ...]:
-        """All of ``requests`` at once, results in their order.
+        """Send all ``requests`` concurrently; results in the same order.
 
         Args:
             requests: What to send.
-            limit: At most this many under way together.
+            limit: Maximum number of concurrent requests.
             on_end: Called with each exchange as it ends.
         """
         gate = asyncio.Semaphore(limit or max(len(requests), 1))
@@ -150,10 +150,10 @@ class Client:
         return tuple(task.result() for task in tasks)
 
     async def _connection(self, timeouts: Timeouts) -> Connection:
-        """An idle connection that is still good, or a new one."""
+        """A usable idle connection, or a new one."""
         if self._idle:
-            await asyncio.sleep(0)  # let the loop see connections
-            await asyncio.sleep(0)  # that were closed meanwhile
+            await asyncio.sleep(0)  # let the loop process
+            await asyncio.sleep(0)  # connections that were closed
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and time.perf_counter_ns() - connection.idle_since_ns < _IDLE_LIMIT_NS:
@@ -183,12 +183,12 @@ class Client:
         lines = [f"{request.method} {self._origin.prefix}{request.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
         if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError("a line break in the request line or in a header would make it two requests")
+            raise ValueError("the request line or a header contains a line break")
         return "\r\n".join([*lines, "", ""]).encode() + request.body
 
 
 def _unconnected(request: Request, begun_ns: int, kind: FailureKind, message: str) -> Exchange:
-    """The record of an exchange that never had a connection."""
+    """The record of an exchange without a connection."""
     return Exchange(
         method=request.method,
         path=request.path,

@@ -1,4 +1,4 @@
-"""One connection: an asyncio protocol that does as little as it can while bytes arrive."""
+"""One connection: an asyncio protocol that does as little as possible while data arrives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _clock = time.perf_counter_ns
 
 @dataclass(frozen=True, kw_only=True)
 class _Ending:
-    """How the reading of one answer ended."""
+    """How one response ended."""
 
     failure: Failure | None = None
     stopped: bool = False
@@ -27,10 +27,10 @@ class _Ending:
 
 
 class Connection(asyncio.Protocol):
-    """Sends requests one after the other and records each answer.
+    """Sends requests sequentially and records each response.
 
     Attributes:
-        idle_since_ns: Clock of the end of the last answer.
+        idle_since_ns: Clock at the end of the last response.
         usable: Another request may be sent.
     """
 
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._watch: Callable[[int, bytes], bool] | None = None
 
     def _unasked(self) -> None:
-        """Until there is a request, whatever arrives makes the connection useless (a late 408, say)."""
+        """Without a request, any data (such as a late 408) makes the connection unusable."""
 
         def unusable(_data: bytes) -> None:
             self.usable = False
@@ -57,10 +57,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not a subclass
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop with every read: note the clock, keep the bytes, see whether that was the end."""
+        """Called by the loop with every read: record the clock and the bytes, and detect the end of the response."""
         self._times.append(_clock())
         self._data.append(data)
         try:
@@ -75,13 +75,13 @@ class Connection(asyncio.Protocol):
             self._finish(_Ending(stopped=True))
 
     def _broken(self, problem: Exception) -> None:
-        """What came is no HTTP, or follows an answer that was already whole."""
+        """The data is not valid HTTP, or follows a complete response."""
         self.usable = False
         failure = None if self._sentinel.ended else Failure(kind=FailureKind.PROTOCOL, message=str(problem))
         self._finish(_Ending(failure=failure))
 
     def eof_received(self) -> bool:
-        """Called by the loop when the server has closed its side; we close ours."""
+        """Called by the loop when the server has closed its side; closes ours."""
         self._lost(None)
         return False
 
@@ -99,19 +99,19 @@ class Connection(asyncio.Protocol):
             self._done.set_result(ending)
 
     def abort(self) -> None:
-        """Drop the connection at once."""
+        """Close the connection immediately."""
         self.usable = False
         if self._transport is not None:
             self._transport.abort()
 
     async def exchange(self, request: Request, message: bytes, *, timeouts: Timeouts, begun_ns: int) -> Exchange:
-        """Send ``message`` and record the answer.
+        """Send ``message`` and record the response.
 
         Args:
-            request: What ``message`` was made from.
+            request: The request that ``message`` was built from.
             message: Head and body.
-            timeouts: Limits; ``connect_s`` is not looked at here.
-            begun_ns: When the client began with this request.
+            timeouts: Limits; ``connect_s`` is not used here.
+            begun_ns: Clock when the client started with this request.
         """
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
@@ -159,9 +159,9 @@ class Connection(asyncio.Protocol):
         )
 
     def _arm(self, loop: asyncio.AbstractEventLoop, deadlines: _Deadlines) -> None:
-        """Look at the clock when the next deadline could pass, not on every read.
+        """Check deadlines by a timer, not on every read.
 
-        The first byte may come any moment and bring a nearer deadline, hence never later than one gap between bytes from now.
+        The first byte may start an earlier deadline, so the timer is never later than ``between_bytes_s`` from now.
         """
         now = _clock()
         due_ns, kind = deadlines.next(self._times[-1] if self._times else None)
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Deadlines:
-    """When an exchange has waited long enough; a kind of ``None`` is a hang-up on purpose."""
+    """The deadlines of an exchange; a kind of ``None`` is an intended disconnect."""
 
     timeouts: Timeouts
     begun_ns: int
@@ -188,7 +188,7 @@ class _Deadlines:
     stop_after_s: float | None
 
     def next(self, last_read_ns: int | None) -> tuple[int | None, FailureKind | None]:
-        """The nearest deadline and what passes then."""
+        """The next deadline and its kind."""
         waiting = (
             (self.sent_ns, self.timeouts.first_byte_s, FailureKind.FIRST_BYTE_TIMEOUT)
             if last_read_ns is None
@@ -203,7 +203,7 @@ class _Deadlines:
         return min(due, key=lambda entry: entry[0]) if due else (None, None)
 
     def limit(self, kind: FailureKind) -> str:
-        """The limit that passed, in words."""
+        """The limit of this kind, as text."""
         seconds = {
             FailureKind.FIRST_BYTE_TIMEOUT: self.timeouts.first_byte_s,
             FailureKind.BETWEEN_BYTES_TIMEOUT: self.timeouts.between_bytes_s,
@@ -213,7 +213,7 @@ class _Deadlines:
 
 
 class _EventWatch:
-    """Counts server-sent events while they arrive: only for requests that hang up after some of them."""
+    """Counts server-sent events while they arrive, for requests that disconnect after some of them."""
 
     def __init__(self, method: str, enough: int) -> None:
         self._reader = Reader(method, wants_body=True)
@@ -221,7 +221,7 @@ class _EventWatch:
         self._missing = enough
 
     def reached(self, at_ns: int, data: bytes) -> bool:
-        """Whether enough events have arrived, this read included."""
+        """Whether enough events have arrived, including this read."""
         for piece in self._reader.feed(data):
             self._missing -= len(self._decoder.feed(at_ns, piece))
         return self._missing <= 0

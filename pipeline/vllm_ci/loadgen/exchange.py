@@ -1,4 +1,4 @@
-"""What is asked and what came of it: a request, its limits, and the frozen record of one exchange.
+"""A request, its timeouts, and the record of one exchange.
 
 All clocks are ``time.perf_counter_ns()``: monotonic, and on Linux the same for every process of a machine.
 """
@@ -19,13 +19,13 @@ Headers = Mapping[str, str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds, ``None`` for no limit.
+    """Timeouts in seconds; ``None`` for no limit.
 
     Attributes:
-        connect_s: Name look-up, TCP and TLS handshake.
-        first_byte_s: From the request handed to the socket to the first byte of the answer.
+        connect_s: DNS lookup, TCP and TLS handshake.
+        first_byte_s: From writing the request to the socket to the first byte of the response.
         between_bytes_s: From one read to the next.
-        total_s: The whole exchange, connecting included.
+        total_s: The whole exchange, including connecting.
     """
 
     connect_s: float | None = 10.0
@@ -36,16 +36,16 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request, sent byte for byte as given: paths are not normalised, redirects are not followed.
+    """One request, sent exactly as given: paths are not normalised, redirects are not followed.
 
     Attributes:
         method: Any token.
-        path: Path and query, appended to the base URL as they stand.
-        headers: On top of the client's; names in any case, ``None`` leaves a header out.
-        body: Sent with its length; without one, no body is announced unless the method is POST, PUT or PATCH.
-        stop_after_events: Hang up once this many server-sent events have arrived.
-        stop_after_s: Hang up this many seconds after sending.
-        timeouts: In place of the client's.
+        path: Path and query, appended unchanged to the base URL.
+        headers: Headers in addition to the client's; names in any case, ``None`` removes a header.
+        body: Body, sent with its length; without a body, only POST, PUT and PATCH send ``Content-Length: 0``.
+        stop_after_events: Disconnect after this many server-sent events.
+        stop_after_s: Disconnect this many seconds after sending.
+        timeouts: Replaces the client's timeouts.
     """
 
     method: str = "GET"
@@ -80,7 +80,7 @@ class Request:
 
 
 class FailureKind(enum.StrEnum):
-    """What ended an exchange early."""
+    """Why an exchange ended early."""
 
     CONNECT = "connect"
     CONNECT_TIMEOUT = "connect timeout"
@@ -93,7 +93,7 @@ class FailureKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why there is no complete answer; hanging up on purpose is none (:attr:`Exchange.stopped`)."""
+    """Why there is no complete response; an intended disconnect is not a failure (:attr:`Exchange.stopped`)."""
 
     kind: FailureKind
     message: str
@@ -111,21 +111,21 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """One request and everything that came back, as it came. Parsed when first asked for, not while recording.
+    """One request and the raw response. It is parsed on first access, not while recording.
 
     Attributes:
-        method: Of the request.
-        path: Of the request.
-        begun_ns: The client began (before connecting).
-        sent_ns: The request was handed to the socket; ``begun_ns`` when there was no connection.
-        ended_ns: The last byte was read, or the exchange was given up.
+        method: Method of the request.
+        path: Path of the request.
+        begun_ns: Clock when the client started, before connecting.
+        sent_ns: Clock when the request was written to the socket; ``begun_ns`` if there was no connection.
+        ended_ns: Clock when the last byte was read, or the exchange was aborted.
         clocks_ns: Clock of each socket read.
-        data: Bytes of each socket read, head and framing included. Two plain tuples, because a hundred thousand pairs in
-            objects of their own cost more in garbage collection than in recording.
-        reused: Went over a connection that had served an earlier request.
-        stopped: We hung up on purpose.
-        closed: The server ended the connection.
-        transport_failure: What went wrong below HTTP, ``None`` if nothing.
+        data: Bytes of each socket read, including head and framing. Two plain tuples, because garbage collection of a hundred
+            thousand small objects would cost more than the recording.
+        reused: The connection had served an earlier request.
+        stopped: The client disconnected intentionally.
+        closed: The server closed the connection.
+        transport_failure: Failure below HTTP; ``None`` if there was none.
     """
 
     method: str
@@ -142,12 +142,12 @@ class Exchange:
 
     @cached_property
     def response(self) -> Response:
-        """Status line, headers, and whether the body is whole."""
+        """Status line, headers, and whether the body is complete."""
         return parse(self.data, method=self.method, closed=self.closed)
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """Socket reads, head and framing included."""
+        """Socket reads, including head and framing."""
         return tuple(map(Read, self.clocks_ns, self.data))
 
     @property
@@ -164,7 +164,7 @@ class Exchange:
         return joined
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(clock, bytes) of the response body without framing, as they came."""
+        """(clock, bytes) of the response body without framing."""
         return body(zip(self.clocks_ns, self.data, strict=True), method=self.method)
 
     @cached_property
@@ -174,36 +174,36 @@ class Exchange:
 
     @property
     def text(self) -> str:
-        """Response body as UTF-8, what is not UTF-8 replaced."""
+        """Response body as UTF-8, with invalid bytes replaced."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> object:
         """Response body as JSON.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not valid JSON.
         """
         return json.loads(self.body)
 
     @property
     def failure(self) -> Failure | None:
-        """Why the answer is not complete; ``None`` when it is, or when we hung up ourselves."""
+        """Why the response is not complete; ``None`` if it is, or if the client disconnected intentionally."""
         if self.transport_failure:
             return self.transport_failure
         if self.response.error:
             return Failure(kind=FailureKind.PROTOCOL, message=self.response.error)
         if self.response.complete or self.stopped:
             return None
-        return Failure(kind=FailureKind.DISCONNECTED, message="the connection ended before the answer did")
+        return Failure(kind=FailureKind.DISCONNECTED, message="the connection ended before the response was complete")
 
     @property
     def ok(self) -> bool:
-        """A complete answer with a 2xx status."""
+        """Whether the response is complete, with a 2xx status."""
         return self.failure is None and 200 <= self.status < 300
 
     @property
     def first_byte_ms(self) -> float | None:
-        """(first read - sent) in ms, ``None`` when nothing came."""
+        """(first read - sent) in ms; ``None`` without a response."""
         return (self.clocks_ns[0] - self.sent_ns) / 1e6 if self.clocks_ns else None
 
     @property
@@ -212,7 +212,7 @@ class Exchange:
         return (self.ended_ns - self.sent_ns) / 1e9
 
     def describe(self) -> str:
-        """One line for an assertion's message: what was asked, what came, the start of the body."""
+        """One line for assertion messages: request, status, time and start of the body."""
         came = f"{self.status}, {len(self.body)} bytes" if self.status else "no response"
         failed = f" ({self.failure})" if self.failure else ""
         return f"{self.method} {self.path} -> {came} in {self.seconds * 1000:.0f} ms{failed}: {self.text[:300]}"

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 response (RFC 9112), from socket reads.
+"""Parses one HTTP/1.1 response (RFC 9112) from socket reads.
 
-Two parsers on httptools: the sentinel only says when a response has ended and costs 0.06 microseconds a read, so it may run
-while measuring; the reader takes the response apart afterwards.
+Two parsers based on httptools: the sentinel only detects the end of a response and costs 0.06 microseconds per read, so it can
+run while measuring; the reader parses the response afterwards.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import httptools
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """What the bytes of an exchange say, but for the body.
+    """Status and headers of a response, without the body.
 
     Attributes:
-        status: Status code, 0 when no response head arrived.
+        status: Status code; 0 if no response head arrived.
         headers: Names in lower case, in the order received; a name may repeat.
-        complete: The body ended where its framing says it ends.
-        error: Why the bytes are no HTTP, empty when they are.
+        complete: The body is complete according to its framing.
+        error: Why the bytes are not valid HTTP; empty if they are.
     """
 
     status: int
@@ -30,11 +30,11 @@ class Response:
 
 
 class Sentinel:
-    """Watches reads go by and knows when the response has ended.
+    """Detects the end of a response while it is read.
 
     Attributes:
-        ended: The response is over.
-        reusable: The connection may carry another request.
+        ended: The response has ended.
+        reusable: The connection can be used for another request.
     """
 
     def __init__(self, method: str) -> None:
@@ -45,16 +45,16 @@ class Sentinel:
         self.feed = self._parser.feed_data
 
     def on_message_begin(self) -> None:
-        """A message behind the answer was not asked for: what is read next would not belong to its request."""
+        """A second message was not requested, so the next data would not belong to the next request."""
         self.reusable = False
 
     def on_headers_complete(self) -> None:
-        """A response to HEAD ends here, whatever its length says (RFC 9110, 9.3.2)."""
+        """A response to HEAD ends here, regardless of its content length (RFC 9110, 9.3.2)."""
         if self._headless and self._parser.get_status_code() >= 200:
             self._end()
 
     def on_message_complete(self) -> None:
-        """Interim responses (1xx) are not the answer (RFC 9110, 15.2)."""
+        """Ignore interim responses (1xx; RFC 9110, 15.2)."""
         if self._parser.get_status_code() >= 200:
             self._end()
 
@@ -64,11 +64,11 @@ class Sentinel:
 
 
 class Reader:
-    """Parses a response as its reads are fed.
+    """Parses a response incrementally.
 
     Args:
-        method: Method of the request; it decides whether there is a body.
-        wants_body: Hand out the body; without it, a read costs a tenth.
+        method: Method of the request; decides whether there is a body.
+        wants_body: Return the body; without it, a read costs a tenth.
     """
 
     def __init__(self, method: str, *, wants_body: bool) -> None:
@@ -76,7 +76,7 @@ class Reader:
         self._pieces: list[bytes] = []
         if wants_body:
             self.on_body = self._pieces.append
-        self._kept: int | None = None  # pieces of the last read that belong to the answer; None while all do
+        self._kept: int | None = None  # number of pieces of the last read that belong to the response; None for all
         self._status = 0
         self._complete = False
         self._framed = False
@@ -85,7 +85,7 @@ class Reader:
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Body pieces in a read; nothing once the response is over or is no HTTP."""
+        """Body pieces in a read; empty after the end of the response or an error."""
         if self._complete or self._error:
             return []
         try:
@@ -97,7 +97,7 @@ class Reader:
         return fresh
 
     def response(self, *, closed: bool) -> Response:
-        """What was read; ``closed``: the server ended the connection, which ends a body without length (RFC 9112, 6.3)."""
+        """The response so far; with ``closed``, the connection has ended, and with it a body without length (RFC 9112, 6.3)."""
         ended_by_close = closed and self._status >= 200 and not self._framed and not self._error
         return Response(
             status=self._status,
@@ -107,7 +107,7 @@ class Reader:
         )
 
     def on_message_begin(self) -> None:
-        """Headers of an interim response are dropped when the next one begins."""
+        """Drop the headers of an interim response when the next one starts."""
         if not self._complete:
             self._headers.clear()
 
@@ -127,19 +127,19 @@ class Reader:
             self._kept = 0
 
     def on_message_complete(self) -> None:
-        """Called by httptools; pieces of a message behind the answer are not kept."""
+        """Called by httptools; data after the response is dropped."""
         if not self._complete and self._status >= 200:
             self._complete = True
             self._kept = len(self._pieces)
 
 
 def parse(reads: Iterable[bytes], *, method: str, closed: bool) -> Response:
-    """The response that ``reads`` carry.
+    """Parse the response in ``reads``.
 
     Args:
-        reads: As they came from the socket.
+        reads: Socket reads.
         method: Method of the request.
-        closed: The server ended the connection after the last read.
+        closed: The server closed the connection after the last read.
     """
     reader = Reader(method, wants_body=False)
     for data in reads:

@@ -1,7 +1,7 @@
-"""Latency and rate of a streamed completion, each by a formula, and distributions of them.
+"""Latencies and rates of a streamed completion, with their formulas, and distributions.
 
-Times are those of the reads that carried an event. A *token chunk* is one that carries tokens (:meth:`Chunk.carries_tokens`);
-a server may put several tokens into one, so gaps between chunks are no inter-token latencies and are not called so.
+The time of an event is that of the read that completed it. A *token chunk* contains tokens (:func:`.chunk.has_tokens`). A
+server may put several tokens into one chunk, so the gaps between chunks are not inter-token latencies.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Figures of one stream; ``None`` where the stream does not tell.
+    """Metrics of one stream; ``None`` if not available.
 
     Attributes:
-        ttft_ms: (first token chunk - request sent). Connecting is not part of it, waiting in the server's queue is.
+        ttft_ms: (first token chunk - request sent). Excludes connecting, includes waiting in the server's queue.
         tpot_ms: (last token chunk - first token chunk) / (output_tokens - 1). ``None`` with n > 1 choices, one token or one
             token chunk.
-        inter_chunk_latency_ms: Gap before each token chunk but the first.
+        inter_chunk_latency_ms: Gap before each token chunk except the first.
         e2e_ms: (last event - request sent).
         output_tokens_per_s: output_tokens / e2e.
         chunks: Number of token chunks.
-        output_tokens: ``completion_tokens`` of the last usage the server sent.
-        prompt_tokens: Likewise.
+        output_tokens: ``completion_tokens`` of the last usage that the server sent.
+        prompt_tokens: ``prompt_tokens`` of the last usage that the server sent.
     """
 
     ttft_ms: float | None
@@ -39,7 +39,7 @@ class Metrics:
     prompt_tokens: int | None
 
     def properties(self) -> dict[str, object]:
-        """As properties of a test case: numbers and strings only, the gaps as their distribution."""
+        """As properties of a test case: numbers and strings; the gaps as a distribution."""
         values: dict[str, object] = {
             "ttft_ms": self.ttft_ms,
             "tpot_ms": self.tpot_ms,
@@ -94,13 +94,13 @@ def _inverted_cdf(ordered: Sequence[float], share: float) -> float:
 
 
 class Method(enum.StrEnum):
-    """How a percentile is read off a sample; names and numbers of Hyndman and Fan (1996), as in NumPy."""
+    """Method of a percentile; types of Hyndman and Fan (1996), names as in NumPy."""
 
     LINEAR = "linear"
-    """Type 7: between the two nearest values, by position q(n - 1). NumPy's default."""
+    """Type 7: linear interpolation at position q(n - 1). NumPy's default."""
 
     INVERTED_CDF = "inverted_cdf"
-    """Type 1, "nearest rank": the smallest value that at least q of the sample do not exceed. Always a value that occurred."""
+    """Type 1, "nearest rank": the smallest value that at least a share q of the sample does not exceed."""
 
 
 _METHODS: dict[Method, Callable[[Sequence[float], float], float]] = {
@@ -123,10 +123,10 @@ def percentile(values: Iterable[float], percent: float, *, method: Method = Meth
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """What is kept of many values.
+    """Summary of a sample.
 
     Attributes:
-        method: How the percentiles were read off.
+        method: Method of the percentiles.
     """
 
     count: int
@@ -143,7 +143,7 @@ class Distribution:
         """Distribution of ``values``.
 
         Raises:
-            ValueError: There are none.
+            ValueError: There are no values.
         """
         ordered = sorted(values)
         p50, p90, p99 = (percentile(ordered, percent, method=method) for percent in (50, 90, 99))

@@ -1,4 +1,4 @@
-"""The synchronous door to the measuring client, for pytest suites."""
+"""The synchronous interface of the measuring client, for pytest suites."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _Result = TypeVar("_Result")
 
 
 class Recorder:
-    """Sends requests and records the answers; concurrent ones share one event loop.
+    """Sends requests and records the responses; concurrent requests share one event loop.
 
     Args:
         base_url: ``http://host:port``, with a path prefix if the server has one.
         headers: Sent with every request.
         tls: Context for https; by default the system's trust store.
-        timeouts: Limits of every request that has none of its own.
+        timeouts: Limits of requests that do not set their own.
         keep_alive: Reuse connections; otherwise each request opens its own.
-        continuous_usage: Ask streams for token counts in every chunk (``stream_options.continuous_usage_stats``, a vLLM
-            extension: leave it off for servers that refuse unknown fields).
+        continuous_usage: Request token counts in every chunk (``stream_options.continuous_usage_stats``, a vLLM extension; some
+            servers refuse unknown fields).
 
     Raises:
-        UsageError: ``base_url`` is no http or https URL.
+        UsageError: ``base_url`` is not an http or https URL.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Recorder:
         self.close()
 
     def close(self) -> None:
-        """Drop connections and end the event loop."""
+        """Close the connections and the event loop."""
 
         async def drop() -> None:
             self._client.close()
-            await asyncio.sleep(0)  # transports end in the loop's next round
+            await asyncio.sleep(0)  # transports close in the next iteration of the loop
 
         self._run(drop())
         self._runner.close()
@@ -67,23 +67,23 @@ class Recorder:
         return self._runner.run(coroutine)
 
     def send(self, request: Request) -> Exchange:
-        """One exchange, exactly as the request says."""
+        """Send one request, exactly as given."""
         return self._run(self._client.send(request))
 
     def gather(self, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Exchange, ...]:
-        """All of ``requests`` at once (``limit``: at most so many under way together), results in their order."""
+        """Send ``requests`` concurrently, at most ``limit`` at a time; results in the same order."""
         return self._run(self._client.gather(requests, limit=limit))
 
     def get(self, path: str, *, headers: Headers | None = None, timeouts: Timeouts | None = None) -> Exchange:
-        """A GET."""
+        """Send a GET."""
         return self.send(Request(path=path, headers=headers or {}, timeouts=timeouts))
 
     def post(self, path: str, body: object, *, headers: Headers | None = None, timeouts: Timeouts | None = None) -> Exchange:
-        """A POST of ``body`` as JSON."""
+        """Send a POST with ``body`` as JSON."""
         return self.send(Request.post(path, body, headers=headers, timeouts=timeouts))
 
     def posts(self, path: str, bodies: Sequence[object], *, limit: int | None = None) -> tuple[Exchange, ...]:
-        """POSTs at once, answers in the order of ``bodies``."""
+        """Send concurrent POSTs; responses in the order of ``bodies``."""
         return self.gather([Request.post(path, body) for body in bodies], limit=limit)
 
     def stream(
@@ -96,15 +96,15 @@ class Recorder:
         stop_after_s: float | None = None,
         timeouts: Timeouts | None = None,
     ) -> Stream:
-        """A streamed completion; ``stream`` and ``stream_options`` are added unless ``body`` has them.
+        """Request a streamed completion; ``stream`` and ``stream_options`` are added unless ``body`` has them.
 
         Args:
             path: ``/v1/chat/completions`` or ``/v1/completions``.
             body: The request without ``stream``.
-            headers: On top of the recorder's.
-            stop_after_events: Hang up once this many events have arrived.
-            stop_after_s: Hang up this many seconds after sending.
-            timeouts: In place of the recorder's.
+            headers: Headers in addition to the recorder's.
+            stop_after_events: Disconnect after this many events.
+            stop_after_s: Disconnect this many seconds after sending.
+            timeouts: Replaces the recorder's timeouts.
         """
         request = self.streaming(
             path,
@@ -117,11 +117,11 @@ class Recorder:
         return Stream(exchange=self.send(request))
 
     def streams(self, path: str, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
-        """Streamed completions at once, in the order of ``bodies``."""
+        """Request concurrent streamed completions; streams in the order of ``bodies``."""
         return self.streams_of([self.streaming(path, body) for body in bodies], limit=limit)
 
     def streams_of(self, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Stream, ...]:
-        """As :meth:`streams`, with requests made by :meth:`streaming`."""
+        """Like :meth:`streams`, with requests from :meth:`streaming`."""
         return tuple(Stream(exchange=exchange) for exchange in self.gather(requests, limit=limit))
 
     def streaming(
@@ -145,6 +145,6 @@ class Recorder:
         )
 
     def streamed(self, body: Body) -> dict[str, object]:
-        """``body`` asking for a stream with usage; what it says itself stays."""
+        """``body`` with the fields that request a stream with usage; its own fields take precedence."""
         options = {"include_usage": True} | ({"continuous_usage_stats": True} if self.continuous_usage else {})
         return {"stream": True, "stream_options": options} | dict(body)

@@ -1,8 +1,8 @@
-"""Server-sent events, as the HTML Living Standard says (section 9.2.5 and 9.2.6, parsing an event stream).
+"""Parses server-sent events according to the HTML Living Standard (sections 9.2.5 and 9.2.6).
 
 One byte order mark at the start is dropped; a line ends with CRLF, LF or CR; a line that starts with a colon is a comment;
-several ``data`` lines are joined with LF; an event without data is not dispatched; an event cut off by the end of the stream is
-dropped. Lines are found in bytes and decoded afterwards, so a read may end anywhere, inside a UTF-8 character included.
+several ``data`` lines are joined with LF; an event without data is not dispatched; an incomplete event at the end of the stream
+is dropped. Lines are split as bytes and decoded afterwards, so a read may end anywhere, even inside a UTF-8 character.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Event(NamedTuple):
-    """One event. A tuple because a stream has thousands: three times cheaper to make than a frozen dataclass.
+    """One event. A tuple, because a stream has thousands of them and a frozen dataclass costs three times as much.
 
     Attributes:
-        at_ns: Clock of the read that carried the end of its blank line.
+        at_ns: Clock of the read that completed the event.
         data: Its ``data`` lines joined with LF.
         type: Its ``event`` field, ``message`` by default.
-        id: The last ``id`` field seen up to here.
+        id: The last ``id`` field so far.
     """
 
     at_ns: int
@@ -30,13 +30,13 @@ class Event(NamedTuple):
 
 
 class Decoder:
-    """Turns pieces of a stream into events, keeping what a piece leaves unfinished.
+    """Converts pieces of a stream to events; keeps incomplete data for the next piece.
 
     Attributes:
-        comments: Comment lines so far.
-        retry_ms: The last reconnection time that the server asked for.
+        comments: Number of comment lines so far.
+        retry_ms: The last ``retry`` field of the server.
         last_id: The last event id.
-        between: Nothing is unfinished: the next piece begins an event.
+        between: There is no incomplete event: the next piece starts a new one.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Decoder:
         return events
 
     def _without_bom(self, piece: bytes) -> bytes:
-        """``piece`` less a byte order mark at the start of the stream; empty while that cannot be told."""
+        """``piece`` without a byte order mark at the start of the stream; empty while more data is needed to decide."""
         piece = b"".join(self._partial) + piece
         self._partial.clear()
         if len(piece) < len(_BOM) and _BOM.startswith(piece):
@@ -75,7 +75,7 @@ class Decoder:
         if not piece:
             return []
         if b"\n" not in piece and b"\r" not in piece:
-            self._partial.append(piece)  # joined once its line ends: a long line in small reads stays linear
+            self._partial.append(piece)  # joined at the end of the line, so that long lines in small reads take linear time
             return []
         text = b"".join(self._partial) + piece
         self._partial.clear()
@@ -116,15 +116,15 @@ class Decoder:
 
     @property
     def unfinished(self) -> bool:
-        """Something follows the last event that was dispatched and is no complete event."""
+        """Whether there is an incomplete event after the last complete one."""
         return bool(self._partial or self._data)
 
 
 def iterate(pieces: Iterable[tuple[int, bytes]]) -> Iterator[Event]:
-    """Events of a body given as (clock, bytes) pieces, one after the other."""
+    """Iterate over the events of a body given as (clock, bytes) pieces."""
     decoder = Decoder()
     for at_ns, piece in pieces:
-        # The shape that nearly every piece of every server has, one whole `data: ...` event, needs no decoder.
+        # Fast path: nearly all pieces are exactly one complete `data: ...` event.
         if (
             decoder.between
             and piece[:6] == b"data: "

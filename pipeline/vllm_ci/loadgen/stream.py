@@ -1,6 +1,6 @@
-"""An exchange seen as a streamed completion, for chat and for text completions.
+"""Interprets an exchange as a streamed completion, for chat and text completions.
 
-Nothing here refuses: what a server sent wrong is kept and named in :attr:`Stream.problems`.
+Invalid streams do not raise errors; their defects are listed in :attr:`Stream.problems`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vllm_ci.loadgen.tally import Answer, Tally
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A streamed completion, parsed when first asked for.
+    """A streamed completion, parsed on first access.
 
     Attributes:
-        exchange: The record underneath.
+        exchange: The recorded exchange.
     """
 
     exchange: Exchange
@@ -32,13 +32,13 @@ class Stream:
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """Events that are JSON objects, error objects included."""
+        """Events that are JSON objects, including error objects."""
         bodies = ((event.at_ns, json_object(event.data)) for event in self.events if event.data != DONE)
         return tuple(Chunk(at_ns, body) for at_ns, body in bodies if body is not None)
 
     @cached_property
     def tally(self) -> Tally:
-        """What the events add up to, without keeping them."""
+        """Summary of the events, computed without keeping them."""
         return Tally.of(sse.iterate(self.exchange.pieces()) if self._succeeded else ())
 
     @property
@@ -57,7 +57,7 @@ class Stream:
 
     @property
     def error(self) -> object:
-        """The error object inside the stream, or the body of an answer that is not 2xx; ``None`` when there is neither."""
+        """The error object in the stream, or the body of a response that is not 2xx; ``None`` without an error."""
         return self.exchange.text if self.exchange.status >= 300 else self.tally.error
 
     @property
@@ -67,7 +67,7 @@ class Stream:
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
-        """Every choice seen, by index."""
+        """All choices, by index."""
         return self.tally.answers
 
     @property
@@ -77,7 +77,7 @@ class Stream:
 
     @property
     def token_ids(self) -> tuple[int, ...] | None:
-        """Token ids of the first choice, where the server sends them."""
+        """Token ids of the first choice, if the server sends them."""
         return self.answers[0].token_ids if self.answers else None
 
     @property
@@ -87,18 +87,18 @@ class Stream:
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
-        """Why this is no proof of a successful stream; empty when it is one."""
+        """Why the stream is not successful and complete; empty if it is."""
         found = []
         if self.exchange.failure:
             found.append(str(self.exchange.failure))
         if self.exchange.stopped:
-            found.append("we hung up")
+            found.append("the client disconnected")
         if not self._succeeded:
             found.append(f"status {self.exchange.status}")
         if self.error is not None:
             found.append(f"error: {str(self.error)[:300]}")
         if self.malformed:
-            found.append(f"{len(self.malformed)} events that are no JSON object: {self.malformed[0][:100]!r}")
+            found.append(f"{len(self.malformed)} events that are not JSON objects: {self.malformed[0][:100]!r}")
         if not self.answers:
             found.append("no choices")
         found += [f"no finish reason for choice {answer.index}" for answer in self.answers if not answer.finish_reasons]
@@ -110,12 +110,12 @@ class Stream:
 
     @property
     def complete(self) -> bool:
-        """A finish reason for every choice, usage, ``[DONE]`` at the end, and no error of any kind."""
+        """Whether there is a finish reason for every choice, usage, ``[DONE]`` at the end, and no error."""
         return not self.problems
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Its figures; see :class:`~vllm_ci.loadgen.metrics.Metrics` for the formulas."""
+        """Its metrics; see :class:`~vllm_ci.loadgen.metrics.Metrics` for the formulas."""
         return measure(
             sent_ns=self.exchange.sent_ns,
             token_chunks_ns=self.tally.token_chunks_ns,
@@ -126,6 +126,6 @@ class Stream:
         )
 
     def describe(self) -> str:
-        """One line for an assertion's message."""
+        """One line for assertion messages."""
         reasons = "; ".join(self.problems) or "complete"
         return f"{self.exchange.method} {self.exchange.path} streamed {self.tally.events} events: {reasons}"

@@ -1,6 +1,6 @@
-"""What is kept of a stream whose chunks are read once and let go.
+"""Summary of a stream, computed in one pass without keeping its chunks.
 
-A load of a million events would otherwise hold a million dictionaries: measured, two microseconds an event and 2.5 kB.
+Keeping a dictionary for each of a million events would cost 2.5 kB and two microseconds per event (measured).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vllm_ci.loadgen.sse import Event
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One choice of a stream, put together.
+    """One choice of a stream, assembled from its chunks.
 
     Attributes:
-        index: Which choice.
+        index: Index of the choice.
         text: Its content (chat) or text (completions), concatenated.
-        token_ids: Its token ids, ``None`` where the server sent none.
-        finish_reasons: Every finish reason sent, in order; a correct stream has one.
-        roles: Every role announced; a correct chat stream has one.
+        token_ids: Its token ids; ``None`` if the server sent none.
+        finish_reasons: All finish reasons, in order; a correct stream has one.
+        roles: All roles; a correct chat stream has one.
     """
 
     index: int
@@ -33,7 +33,7 @@ class Answer:
 
 
 class _Parts:
-    """A choice while it grows."""
+    """A choice while it is assembled."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -42,7 +42,7 @@ class _Parts:
         self.roles: list[str] = []
 
     def add(self, choice: Json) -> None:
-        """Take in one chunk's share."""
+        """Add a choice of one chunk."""
         delta = choice.get("delta")
         if isinstance(delta, dict):
             text = delta.get("content")
@@ -59,7 +59,7 @@ class _Parts:
             self.finish_reasons.append(str(reason))
 
     def answer(self, index: int) -> Answer:
-        """The choice, put together."""
+        """The assembled choice."""
         return Answer(
             index=index,
             text="".join(self.texts),
@@ -71,16 +71,16 @@ class _Parts:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What a stream's events add up to.
+    """Summary of the events of a stream.
 
     Attributes:
-        events: How many there were.
-        last_event_ns: Clock of the last one.
+        events: Number of events.
+        last_event_ns: Clock of the last event.
         done: The last event is ``[DONE]`` and there is only one.
         malformed: Data of events that are neither a JSON object nor ``[DONE]``.
-        error: The first error object inside the stream.
+        error: The first error object in the stream.
         usage: The last usage object.
-        token_chunks_ns: Clocks of the chunks that carry tokens.
+        token_chunks_ns: Clocks of the chunks that contain tokens.
     """
 
     events: int = 0
@@ -122,7 +122,7 @@ class Tally:
         if not isinstance(choices, list) or not choices:
             return
         count = number(usage, "completion_tokens")
-        # The server's own running count, where it keeps one (``continuous_usage_stats``), knows better than the choices.
+        # The server's running count (``continuous_usage_stats``), if sent, is more reliable than the choices.
         carries = count is not None and count > self._counted
         for choice in choices:
             if isinstance(choice, dict):
@@ -135,5 +135,5 @@ class Tally:
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """Every choice seen, by index."""
+        """All choices, by index."""
         return tuple(parts.answer(index) for index, parts in sorted(self._choices.items()))

@@ -1,1 +1,1 @@
-"""What the stages run: pytest packages and the plugin they share; they need a URL and nothing else."""
+"""The test suites of the stages: pytest packages and their shared plugin; they only need the URL of a server."""

@@ -1,4 +1,4 @@
-"""How the plugins reach the server that the options name."""
+"""Creates the clients for the server that is given by the options."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.suites.server import Server, probe
 
 TIMEOUT_S = 120.0
-"""Longest wait for one answer, of a server that is not slow."""
+"""Timeout for one response of a server that is not slow."""
 _SERVER = pytest.StashKey[Server]()
 
 
 def api_key(config: pytest.Config) -> str:
-    """The server's API key; empty when none was named."""
+    """The server's API key; empty when none was given."""
     name = config.option.vllm_api_key_env
     return os.environ[name] if name else ""
 
 
 def http(config: pytest.Config, base_url: str, timeout_s: float) -> httpx.Client:
-    """A plain HTTP client with base URL, key and timeouts."""
+    """An HTTP client with base URL, key and timeouts."""
     key = api_key(config)
     return httpx.Client(
         base_url=base_url,
@@ -32,7 +32,7 @@ def http(config: pytest.Config, base_url: str, timeout_s: float) -> httpx.Client
         timeout=httpx.Timeout(timeout_s, connect=10.0),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         trust_env=False,
-        verify=ssl.create_default_context(),  # the system's store, or what SSL_CERT_FILE names, as all our clients
+        verify=ssl.create_default_context(),  # the system's trust store, or SSL_CERT_FILE, as in all our clients
     )
 
 
@@ -44,10 +44,10 @@ def recorder(config: pytest.Config, base_url: str, timeout_s: float) -> Recorder
 
 
 def server(config: pytest.Config, client: httpx.Client) -> Server:
-    """What the server is, asked once.
+    """Facts about the server; probed once.
 
     Raises:
-        Errored: It cannot be reached, or lists no such model.
+        Errored: The server cannot be reached, or does not list the model.
     """
     if _SERVER not in config.stash:
         options = config.option

@@ -1,4 +1,4 @@
-"""Security findings: a stable id, a severity, and who lives with what until when."""
+"""Security findings with a stable id and a severity, and the policy that accepts some of them until a date."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vllm_ci.domain.stage import SEVERITIES, AcceptedFinding
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that an attacker could use.
+    """A weakness that an attacker could use.
 
     Attributes:
-        id: Stable: a kind, and where it was seen (``open-route:POST /invocations``).
+        id: Stable id: kind and place (``open-route:POST /invocations``).
         severity: One of ``low``, ``medium``, ``high``, ``critical``.
-        message: What was seen and why it matters, in one line.
+        message: What was found and why it matters, in one line.
     """
 
     id: str
@@ -33,13 +33,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Findings sorted by what follows from them.
+    """Findings, sorted by consequence.
 
     Attributes:
-        failing: Fail the case.
-        accepted: Listed by the user, with a reason, and not expired.
-        expired: Listed, but the date has passed; they are among the failing as well.
-        minor: Below the severity that fails.
+        failing: Findings that fail the case.
+        accepted: Findings that the user accepts, with a reason, and not expired.
+        expired: Findings whose acceptance has expired; they are also in ``failing``.
+        minor: Findings below the severity that fails.
     """
 
     failing: tuple[Finding, ...]
@@ -50,19 +50,19 @@ class Judgement:
     def __str__(self) -> str:
         late = {finding.id for finding in self.expired}
         lines = [
-            f"{finding}{' (was accepted, but the date has passed)' if finding.id in late else ''}" for finding in self.failing
+            f"{finding}{' (was accepted, but this has expired)' if finding.id in late else ''}" for finding in self.failing
         ]
         return "; ".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What decides about findings.
+    """Decides which findings fail.
 
     Attributes:
-        accepted: Findings that the user lives with.
-        fail_on: Least severity that fails.
-        today: Day on which acceptance is judged.
+        accepted: Findings that the user accepts.
+        fail_on: Lowest severity that fails.
+        today: Date that is compared with the last day of acceptance.
     """
 
     accepted: Sequence[AcceptedFinding] = ()
@@ -70,7 +70,7 @@ class Policy:
     today: dt.date
 
     def judge(self, findings: Iterable[Finding]) -> Judgement:
-        """Sort findings; acceptance counts until its last day, whatever the severity."""
+        """Sort findings; findings of any severity can be accepted, up to and including the last day."""
         listed = {entry.id: entry for entry in self.accepted}
         failing, accepted, expired, minor = [], [], [], []
         for finding in findings:

@@ -1,4 +1,4 @@
-"""The plugin for tests that run inside an image: our report, and what the image is said to be. Standard library and pytest."""
+"""The pytest plugin for tests inside an image: report and manifest of the image. Needs only the standard library and pytest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ pytest_plugins = ("vllm_ci.suites.plugins.reporter", "vllm_ci.suites.plugins.des
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options about what lies in the image, with our prefix."""
+    """Add the option for the image's manifest."""
     group = parser.getgroup("vllm-ci")
-    group.addoption("--vllm-manifest", metavar="FILE", default=None, help="what the image's files must be (JSON)")
+    group.addoption("--vllm-manifest", metavar="FILE", default=None, help="expected files of the image (JSON)")
 
 
 @pytest.fixture(scope="session")
 def manifest(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What the builder says about the image: distributions, files, labels."""
-    absent = "--vllm-manifest FILE was not given: nothing is known about how the image was made"
+    """The builder's manifest of the image: the files of each distribution."""
+    absent = "--vllm-manifest FILE was not given: the expected files of the image are unknown"
     return document(request.config.option.vllm_manifest, absent)

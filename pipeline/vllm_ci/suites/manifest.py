@@ -1,7 +1,7 @@
-"""What every suite holds, and what each of its cases costs: ``manifest.json``.
+"""The cases of every suite and their costs: ``manifest.json``.
 
-The file is generated (``python -m doubles.manifest``). A suite that collects less than stands there has lost something on the
-way, and its verdict is ``errored``.
+The file is generated (``python -m doubles.manifest``). If a suite collects fewer cases than listed there, its verdict is
+``errored``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def promised(suite: str) -> dict[str, int]:
 
 
 def rounds(function: str) -> tuple[Round, ...] | None:
-    """What a case of a function (``suite/file::function``) asks of a server; ``None`` for a function that is not ours."""
+    """Requests of a case of a function (``suite/file::function``); ``None`` for functions outside our suites."""
     suite, _, name = function.partition("/")
     entry = _document().get(suite, {}).get(name)
     if entry is None:
@@ -52,12 +52,12 @@ def function_of(case: str) -> str:
 
 
 def missing(expected: Mapping[str, int], cases: Iterable[str], deselected: Iterable[str] = ()) -> dict[str, int]:
-    """How many cases of which function should be in a report and are not.
+    """Number of missing cases in a report, by function.
 
     Args:
-        expected: What was promised.
-        cases: Names of the cases reported, skipped ones included.
-        deselected: Names of those that the user's own arguments took out.
+        expected: Expected number of cases by function.
+        cases: Names of the reported cases, including skipped ones.
+        deselected: Names of the cases that the user deselected.
     """
     found = Counter(map(function_of, (*cases, *deselected)))
     return {name: count - found[name] for name, count in expected.items() if found[name] < count}

@@ -1,4 +1,4 @@
-"""The text format of Prometheus, as far as a test has to read it (Prometheus documentation, "Exposition formats")."""
+"""Parser for the Prometheus text format, as far as tests need it (Prometheus documentation, "Exposition formats")."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Samples:
         return any(found == name for found, _ in self.values)
 
     def total(self, name: str, **labels: str) -> float:
-        """Sum of all samples of a name whose labels include those given; 0 when there is none."""
+        """Sum of all samples with this name whose labels include the given ones; 0 if there are none."""
         wanted = set(labels.items())
         return sum(value for (found, carried), value in self.values.items() if found == name and wanted <= carried)
 
 
 def parse(text: str) -> Samples:
-    """Read a scrape.
+    """Parse a scrape.
 
     Raises:
         ValueError: A line is neither a comment nor a sample.

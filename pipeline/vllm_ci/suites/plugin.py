@@ -1,11 +1,11 @@
-"""The pytest plugin: tests for a server of which nothing but the URL is known.
+"""The pytest plugin for tests of a server that is given by its URL.
 
 ::
 
     pytest -p vllm_ci.suites.plugin --pyargs vllm_ci.suites.integration --base-url http://127.0.0.1:8000
 
-A user's own tests get the same fixtures: ``server`` (what was found out about it), ``client`` (requests and answers as plain
-JSON), ``openai_client`` (the official SDK), ``canary`` (words that nobody can guess), ``metric`` and ``note`` (for the report).
+A user's own tests get the same fixtures: ``server`` (facts about it), ``client`` (requests and responses as plain JSON),
+``openai_client`` (the official SDK), ``canary`` (random words), ``metric`` and ``note`` (for the report).
 """
 
 from __future__ import annotations
@@ -42,29 +42,31 @@ _CHECK = "_capabilities"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of ours; the URL is pytest-base-url's ``--base-url``."""
+    """Add our options; the URL is given by pytest-base-url's ``--base-url``."""
     group = parser.getgroup("vllm-ci")
     option = group.addoption
-    option("--vllm-model", metavar="NAME", default="", help="served model name; by default the first that the server lists")
-    option("--vllm-api-key-env", metavar="NAME", default="", help="name of the environment variable that holds the API key")
-    option("--vllm-require", metavar="LIST", default="", help="capabilities whose absence fails: " + ", ".join(CAPABILITIES))
+    option("--vllm-model", metavar="NAME", default="", help="served model name; by default the first one that the server lists")
+    option("--vllm-api-key-env", metavar="NAME", default="", help="name of the environment variable with the API key")
+    option(
+        "--vllm-require", metavar="LIST", default="", help="capabilities that the server must have: " + ", ".join(CAPABILITIES)
+    )
     option(
         "--vllm-timeout",
         metavar="SECONDS",
         type=float,
         default=None,
-        help="longest wait for one answer; by default 120, and longer where the server is measured to be slow",
+        help="timeout for one response; by default 120, and longer if the server is slow",
     )
-    option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="as the server was started")
-    option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="attack with generated requests for so long")
-    option("--vllm-server-log", metavar="FILE", default="", help="where the server writes its log, if that can be read here")
-    option("--vllm-quantization", metavar="NAME", default="", help="as the server was started")
+    option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="tensor parallel size of the server")
+    option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="send generated requests for this many seconds")
+    option("--vllm-server-log", metavar="FILE", default="", help="the server's log file, if it can be read here")
+    option("--vllm-quantization", metavar="NAME", default="", help="quantization of the server's model")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker, and refuse what would silently test nothing."""
+    """Declare the marker, and refuse options that would silently disable tests."""
     config.addinivalue_line(
-        "markers", "requires_capability(*names): skipped, or failed where the profile requires it, when the server lacks one"
+        "markers", "requires_capability(*names): skip if the server lacks one of these; fail if --vllm-require names it"
     )
     unknown = set(_required(config)) - set(CAPABILITIES)
     if unknown:
@@ -78,29 +80,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """All suites at once (``--pyargs vllm_ci.suites``) are all that need a URL; what looks into an image runs inside of one."""
+    """Ignore the unit suite outside of an image, so that ``--pyargs vllm_ci.suites`` runs all suites that need a URL."""
     inside = config.pluginmanager.has_plugin("vllm_ci.suites.inside")
     return True if collection_path == _UNIT and not inside else None
 
 
 @pytest.fixture(scope="session")
 def api_key(pytestconfig: pytest.Config) -> str:
-    """The server's API key; empty when none was named."""
+    """The server's API key; empty when none was given."""
     return connecting.api_key(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def http(pytestconfig: pytest.Config, base_url: str | None, answer_s: float) -> Iterator[httpx.Client]:
-    """A plain HTTP client with base URL, key and timeouts."""
+    """An HTTP client with base URL, key and timeouts."""
     if not base_url:
-        raise pytest.UsageError("no server was named: give --base-url URL")
+        raise pytest.UsageError("no server was given: use --base-url URL")
     with connecting.http(pytestconfig, base_url, answer_s) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> Server:
-    """What was found out about the server, once per session."""
+    """Facts about the server, probed once per session."""
     found = connecting.server(pytestconfig, http)
     note("server", found.facts)
     return found
@@ -108,14 +110,14 @@ def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str,
 
 @pytest.fixture(scope="session")
 def client(http: httpx.Client, server: Server) -> Client:
-    """Requests and answers as plain JSON."""
+    """Client for requests and responses as plain JSON."""
     return Client(http=http, model=server.model)
 
 
 @pytest.fixture(scope="session")
 def openai_client(server: Server, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
-    """The official SDK, without its retries: a server that has to be asked twice is not well."""
-    import openai  # here, because it takes a second and only a few cases want it
+    """The official SDK without retries, because retries would hide failures of the server."""
+    import openai  # imported here because it takes a second and only a few cases need it
 
     base_url = f"{server.url.rstrip('/')}/v1"
     with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=answer_s, max_retries=0) as sdk:
@@ -124,7 +126,7 @@ def openai_client(server: Server, api_key: str, answer_s: float) -> Iterator[ope
 
 @pytest.fixture(scope="session")
 def canary(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """A function that makes words nobody can guess; those made are listed in ``canaries.json`` beside the report."""
+    """A function that returns random words; they are listed in ``canaries.json`` next to the report."""
     made: list[str] = []
 
     def make() -> str:
@@ -139,7 +141,7 @@ def canary(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """What a case needs is looked at before any fixture of a wider scope asks the server for what it lacks."""
+    """Check capabilities before other fixtures, which may send requests that the server does not support."""
     names: list[str] = getattr(item, "fixturenames", [])
     if _CHECK in names:
         names.remove(_CHECK)
@@ -148,14 +150,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _capabilities(request: pytest.FixtureRequest) -> None:
-    """Skip a case whose capability is missing, with the reason; fail it where the profile requires it."""
+    """Skip a case if the server lacks a capability, with the reason; fail it if ``--vllm-require`` names the capability."""
     names = [name for marker in request.node.iter_markers("requires_capability") for name in marker.args]
     if not names:
         return
     found: Server = request.getfixturevalue("server")
     required = _required(request.config)
     for name in names:
-        assert name in CAPABILITIES, f"{name} is no capability; known are {', '.join(CAPABILITIES)}"
+        assert name in CAPABILITIES, f"unknown capability {name}; known are {', '.join(CAPABILITIES)}"
         if found.can(name):
             continue
         message = f"the server lacks {name}: {found.absent[name]}"

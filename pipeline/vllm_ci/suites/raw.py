@@ -1,4 +1,4 @@
-"""Requests exactly as given: no path is tidied up, no header is added but ``Host``, and none has to make sense."""
+"""Sends requests exactly as given, valid or not: paths are not normalised, and only ``Host`` is added to the headers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back.
+    """A response.
 
     Attributes:
-        status: Of HTTP; 0 when the server hung up or sent no HTTP.
-        body: As it came.
+        status: HTTP status; 0 if the server closed the connection or did not send HTTP.
+        body: The raw body.
         headers: Names in lower case.
     """
 
@@ -33,15 +33,15 @@ def send(
     body: bytes = b"",
     timeout_s: float = 30.0,
 ) -> Answer:
-    """Send one request on a connection of its own.
+    """Send one request on a new connection.
 
     Args:
         url: Base URL of the server.
-        target: Request target as it goes over the wire (RFC 9112, section 3.2).
-        method: Any.
-        headers: Any; ``Content-Length`` is added where there is a body.
-        body: Any.
-        timeout_s: Longest wait for connecting and for each read.
+        target: Request target, sent unchanged (RFC 9112, section 3.2).
+        method: Method.
+        headers: Headers; ``Content-Length`` is added if there is a body.
+        body: Body.
+        timeout_s: Timeout for connecting and for each read.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port

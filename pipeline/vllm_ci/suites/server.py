@@ -1,4 +1,4 @@
-"""What a server says about itself and what it can do, found out by asking it."""
+"""Probes a server for its models, version, routes and capabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAPABILITIES = (
     *("chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
     *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
 )
-# What a refusal looks like; any other answer, a crash above all, is no reason to skip a case.
+# Statuses that mean "not supported"; any other status, such as that of a crash, is no reason to skip a case.
 _REFUSED = (400, 404, 405, 422, 501)
 _SHORT = {"max_tokens": 1, "temperature": 0}
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"n": {"enum": [1]}}}}}
@@ -28,17 +28,17 @@ _PIXEL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server as it was found.
+    """Facts about a server.
 
     Attributes:
         url: Base URL.
         model: Served name that the cases use.
-        models: All that it lists.
-        version: Of vLLM; empty when it does not say.
-        routes: Methods by path, from its OpenAPI document; empty when it has none.
-        absent: Why a capability is missing, by its name; what is not in there is present.
-        max_model_len: Longest sequence in tokens; 0 when it does not say.
-        double: It is one of our test doubles, whose results satisfy no gate.
+        models: All models that it lists.
+        version: Version of vLLM; empty if it does not report one.
+        routes: Methods by path, from its OpenAPI document; empty if it has none.
+        absent: Missing capabilities, each with the reason; all others are present.
+        max_model_len: Longest sequence in tokens; 0 if it does not report it.
+        double: It is one of our test doubles, whose results cannot be used for a release.
     """
 
     url: str
@@ -70,16 +70,16 @@ class Server:
 
 
 def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0, quantization: str = "") -> Server:
-    """Ask a server what it is.
+    """Probe a server.
 
     Args:
-        http: With base URL and key.
-        model: Served name to use; empty takes the first one listed.
-        tensor_parallel_size: As the caller started it; no route of vLLM tells.
-        quantization: Likewise.
+        http: HTTP client with base URL and key.
+        model: Served name to use; empty for the first one listed.
+        tensor_parallel_size: Known by the caller who started the server; vLLM has no route for it.
+        quantization: Known by the caller who started the server; vLLM has no route for it.
 
     Raises:
-        Errored: It cannot be reached, or lists no such model.
+        Errored: The server cannot be reached, or does not list the model.
     """
     try:
         listed = http.get("/v1/models")
@@ -97,9 +97,9 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
     if not any(card.get("parent") for card in cards.values()):
         absent["lora"] = "no listed model has a parent"
     if tensor_parallel_size < 2:
-        absent["tensor_parallel"] = "the server was not started with several shards, as far as is known"
+        absent["tensor_parallel"] = "the server is not known to run with several shards"
     if not quantization:
-        absent["quantization"] = "the server was not started with a quantized model, as far as is known"
+        absent["quantization"] = "the server is not known to run with a quantized model"
     return Server(
         url=str(http.base_url),
         model=model,
@@ -113,7 +113,7 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
 
 
 def _probes(http: httpx.Client, model: str, routes: Mapping[str, tuple[str, ...]]) -> dict[str, Callable[[], str]]:
-    """For each capability a question whose answer is why it is missing, empty when it is there."""
+    """For each capability a function that returns why it is missing; empty if it is present."""
     asks = [{"role": "user", "content": "hello"}]
     picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]
 
@@ -129,7 +129,7 @@ def _probes(http: httpx.Client, model: str, routes: Mapping[str, tuple[str, ...]
         body = {"model": model, "prompt": "hello", **_SHORT, "return_token_ids": True}
         answer = http.post("/v1/completions", json=body)
         known = answer.status_code == 200 and answer.json()["choices"][0].get("token_ids")
-        return "" if known else "return_token_ids brings none"
+        return "" if known else "return_token_ids returns none"
 
     def auth() -> str:
         anonymous = http.get("/v1/models", headers={"authorization": ""})

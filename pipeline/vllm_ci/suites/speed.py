@@ -1,4 +1,4 @@
-"""How fast a server answers, measured with a few short streams."""
+"""Measures the speed of a server with a few short streams."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.loadgen.stream import Stream
 
 _BOUND_S = 10.0
-"""Longest time for each stream; what has come by then is enough to tell."""
+"""Longest time for each stream; the tokens received by then are enough for the measurement."""
 _SLOW_S = 3.0
-"""A stream that takes longer than this is not asked for again."""
+"""A stream that takes longer than this is not repeated."""
 _TRIES = 3
 _TOKENS = 12
 _CROWD = 8
 _LONG_WORDS = 120
 _REFUSED = (400, 404, 422)
 REFERENCE_S = 1.0
-"""Sixteen short requests at once take less than this on most servers; where they take longer, everybody waits longer."""
+"""Time for sixteen concurrent short requests on most servers; timeouts are extended on slower ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds that things take.
+    """Measured times in seconds.
 
     Attributes:
-        request_s: A request with a short prompt, up to its first token.
-        step_s: Each further token of a stream alone.
-        crowd: How many streams ran at once in the second measurement.
-        crowd_request_s: Up to the first token of the slowest of them.
-        crowd_step_s: Each further token of every one of them.
-        prompt_token_s: Each token of a prompt beyond a short one.
-        short_prompt_tokens: Length of a short prompt.
+        request_s: Time to first token of a single request with a short prompt.
+        step_s: Time for each further token of a single stream.
+        crowd: Number of concurrent streams in the second measurement.
+        crowd_request_s: Time to first token of the slowest of them.
+        crowd_step_s: Time for each further token of each of them.
+        prompt_token_s: Time for each prompt token beyond a short prompt.
+        short_prompt_tokens: Length of a short prompt, in tokens.
     """
 
     request_s: float
@@ -46,20 +46,20 @@ class Speed:
     short_prompt_tokens: int = 12
 
     def request(self, streams: float) -> float:
-        """Seconds until so many requests at once have their first token."""
+        """Seconds until this many concurrent requests have their first token."""
         return self._at(streams, self.request_s, self.crowd_request_s)
 
     def step(self, streams: float) -> float:
-        """Seconds for one more token of each of so many streams."""
+        """Seconds for one more token of each of this many concurrent streams."""
         return self._at(streams, self.step_s, self.crowd_step_s)
 
     @property
     def slowness(self) -> float:
-        """By how much a wait has to be longer than on a server that nobody would call slow; at least 1."""
+        """Factor by which timeouts are extended on a slow server; at least 1."""
         return max(1.0, self.request(16) / REFERENCE_S)
 
     def scaled(self, factor: float) -> Speed:
-        """The speed of a server that takes so many times as long for everything."""
+        """The speed with all times multiplied by ``factor``."""
         return replace(
             self,
             request_s=self.request_s * factor,
@@ -81,30 +81,30 @@ class Speed:
         }
 
     def _at(self, streams: float, alone: float, together: float) -> float:
-        """On the line through both measurements; no server makes several answers sooner than one."""
+        """Linear interpolation between both measurements; several streams never take less time than one."""
         slope = max(together - alone, 0.0) / (self.crowd - 1)
         return alone + slope * (streams - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unmeasured:
-    """The speed of a server that would not stream; the message says why."""
+    """The speed could not be measured; ``why`` is the reason."""
 
     why: str
 
 
 def measure(recorder: Recorder, *, model: str, chat: bool, max_model_len: int = 0) -> Speed | Unmeasured:
-    """Measure a server; about a second on most, half a minute at the very most.
+    """Measure a server; takes about a second on most servers, and at most half a minute.
 
-    A stream alone is measured three times, and its median counts: a busy machine can make any of them look slow.
+    A single stream is measured three times, and the median is used, because a busy machine can slow down any of them.
 
-    Tokens are counted by the usage that comes with a stream; where none comes, chunks are counted. A server that refuses
-    (a rate limit, an option that it does not know) is asked without the option, and then not judged.
+    Tokens are counted by the usage in the stream, or by chunks if there is none. If the server refuses the request, it is sent
+    again without vLLM's extensions; if it refuses that too, the speed is not measured.
 
     Args:
         recorder: The measuring client.
         model: Served name.
-        chat: Ask for chat completions instead of completions.
+        chat: Use chat completions instead of completions.
         max_model_len: Longest sequence in tokens; 0 when unknown.
     """
     ask = _Asker(recorder=recorder, model=model, chat=chat)
@@ -123,13 +123,13 @@ def measure(recorder: Recorder, *, model: str, chat: bool, max_model_len: int = 
     if len(crowd) > 1:
         times = [_times(each, _TOKENS) for each in crowd]
         together, first_s, each_s = len(crowd), max(first for first, _ in times), median(step for _, step in times)
-    else:  # it may have a rate limit: then assume that answers are made one after the other
+    else:  # there may be a rate limit: assume that requests are processed one after the other
         together, first_s, each_s = _CROWD, request_s * _CROWD, step_s * _CROWD
     short = alone.metrics.prompt_tokens or Speed.short_prompt_tokens
     words = min(_LONG_WORDS, max_model_len // 16) if max_model_len else _LONG_WORDS
     prompt_token_s = _prompt_token_s(ask.stream(1, words=words), request_s, short, 4 * words)
     return Speed(
-        request_s=max(request_s, step_s),  # an answer in one piece pays for its first token too, whenever a stream shows it
+        request_s=max(request_s, step_s),  # a response without streaming includes the first token
         step_s=step_s,
         crowd=together,
         crowd_request_s=max(first_s, each_s),
@@ -157,7 +157,7 @@ class _Asker:
         return self._recorder.streams_of([self._recorder.streaming(self._path, each, stop_after_s=_BOUND_S) for each in bodies])
 
     def _body(self, tokens: int, words: int) -> dict[str, Any]:
-        # No word comes twice, so that no prefix cache makes a prompt look cheaper than it is.
+        # No word is repeated, so that prefix caches have no effect.
         text = " ".join(secrets.token_hex(3) for _ in range(words))
         said: dict[str, Any] = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}
         return {"model": self._model, **said, "max_tokens": tokens, "temperature": 0, **self.extensions}
@@ -170,7 +170,7 @@ def _well(stream: Stream) -> bool:
 def _times(stream: Stream, asked: int) -> tuple[float, float]:
     """Seconds to the first token, and for each one after it."""
     took_s = stream.exchange.seconds
-    if (first_ms := stream.metrics.ttft_ms) is None:  # not a single token within the bound, or none that can be seen
+    if (first_ms := stream.metrics.ttft_ms) is None:  # no token within the time limit
         return took_s, took_s / asked
     first_s = first_ms / 1000
     if stream.metrics.tpot_ms is not None:
@@ -180,7 +180,7 @@ def _times(stream: Stream, asked: int) -> tuple[float, float]:
 
 
 def _prompt_token_s(stream: Stream, request_s: float, short: int, guessed: int) -> float:
-    """Seconds for each token of a long prompt; 0 when the server would not read one."""
+    """Seconds for each token of a long prompt; 0 if the server refused it."""
     if not _well(stream):
         return 0.0
     took_s = (stream.metrics.ttft_ms or stream.exchange.seconds * 1000) / 1000

@@ -1,4 +1,4 @@
-"""Endings of a case that an assert cannot express. Standard library only: it also runs inside images."""
+"""Results of a case other than passed and failed. Standard library only, because it also runs inside images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NoReturn
 
 
 class Inconclusive(Exception):
-    """Measured, but the measurement decides nothing; the message is the reason."""
+    """The measurement is not decisive; the message is the reason."""
 
 
 class Errored(Exception):
-    """The suite itself could not look (its client broke, its own data are missing): nothing is known about the server."""
+    """The suite itself failed (its client broke, its data are missing), so nothing is known about the server."""
 
 
 def inconclusive(reason: str) -> NoReturn:

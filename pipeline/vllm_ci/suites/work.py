@@ -1,4 +1,4 @@
-"""What a case asks of a server, and what of it may be made smaller. Pure."""
+"""The requests of a case, and how far they can be made smaller. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ DIMENSIONS = ("tokens", "streams", "times")
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Requests that are sent at the same time, and how often that is done.
+    """Concurrent requests, and how often they are sent.
 
     Attributes:
-        times: How often; a mean over the parameters of a case, so not always a whole number.
-        streams: Answers that are made at the same time.
-        tokens: Of the longest answer among them.
-        prompt_tokens: Of all their prompts together.
+        times: Number of repetitions; a mean over the parameters of a case, so it may be fractional.
+        streams: Number of concurrent responses.
+        tokens: Tokens of the longest response.
+        prompt_tokens: Total tokens of all prompts.
     """
 
     times: float
@@ -36,7 +36,7 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many tokens, streams and repetitions a case asks for; 0 where it has no such number of its own."""
+    """Number of tokens, streams and repetitions of a case; 0 for those that it does not use."""
 
     tokens: int = 0
     streams: int = 0
@@ -45,12 +45,12 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one case costs a server.
+    """The cost of one case.
 
     Attributes:
-        rounds: At full size.
-        full: Sizes when there is time enough; zeros for a case that cannot be made smaller.
-        least: The smallest sizes at which the case still tells a right server from a wrong one.
+        rounds: Requests at full size.
+        full: Sizes without a time limit; zeros for a case that cannot be made smaller.
+        least: Smallest sizes at which the case still detects incorrect servers.
     """
 
     rounds: Sequence[Round] = ()
@@ -58,7 +58,7 @@ class Work:
     least: Sizes = Sizes()
 
     def sizes(self, fraction: float) -> Sizes:
-        """Sizes between the least (0) and the full ones (1)."""
+        """Sizes between the smallest (``fraction`` 0) and the full ones (1)."""
         return Sizes(**{name: _between(getattr(self.least, name), getattr(self.full, name), fraction) for name in DIMENSIONS})
 
     def seconds(self, speed: Speed, sizes: Sizes) -> float:
@@ -67,7 +67,7 @@ class Work:
         return sum(_scaled(each, share).seconds(speed) for each in self.rounds)
 
     def with_prompts(self, factor: float) -> Work:
-        """The same with prompts of other lengths: cases that fill the context cost more where it is longer."""
+        """The same work with prompts scaled by ``factor``, for cases that fill the context."""
         return replace(self, rounds=[replace(each, prompt_tokens=each.prompt_tokens * factor) for each in self.rounds])
 
 
@@ -76,7 +76,7 @@ def _between(least: int, full: int, fraction: float) -> int:
 
 
 def _scaled(each: Round, share: Mapping[str, float]) -> Round:
-    # What is asked one after the other does not get less when fewer ask at the same time.
+    # Sequential requests do not become fewer when there are fewer concurrent streams.
     streams = max(each.streams * share["streams"], 1.0)
     return Round(
         times=each.times * share["times"],

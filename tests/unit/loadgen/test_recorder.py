@@ -170,7 +170,7 @@ def test_hanging_up_after_some_events_is_seen_by_the_server(serve: Serve) -> Non
     assert stream.exchange.stopped
     assert stream.exchange.failure is None
     assert len(stream.events) >= 3
-    assert "we hung up" in stream.problems
+    assert "the client disconnected" in stream.problems
     assert isinstance(server.problems[0], ConnectionError)
 
 

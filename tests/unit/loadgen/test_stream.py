@@ -27,8 +27,8 @@ def test_a_good_stream_is_complete_and_put_together() -> None:
         ([*GOOD[:3], DONE], "no usage"),
         ([ROLE, chat({"content": "a"}), USAGE, DONE], "no finish reason for choice 0"),
         ([*GOOD[:3], {"error": {"message": "boom"}}, USAGE, DONE], "error: {'message': 'boom'}"),
-        ([*GOOD[:2], TRUNCATED, *GOOD[2:]], "1 events that are no JSON object"),
-        ([b"[1]", *GOOD], "1 events that are no JSON object"),
+        ([*GOOD[:2], TRUNCATED, *GOOD[2:]], "1 events that are not JSON objects"),
+        ([b"[1]", *GOOD], "1 events that are not JSON objects"),
         ([USAGE, DONE], "no choices"),
         ([ROLE, chat({"content": "b"}, index=1, finish="stop"), USAGE, DONE], "no finish reason for choice 0"),
     ],
@@ -43,7 +43,7 @@ def test_anything_less_is_no_success_and_says_why(bodies: list[object], problem:
 def test_a_stream_whose_connection_ended_early_is_no_success() -> None:
     pieces = [http_chunk(event(body)) for body in GOOD]
     assert "disconnected" in Stream(exchange=recorded(HEAD, *pieces, closed=True)).problems[0]
-    assert Stream(exchange=recorded(HEAD, *pieces, stopped=True)).problems == ("we hung up",)
+    assert Stream(exchange=recorded(HEAD, *pieces, stopped=True)).problems == ("the client disconnected",)
 
 
 def test_an_error_before_the_stream_is_the_error_of_the_stream() -> None:

@@ -117,10 +117,10 @@ def test_the_page_shows_everything_and_trusts_nothing() -> None:
     assert "https://" not in page
 
 
-def test_the_page_says_what_can_never_be_published() -> None:
+def test_the_page_warns_that_a_dirty_or_double_report_cannot_be_released() -> None:
     dirty = replace(REPORT, commit=Commit(sha="a" * 40, dirty=True), double=True)
     page = html.from_report(dirty)
-    assert "never published" in page
+    assert "but not published" in page
     assert "test double" in page
 
 

@@ -18,7 +18,7 @@ from vllm_ci.suites.metrics import parse
 from vllm_ci.suites.raw import send
 from vllm_ci.suites.security import test_image, test_transport
 from vllm_ci.suites.security.hostile import ATTACKS
-from vllm_ci.suites.security.routes import Route, catalogue, tricks
+from vllm_ci.suites.security.routes import Route, catalogue, spellings
 from vllm_ci.suites.server import Server
 
 SERVER = Server(
@@ -86,8 +86,8 @@ def test_parameters_of_a_path_get_a_value() -> None:
     assert Route(method="GET", path="/v1/responses/{response_id}/cancel").target == "/v1/responses/none/cancel"
 
 
-def test_tricks_are_many_and_none_is_the_path_itself() -> None:
-    found = list(tricks("/v1/models"))
+def test_spellings_are_many_and_none_is_the_path_itself() -> None:
+    found = list(spellings("/v1/models"))
     assert len(found) == len(set(found)) >= 12
     assert "/v1/models" not in found
 

@@ -73,6 +73,7 @@ def judged(made: Image, tools: Path, folder: Path) -> dict[str, str]:
             ),
         ],
         env={"PYTHONPATH": str(made.root / PACKAGES), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=folder,  # pytest loads the conftest files of its working directory
         capture_output=True,
         text=True,
         timeout=120,

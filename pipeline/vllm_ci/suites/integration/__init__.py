@@ -1,1 +1,1 @@
-"""The API answers as the OpenAI wire format and vLLM's documentation say."""
+"""The API conforms to the OpenAI wire format and vLLM's documentation."""

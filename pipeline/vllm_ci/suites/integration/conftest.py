@@ -12,7 +12,7 @@ _BLANKS = (" ", "\n", "\t", "\r", "  ", "\n\n", "\r\n")
 
 @pytest.fixture(scope="session")
 def blankless(client: Client, server: Server) -> Json:
-    """A bias against white space, which a model with random weights would put between the parts of JSON without end."""
+    """A bias against white space, which a model with random weights may generate endlessly inside JSON."""
     if not server.can("tokenize"):
         return {}
     single = [tokens[0] for tokens in map(client.tokens, _BLANKS) if len(tokens) == 1]

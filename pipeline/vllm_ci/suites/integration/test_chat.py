@@ -1,4 +1,4 @@
-"""Chat completions in one piece."""
+"""Chat completions without streaming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DAY_S = 86_400
 
 @pytest.fixture(scope="module")
 def answer(client: Client) -> Json:
-    """One short answer, looked at from several sides."""
+    """One short answer that several cases check."""
     return client.chat("Tell me about the weather.", max_tokens=8)
 
 
@@ -26,7 +26,7 @@ def test_is_a_chat_completion_object(answer: Json) -> None:
 
 
 def test_holds_one_choice_by_the_assistant(answer: Json) -> None:
-    """Without n there is exactly one choice, with index 0, spoken by the assistant."""
+    """Without n there is exactly one choice, with index 0 and the role assistant."""
     assert [choice["index"] for choice in answer["choices"]] == [0], f"choices are {answer['choices']}"
     message = answer["choices"][0]["message"]
     assert message["role"] == "assistant", f"role is {message['role']!r}"
@@ -34,15 +34,15 @@ def test_holds_one_choice_by_the_assistant(answer: Json) -> None:
 
 
 def test_says_why_it_ended(answer: Json) -> None:
-    """A client that does not know why an answer ended cannot tell a whole one from a cut one."""
+    """Clients need the finish reason to distinguish complete from truncated answers."""
     reason = answer["choices"][0]["finish_reason"]
     assert reason in ("stop", "length"), f"finish_reason is {reason!r}"
 
 
 def test_says_when_it_was_made(answer: Json) -> None:
-    """The time of creation is in seconds since 1970 (not milliseconds), today: logs are matched by it."""
+    """The creation time is today, in seconds since 1970 (not milliseconds); logs are correlated by it."""
     distance = abs(answer["created"] - time.time())
-    assert distance < _DAY_S, f"created is {answer['created']}, {distance:.0f} s from now"
+    assert distance < _DAY_S, f"created is {answer['created']}, which is {distance:.0f} s away from now"
 
 
 def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
@@ -53,13 +53,13 @@ def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
 
 @pytest.mark.requires_capability("tokenize")
 def test_a_system_message_is_part_of_the_prompt(client: Client) -> None:
-    """A system message that is dropped silently takes the operator's rules with it."""
-    # Many templates put a system message of their own where none is given, so a long one is compared with a short one.
+    """If the system message is dropped, the operator's rules are lost."""
+    # Many templates add a default system message, so a long one is compared with a short one.
     messages = [system("You speak in short sentences about weather."), user("hello")]
     short = client.chat([system("Speak."), user("hello")], max_tokens=1)["usage"]["prompt_tokens"]
     ruled = client.chat(messages, max_tokens=1)["usage"]["prompt_tokens"]
     assert ruled > short, f"the prompt has {ruled} tokens with a long system message and {short} with a short one"
-    assert ruled == len(client.tokens(messages)), "the prompt is not the one that the chat template renders"
+    assert ruled == len(client.tokens(messages)), "the prompt differs from the one that the chat template renders"
 
 
 def test_text_parts_say_the_same_as_plain_text(client: Client) -> None:
@@ -71,11 +71,11 @@ def test_text_parts_say_the_same_as_plain_text(client: Client) -> None:
 
 
 def test_max_completion_tokens_bounds_the_answer(client: Client) -> None:
-    """The newer name of max_tokens; a client that uses it must not get an endless answer."""
+    """The newer name of max_tokens must limit the answer too."""
     usage = client.chat("hello", max_completion_tokens=3)["usage"]
     assert usage["completion_tokens"] <= 3, f"asked for at most 3 tokens, got {usage['completion_tokens']}"
 
 
 def test_unknown_fields_do_no_harm(client: Client) -> None:
-    """Newer clients send fields that an older server does not know; the wire format is open for them."""
+    """Newer clients send fields that an older server does not know; the server must ignore them."""
     assert client.chat("hello", max_tokens=1, a_field_of_the_future=True)["choices"], "no choice"

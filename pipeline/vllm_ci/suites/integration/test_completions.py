@@ -13,7 +13,7 @@ PROMPTS = ("the quick brown fox", "tell me a secret", "what is your name")
 
 @pytest.fixture(scope="module")
 def answer(client: Client) -> Json:
-    """One short answer, looked at from several sides."""
+    """One short answer that several cases check."""
     return client.complete("hello world", max_tokens=6)
 
 
@@ -31,32 +31,32 @@ def test_holds_one_choice_with_text(answer: Json) -> None:
 
 
 def test_echo_returns_the_prompt_before_the_answer(client: Client) -> None:
-    """Scoring and evaluation rest on echo."""
+    """Scoring and evaluation depend on echo."""
     plain = client.complete("hello world", max_tokens=4, temperature=0)["choices"][0]["text"]
     echoed = client.complete("hello world", max_tokens=4, temperature=0, echo=True)["choices"][0]["text"]
-    assert echoed == "hello world" + plain, f"echo gave {echoed!r}, not the prompt and then {plain!r}"
+    assert echoed == "hello world" + plain, f"echo returned {echoed!r}, not the prompt followed by {plain!r}"
 
 
 @pytest.mark.requires_capability("tokenize")
 def test_a_prompt_of_token_ids_is_the_same_prompt(client: Client) -> None:
-    """Clients that render prompts themselves send ids: they have to mean the same text."""
+    """Clients that render prompts themselves send ids, which must be treated like the same text."""
     ids = client.tokens("the quick brown fox")
     by_text = client.complete("the quick brown fox", max_tokens=6, temperature=0)
     by_ids = client.complete(ids, max_tokens=6, temperature=0)
     assert by_ids["usage"]["prompt_tokens"] == len(ids), f"{by_ids['usage']} for {len(ids)} ids"
-    assert by_ids["choices"][0]["text"] == by_text["choices"][0]["text"], "the same prompt as ids is answered differently"
+    assert by_ids["choices"][0]["text"] == by_text["choices"][0]["text"], "the same prompt as ids gets another answer"
 
 
 def test_a_batch_answers_every_prompt_in_its_order(client: Client) -> None:
-    """Each answer of a batch belongs to its question: with echo its beginning shows which."""
+    """Each answer of a batch belongs to its prompt; with echo, its start shows which one."""
     choices = client.complete(PROMPTS, max_tokens=2, echo=True)["choices"]
     assert [choice["index"] for choice in choices] == [0, 1, 2], f"indices are {[choice['index'] for choice in choices]}"
     for prompt, choice in zip(PROMPTS, choices, strict=True):
-        assert choice["text"].startswith(prompt), f"the answer to {prompt!r} begins {choice['text'][:40]!r}"
+        assert choice["text"].startswith(prompt), f"the answer to {prompt!r} starts with {choice['text'][:40]!r}"
 
 
 def test_a_batch_counts_the_tokens_of_all_its_prompts(client: Client) -> None:
-    """Bills are made from usage."""
+    """Billing depends on usage."""
     alone = [client.complete(prompt, max_tokens=1)["usage"]["prompt_tokens"] for prompt in PROMPTS]
     together = client.complete(PROMPTS, max_tokens=1)["usage"]
     assert together["prompt_tokens"] == sum(alone), f"{together['prompt_tokens']} prompt tokens for prompts of {alone}"

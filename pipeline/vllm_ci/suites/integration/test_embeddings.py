@@ -1,4 +1,4 @@
-"""Embeddings, where the model makes them."""
+"""Embeddings, if the model supports them."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def test_is_a_list_of_embeddings(client: Client) -> None:
 
 
 def test_a_vector_is_finite_and_not_zero(client: Client) -> None:
-    """NaN and zero vectors poison an index without a sound."""
+    """NaN and zero vectors would silently corrupt an index."""
     values = vector(client, "hello")
-    assert all(map(math.isfinite, values)), "the vector holds numbers that are not finite"
+    assert all(map(math.isfinite, values)), "the vector contains numbers that are not finite"
     assert any(values), "the vector is zero"
 
 
 def test_the_same_text_has_the_same_vector(client: Client) -> None:
-    """An index is asked with vectors made at another time."""
+    """Queries to an index use vectors that were computed at another time."""
     one, two = vector(client, "hello world"), vector(client, "hello world")
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < _CLOSE, "two embeddings of one text differ"
 
 
 def test_different_texts_have_different_vectors(client: Client) -> None:
-    """A vector that ignores its text finds everything."""
+    """Vectors that do not depend on the text are useless for search."""
     one, two = vector(client, "hello world"), vector(client, "an entirely different sentence")
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) > _CLOSE, "two texts have one embedding"
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) > _CLOSE, "two texts have the same embedding"
 
 
 def test_a_batch_keeps_its_order(client: Client) -> None:
@@ -62,14 +62,16 @@ def test_a_batch_keeps_its_order(client: Client) -> None:
 
 
 def test_base64_holds_the_same_numbers(client: Client) -> None:
-    """The official SDK asks for base64: 32-bit floats, little-endian."""
+    """The official SDK requests base64: 32-bit floats, little-endian."""
     text = embed(client, "hello", encoding_format="base64")["data"][0]["embedding"]
     raw = base64.b64decode(text)
     values = struct.unpack(f"<{len(raw) // 4}f", raw)
-    assert max(abs(a - b) for a, b in zip(values, vector(client, "hello"), strict=True)) < _CLOSE, "base64 holds other numbers"
+    assert max(abs(a - b) for a, b in zip(values, vector(client, "hello"), strict=True)) < _CLOSE, (
+        "base64 contains other numbers"
+    )
 
 
 def test_usage_counts_the_prompt_only(client: Client) -> None:
-    """Nothing is generated."""
+    """An embedding has no completion tokens."""
     usage = embed(client, "hello")["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] > 0, f"usage is {usage}"

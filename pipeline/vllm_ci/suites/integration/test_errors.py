@@ -1,4 +1,4 @@
-"""Bad requests are told what is wrong with them, and do no harm."""
+"""Invalid requests get an error message, and the server keeps working."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
 _HELLO = [user("hello")]
 
-# What is wrong, where it is sent, which fields of a good request it replaces, and the status of the refusal.
+# Name, path, fields that replace those of a valid request, and the expected status.
 _BAD_FIELDS: list[tuple[str, str, dict[str, Any], int]] = [
     ("unknown-model", _CHAT, {"model": "no-such-model"}, 404),
     ("unknown-model-completions", _COMPLETIONS, {"model": "no-such-model"}, 404),
@@ -59,7 +59,7 @@ _BAD_BODIES: list[tuple[str, bytes]] = [
     ("path", "fields", "status"), [each[1:] for each in _BAD_FIELDS], ids=[each[0] for each in _BAD_FIELDS]
 )
 def test_a_bad_field_is_refused_and_named(client: Client, path: str, fields: dict[str, Any], status: int) -> None:
-    """The documented status, an error object that says what is wrong, and a good request works afterwards."""
+    """The response has the documented status and an error object, and a valid request works afterwards."""
     good = {"model": client.model, "max_tokens": 2, **({"messages": _HELLO} if path == _CHAT else {"prompt": "hello"})}
     answer = client.post(path, {name: value for name, value in {**good, **fields}.items() if value is not None})
     assert answer.status_code == status, f"expected {status}: {shown(answer)}"
@@ -70,7 +70,7 @@ def test_a_bad_field_is_refused_and_named(client: Client, path: str, fields: dic
 @pytest.mark.requires_capability("chat", "completions")
 @pytest.mark.parametrize("body", [each[1] for each in _BAD_BODIES], ids=[each[0] for each in _BAD_BODIES])
 def test_a_bad_body_is_refused(client: Client, http: httpx.Client, body: bytes) -> None:
-    """Whatever is sent as JSON, the answer is 4xx, and a good request works afterwards."""
+    """The response to any invalid body is 4xx, and a valid request works afterwards."""
     answer = http.post(_CHAT, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), shown(answer)
     says_what_is_wrong(answer)
@@ -79,7 +79,7 @@ def test_a_bad_body_is_refused(client: Client, http: httpx.Client, body: bytes) 
 
 @pytest.mark.requires_capability("chat", "completions")
 def test_another_content_type_is_refused(client: Client, http: httpx.Client) -> None:
-    """A browser form must not pass for an API call (cross-site requests cannot set this header)."""
+    """A browser form must not be accepted as an API call (cross-site requests cannot set this header)."""
     good = b'{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}'
     answer = http.post(_CHAT, content=good, headers={"content-type": "text/plain"})
     assert answer.status_code in (400, 415, 422), shown(answer)
@@ -87,7 +87,7 @@ def test_another_content_type_is_refused(client: Client, http: httpx.Client) -> 
 
 
 def test_an_unknown_route_is_not_found(http: httpx.Client) -> None:
-    """Not an empty success, and not a crash."""
+    """The response is 404 with an error message."""
     answer = http.get("/v1/no-such-route")
     assert answer.status_code == 404, shown(answer)
     says_what_is_wrong(answer)
@@ -95,7 +95,7 @@ def test_an_unknown_route_is_not_found(http: httpx.Client) -> None:
 
 @pytest.mark.requires_capability("chat")
 def test_the_wrong_method_is_not_allowed(http: httpx.Client) -> None:
-    """A GET where a POST belongs."""
+    """The response to a GET is 405 if the route requires a POST."""
     answer = http.get(_CHAT)
     assert answer.status_code == 405, shown(answer)
     says_what_is_wrong(answer)
@@ -103,17 +103,17 @@ def test_the_wrong_method_is_not_allowed(http: httpx.Client) -> None:
 
 @pytest.mark.requires_capability("chat")
 def test_the_refusal_of_an_unknown_model_names_it(client: Client) -> None:
-    """The commonest mistake of all: the message has to help."""
+    """A wrong model name is the most common mistake, so the message must help."""
     answer = client.post(_CHAT, {"model": "no-such-model", "messages": _HELLO})
     assert "no-such-model" in answer.text, f"the refusal does not name the model: {shown(answer)}"
 
 
 @pytest.mark.requires_capability("chat")
 def test_refusals_are_json(client: Client) -> None:
-    """A client that reads the error has to be able to parse it."""
+    """Clients must be able to parse the error."""
     answer = client.post(_CHAT, {"model": client.model})
     kind = answer.headers.get("content-type", "")
-    assert kind.startswith("application/json"), f"a refusal comes as {kind!r}"
+    assert kind.startswith("application/json"), f"the content type of the error is {kind!r}"
 
 
 def is_error_object(answer: httpx.Response) -> None:
@@ -128,7 +128,7 @@ def is_error_object(answer: httpx.Response) -> None:
 
 
 def says_what_is_wrong(answer: httpx.Response) -> None:
-    """One of the three shapes of vLLM: an error object, an error text, or FastAPI's `detail`."""
+    """One of vLLM's three formats: an error object, an error text, or FastAPI's `detail`."""
     body = answer.json()
-    assert isinstance(body, dict), f"no JSON object: {shown(answer)}"
+    assert isinstance(body, dict), f"the error is not a JSON object: {shown(answer)}"
     assert body.get("error") or body.get("detail"), f"neither error nor detail: {shown(answer)}"

@@ -1,4 +1,4 @@
-"""Long prompts: up to the limit they are served, one token over they are refused."""
+"""Long prompts are served up to the limit, and refused above it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllm_ci.suites.server import Server
 
 pytestmark = [pytest.mark.requires_capability("completions", "tokenize"), pytest.mark.fills_context]
 
-# A prompt of this many tokens is refused or served within a test's patience; longer limits are tried by the performance stage.
+# Longer prompts would take too long in these cases; the performance stage tests them.
 _PATIENCE_TOKENS = 65_536
 
 
@@ -17,9 +17,9 @@ _PATIENCE_TOKENS = 65_536
 def limit(server: Server) -> int:
     """Longest sequence in tokens."""
     if not server.max_model_len:
-        pytest.skip("the server does not say how long a sequence may be")
+        pytest.skip("the server does not report the maximum length of a sequence")
     if server.max_model_len > _PATIENCE_TOKENS:
-        pytest.skip(f"a prompt of {server.max_model_len} tokens takes too long here")
+        pytest.skip(f"a prompt of {server.max_model_len} tokens takes too long for this case")
     return server.max_model_len
 
 
@@ -31,14 +31,14 @@ def token(client: Client) -> int:
 
 @pytest.mark.deep
 def test_a_prompt_at_the_limit_is_served(client: Client, limit: int, token: int) -> None:
-    """One token short of the limit leaves room for an answer of one token."""
+    """A prompt that is one token shorter than the limit leaves room for an answer of one token."""
     usage = client.complete([token] * (limit - 1), max_tokens=1)["usage"]
-    assert usage["prompt_tokens"] == limit - 1, f"the prompt of {limit - 1} tokens counts {usage['prompt_tokens']}"
-    assert usage["completion_tokens"] == 1, f"{usage['completion_tokens']} tokens came, there was room for one"
+    assert usage["prompt_tokens"] == limit - 1, f"a prompt of {limit - 1} tokens is counted as {usage['prompt_tokens']}"
+    assert usage["completion_tokens"] == 1, f"got {usage['completion_tokens']} tokens, but there was room for one"
 
 
 def test_a_prompt_over_the_limit_is_refused(client: Client, server: Server, limit: int, token: int) -> None:
-    """Refused with a reason, not cut silently: an answer to half a question is worse than none."""
+    """The prompt is refused with a reason, not silently truncated."""
     answer = client.post("/v1/completions", {"model": server.model, "prompt": [token] * (limit + 1), "max_tokens": 1})
     assert answer.status_code == 400, f"a prompt of {limit + 1} tokens: {shown(answer)}"
     assert str(limit) in answer.text, f"the refusal does not name the limit of {limit}: {shown(answer)}"
@@ -47,7 +47,7 @@ def test_a_prompt_over_the_limit_is_refused(client: Client, server: Server, limi
 
 @pytest.mark.requires_capability("chat")
 def test_a_conversation_over_the_limit_is_refused(client: Client, server: Server, limit: int) -> None:
-    """Likewise where the chat template makes the prompt."""
+    """The same for a prompt that the chat template renders."""
     body = {"model": server.model, "messages": [{"role": "user", "content": "hello " * limit}], "max_tokens": 1}
     answer = client.post("/v1/chat/completions", body)
     assert answer.status_code == 400, shown(answer)
@@ -55,14 +55,14 @@ def test_a_conversation_over_the_limit_is_refused(client: Client, server: Server
 
 
 def test_more_tokens_than_the_limit_are_refused(client: Client, server: Server, limit: int) -> None:
-    """A client that asks for more than can ever be is told so."""
+    """A max_tokens above the limit is an error."""
     answer = client.post("/v1/completions", {"model": server.model, "prompt": "hello", "max_tokens": limit + 1})
     assert answer.status_code == 400, shown(answer)
 
 
 @pytest.mark.deep
 def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit: int, token: int) -> None:
-    """An answer that would go over is cut there, and says `length`."""
+    """An answer that reaches the limit is truncated, with the finish reason `length`."""
     answer = client.complete([token] * (limit - 8), max_tokens=limit, ignore_eos=True)
     usage = answer["usage"]
     assert usage["total_tokens"] <= limit, f"{usage['total_tokens']} tokens in a sequence of at most {limit}"
@@ -71,7 +71,7 @@ def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit:
 
 @pytest.mark.deep
 def test_a_long_prompt_arrives_whole(client: Client, limit: int) -> None:
-    """Both ends of a prompt of half the limit come back with echo."""
+    """With echo, a prompt of half the limit comes back complete."""
     sixteen = client.complete("hello " * 16, max_tokens=1)["usage"]["prompt_tokens"]
     middle = "hello " * (limit // 2 * 16 // sixteen)
     text = client.complete(f"alpha {middle}omega", max_tokens=1, echo=True)["choices"][0]["text"]

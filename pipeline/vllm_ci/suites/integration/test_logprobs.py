@@ -1,4 +1,4 @@
-"""Log probabilities are those of the tokens that came."""
+"""Log probabilities match the returned tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _ROUNDING = 1e-3
 
 @pytest.fixture(scope="module")
 def chosen(client: Client) -> Json:
-    """A greedy chat answer with the three likeliest candidates of each of its six tokens."""
+    """A greedy chat answer of six tokens with the three most likely candidates for each."""
     answer = client.chat("hello", temperature=0, max_tokens=6, ignore_eos=True, logprobs=True, top_logprobs=3)
     return dict(answer["choices"][0])
 
 
 def test_every_token_has_its_log_probability(chosen: Json) -> None:
-    """One entry a token; a probability is at most 1, so its logarithm is at most 0."""
+    """One entry per token; a probability is at most 1, so its logarithm is at most 0."""
     entries = chosen["logprobs"]["content"]
     assert len(entries) == 6, f"{len(entries)} entries for 6 tokens"
     values = [entry["logprob"] for entry in entries]
@@ -29,44 +29,46 @@ def test_every_token_has_its_log_probability(chosen: Json) -> None:
 
 
 def test_as_many_candidates_as_were_asked_for(chosen: Json) -> None:
-    """Each with its own log probability, all of them together at most 1."""
+    """Their probabilities add up to at most 1."""
     for entry in chosen["logprobs"]["content"]:
         candidates = entry["top_logprobs"]
-        assert len(candidates) in (3, 4), f"3 candidates were asked for, {len(candidates)} came"
+        assert len(candidates) in (3, 4), f"requested 3 candidates, got {len(candidates)}"
         total = sum(math.exp(candidate["logprob"]) for candidate in candidates)
         assert total <= 1 + _ROUNDING, f"the candidates' probabilities add up to {total:.3f}"
 
 
 def test_greedy_decoding_takes_the_likeliest_candidate(chosen: Json) -> None:
-    """Otherwise either the choice or the numbers are wrong."""
+    """Otherwise the chosen token or the probabilities are wrong."""
     for entry in chosen["logprobs"]["content"]:
         best = max(candidate["logprob"] for candidate in entry["top_logprobs"])
-        assert entry["logprob"] >= best - _ROUNDING, f"took a token of {entry['logprob']:.3f}, the likeliest has {best:.3f}"
+        assert entry["logprob"] >= best - _ROUNDING, (
+            f"chose a token with {entry['logprob']:.3f}; the most likely has {best:.3f}"
+        )
 
 
 def test_no_logprobs_unless_asked(client: Client) -> None:
-    """They are large: nobody should pay for what was not asked for."""
+    """They are large, so they are only sent on request."""
     answer = client.chat("hello", max_tokens=1)
-    assert not answer["choices"][0].get("logprobs"), "log probabilities came without having been asked for"
+    assert not answer["choices"][0].get("logprobs"), "got log probabilities without requesting them"
 
 
 @pytest.mark.requires_capability("completions")
 def test_completions_align_tokens_and_offsets(client: Client) -> None:
-    """The lists of the older form belong together, position by position."""
+    """The lists of the completions format have the same length and order."""
     answer = client.complete("hello", temperature=0, max_tokens=6, ignore_eos=True, logprobs=2)
     found = answer["choices"][0]["logprobs"]
     lengths = {name: len(found[name]) for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
-    assert set(lengths.values()) == {6}, f"lists for 6 tokens have the lengths {lengths}"
-    assert found["text_offset"] == sorted(found["text_offset"]), f"offsets go back: {found['text_offset']}"
+    assert set(lengths.values()) == {6}, f"the lists for 6 tokens have the lengths {lengths}"
+    assert found["text_offset"] == sorted(found["text_offset"]), f"the offsets are not ascending: {found['text_offset']}"
 
 
 @pytest.mark.requires_capability("completions")
 def test_a_token_has_the_same_probability_when_it_is_scored_later(client: Client) -> None:
-    """Scoring an answer with echo gives what generation gave: evaluations rest on it."""
+    """Scoring an answer with echo gives the same probability as its generation; evaluations depend on it."""
     first = client.complete("hello world", temperature=0, max_tokens=1, logprobs=1)["choices"][0]
     generated = first["logprobs"]["token_logprobs"][0]
     scored = client.complete("hello world", temperature=0, max_tokens=1, logprobs=1, echo=True)["choices"][0]["logprobs"]
     assert abs(scored["token_logprobs"][-1] - generated) < 0.05, (
         f"generated at {generated:.4f}, scored at {scored['token_logprobs'][-1]:.4f}"
     )
-    assert scored["token_logprobs"][0] is None, "the first token of a prompt has nothing before it to be likely after"
+    assert scored["token_logprobs"][0] is None, "the first token of a prompt must not have a log probability"

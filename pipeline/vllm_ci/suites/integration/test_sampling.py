@@ -1,4 +1,4 @@
-"""Temperatures, seeds and the other knobs of sampling do what they say."""
+"""Temperature, seed and the other sampling parameters have the documented effect."""
 
 from __future__ import annotations
 
@@ -15,56 +15,60 @@ _DRAWN = pytest.mark.sized(tokens=(32, 12), times=(6, 3))
 
 
 def said(client: Client, **parameters: object) -> object:
-    """What the model says: token ids where the server tells them, else its text."""
+    """The generated token ids if the server returns them, otherwise the text."""
     choice = completed(client, **parameters)["choices"][0]
     return tuple(choice["token_ids"]) if choice.get("token_ids") else choice["text"]
 
 
 def completed(client: Client, **parameters: object) -> Json:
-    """An answer of a fixed length, which the end-of-text token does not shorten."""
+    """An answer of a fixed length, not ended by the end-of-text token."""
     known = {"ignore_eos": True, "return_token_ids": True}
     return client.complete(_PROMPT, **{**known, **parameters})
 
 
 @_FIXED
 def test_temperature_zero_repeats_token_by_token(client: Client, size: Sizes) -> None:
-    """Greedy decoding of the same prompt, one request at a time, gives the same tokens every time."""
+    """Sequential requests with greedy decoding give the same tokens every time."""
     answers = {said(client, temperature=0, max_tokens=size.tokens) for _ in range(3)}
-    assert len(answers) == 1, f"3 greedy answers to one prompt are {len(answers)} different ones"
+    assert len(answers) == 1, f"3 greedy requests with the same prompt gave {len(answers)} different answers"
 
 
 @_FIXED
 def test_temperature_zero_does_not_depend_on_the_seed(client: Client, size: Sizes) -> None:
-    """There is nothing to draw at temperature 0."""
+    """Nothing is sampled at temperature 0."""
     answers = {said(client, temperature=0, seed=seed, max_tokens=size.tokens) for seed in (1, 2, 3)}
-    assert len(answers) == 1, f"greedy answers under 3 seeds are {len(answers)} different ones"
+    assert len(answers) == 1, f"greedy requests with 3 seeds gave {len(answers)} different answers"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @_FIXED
 def test_the_same_seed_repeats_the_answer(client: Client, size: Sizes, temperature: float) -> None:
-    """A seed makes a drawn answer repeatable: evaluations and bug reports rest on it."""
+    """A seed makes a sampled answer reproducible; evaluations and bug reports depend on it."""
     answers = {said(client, temperature=temperature, seed=1234, max_tokens=size.tokens) for _ in range(3)}
-    assert len(answers) == 1, f"3 answers with the same seed at temperature {temperature} are {len(answers)} different ones"
+    assert len(answers) == 1, (
+        f"3 requests with the same seed at temperature {temperature} gave {len(answers)} different answers"
+    )
 
 
 @_DRAWN
 def test_different_seeds_differ_at_temperature_one(client: Client, size: Sizes) -> None:
-    """A seed that is ignored, or a temperature that is, shows here."""
+    """Detects a server that ignores the seed or the temperature."""
     answers = {said(client, temperature=1.0, seed=seed, max_tokens=size.tokens) for seed in range(size.times)}
-    assert len(answers) > 1, f"{size.times} different seeds at temperature 1 gave equal answers of {size.tokens} tokens"
+    assert len(answers) > 1, f"{size.times} different seeds at temperature 1 gave the same answer of {size.tokens} tokens"
 
 
 @_DRAWN
 def test_without_a_seed_answers_vary_at_temperature_one(client: Client, size: Sizes) -> None:
-    """A server that always draws the same is not drawing."""
+    """Without a seed, sampling must not always give the same answer."""
     answers = {said(client, temperature=1.0, max_tokens=size.tokens) for _ in range(size.times)}
-    assert len(answers) > 1, f"{size.times} requests without a seed at temperature 1 gave equal answers of {size.tokens} tokens"
+    assert len(answers) > 1, (
+        f"{size.times} requests without a seed at temperature 1 gave the same answer of {size.tokens} tokens"
+    )
 
 
 @_FIXED
 def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: Client, size: Sizes) -> None:
-    """Near 0 the answer is all but greedy, at 2 it is all but random: a temperature that has no effect shows here."""
+    """Near 0 most answers are greedy, at 2 most are random; detects a temperature without effect."""
     greedy = said(client, temperature=0, max_tokens=size.tokens)
     cold = [said(client, temperature=0.01, seed=seed, max_tokens=size.tokens) == greedy for seed in range(6)]
     hot = [said(client, temperature=2.0, seed=seed, max_tokens=size.tokens) == greedy for seed in range(6)]
@@ -73,7 +77,7 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: Clie
 
 @_FIXED
 def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: Client, size: Sizes) -> None:
-    """With a nucleus that holds one token, drawing is greedy."""
+    """With only one token to sample from, decoding is greedy."""
     greedy = said(client, temperature=0, max_tokens=size.tokens)
     answers = {said(client, temperature=1.0, top_p=1e-6, seed=seed, max_tokens=size.tokens) for seed in (1, 2)}
     assert answers == {greedy}, "top_p=1e-6 at temperature 1 does not give the greedy answer"
@@ -81,7 +85,7 @@ def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: Client, size: Size
 
 @_FIXED
 def test_top_k_one_leaves_only_the_likeliest_token(client: Client, size: Sizes) -> None:
-    """With vLLM's top_k and one candidate, drawing is greedy."""
+    """With vLLM's top_k=1 there is one candidate, so decoding is greedy."""
     greedy = said(client, temperature=0, max_tokens=size.tokens)
     answers = {said(client, temperature=1.0, top_k=1, seed=seed, max_tokens=size.tokens) for seed in (1, 2)}
     assert answers == {greedy}, "top_k=1 at temperature 1 does not give the greedy answer"
@@ -89,7 +93,7 @@ def test_top_k_one_leaves_only_the_likeliest_token(client: Client, size: Sizes) 
 
 @_FIXED
 def test_n_gives_that_many_choices(client: Client, size: Sizes) -> None:
-    """Indices 0 to n-1, each once."""
+    """The choices have the indices 0 to n-1, each once."""
     choices = completed(client, n=3, temperature=1.0, max_tokens=size.tokens)["choices"]
     indices = sorted(choice["index"] for choice in choices)
     assert indices == [0, 1, 2], f"n=3 gave choices with the indices {indices}"
@@ -97,15 +101,15 @@ def test_n_gives_that_many_choices(client: Client, size: Sizes) -> None:
 
 @pytest.mark.sized(tokens=(32, 12))
 def test_the_choices_of_one_request_differ(client: Client, size: Sizes) -> None:
-    """Equal answers are one answer, paid for n times."""
+    """At temperature 1 the choices must not all be the same."""
     choices = completed(client, n=4, temperature=1.0, max_tokens=size.tokens)["choices"]
     texts = {choice["text"] for choice in choices}
-    assert len(texts) > 1, f"n=4 at temperature 1 gave 4 equal answers of {size.tokens} tokens"
+    assert len(texts) > 1, f"n=4 at temperature 1 gave the same answer of {size.tokens} tokens 4 times"
 
 
 @pytest.mark.requires_capability("tokenize")
 def test_logit_bias_forces_a_token(client: Client) -> None:
-    """A bias of 100 all but forces a token, one of -100 all but bans it."""
+    """A bias of 100 forces a token in practice."""
     token = client.tokens("h")[-1]
     text = completed(client, temperature=0, max_tokens=4, logit_bias={str(token): 100})["choices"][0]["text"]
     assert text == client.text([token] * 4), f"a bias of 100 for {client.text([token])!r} gave {text!r}"
@@ -113,7 +117,7 @@ def test_logit_bias_forces_a_token(client: Client) -> None:
 
 @pytest.mark.requires_capability("token_ids")
 def test_logit_bias_bans_a_token(client: Client) -> None:
-    """The token that greedy decoding takes first does not come when it is banned."""
+    """The first greedy token is not generated with a bias of -100."""
     first = completed(client, temperature=0, max_tokens=1)["choices"][0]["token_ids"][0]
     banned = completed(client, temperature=0, max_tokens=1, logit_bias={str(first): -100})["choices"][0]["token_ids"][0]
-    assert banned != first, f"token {first} came although its bias is -100"
+    assert banned != first, f"token {first} was generated although its bias is -100"

@@ -1,4 +1,4 @@
-"""The official SDK, unchanged, talks to the server: that is what most users do."""
+"""The official SDK works with the server without changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_chats(openai_client: openai.OpenAI, server: Server) -> None:
         model=server.model, messages=[{"role": "user", "content": "hello"}], max_tokens=3
     )
     assert answer.choices[0].message.role == "assistant", f"role is {answer.choices[0].message.role!r}"
-    assert answer.usage is not None, "the SDK sees no usage"
+    assert answer.usage is not None, "the SDK returns no usage"
 
 
 @pytest.mark.requires_capability("completions")
@@ -36,7 +36,7 @@ def test_completes(openai_client: openai.OpenAI, server: Server) -> None:
 
 @pytest.mark.requires_capability("chat")
 def test_streams(openai_client: openai.OpenAI, server: Server) -> None:
-    """`stream=True` yields chunks, the last of them with the usage."""
+    """`stream=True` yields chunks; the last one has the usage."""
     with openai_client.chat.completions.create(
         model=server.model,
         messages=[{"role": "user", "content": "hello"}],
@@ -45,18 +45,18 @@ def test_streams(openai_client: openai.OpenAI, server: Server) -> None:
         stream_options={"include_usage": True},
     ) as stream:
         chunks = list(stream)
-    assert any(choice.finish_reason for chunk in chunks for choice in chunk.choices), "no chunk says why the stream ended"
+    assert any(choice.finish_reason for chunk in chunks for choice in chunk.choices), "no chunk has a finish reason"
     assert chunks[-1].usage is not None, "the last chunk has no usage"
 
 
 @pytest.mark.requires_capability("chat")
 def test_raises_its_own_errors(openai_client: openai.OpenAI, server: Server) -> None:
-    """Client code catches the SDK's classes: statuses and bodies have to lead to them."""
-    import openai  # here, because it takes a second
+    """Client code catches the SDK's exceptions, which depend on statuses and bodies."""
+    import openai  # imported here because it takes a second
 
     hello: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
     with pytest.raises(openai.NotFoundError):
         openai_client.chat.completions.create(model="no-such-model", messages=hello)
     with pytest.raises(openai.BadRequestError) as refused:
         openai_client.chat.completions.create(model=server.model, messages=hello, temperature=-1)
-    assert refused.value.message, "the SDK finds no message in the refusal"
+    assert refused.value.message, "the SDK's exception has no message"

@@ -1,4 +1,4 @@
-"""Structured output fits the structure that was asked for."""
+"""Structured output matches the requested structure."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ _SCHEMAS: dict[str, Json] = {
 
 
 def finished(client: Client, **parameters: Any) -> str:
-    """The text of an answer that came to its end."""
+    """The text of a complete answer; inconclusive if it was truncated."""
     answer = client.chat("Describe an animal.", temperature=0, max_tokens=200, **parameters)
     choice = answer["choices"][0]
     if choice["finish_reason"] == "length":
-        inconclusive("the model did not come to the end of its structure within 200 tokens")
+        inconclusive("the model did not finish its structured output within 200 tokens")
     return str(choice["message"]["content"])
 
 
 @pytest.mark.parametrize("name", _SCHEMAS)
 def test_output_validates_against_its_schema(client: Client, blankless: Json, name: str) -> None:
-    """Programs parse these answers without looking."""
+    """Programs parse these answers."""
     wanted = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": _SCHEMAS[name]}}
     text = finished(client, response_format=wanted, **blankless)
     try:
         jsonschema.validate(json.loads(text), _SCHEMAS[name])
     except (json.JSONDecodeError, jsonschema.ValidationError) as error:
-        pytest.fail(f"the answer {text[:200]!r} does not fit the schema: {str(error).splitlines()[0]}")
+        pytest.fail(f"the answer {text[:200]!r} does not match the schema: {str(error).splitlines()[0]}")
 
 
 def test_a_choice_is_one_of_those_offered(client: Client) -> None:
-    """Classification by vLLM's structured_outputs: the answer is one of the words, and nothing else."""
+    """With vLLM's structured_outputs, the answer is exactly one of the given words."""
     text = finished(client, structured_outputs={"choice": ["red", "green", "blue"]})
-    assert text in ("red", "green", "blue"), f"the answer {text!r} is none of the choices"
+    assert text in ("red", "green", "blue"), f"the answer {text!r} is not one of the choices"
 
 
 def test_a_pattern_is_matched_whole(client: Client) -> None:
-    """Codes and numbers are asked for by a regular expression (vLLM's structured_outputs)."""
+    """With a regular expression (vLLM's structured_outputs), the whole answer matches it."""
     text = finished(client, structured_outputs={"regex": "[0-9]{3}-[a-c]{2}"})
     assert re.fullmatch("[0-9]{3}-[a-c]{2}", text), f"the answer {text!r} does not match the pattern"
 
@@ -82,7 +82,7 @@ def test_a_pattern_is_matched_whole(client: Client) -> None:
     ids=["no-schema", "bad-schema", "bad-format", "bad-pattern"],
 )
 def test_a_structure_that_cannot_be_is_refused(client: Client, wanted: Json) -> None:
-    """A client's mistake is told as such, and the server lives on."""
+    """An invalid structure is the client's error, and the server keeps working."""
     answer = client.post("/v1/chat/completions", {"model": client.model, "messages": [user("x")], "max_tokens": 4, **wanted})
     assert answer.status_code == 400, shown(answer)
     client.works()

@@ -1,6 +1,7 @@
-"""Tools: the model's calls come in the documented shape and fit the declared parameters.
+"""Tools: the model's calls have the documented format and match the declared parameters.
 
-A model with random weights calls no tool by itself, so the cases force a call; `strict` asks for arguments that fit the schema.
+A model with random weights calls no tool by itself, so the cases force a call; `strict` requires arguments that match the
+schema.
 """
 
 from __future__ import annotations
@@ -27,36 +28,36 @@ CLOCK = {"type": "function", "function": {"name": "clock", "strict": True, "para
 
 
 def called(client: Client, blankless: Json, **parameters: Any) -> Json:
-    """A choice that has to hold a call."""
+    """A choice that must contain a call."""
     asked = {"temperature": 0, "max_tokens": 300, "parallel_tool_calls": False, **blankless, **parameters}
     answer = client.chat("How is the weather in Paris?", **asked)
     choice: Json = answer["choices"][0]
     if choice["finish_reason"] == "length":
-        inconclusive("the model did not come to the end of its call within 300 tokens")
-    assert choice["message"].get("tool_calls"), f"a call was demanded, but the answer is {str(choice['message'])[:200]}"
+        inconclusive("the model did not finish its call within 300 tokens")
+    assert choice["message"].get("tool_calls"), f"a call was required, but the answer is {str(choice['message'])[:200]}"
     return choice
 
 
 def test_a_required_call_is_made(client: Client, blankless: Json) -> None:
-    """With tool_choice `required` the answer is a call of one of the declared functions."""
+    """With tool_choice `required`, the answer is a call of one of the declared functions."""
     choice = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required")
     call = choice["message"]["tool_calls"][0]
     assert call["type"] == "function", f"the call's type is {call['type']!r}"
-    assert call["id"], "the call has no id: its result could not be given back"
+    assert call["id"], "the call has no id, so its result could not be returned"
     assert call["function"]["name"] in ("weather", "clock"), f"calls {call['function']['name']!r}, which was not declared"
     assert choice["finish_reason"] in ("tool_calls", "stop"), f"finish_reason is {choice['finish_reason']!r}"
 
 
 def test_a_named_function_is_called(client: Client, blankless: Json) -> None:
-    """With a named tool_choice it is that function and no other."""
+    """With a named tool_choice, only that function is called."""
     named = {"type": "function", "function": {"name": "clock"}}
     choice = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice=named)
     names = [call["function"]["name"] for call in choice["message"]["tool_calls"]]
-    assert set(names) == {"clock"}, f"clock was named, {names} was called"
+    assert set(names) == {"clock"}, f"requested a call of clock, but {names} was called"
 
 
 def test_arguments_fit_the_declared_schema(client: Client, blankless: Json) -> None:
-    """Arguments are a JSON text; for a strict function they validate against its parameters."""
+    """Arguments are a JSON text; for a strict function they match its parameters."""
     named = {"type": "function", "function": {"name": "weather"}}  # one call: a list of them may never end
     choice = called(client, blankless, tools=[WEATHER], tool_choice=named)
     for call in choice["message"]["tool_calls"]:
@@ -65,26 +66,26 @@ def test_arguments_fit_the_declared_schema(client: Client, blankless: Json) -> N
         try:
             jsonschema.validate(json.loads(text), PARAMETERS)
         except (json.JSONDecodeError, jsonschema.ValidationError) as error:
-            pytest.fail(f"the arguments {text[:200]!r} do not fit the schema: {str(error).splitlines()[0]}")
+            pytest.fail(f"the arguments {text[:200]!r} do not match the schema: {str(error).splitlines()[0]}")
 
 
 def test_no_call_where_none_is_allowed(client: Client) -> None:
-    """With tool_choice `none` the answer is text."""
+    """With tool_choice `none`, the answer is text."""
     answer = client.chat("hello", tools=[WEATHER], tool_choice="none", max_tokens=4)
     calls = answer["choices"][0]["message"].get("tool_calls")
-    assert not calls, f"tool_choice is none, and still {calls} was called"
+    assert not calls, f"tool_choice is none, but {calls} was called"
 
 
 @pytest.mark.requires_capability("tokenize")
 def test_declared_tools_are_in_the_prompt(client: Client) -> None:
-    """A model cannot call what it was not told about."""
-    told = client.chat("hello", tools=[WEATHER], max_tokens=1)["usage"]["prompt_tokens"]
-    untold = client.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
-    assert told > untold, f"the prompt has {told} tokens with a tool declared and {untold} without"
+    """A model can only call tools that are in its prompt."""
+    with_tool = client.chat("hello", tools=[WEATHER], max_tokens=1)["usage"]["prompt_tokens"]
+    without = client.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
+    assert with_tool > without, f"the prompt has {with_tool} tokens with a tool declared and {without} without"
 
 
 def test_a_result_goes_back_into_the_conversation(client: Client) -> None:
-    """The second half of every call: the result is part of the next prompt."""
+    """The result of a call is part of the next prompt."""
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris","days":1}'}}
 
     def asked(result: str) -> int:
@@ -100,7 +101,7 @@ def test_a_result_goes_back_into_the_conversation(client: Client) -> None:
 
 
 def test_naming_an_undeclared_function_is_refused(client: Client) -> None:
-    """A client's mistake, told as such."""
+    """A tool_choice with an undeclared function is the client's error."""
     named = {"type": "function", "function": {"name": "undeclared"}}
     body = {"model": client.model, "messages": [user("hello")], "tools": [WEATHER], "tool_choice": named, "max_tokens": 4}
     answer = client.post("/v1/chat/completions", body)

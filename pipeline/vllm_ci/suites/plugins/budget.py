@@ -1,4 +1,4 @@
-"""Which cases fit into the time there is, how large, and in which order. Pure: costs, a speed and a budget in, a plan out."""
+"""Plans which cases fit into the time budget, with which sizes and in which order. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from vllm_ci.suites.speed import Speed
 from vllm_ci.suites.work import Sizes, Work
 
 _LONG_S = 5.0
-"""A case that takes longer than this comes after those that do not."""
+"""Cases that take longer than this run after the others."""
 _OWN_S = 0.05
-"""What a case costs beside the server's time."""
+"""Time of a case in addition to the server's time."""
 _STEPS = 20
 _TOLERATED = 1.5
 _ENOUGH_S = 10.0
@@ -19,12 +19,12 @@ _ENOUGH_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """A case as the plan sees it.
+    """A case to plan.
 
     Attributes:
         name: Its id.
-        work: What it asks of the server.
-        deep: It may be left out when time is short; all others always run.
+        work: Its requests to the server.
+        deep: It may be left out to fit the budget; all other cases always run.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What runs.
+    """The plan of a run.
 
     Attributes:
-        budget_s: Seconds that the suite may take; 0 for as long as it takes.
-        order: Names of all cases, those that are left out last.
-        sizes: Of every case.
-        estimates_s: Seconds of every case at its size.
+        budget_s: Time budget of the suite in seconds; 0 for no limit.
+        order: Names of all cases in order; those that are left out are last.
+        sizes: Sizes of every case.
+        estimates_s: Estimated seconds of every case at its size.
         left_out: Names of cases that do not fit.
-        fraction: 1 when all cases run at full size, 0 when all run at their least.
+        fraction: 1 when all cases run at full size, 0 when all run at their smallest size.
     """
 
     budget_s: float
@@ -54,24 +54,24 @@ class Plan:
 
     @property
     def estimate_s(self) -> float:
-        """Seconds that the cases take which are not left out."""
+        """Estimated seconds of all cases that are not left out."""
         return sum(self.estimates_s.values()) - sum(self.estimates_s[name] for name in self.left_out)
 
     def why(self, name: str) -> str:
-        """The reason a case is skipped for."""
+        """Skip reason of a case that is left out."""
         return f"left out for time: about {self.estimates_s[name]:.0f} s of a budget of {self.budget_s:.0f} s; run with --deep"
 
 
 def make(loads: Sequence[Load], speed: Speed | None, budget_s: float) -> Plan:
     """Fit cases into a budget.
 
-    Everything at full size if that fits; else all that can be smaller are, by the same share of the way to their least size;
-    else those that are ``deep`` are left out, the longest first. What is neither is run whether it fits or not.
+    If all cases fit at full size, they run at full size. Otherwise all cases that can be smaller are reduced by the same
+    fraction. If that is not enough, ``deep`` cases are left out, the longest first. All other cases always run.
 
     Args:
         loads: Cases in the order in which they would run.
-        speed: The server's; ``None`` when it is unknown, and then nothing is left out.
-        budget_s: Seconds; 0 for no limit.
+        speed: Speed of the server; if ``None`` (unknown), nothing is left out.
+        budget_s: Time budget in seconds; 0 for no limit.
     """
     if speed is None:
         return _plan(loads, None, budget_s, 1.0)
@@ -91,7 +91,7 @@ def make(loads: Sequence[Load], speed: Speed | None, budget_s: float) -> Plan:
 
 
 def deviation(expected_s: float, elapsed_s: float) -> float | None:
-    """By what factor cases took longer than expected, where that is known well enough and is worth a new plan."""
+    """Factor by which cases took longer than expected; ``None`` if it is uncertain, or too small for a new plan."""
     if elapsed_s < _ENOUGH_S or expected_s <= 0:
         return None
     factor = elapsed_s / expected_s

@@ -1,4 +1,4 @@
-"""The plugin that notes which cases the user's own arguments took out (``-k``, ``--deselect``). Standard library and pytest."""
+"""Plugin that records deselected cases (``-k``, ``--deselect``). Needs only the standard library and pytest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _KEY = "deselected"
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Keep their names for the report: they are not missing."""
+    """Record their names in the report, so that they do not count as missing."""
     for item in items:
         facts = item.config.stash[FACTS]
         facts[_KEY] = [*facts.get(_KEY, ()), case_name(item.nodeid, item.location[0])]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist tells its controller, which collects nothing itself."""
+    """With pytest-xdist, send the names from the worker to the controller, which does not collect tests."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["vllm_deselected"] = session.config.stash[FACTS].get(_KEY, [])
@@ -29,7 +29,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """All workers collect the same, so the list of any of them is that of the run."""
+    """Take the names from any worker: all workers collect the same tests."""
     names = getattr(node, "workeroutput", {}).get("vllm_deselected")
     if names:
         node.config.stash[FACTS][_KEY] = names

@@ -1,4 +1,4 @@
-"""A plugin of one option and one fixture: the OCI configuration of the image that is tested. Standard library and pytest."""
+"""Plugin with the OCI configuration of the tested image. Needs only the standard library and pytest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option, with our prefix."""
+    """Add the option."""
     group = parser.getgroup("vllm-ci")
     group.addoption("--vllm-image-config", metavar="FILE", default=None, help="the image's OCI configuration (JSON)")
 
@@ -23,7 +23,7 @@ def image_config(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def document(name: str | None, absent: str) -> dict[str, Any]:
-    """The JSON object in a file; without a file the case is skipped for the reason given."""
+    """The JSON object in the file ``name``; without a file, the case is skipped with the reason ``absent``."""
     if not name:
         pytest.skip(absent)
     found: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The plugin for findings: what is accepted, what fails, and the fixture that decides."""
+"""Plugin for security findings: options for the policy, and the fixture that applies it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _POLICY = pytest.StashKey[Policy]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options about findings, with our prefix."""
+    """Add the options for findings."""
     group = parser.getgroup("vllm-ci")
     group.addoption(
         "--vllm-accept",
         metavar="FILE",
         default="",
-        help="findings that are lived with: a YAML or JSON file (or the JSON itself), a list of {id, reason, until}",
+        help="accepted findings: a YAML or JSON file (or the JSON itself), a list of {id, reason, until}",
     )
-    group.addoption("--vllm-fail-on", choices=SEVERITIES, default="medium", help="least severity that fails (medium)")
+    group.addoption("--vllm-fail-on", choices=SEVERITIES, default="medium", help="lowest severity that fails (medium)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the policy at once: a list that cannot be read must not pass for an empty one."""
+    """Read the policy at the start, so that an unreadable list is an error."""
     today = dt.datetime.now(dt.UTC).date()
     accepted = _accepted(config.option.vllm_accept)
     config.stash[_POLICY] = Policy(accepted=accepted, fail_on=config.option.vllm_fail_on, today=today)
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Callable[[Iterable[Finding]], None]:
-    """A function that fails the case for the findings that nobody accepted, and notes all of them in the report."""
+    """A function that fails the case if there are findings that are not accepted, and records all findings in the report."""
 
     def decide(findings: Iterable[Finding]) -> None:
         found = tuple(findings)
@@ -61,7 +61,7 @@ def _accepted(given: str) -> list[AcceptedFinding]:
         )
         return [_entry(entry) for entry in entries or []]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise pytest.UsageError(f"--vllm-accept: {given[:80]} is no list of {{id, reason, until}}: {error!r}") from error
+        raise pytest.UsageError(f"--vllm-accept: {given[:80]} is not a list of {{id, reason, until}}: {error!r}") from error
 
 
 def _entry(entry: dict[str, Any]) -> AcceptedFinding:

@@ -1,7 +1,7 @@
-"""The plugin that fits a suite into its budget: it measures the server, says how long it will take, and leaves out the rest.
+"""Plugin that fits a suite into its time budget: it measures the server, estimates the time, and plans the cases.
 
-Two marks: ``sized(tokens=(48, 12))`` for a case that may ask for less (its full and its least size; the fixture ``size`` says
-how much it is), ``deep`` for one that may be left out. Everything else always runs.
+Two marks: ``sized(tokens=(48, 12))`` for a case that can run smaller (its full and its smallest size; the fixture ``size``
+gives the planned one), ``deep`` for one that may be left out. All other cases always run.
 """
 
 from __future__ import annotations
@@ -25,37 +25,38 @@ from vllm_ci.suites.work import DIMENSIONS, Sizes, Work
 BUDGET_S = 90.0
 _VARIABLE = "VLLM_CI_BUDGET"
 _CONTEXT_RECORDED = 2048
-"""Longest sequence of the server that the costs in the manifest were recorded on."""
+"""``max_model_len`` of the server that the costs in the manifest were recorded with."""
 _ANSWERS = 4.0
-"""An answer may take this many times as long as it should at the measured speed."""
+"""A response may take this many times as long as estimated."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option, with our prefix."""
+    """Add the option."""
     parser.getgroup("vllm-ci").addoption(
         "--vllm-budget",
         metavar="SECONDS",
         type=float,
         default=os.environ.get(_VARIABLE, BUDGET_S),
-        help=f"time for each run: cases get smaller and the `deep` ones are left out to fit; 0 for no limit ({BUDGET_S:.0f})",
+        help=f"time budget: to fit, cases run smaller and `deep` ones are left out; 0 for no limit ({BUDGET_S:.0f})",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks, and plan unless this is a worker of pytest-xdist: all workers must have one order."""
+    """Declare the marks, and register the planner."""
     config.addinivalue_line(
-        "markers", "sized(tokens=, streams=, times=): (full, least) sizes of the case; the fixture `size` gives those to use"
+        "markers",
+        "sized(tokens=, streams=, times=): (full, smallest) sizes of the case; the fixture `size` gives the planned ones",
     )
-    config.addinivalue_line("markers", "deep: left out where the budget does not allow it")
-    config.addinivalue_line("markers", "fills_context: its prompts are as long as the server takes them")
+    config.addinivalue_line("markers", "deep: may be left out to fit the time budget")
+    config.addinivalue_line("markers", "fills_context: its prompts are as long as the server allows")
     if config.option.vllm_budget < 0:
-        raise pytest.UsageError(f"--vllm-budget: {config.option.vllm_budget:g} s is no time; give 0 for no limit")
+        raise pytest.UsageError(f"--vllm-budget: invalid time: {config.option.vllm_budget:g} s; use 0 for no limit")
     config.pluginmanager.register(Planner(config), "vllm-ci-planner")
 
 
 @pytest.fixture
 def size(request: pytest.FixtureRequest) -> Sizes:
-    """How many tokens, streams and repetitions this case shall ask for: what its mark `sized` says, or less."""
+    """Planned number of tokens, streams and repetitions of this case: those of its mark `sized`, or less."""
     planner: Any = request.config.pluginmanager.get_plugin("vllm-ci-planner")
     sizes: Sizes = planner.sizes(request.node)
     return sizes
@@ -63,21 +64,21 @@ def size(request: pytest.FixtureRequest) -> Sizes:
 
 @pytest.fixture(scope="session")
 def answer_s(pytestconfig: pytest.Config) -> float:
-    """Seconds that the longest answer may take."""
+    """Timeout for one response, in seconds."""
     planner: Any = pytestconfig.pluginmanager.get_plugin("vllm-ci-planner")
     return float(planner.answer_s)
 
 
 @pytest.fixture(scope="session")
 def patience(pytestconfig: pytest.Config) -> Callable[[float], float]:
-    """A function that makes a wait longer where the server is slow: a slow server is not a failed one."""
+    """A function that extends a timeout if the server is slow, so that a slow server does not fail."""
     planner: Any = pytestconfig.pluginmanager.get_plugin("vllm-ci-planner")
     slowness: float = planner.slowness
     return lambda seconds: seconds * slowness
 
 
 class Planner:
-    """Holds the plan of this run."""
+    """Plans this run."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -97,20 +98,20 @@ class Planner:
 
     @property
     def answer_s(self) -> float:
-        """How long the longest answer may take: what was named, else what is usual, more where the server is slow."""
+        """Timeout for one response: the option, or the default, extended if the server is slow."""
         if self._config.option.vllm_timeout is not None:
             return float(self._config.option.vllm_timeout)
         longest = max(self._plan.estimates_s.values(), default=0.0) if self._plan else 0.0
         return max(connecting.TIMEOUT_S * self.slowness, _ANSWERS * longest)
 
     def sizes(self, item: pytest.Item) -> Sizes:
-        """Sizes of a case: those of the plan, or the full ones where there is none."""
+        """Planned sizes of a case; the full ones if there is no plan."""
         planned = self._plan.sizes.get(_name(item)) if self._plan else None
         return planned or work_of(item, 0).full
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Measure, plan, and put the cases in order."""
+        """Measure the server, plan, and sort the cases."""
         base_url = self._config.getoption("base_url", None)
         known = any(manifest.rounds(manifest.function_of(_name(item))) for item in items)
         if not known or not base_url or self._config.option.collectonly or hasattr(self._config, "workerinput"):
@@ -119,7 +120,7 @@ class Planner:
             with connecting.http(self._config, base_url, self.answer_s) as client:
                 server = connecting.server(self._config, client)
                 found = self._measured(server)
-        except Exception as error:  # noqa: BLE001 - every case meets the same trouble and tells it by itself
+        except Exception as error:  # noqa: BLE001 - every case will report the same error
             self._trouble = f"the server's speed is unknown: {error!r}"
             return
         if isinstance(found, Unmeasured):
@@ -136,17 +137,17 @@ class Planner:
 
     def _measured(self, server: Server) -> Speed | Unmeasured:
         if not (server.can("completions") or server.can("chat")):
-            return Unmeasured(why="it has neither chat nor completions")
+            return Unmeasured(why="it supports neither chat nor completions")
         with connecting.recorder(self._config, server.url, self.answer_s) as recorder:
             chat = not server.can("completions")
             return measure(recorder, model=server.model, chat=chat, max_model_len=server.max_model_len)
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """Say how long it will take."""
-        return self.said(len(items))
+        """Print the estimated time."""
+        return self.summary(len(items))
 
-    def said(self, count: int) -> list[str]:
-        """How many cases, how long, and why not all of them."""
+    def summary(self, count: int) -> list[str]:
+        """Lines with the number of cases, the estimated time, and what is left out."""
         if self._plan is None or self._speed is None:
             return [self._trouble] if self._trouble else []
         plan, facts = self._plan, self._speed.facts
@@ -155,14 +156,14 @@ class Planner:
             line += f" (budget {plan.budget_s:.0f} s)"
         lines = [f"{line}; {facts['tokens_per_s']:g} tokens/s alone, {facts['tokens_per_s_together']:g} together"]
         if plan.left_out:
-            lines.append(f"left out for time: {len(plan.left_out)} cases; run with --deep, or give a budget of more seconds")
+            lines.append(f"left out for time: {len(plan.left_out)} cases; run with --deep, or raise the budget")
         if plan.budget_s and plan.estimate_s > plan.budget_s:
-            lines.append("that is more than the budget: the cases that are never left out take so long on this server")
+            lines.append("that is more than the budget, because the cases that always run take this long on this server")
         return lines
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Skip what does not fit."""
+        """Skip cases that do not fit."""
         name = _name(item)
         if self._plan is None or name not in self._loads:
             return
@@ -175,7 +176,7 @@ class Planner:
         self._expected_s += self._plan.estimates_s[name]
 
     def _replan(self, now: float) -> None:
-        """Plan what is left again where the server turns out to be slower or faster than it was when it was measured."""
+        """Plan the remaining cases again if the server is slower or faster than measured."""
         if self._begun is None:
             self._begun = self._since = now
         factor = budget.deviation(self._expected_s, now - self._since)
@@ -188,7 +189,7 @@ class Planner:
         self._plan = replace(budget.make(list(self._loads.values()), self._speed, left_s), budget_s=total_s)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Name what was left out."""
+        """List the cases that were left out."""
         if self._left_out and self._plan:
             terminalreporter.section("left out for time (run with --deep)")
             for name in self._left_out:
@@ -212,11 +213,11 @@ class Planner:
 
 
 def work_of(item: pytest.Item, max_model_len: int) -> Work:
-    """What a case costs: as it was recorded, with the sizes of its mark."""
+    """The cost of a case: as recorded in the manifest, with the sizes of its mark."""
     rounds = manifest.rounds(manifest.function_of(_name(item))) or ()
     mark = item.get_closest_marker("sized")
     given: dict[str, tuple[int, int]] = dict(mark.kwargs) if mark else {}
-    assert set(given) <= set(DIMENSIONS), f"sized() knows {', '.join(DIMENSIONS)}, not {sorted(set(given) - set(DIMENSIONS))}"
+    assert set(given) <= set(DIMENSIONS), f"sized() takes {', '.join(DIMENSIONS)}, not {sorted(set(given) - set(DIMENSIONS))}"
     full, least = (Sizes(**{name: pair[place] for name, pair in given.items()}) for place in (0, 1))
     work = Work(rounds=rounds, full=full, least=least)
     grows = item.get_closest_marker("fills_context") is not None and max_model_len > 0

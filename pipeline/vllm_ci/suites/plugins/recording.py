@@ -1,4 +1,4 @@
-"""The fixture ``sse``: the measuring client, for every test that streams or looks at timing and bytes."""
+"""The fixture ``sse``: the measuring client, for tests that stream or check timing and bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _REFUSED = {400, 404, 422}
 
 @pytest.fixture(scope="session")
 def sse(pytestconfig: pytest.Config, server: Server, answer_s: float) -> Iterator[Recorder]:
-    """The recorder, with the server's URL and key; it asks for token counts in every chunk where the server offers them."""
+    """The recorder, with the server's URL and key; it requests token counts in every chunk if the server supports them."""
     with connecting.recorder(pytestconfig, server.url, answer_s) as recorder:
         recorder.continuous_usage = _counts_every_chunk(recorder, server)
         yield recorder
 
 
 def _counts_every_chunk(recorder: Recorder, server: Server) -> bool:
-    """Whether ``continuous_usage_stats`` is understood; a server that refuses unknown options is no worse for it."""
+    """Whether the server supports ``continuous_usage_stats``; a refusal is not an error."""
     body: dict[str, object] = {"model": server.model, "max_tokens": 2, "temperature": 0}
     options = {"include_usage": True, "continuous_usage_stats": True}
     path = "/v1/chat/completions" if server.can("chat") else "/v1/completions"

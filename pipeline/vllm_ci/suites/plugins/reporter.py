@@ -1,13 +1,13 @@
-"""What pytest found, written as ``cases.json``: a plugin that needs nothing but the standard library and pytest.
+"""Plugin that writes pytest's results as ``cases.json``. Needs only the standard library and pytest.
 
-It runs in the tool's environment, in a user's own, and inside images with pytest mounted beside it::
+It runs in the tool's environment, in a user's environment, and inside images with pytest mounted::
 
     python -m pytest -p vllm_ci.suites.plugins.reporter --vllm-report DIR ...
 
-``cases.json`` (format 1) is one object: ``format``, ``collected`` (cases chosen to run), ``exit_status`` (pytest's),
-``seconds``, ``session`` (facts that the fixtures noted: server, commit, image digest) and ``cases``, each in the shape of
-:class:`vllm_ci.domain.report.Case`. ``cases.jsonl`` beside it grows while the cases run, so that a run that is killed
-still says what passed and which case was running.
+``cases.json`` (format 1) is one object: ``format``, ``collected`` (cases selected to run), ``exit_status`` (pytest's),
+``seconds``, ``session`` (facts recorded by fixtures: server, commit, image digest) and ``cases``, each with the fields of
+:class:`vllm_ci.domain.report.Case`. ``cases.jsonl`` next to it is written while the cases run, so that a run that is
+killed still shows which cases ended and which one was running.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SEVERITY = ("passed", "skipped", "inconclusive", "failed", "errored")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the report, all with our prefix."""
+    """Add the options of the report."""
     group = parser.getgroup("vllm-ci", "vllm-ci")
     group.addoption("--vllm-report", metavar="DIR", default=None, help="write cases.json into this directory")
     group.addoption("--vllm-commit", metavar="SHA", default="", help="commit the image was built from; goes into every report")
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start to listen, unless this is a worker of pytest-xdist, which reports to its controller."""
+    """Register the recorder, except in a worker of pytest-xdist, which reports to its controller."""
     config.stash[FACTS] = {"commit": config.option.vllm_commit, "image_digest": config.option.vllm_image_digest}
     config.stash[MASKS] = []
     if config.option.vllm_report and not hasattr(config, "workerinput"):
@@ -46,13 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def note(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
-    """Put a fact about the whole session (JSON value) into the report: ``note("model", "tiny")``."""
+    """Record a fact about the session (JSON value) in the report: ``note("model", "tiny")``."""
     return request.config.stash[FACTS].__setitem__
 
 
 @pytest.fixture
 def metric(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
-    """Put a figure or a fact about this case (JSON value, unit in the name) into every report: ``metric("ttft_ms", 12.5)``."""
+    """Record a figure of this case (JSON value, unit in the name) in all reports: ``metric("ttft_ms", 12.5)``."""
 
     def keep(name: str, value: Any) -> None:
         request.node.user_properties.append((name, value))
@@ -62,7 +62,7 @@ def metric(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _vllm_identity(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> None:
-    """Commit and image digest as properties of pytest's own JUnit file."""
+    """Add commit and image digest to the properties of pytest's JUnit file."""
     for name in ("commit", "image_digest"):
         if value := request.config.stash[FACTS][name]:
             record_testsuite_property(name, value)
@@ -70,7 +70,7 @@ def _vllm_identity(request: pytest.FixtureRequest, record_testsuite_property: Ca
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-    """Mark what is not a plain failure, and take secrets out of what will be printed or written."""
+    """Mark inconclusive and errored cases, and mask secrets in the report."""
     outcome = yield
     report = outcome.get_result()
     if call.excinfo is not None and report.failed:
@@ -86,14 +86,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """The terminal's letter and word for a case that decides nothing."""
+    """Letter and word on the terminal for an inconclusive case."""
     if getattr(report, "vllm_status", "") == "inconclusive":
         return "inconclusive", "I", "INCONCLUSIVE"
     return None
 
 
 class Recorder:
-    """Collects what pytest reports and writes it down."""
+    """Collects pytest's results and writes them to the report directory."""
 
     def __init__(self, config: pytest.Config, directory: Path) -> None:
         self._config = config
@@ -108,16 +108,16 @@ class Recorder:
             (directory / stale).unlink(missing_ok=True)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """How many cases were chosen."""
+        """Record the number of selected cases."""
         self._collected = len(session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Likewise, with pytest-xdist, whose controller collects nothing itself."""
+        """Record the number of selected cases with pytest-xdist, whose controller does not collect tests."""
         self._collected = len(ids)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that does not import is a case that errored; one that skips itself is a case that was skipped."""
+        """Record a file that cannot be imported as an errored case, and a skipped file as a skipped case."""
         if report.passed:
             return
         name = case_name(report.nodeid) or "collection"
@@ -126,12 +126,12 @@ class Recorder:
         self.append({"case": self._cases[name]})
 
     def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
-        """Note what is running, for a run that does not come back."""
+        """Record the running case, for a run that is killed."""
         self.append({"running": case_name(nodeid, location[0])})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Set-up, call and tear-down add up to one case; the worst of the three is its status."""
-        if hasattr(report, "context"):  # a subtest: pytest fails the test that holds it
+        """Combine setup, call and teardown into one case with the worst status of the three."""
+        if hasattr(report, "context"):  # a subtest: pytest fails the test that contains it
             return
         name = case_name(report.nodeid, report.location[0])
         case = self._cases.setdefault(name, _case(name, "passed"))
@@ -147,7 +147,7 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write ``cases.json``, in one step, so that it is there whole or not at all."""
+        """Write ``cases.json`` atomically."""
         if not self._collected and not self._cases:
             self._cases["collection"] = _case("collection", "errored", message="no tests were collected")
         document = {
@@ -166,14 +166,14 @@ class Recorder:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED if exitstatus == 0 else exitstatus
 
     def _note(self) -> None:
-        """Facts of the session as well, once they are known: a run that is stopped writes no ``cases.json``."""
+        """Write the facts of the session to ``cases.jsonl`` too, because a run that is killed writes no ``cases.json``."""
         facts: dict[str, Any] = self._config.stash[FACTS]
         if facts != self._noted:
             self._noted = dict(facts)
             self.append({"session": facts})
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write a line that whoever watches the run may read at once."""
+        """Append a line to ``cases.jsonl``, which can be read during the run."""
         with (self._directory / "cases.jsonl").open("a", encoding="utf-8", errors="replace") as file:
             file.write(self._json(line) + "\n")
 
@@ -184,11 +184,11 @@ class Recorder:
 
 
 def case_name(nodeid: str, location: str = "") -> str:
-    """A node id without any path of the machine: ours from the suite's folder on, a user's as it stands in the checkout.
+    """A node id without machine-specific paths: relative to the suites for our cases, to the checkout for a user's.
 
     Args:
-        nodeid: pytest's; its path is relative to the root directory, or to nothing when the file lies outside of that.
-        location: Path of the file as pytest locates it, which tells more then.
+        nodeid: pytest's node id; relative to the root directory unless the file is outside of it.
+        location: Path of the file in pytest's ``location``, used if the node id is not relative.
     """
     path, separator, rest = nodeid.partition("::")
     located = "/" + location.replace("\\", "/")
@@ -224,7 +224,7 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def _one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> str:
-    """The exception's first line: an assert's is its message, others carry their type."""
+    """The first line of the exception; with its type, except for assertions and our own exceptions."""
     text = str(excinfo.value).strip().splitlines()
     first = text[0] if text else ""
     plain = excinfo.errisinstance((AssertionError, Inconclusive, Errored, pytest.fail.Exception))
@@ -232,7 +232,7 @@ def _one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 def _plain(value: object) -> object:
-    """JSON values as they are, containers element by element, everything else as text."""
+    """Convert to JSON values; unknown types become text."""
     if isinstance(value, bool | int | float | str) or value is None:
         return value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the plugins keep on pytest's configuration. Standard library and pytest only."""
+"""Keys for data that the plugins store on pytest's configuration. Needs only the standard library and pytest."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ import pytest
 FACTS = pytest.StashKey[dict[str, Any]]()
 """Facts about the session, written into the report."""
 MASKS = pytest.StashKey[list[str]]()
-"""Secrets: text that holds one is masked before it is printed or written."""
+"""Secrets that are masked in everything that is printed or written."""

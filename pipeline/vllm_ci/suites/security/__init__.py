@@ -1,1 +1,1 @@
-"""Who may call what, what hostile input does, and what leaks."""
+"""Security: access control, hostile input, and leaks."""

@@ -1,4 +1,4 @@
-"""Requests made to hurt: each names what it tries, and how to make it."""
+"""Hostile requests, by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FOREVER = "{% for i in range(1000000000) %}{% endfor %}"
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """A request that must be refused, or answered within bounds.
+    """A request that must be refused, or answered within limits.
 
     Attributes:
         name: Part of the finding's id.
-        path: Where it goes.
-        make: The body, given the model's name; made late, because some are large.
-        refused: A success is a finding as well: there is no good answer to it.
+        path: Path of the request.
+        make: Returns the body for a model name; called late, because some bodies are large.
+        refused: A success is a finding too, because the request must be refused.
     """
 
     name: str
@@ -55,7 +55,7 @@ def _schema(name: str, schema: Any, *, refused: bool = False) -> Attack:
 
 
 def _text(name: str, template: str, *, refused: bool = True) -> Attack:
-    """A body written by hand, because no JSON library would write it."""
+    """A body that a JSON library cannot write."""
     return Attack(name=name, path=_CHAT, make=lambda model: template.replace("MODEL", model).encode(), refused=refused)
 
 
@@ -70,7 +70,7 @@ _HEAD = '{"model": "MODEL", "messages": [{"role": "user", "content": "hi"}], "ma
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 ATTACKS: tuple[Attack, ...] = (
-    # More work than anyone should get for one request.
+    # Too much work for one request.
     _chat("huge-n", n=1_000_000, temperature=1, refused=True),
     _chat("huge-max-tokens", max_tokens=10**30, refused=True),
     _chat("huge-beam", use_beam_search=True, n=1000, max_tokens=8),
@@ -82,7 +82,7 @@ ATTACKS: tuple[Attack, ...] = (
     _chat("many-tools", tools=lambda: [_TOOL] * 20_000),
     _chat("many-messages", messages=lambda: [{"role": "user", "content": "x"}] * 100_000),
     _chat("large-message", messages=lambda: [{"role": "user", "content": "hello " * 2_000_000}]),
-    # Structures that are cheap to write and expensive to read.
+    # Structures that are expensive to parse.
     _text("deep-json", '{"model": "MODEL", "messages": ' + "[" * 100_000 + "]" * 100_000 + "}"),
     _text("deep-unknown-field", _HEAD + '"x": ' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "}", refused=False),
     _schema("deep-schema", lambda: _nested(400)),
@@ -94,7 +94,7 @@ ATTACKS: tuple[Attack, ...] = (
     _chat("large-repetition", structured_outputs={"regex": "(a|b){1,1000000}"}),
     _chat("catastrophic-pattern", structured_outputs={"regex": "(a+)+b"}),
     _chat("grammar-of-itself", structured_outputs={"grammar": "root ::= root root"}),
-    # Programs in disguise.
+    # Input that may be executed.
     _chat("request-template", chat_template=_FOREVER, refused=True),
     _chat("template-in-arguments", chat_template_kwargs={"chat_template": _FOREVER}),
     _chat("logits-processor-by-name", logits_processors=["os.system"]),
@@ -103,7 +103,7 @@ ATTACKS: tuple[Attack, ...] = (
         "cache-from-elsewhere",
         kv_transfer_params={"do_remote_prefill": True, "remote_host": "127.0.0.1", "remote_port": 9, "remote_block_ids": [1]},
     ),
-    # Numbers that are none.
+    # Invalid numbers.
     _text("not-a-number", _HEAD + '"temperature": NaN}'),
     _text("infinite", _HEAD + '"temperature": 1e999}'),
     _text("nan-penalty", _HEAD + '"repetition_penalty": NaN}'),
@@ -116,7 +116,7 @@ ATTACKS: tuple[Attack, ...] = (
     _chat("negative-allowed-token", allowed_token_ids=[-1], refused=True),
     _completion("negative-token", prompt=[-1], refused=True),
     _completion("negative-truncation", truncate_prompt_tokens=-5, refused=True),
-    # Text that is none.
+    # Invalid text.
     _text("lone-surrogate-message", '{"model": "MODEL", "messages": [{"role": "user", "content": "\\ud800"}]}', refused=False),
     _text("lone-surrogate-model", '{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}'),
     _text("lone-surrogate-stop", _HEAD + '"stop": "\\ud800"}', refused=False),

@@ -1,4 +1,4 @@
-"""Which routes there are, which may be open, and how to knock without breaking anything."""
+"""The routes of vLLM: which may be open, and how to request them without side effects."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import Answer, send
 from vllm_ci.suites.server import Server
 
-# What a server says to somebody whom it does not let in; 404 and 405 are what a gateway says of routes that it hides.
+# Statuses of a refused request; gateways answer 404 or 405 for routes that they do not forward.
 CLOSED = (401, 403, 404, 405)
 _JSON = {"content-type": "application/json"}
-# Stops at the parser: no handler that takes a body ever runs.
+# Invalid JSON, so that no handler with a body runs.
 _NO_JSON = b"{"
 
 
@@ -31,14 +31,14 @@ class Route:
 
     @property
     def target(self) -> str:
-        """A request target: parameters of the path get a value."""
+        """A request target, with values for the parameters of the path."""
         parts = ["none" if part.startswith("{") else part for part in self.path.split("/")]
         return "/".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """What is known about vLLM's routes (``routes.json``)."""
+    """Known routes of vLLM (``routes.json``)."""
 
     open: Mapping[str, Mapping[str, Any]]
     probe: Mapping[str, Any]
@@ -47,14 +47,14 @@ class Catalogue:
     development: Mapping[str, str]
 
     def routes(self, server: Server) -> tuple[Route, ...]:
-        """Routes of the live OpenAPI document, and those that exist without being in it; none that is only looked for."""
+        """Routes of the server's OpenAPI document and known routes that are not in it, except development routes."""
         live = [f"{method} {path}" for path, methods in server.routes.items() for method in methods]
         named = dict.fromkeys((*live, *self.unlisted, *self.always))
         found = (Route(method=name.split(" ", 1)[0], path=name.split(" ", 1)[1]) for name in named)
         return tuple(route for route in found if route.path not in self.development)
 
-    def knock(self, server: Server, route: Route, headers: Mapping[str, str]) -> Answer:
-        """Ask a route for something harmless."""
+    def request(self, server: Server, route: Route, headers: Mapping[str, str]) -> Answer:
+        """Send a harmless request to a route."""
         body = b""
         if route.method in ("POST", "PUT", "PATCH"):
             known = self.probe.get(str(route))
@@ -63,8 +63,8 @@ class Catalogue:
         return send(server.url, route.target, method=route.method, headers=sent, body=body)
 
     def finding(self, route: Route, status: int) -> Finding | None:
-        """What it means that a route answered somebody without the key."""
-        known = self.open.get(str(route), {"severity": "high", "why": "is on no list of what may be open"})
+        """The finding for a route that answered without the key; ``None`` if it may be open."""
+        known = self.open.get(str(route), {"severity": "high", "why": "is not on the list of open routes"})
         if known["severity"] is None:
             return None
         message = f"answers {status} without the key: {known['why']}"
@@ -83,8 +83,8 @@ def catalogue() -> Catalogue:
     )
 
 
-def tricks(path: str) -> Iterator[str]:
-    """Spellings of a path that a guard may read differently from the router behind it."""
+def spellings(path: str) -> Iterator[str]:
+    """Other spellings of a path, which an access check may parse differently than the router."""
     head, _, tail = path.lstrip("/").partition("/")
     yield f"//{head}/{tail}"
     yield f"/{head}//{tail}"

@@ -1,6 +1,6 @@
-"""One hostile request does not take the server away from everybody else.
+"""A hostile request must not make the server unavailable for others.
 
-Each is answered 4xx, or within bounds; quickly; and a good request works right afterwards.
+Each is refused with 4xx or answered within limits, in time, and a valid request works afterwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vllm_ci.suites.verdicts import inconclusive
 
 Judge = Callable[[Iterable[Finding]], None]
 
-# A hostile request may cost its sender this long; the machine of a continuous integration job is slow.
+# Time limit for a hostile request; generous, because CI machines are slow.
 _BOUND_S = 20.0
 _SLOW_CLIENTS = 50
 _NO_ANSWER, _HUNG_UP = -1, 0
@@ -33,13 +33,13 @@ _NO_ANSWER, _HUNG_UP = -1, 0
 
 @pytest.fixture(scope="module")
 def bound_s(patience: Callable[[float], float]) -> float:
-    """How long a hostile request may take, and how long a good one may wait because of it."""
+    """Time limit for a hostile request, and for a valid one afterwards."""
     return patience(_BOUND_S)
 
 
 @pytest.fixture(scope="module")
 def victims() -> list[str]:
-    """Names of the attacks after which the server was not well."""
+    """Names of the attacks after which the server did not work."""
     return []
 
 
@@ -53,9 +53,9 @@ def test_a_hostile_request_does_no_harm(
     attack: Attack,
     bound_s: float,
 ) -> None:
-    """Refused or bounded, in time, and the server is well afterwards."""
+    """The request is refused or answered within limits, in time, and the server works afterwards."""
     if victims and _trouble(client, bound_s):
-        inconclusive(f"the server has not been well since {victims[-1]}")
+        inconclusive(f"the server has not worked since {victims[-1]}")
     body = attack.make(client.model)
     begun = time.monotonic()
     try:
@@ -70,7 +70,7 @@ def test_a_hostile_request_does_no_harm(
     found = [verdict] if (verdict := _verdict(attack, status, took_s, bound_s)) else []
     if trouble := _trouble(client, bound_s):
         victims.append(attack.name)
-        message = f"answered {status} after {took_s:.1f} s, and then {trouble}"
+        message = f"answered {status} after {took_s:.1f} s, and afterwards {trouble}"
         found.append(Finding(id=f"harm:{attack.name}", severity="critical", message=message))
     judge(found)
 
@@ -80,61 +80,61 @@ def _verdict(attack: Attack, status: int, took_s: float, bound_s: float) -> Find
     if status == _NO_ANSWER or took_s > bound_s:
         return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {bound_s:.0f} s")
     if status >= 500:
-        return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {status}: a mistake of the client's")
+        return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {status} instead of 4xx")
     if status == 200 and attack.refused:
-        return Finding(id=f"accepted:{name}", severity="medium", message="is answered as if it made sense")
+        return Finding(id=f"accepted:{name}", severity="medium", message="is accepted instead of refused")
     return None
 
 
 def _trouble(client: Client, bound_s: float) -> str:
-    """What is wrong with a good request now; empty when it is answered well and in time."""
+    """The problem with a valid request now; empty if it succeeds in time."""
     good = {"model": client.model, "prompt": "hello", "max_tokens": 1}
     try:
         answer = client.post("/v1/completions", good, timeout=bound_s)
     except httpx.HTTPError as error:
-        return f"a good request fails: {type(error).__name__}"
-    return "" if answer.status_code == 200 else f"a good request is answered {shown(answer)}"
+        return f"a valid request fails: {type(error).__name__}"
+    return "" if answer.status_code == 200 else f"a valid request is answered {shown(answer)}"
 
 
 @pytest.mark.requires_capability("completions")
 @pytest.mark.parametrize("size", [70_000, 1_000_000], ids=["70kB", "1MB"])
 def test_giant_headers_are_refused(client: Client, server: Server, judge: Judge, size: int) -> None:
-    """Headers are read before anybody knows who sends them."""
+    """Servers read headers before they authenticate the client."""
     answer = send(server.url, "/health", headers={"x-large": "x" * size})
     taken = answer.status == 200 and size >= 1_000_000
-    message = f"takes a header of {size:,} bytes from anyone"
+    message = f"accepts a header of {size:,} bytes from anyone"
     judge([Finding(id="giant-header", severity="medium", message=message)] if taken else [])
     client.works()
 
 
 @pytest.mark.requires_capability("completions")
 def test_slow_clients_do_not_hold_the_server(client: Client, server: Server, bound_s: float) -> None:
-    """Connections that send a byte now and then, and never finish, cost nobody else an answer."""
+    """Connections that never finish their request must not delay other clients."""
     begun = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     with ExitStack() as stack:
         for _ in range(_SLOW_CLIENTS):
             stack.enter_context(connection(server.url)).sendall(begun)
-        # Nothing tells when the server has seen them all, so it is asked more than once.
+        # There is no way to know when the server has accepted all of them, so several requests are sent.
         waited_s = _longest_wait_s(client, 5, bound_s)
-    assert waited_s < bound_s, f"with {_SLOW_CLIENTS} slow clients a good request waits {waited_s:.1f} s"
+    assert waited_s < bound_s, f"with {_SLOW_CLIENTS} slow clients a valid request takes {waited_s:.1f} s"
 
 
 @pytest.mark.requires_capability("completions")
 def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str, bound_s: float) -> None:
-    """A stream that nobody reads fills buffers; others still get their answers."""
+    """Streams that a client does not read fill buffers, but must not delay other clients."""
     request = streaming(server, api_key, max_tokens=1900, logprobs=5)
     with ExitStack() as stack:
         for _ in range(4):
             line = stack.enter_context(connection(server.url, receive_bytes=4096))
             line.sendall(request)
-            assert line.recv(64), "the server hangs up on a stream"
+            assert line.recv(64), "the server closed the connection of a stream"
         waited_s = _longest_wait_s(client, 3, bound_s)
-    assert waited_s < bound_s, f"beside streams that nobody reads a good request waits {waited_s:.1f} s"
+    assert waited_s < bound_s, f"with streams that are not read a valid request takes {waited_s:.1f} s"
 
 
 @pytest.mark.requires_capability("completions", "metrics")
 def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str, bound_s: float) -> None:
-    """Work for somebody who is gone is work that others wait for."""
+    """Requests of disconnected clients are aborted."""
     request = streaming(server, api_key, max_tokens=1500)
     for _ in range(8):
         with connection(server.url) as line:
@@ -143,11 +143,11 @@ def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Serv
     deadline = time.monotonic() + bound_s
     while (running := client.metrics().total("vllm:num_requests_running")) and time.monotonic() < deadline:
         time.sleep(0.05)  # the server notices a closed connection when it next writes to it
-    assert not running, f"{running:.0f} requests still run {bound_s:.0f} s after their clients hung up"
+    assert not running, f"{running:.0f} requests are still running {bound_s:.0f} s after their clients disconnected"
 
 
 def _longest_wait_s(client: Client, times: int, bound_s: float) -> float:
-    """Seconds that the slowest of some good requests takes; the first one that takes too long is enough."""
+    """Seconds of the slowest of several valid requests; stops at the first one that takes too long."""
     longest_s = 0.0
     for _ in range(times):
         started = time.monotonic()
@@ -159,7 +159,7 @@ def _longest_wait_s(client: Client, times: int, bound_s: float) -> float:
 
 
 def streaming(server: Server, api_key: str, **fields: int) -> bytes:
-    """A request for a long stream, as it goes over the wire."""
+    """The raw bytes of a request for a long stream."""
     asked = {"model": server.model, "prompt": "x", "ignore_eos": True, "stream": True, **fields}
     body = json.dumps(asked).encode()
     lines = ["POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -170,7 +170,7 @@ def streaming(server: Server, api_key: str, **fields: int) -> bytes:
 
 @contextmanager
 def connection(url: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
-    """A plain connection to the server, with a small receive buffer where that is wanted."""
+    """A plain connection to the server, optionally with a small receive buffer."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)

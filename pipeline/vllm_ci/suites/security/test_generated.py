@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes from the live OpenAPI document, legal and illegal ones, for as long as was asked for."""
+"""Valid and invalid requests that schemathesis generates from the server's OpenAPI document, for a given time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NOT_IMPLEMENTED = 501
 def test_no_generated_request_breaks_the_server(
     pytestconfig: pytest.Config, client: Client, judge: Judge, metric: Callable[[str, object], None]
 ) -> None:
-    """Whatever the document allows or forbids, the answer is no 500 and comes in time."""
+    """No generated request is answered with 5xx or takes too long."""
     seconds = pytestconfig.option.vllm_deep
     if not seconds:
         pytest.skip("--vllm-deep SECONDS was not given")
     try:
         schemathesis, hypothesis = importlib.import_module("schemathesis"), importlib.import_module("hypothesis")
     except ImportError as error:
-        raise Errored(f"--vllm-deep needs what vllm-ci[deep] brings: {error}") from error
+        raise Errored(f"--vllm-deep needs the extra vllm-ci[deep]: {error}") from error
     document = client.http.get("/openapi.json")
     if document.status_code != 200:
         pytest.skip("the server has no OpenAPI document")
@@ -50,20 +50,20 @@ def test_no_generated_request_breaks_the_server(
 
 
 def _operations(schemathesis: Any, document: dict[str, Any]) -> list[Any]:
-    """Operations of a document that may be called; those that change a server are left alone."""
+    """Operations of a document, except those that change the server."""
     never = catalogue().development
     schema = schemathesis.openapi.from_dict(document)
     operations = [result.ok() for result in schema.get_all_operations()]
     kept = [operation for operation in operations if operation.path not in never]
     if not kept:
-        raise Errored("the OpenAPI document has no operation that may be called")
+        raise Errored("the OpenAPI document has no operation that can be called safely")
     return kept
 
 
 def _attack(
     operation: Any, http: httpx.Client, schemathesis: Any, hypothesis: Any, deadline: float, found: dict[str, Finding]
 ) -> int:
-    """Send generated requests until the deadline; findings go into ``found``, and the number of requests comes back."""
+    """Send generated requests until the deadline; adds findings to ``found`` and returns the number of requests."""
     modes = schemathesis.GenerationMode
     strategy = operation.as_strategy(generation_mode=modes.NEGATIVE) | operation.as_strategy(generation_mode=modes.POSITIVE)
     settings = hypothesis.settings(
@@ -81,7 +81,7 @@ def _attack(
         if (finding := _verdict(operation.label, case, http)) is not None:
             found[finding.id] = finding
 
-    # Hypothesis has no bound in time, so it is asked for a few examples at once.
+    # Hypothesis has no time limit, so each run generates only a few examples.
     for seed in itertools.count():
         hypothesis.seed(seed)(settings(hypothesis.given(strategy)(send)))()
         if time.monotonic() > deadline:
@@ -100,7 +100,7 @@ def _verdict(label: str, case: Any, http: httpx.Client) -> Finding | None:
     except httpx.TimeoutException:
         return Finding(id=f"generated-slow:{label}", severity="medium", message=f"no answer within {_PATIENCE_S:.0f} s")
     except (httpx.HTTPError, ValueError, TypeError, UnicodeError):
-        return None  # what no client can send
+        return None  # the client cannot send this request
     if answer.status_code < 500 or answer.status_code == _NOT_IMPLEMENTED:
         return None
     message = f"{answer.status_code} for {str(options.get('json', options.get('content', '')))[:200]!r}"

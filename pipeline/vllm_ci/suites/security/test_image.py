@@ -1,4 +1,4 @@
-"""Facts about the image that is served: who it runs as, what it carries, where it comes from."""
+"""The image of the server: its user, secrets and origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REVISION = "org.opencontainers.image.revision"
 
 
 def test_it_does_not_run_as_root(image_config: dict[str, Any], judge: Judge) -> None:
-    """What breaks out of the server should not own the container."""
+    """An attacker who compromises the server should not be root in the container."""
     user = str(image_config.get("config", {}).get("User", ""))
     root = user.partition(":")[0] in ("", "0", "root")
     message = f"runs as {user or 'root (no user is set)'}"
@@ -26,24 +26,24 @@ def test_it_does_not_run_as_root(image_config: dict[str, Any], judge: Judge) -> 
 
 
 def test_its_environment_holds_no_secret(image_config: dict[str, Any], judge: Judge) -> None:
-    """Whoever pulls the image reads its configuration."""
+    """Everybody who can pull the image can read its configuration."""
     entries = [str(entry).partition("=") for entry in image_config.get("config", {}).get("Env", [])]
     found = [name for name, _, value in entries if value and (_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))]
     judge(Finding(id=f"secret-in-env:{name}", severity="critical", message=f"the environment sets {name}") for name in found)
 
 
 def test_its_history_holds_no_secret(image_config: dict[str, Any], judge: Judge) -> None:
-    """Build arguments stay in the history for ever."""
+    """Build arguments remain in the history."""
     steps = [f"{step.get('created_by', '')} {step.get('comment', '')}" for step in image_config.get("history", [])]
     found = [number for number, step in enumerate(steps) if _SECRET_VALUE.search(step)]
     judge(
-        Finding(id=f"secret-in-history:{number}", severity="critical", message="a build step shows a secret")
+        Finding(id=f"secret-in-history:{number}", severity="critical", message="a build step contains a secret")
         for number in found
     )
 
 
 def test_it_says_which_commit_it_was_built_from(image_config: dict[str, Any], judge: Judge) -> None:
-    """An image that nobody can trace cannot be mended."""
+    """An image must be traceable to its commit, so that it can be fixed."""
     revision = str(image_config.get("config", {}).get("Labels", {}).get(_REVISION, ""))
     message = f"its label {_REVISION} is {revision!r}, not a commit"
     found = Finding(id="no-revision", severity="medium", message=message)

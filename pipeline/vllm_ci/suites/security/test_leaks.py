@@ -1,4 +1,4 @@
-"""What one user says, nobody else hears: not in answers, not by timing, not in metrics or errors."""
+"""Data of one user does not leak to others: not in answers, by timing, in metrics or in errors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _HITS = "vllm:prefix_cache_hits_total"
 
 @pytest.mark.requires_capability("completions")
 def test_concurrent_streams_hear_only_themselves(client: Client, canary: Callable[[], str]) -> None:
-    """Many streams at once, each with a secret of its own that echo gives back: none shows up elsewhere."""
+    """Each concurrent stream contains its own random word (by echo), and no word of another stream."""
     words = [canary() for _ in range(_MANY)]
     texts = at_once(lambda word: _streamed(client, word), words)
     for word, text in zip(words, texts, strict=True):
-        assert word in text, f"a stream does not hold its own word {word}"
+        assert word in text, f"a stream does not contain its own word {word}"
         strangers = [other for other in words if other != word and other in text]
-        assert not strangers, f"a stream holds {len(strangers)} words of others"
+        assert not strangers, f"a stream contains {len(strangers)} words of other streams"
 
 
 @pytest.mark.requires_capability("completions", "metrics")
 def test_a_salt_keeps_the_prefix_cache_apart(client: Client, canary: Callable[[], str]) -> None:
-    """With another salt the same prompt finds nothing in the cache: who has waited less would know what others said."""
+    """With another salt the same prompt has no cache hits, which would reveal prompts of others by timing."""
     secret = f"{canary()} " * 40
 
     def hits(salt: str) -> float:
@@ -40,24 +40,24 @@ def test_a_salt_keeps_the_prefix_cache_apart(client: Client, canary: Callable[[]
 
     first, again, other = hits("mine"), hits("mine"), hits("theirs")
     if not again:
-        pytest.skip("the server caches no prefixes, so there is nothing to tell")
-    assert not first, f"a prompt nobody sent before finds {first:.0f} tokens in the cache"
-    assert not other, f"with another salt {other:.0f} tokens of somebody else's prompt are found in the cache"
+        pytest.skip("the server has no prefix cache")
+    assert not first, f"a new prompt has {first:.0f} tokens in the cache"
+    assert not other, f"with another salt, {other:.0f} tokens of the prompt are in the cache"
 
 
 @pytest.mark.requires_capability("completions", "metrics")
 def test_metrics_hold_no_prompt(client: Client, canary: Callable[[], str], api_key: str) -> None:
-    """Metrics are read by more people than prompts may be."""
+    """More people can read metrics than may read prompts."""
     word = canary()
     client.complete(f"{word} {word}", max_tokens=2, user=word)
     text = client.http.get("/metrics").text
-    assert word not in text, "the metrics hold what a user said"
-    assert not api_key or api_key not in text, "the metrics hold the API key"
+    assert word not in text, "the metrics contain a prompt"
+    assert not api_key or api_key not in text, "the metrics contain the API key"
 
 
 @pytest.mark.requires_capability("chat")
 def test_errors_hold_no_prompt(client: Client, server: Server, canary: Callable[[], str], api_key: str, judge: Judge) -> None:
-    """Errors are logged by clients, proxies and trackers: what was said does not belong there."""
+    """Clients, proxies and error trackers log errors, so they must not contain prompts."""
     found = []
     mistakes: dict[str, Json] = {
         "temperature": {"temperature": -1},
@@ -68,30 +68,30 @@ def test_errors_hold_no_prompt(client: Client, server: Server, canary: Callable[
         word = canary()
         answer = client.post("/v1/chat/completions", {"model": server.model, "messages": [user(word)], **fields})
         if word in answer.text:
-            message = f"the refusal of a bad {name} repeats the prompt"
+            message = f"the error for an invalid {name} contains the prompt"
             found.append(Finding(id=f"prompt-in-error:{name}", severity="medium", message=message))
         if api_key and api_key in answer.text:
-            message = f"the refusal of a bad {name} repeats the API key"
+            message = f"the error for an invalid {name} contains the API key"
             found.append(Finding(id=f"key-in-error:{name}", severity="critical", message=message))
     judge(found)
 
 
 @pytest.mark.requires_capability("chat")
 def test_answers_carry_no_key(client: Client, server: Server, api_key: str) -> None:
-    """Neither headers nor bodies repeat what opens the door."""
+    """Responses do not contain the API key."""
     if not api_key:
-        pytest.skip("the server asks for no key (--vllm-api-key-env)")
+        pytest.skip("the API key was not given (--vllm-api-key-env)")
     for answer in (
         client.post("/v1/chat/completions", {"model": server.model, "messages": [user("x")], "max_tokens": 1}),
         client.http.get("/v1/models"),
         client.http.get("/version"),
     ):
-        assert api_key not in answer.text, f"{answer.request.url.path} repeats the key in its body"
-        assert api_key not in str(answer.headers), f"{answer.request.url.path} repeats the key in its headers"
+        assert api_key not in answer.text, f"{answer.request.url.path} returns the key in its body"
+        assert api_key not in str(answer.headers), f"{answer.request.url.path} returns the key in its headers"
 
 
 def _streamed(client: Client, word: str) -> str:
-    """Text of a stream, joined from its events."""
+    """The text of a stream."""
     body = {"model": client.model, "prompt": word, "max_tokens": 8, "echo": True, "stream": True}
     with client.http.stream("POST", "/v1/completions", json=body) as answer:
         events = [line.removeprefix("data:").strip() for line in answer.iter_lines() if line.startswith("data:")]

@@ -1,4 +1,4 @@
-"""The server's log, where it can be read: no secrets, no prompts, and no line that a user wrote."""
+"""The server's log contains no secrets, no prompts, and no lines written by users."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Judge = Callable[[Iterable[Finding]], None]
 
 @pytest.fixture
 def log(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Reads the log as it is now; where it cannot be read here, the pipeline looks into it afterwards, for the same words."""
+    """Reads the current log; if it is not available here, the pipeline checks it after the run, for the same words."""
 
     def read() -> str:
         name = request.config.option.vllm_server_log
         if not name:
             pytest.skip(
-                "the server's log was not given (--vllm-server-log FILE); a pipeline that holds the server looks into it"
+                "the server's log was not given (--vllm-server-log FILE); a pipeline that runs the server checks it itself"
             )
         return Path(name).read_text(encoding="utf-8", errors="replace")
 
@@ -33,7 +33,7 @@ def log(request: pytest.FixtureRequest) -> Callable[[], str]:
 def test_the_log_holds_no_secret_and_no_prompt(
     client: Client, log: Callable[[], str], canary: Callable[[], str], api_key: str, judge: Judge
 ) -> None:
-    """Logs are kept longer and read by more people than anything else."""
+    """Logs are kept for long and read by many people."""
     word = canary()
     client.chat(f"My secret is {word}.", max_tokens=1)
     client.post("/v1/chat/completions", {"model": client.model, "messages": [user(word)], "temperature": -1})
@@ -44,7 +44,7 @@ def test_the_log_holds_no_secret_and_no_prompt(
 def test_nobody_writes_lines_into_the_log(
     client: Client, log: Callable[[], str], canary: Callable[[], str], judge: Judge
 ) -> None:
-    """A line break that reaches the log lets a user write entries that look like the server's own."""
+    """Line breaks in user text must not create log entries that look like the server's."""
     word = canary()
     text = leaks.forged(word)
     client.post("/v1/chat/completions", {"model": text, "messages": [user("x")]})

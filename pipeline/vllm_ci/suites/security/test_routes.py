@@ -1,4 +1,4 @@
-"""What is meant for development, and what tells strangers too much, is off."""
+"""Development routes are disabled, and errors do not reveal details."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Judge = Callable[[Iterable[Finding]], None]
 
 
 def test_development_routes_are_off(server: Server, api_key: str, judge: Judge) -> None:
-    """They are looked for with a method that none of them takes, so that nothing is put to sleep or emptied by looking."""
+    """They are requested with a method that none of them supports, so that the request has no effect."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     named = catalogue().development
     statuses = at_once(lambda path: send(server.url, path, method="PUT", headers=header).status, named)
     there = [path for path, status in zip(named, statuses, strict=True) if status == 405 or path in server.routes]
     judge(
         Finding(
-            id=f"development-route:{path}", severity="high", message=f"is there, and {named[path]}; unset VLLM_SERVER_DEV_MODE"
+            id=f"development-route:{path}", severity="high", message=f"exists, and {named[path]}; unset VLLM_SERVER_DEV_MODE"
         )
         for path in there
     )
 
 
 def test_errors_show_no_code(server: Server, api_key: str, judge: Judge) -> None:
-    """Tracebacks and file names tell an attacker which code to read."""
+    """Errors contain no tracebacks or file names, which would help an attacker."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     bodies = {
         "bad JSON": b"{",
@@ -43,16 +43,22 @@ def test_errors_show_no_code(server: Server, api_key: str, judge: Judge) -> None
         answer = send(server.url, "/v1/chat/completions", method="POST", headers=headers, body=body)
         text = answer.body.decode(errors="replace")
         if "Traceback (most recent call last)" in text or "site-packages" in text:
-            found.append(Finding(id=f"traceback:{name}", severity="medium", message=f"an error after {name} shows the code"))
+            found.append(
+                Finding(
+                    id=f"traceback:{name}",
+                    severity="medium",
+                    message=f"the error for {name} contains a traceback or file names",
+                )
+            )
     judge(found)
 
 
 def test_no_cross_origin_credentials(server: Server, api_key: str, judge: Judge) -> None:
-    """A page of anybody's must not be able to use the key that a browser holds for this server."""
+    """Other web pages must not be able to use credentials that a browser has for this server."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     answer = send(server.url, "/v1/models", headers={**header, "origin": "https://attacker.example"})
     allowed = answer.headers.get("access-control-allow-origin", "")
     credentials = answer.headers.get("access-control-allow-credentials", "") == "true"
     reflected = credentials and allowed in ("*", "https://attacker.example")
-    message = "answers any origin with credentials allowed; name your origins with --allowed-origins"
+    message = "allows credentials for any origin; list your origins with --allowed-origins"
     judge([Finding(id="cors-credentials", severity="medium", message=message)] if reflected else [])

@@ -1,4 +1,4 @@
-"""The way to the server: encrypted where it leaves the machine, and with a certificate that holds."""
+"""The connection to the server is encrypted unless it is local, and the certificate is valid."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _WEEKS_S = 14 * 86_400
 
 
 def test_plain_http_stays_on_the_machine(server: Server, judge: Judge) -> None:
-    """Keys and prompts travel in clear text otherwise."""
+    """Plain HTTP would send keys and prompts unencrypted."""
     parts = urlsplit(server.url)
-    message = "is reached over plain HTTP from another machine; put TLS before it"
+    message = "is reached over plain HTTP from another machine; use TLS"
     exposed = parts.scheme == "http" and not _local(parts.hostname or "")
     judge([Finding(id="plain-http", severity="low", message=message)] if exposed else [])
 
@@ -39,7 +39,7 @@ def test_old_versions_of_tls_are_refused(server: Server, judge: Judge) -> None:
 
 
 def test_the_certificate_holds(server: Server, judge: Judge) -> None:
-    """Trusted, for this name, and for two weeks more at least."""
+    """The certificate is trusted, matches the name, and is valid for at least two more weeks."""
     host, port = _secured(server)
     try:
         with (
@@ -51,19 +51,19 @@ def test_the_certificate_holds(server: Server, judge: Judge) -> None:
         judge([Finding(id="bad-certificate", severity="high", message=str(error.verify_message))])
         return
     left_s = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()
-    message = f"the certificate ends in {left_s / 86_400:.0f} days"
+    message = f"the certificate expires in {left_s / 86_400:.0f} days"
     judge([Finding(id="certificate-ends-soon", severity="medium", message=message)] if left_s < _WEEKS_S else [])
 
 
 def _secured(server: Server) -> tuple[str, int]:
     parts = urlsplit(server.url)
     if parts.scheme != "https":
-        pytest.skip("the server is reached over plain HTTP: there is no TLS to look at")
+        pytest.skip("the server is reached over plain HTTP, without TLS")
     return parts.hostname or "", parts.port or 443
 
 
 def _local(host: str) -> bool:
-    """Whether a name means this machine, or one that only this machine reaches (a container's own network)."""
+    """Whether a host name is this machine, or a container that only this machine can reach."""
     if host in ("localhost", "vllm"):
         return True
     try:

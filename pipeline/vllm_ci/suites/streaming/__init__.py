@@ -1,1 +1,1 @@
-"""Streaming: streams are well formed, progressive, and say the same as an answer in one piece."""
+"""Streaming: streams are well formed, progressive, and equal to responses without streaming."""

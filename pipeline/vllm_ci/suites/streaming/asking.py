@@ -1,4 +1,4 @@
-"""How the cases ask for streams: the two endpoints of the wire format that stream, and a place where every stream is kept."""
+"""Helpers for the streaming cases: the two streaming endpoints, and a record of all streams."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Endpoint:
 
     Attributes:
         name: ``chat`` or ``completions``.
-        path: Where it is.
+        path: Its path.
         chunk_object: ``object`` of its chunks.
-        model: Served name that is asked for.
-        token_ids: The server returns token ids when asked to.
+        model: Served name to request.
+        token_ids: The server returns token ids on request.
     """
 
     name: str
@@ -34,20 +34,20 @@ class Endpoint:
 
     @property
     def is_chat(self) -> bool:
-        """It takes messages."""
+        """Whether it takes messages."""
         return self.name == "chat"
 
     def body(self, prompt: str | Sequence[Body], **parameters: Any) -> dict[str, Any]:
-        """A request, with ``prompt`` as the user's message where messages are taken."""
+        """A request body; for chat, ``prompt`` becomes a user message."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         asked = {"messages": messages} if self.is_chat else {"prompt": prompt}
         ids = {"return_token_ids": True} if self.token_ids else {}
         return {"model": self.model, **asked, **ids, **parameters}
 
     def said(self, answer: Exchange) -> tuple[str, list[int] | None]:
-        """Text and token ids of an answer in one piece."""
+        """Text and token ids of a response without streaming."""
         body = answer.json()
-        assert isinstance(body, dict), f"the answer is no JSON object: {answer.text[:300]}"
+        assert isinstance(body, dict), f"the response is not a JSON object: {answer.text[:300]}"
         choice = body["choices"][0]
         text = choice["message"]["content"] if self.is_chat else choice["text"]
         return text or "", choice.get("token_ids")
@@ -55,7 +55,7 @@ class Endpoint:
 
 @dataclass(kw_only=True)
 class Asking:
-    """Asks for streams that have to succeed and keeps them, for the figures in the report.
+    """Requests streams that must succeed, and keeps them for the metrics in the report.
 
     Attributes:
         recorder: The measuring client.
@@ -66,29 +66,29 @@ class Asking:
     kept: list[Stream] = field(default_factory=list)
 
     def stream(self, endpoint: Endpoint, body: Body) -> Stream:
-        """One stream; it comes to its proper end, or the case fails and says what was missing."""
+        """Request one stream; the case fails unless it is complete."""
         stream = self.recorder.stream(endpoint.path, body)
         assert stream.complete, stream.describe()
         self.kept.append(stream)
         return stream
 
     def streams(self, endpoint: Endpoint, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
-        """Streams at once, in the order of ``bodies``; each comes to its proper end."""
+        """Request concurrent streams, in the order of ``bodies``; the case fails unless all are complete."""
         streams = self.recorder.streams(endpoint.path, bodies, limit=limit)
         broken = [f"stream {number}: {stream.describe()}" for number, stream in enumerate(streams) if not stream.complete]
-        assert not broken, f"{len(broken)} of {len(streams)} concurrent streams did not succeed; {broken[0]}"
+        assert not broken, f"{len(broken)} of {len(streams)} concurrent streams failed; {broken[0]}"
         self.kept += streams
         return streams
 
     def whole(self, endpoint: Endpoint, body: Body) -> Exchange:
-        """The same request without streaming; it has to succeed."""
+        """Send the same request without streaming; it must succeed."""
         answer = self.recorder.post(endpoint.path, dict(body))
         assert answer.ok, answer.describe()
         return answer
 
 
 def figures(streams: Iterable[Stream]) -> dict[str, Any]:
-    """What a report says about streams: the figures of one, the distributions over several."""
+    """Metrics of streams for the report: those of a single stream, or distributions over several."""
     metrics = [stream.metrics for stream in streams]
     if len(metrics) == 1:
         return metrics[0].properties()

@@ -24,7 +24,7 @@ _ENDPOINTS = {
     scope="session", params=[pytest.param(name, marks=pytest.mark.requires_capability(name)) for name in _ENDPOINTS]
 )
 def endpoint(request: pytest.FixtureRequest, server: Server) -> Endpoint:
-    """Each endpoint that streams, in turn."""
+    """Each streaming endpoint in turn."""
     path, chunk_object = _ENDPOINTS[request.param]
     return Endpoint(
         name=request.param, path=path, chunk_object=chunk_object, model=server.model, token_ids=server.can("token_ids")
@@ -33,7 +33,7 @@ def endpoint(request: pytest.FixtureRequest, server: Server) -> Endpoint:
 
 @pytest.fixture(scope="session")
 def everything(sse: Recorder, note: Callable[[str, Any], None]) -> Iterator[Asking]:
-    """All streams of the session; their figures go into the report as distributions."""
+    """Collects all streams of the session; their metrics go into the report as distributions."""
     asking = Asking(recorder=sse)
     yield asking
     note("streaming", figures(asking.kept))
@@ -41,7 +41,7 @@ def everything(sse: Recorder, note: Callable[[str, Any], None]) -> Iterator[Aski
 
 @pytest.fixture
 def ask(everything: Asking, metric: Callable[[str, Any], None]) -> Iterator[Asking]:
-    """Asks for streams; the figures of those that a case asked for go into the report beside it."""
+    """Requests streams; the metrics of a case's streams become properties of the case."""
     asking = Asking(recorder=everything.recorder)
     yield asking
     everything.kept += asking.kept

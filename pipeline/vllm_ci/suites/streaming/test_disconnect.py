@@ -1,4 +1,4 @@
-"""Clients go away in the middle: what they had is freed, and nobody else notices."""
+"""Clients disconnect during a stream: their slots are freed, and other clients are not affected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIES = 3
 
 @pytest.fixture
 def long_tokens(server: Server) -> int:
-    """Enough tokens that a stream is still under way when its client goes."""
+    """Enough tokens that a stream is still running when its client disconnects."""
     return min((server.max_model_len or 2048) - 64, 16_000)
 
 
@@ -35,12 +35,12 @@ def _busy(client: Client) -> float:
 
 @pytest.fixture
 def idle_within_s(patience: Callable[[float], float]) -> float:
-    """How long a server may take to notice that its clients have gone."""
+    """How long a server may take to notice that its clients have disconnected."""
     return patience(_PATIENCE_S)
 
 
 def _seconds_until_idle(client: Client, within_s: float) -> float | None:
-    """How long until nothing runs or waits; ``None`` when that does not come."""
+    """Seconds until no request is running or waiting; ``None`` after the timeout."""
     begun = time.monotonic()
     while time.monotonic() - begun < within_s:
         if _busy(client) == 0:
@@ -51,9 +51,9 @@ def _seconds_until_idle(client: Client, within_s: float) -> float | None:
 
 @pytest.fixture
 def idle(client: Client, idle_within_s: float) -> None:
-    """The cases here judge gauges, so nobody else may use the server meanwhile."""
+    """Wait until the server is idle: these cases check gauges, so no other client may use the server."""
     if _seconds_until_idle(client, idle_within_s) is None:
-        inconclusive("somebody else uses the server, so its gauges do not tell what became of our requests")
+        inconclusive("another client uses the server, so its gauges do not show the state of our requests")
 
 
 @pytest.mark.requires_capability("metrics")
@@ -66,9 +66,9 @@ def test_a_client_that_hangs_up_frees_its_slot(
     metric: Callable[[str, Any], None],
     idle_within_s: float,
 ) -> None:
-    """A request that nobody listens to stops being computed: otherwise every closed browser tab costs a full answer.
+    """A request without a client is aborted; otherwise every closed browser tab would cost a full answer.
 
-    The best of three tries counts: on a busy machine a small model may have made everything before its server gets to notice.
+    The best of three attempts is used: on a busy machine a small model may finish before its server notices.
     """
     body = endpoint.body("Tell me a long story.", max_tokens=long_tokens, ignore_eos=True)
     tries: list[tuple[float, float]] = []
@@ -76,10 +76,10 @@ def test_a_client_that_hangs_up_frees_its_slot(
         before = client.metrics().total(_GENERATED)
         left = ask.recorder.stream(endpoint.path, body, stop_after_events=4)
         if not left.exchange.stopped:
-            inconclusive(f"all {long_tokens} tokens came before we could hang up: {left.describe()}")
+            inconclusive(f"all {long_tokens} tokens arrived before the client could disconnect: {left.describe()}")
         seconds = _seconds_until_idle(client, idle_within_s)
         assert seconds is not None, (
-            f"{_busy(client):.0f} requests still run or wait {idle_within_s:.0f} s after their client has gone"
+            f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their client disconnected"
         )
         generated = client.metrics().total(_GENERATED) - before
         metric("freed_after_s", round(seconds, 3))
@@ -89,8 +89,10 @@ def test_a_client_that_hangs_up_frees_its_slot(
         tries.append((seconds, generated))
     seconds, generated = min(tries)
     if seconds < _TOO_FAST_S:
-        inconclusive(f"all {generated:.0f} tokens were there {seconds:.2f} s after we had hung up: too fast to tell")
-    pytest.fail(f"all {generated:.0f} tokens were generated for clients that left after 4 events", pytrace=False)
+        inconclusive(
+            f"all {generated:.0f} tokens were generated {seconds:.2f} s after the client disconnected: too fast to tell"
+        )
+    pytest.fail(f"all {generated:.0f} tokens were generated for clients that disconnected after 4 events", pytrace=False)
 
 
 @pytest.mark.requires_capability("metrics")
@@ -98,7 +100,7 @@ def test_a_client_that_hangs_up_frees_its_slot(
 def test_many_clients_that_hang_up_leave_nothing_behind(
     ask: Asking, endpoint: Endpoint, client: Client, long_tokens: int, idle_within_s: float
 ) -> None:
-    """A slot lost with every tenth client stops a server within a day; three rounds of sixteen show it."""
+    """Detects slots that are lost when clients disconnect, with three rounds of sixteen clients."""
     for _ in range(3):
         requests = [
             ask.recorder.streaming(
@@ -109,10 +111,10 @@ def test_many_clients_that_hang_up_leave_nothing_behind(
         ask.recorder.gather(requests)
     seconds = _seconds_until_idle(client, idle_within_s)
     assert seconds is not None, (
-        f"{_busy(client):.0f} requests still run or wait {idle_within_s:.0f} s after their clients have gone"
+        f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their clients disconnected"
     )
     streams = ask.streams(endpoint, [endpoint.body(f"hello {n}", max_tokens=8, ignore_eos=True) for n in range(16)])
-    assert [stream.metrics.output_tokens for stream in streams] == [8] * 16, "the streams afterwards are not whole"
+    assert [stream.metrics.output_tokens for stream in streams] == [8] * 16, "the streams afterwards are not complete"
 
 
 @pytest.mark.requires_capability("metrics")
@@ -120,7 +122,7 @@ def test_many_clients_that_hang_up_leave_nothing_behind(
 def test_clients_that_leave_before_the_first_token_free_their_place(
     ask: Asking, endpoint: Endpoint, client: Client, long_tokens: int, idle_within_s: float
 ) -> None:
-    """Also while a request is queued or its prompt is being read."""
+    """Requests are aborted also while they are queued or their prompt is processed."""
     prompt = "the quick brown fox jumps over the lazy dog " * 8
     requests = [
         ask.recorder.streaming(
@@ -131,14 +133,14 @@ def test_clients_that_leave_before_the_first_token_free_their_place(
     ask.recorder.gather(requests)
     seconds = _seconds_until_idle(client, idle_within_s)
     assert seconds is not None, (
-        f"{_busy(client):.0f} requests still run or wait {idle_within_s:.0f} s after their clients have gone"
+        f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their clients disconnected"
     )
     ask.stream(endpoint, endpoint.body("hello", max_tokens=4, ignore_eos=True))
 
 
 @pytest.mark.sized(tokens=(60, 20))
 def test_a_neighbour_does_not_notice(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
-    """Streams that share a batch with one that is broken off come whole."""
+    """Streams in the same batch as streams of disconnected clients are complete."""
     leaving = [
         ask.recorder.streaming(endpoint.path, endpoint.body(f"leave {n}", max_tokens=200, ignore_eos=True), stop_after_events=3)
         for n in range(4)
@@ -149,6 +151,6 @@ def test_a_neighbour_does_not_notice(ask: Asking, endpoint: Endpoint, size: Size
     ]
     streams = ask.recorder.streams_of([*leaving, *staying])[len(leaving) :]
     broken = [stream.describe() for stream in streams if not stream.complete]
-    assert not broken, f"{len(broken)} streams broke because others were left: {broken[0]}"
+    assert not broken, f"{len(broken)} streams failed when other clients disconnected: {broken[0]}"
     counted = [stream.metrics.output_tokens for stream in streams]
-    assert counted == [size.tokens] * 4, f"asked for {size.tokens} tokens each, got {counted}"
+    assert counted == [size.tokens] * 4, f"requested {size.tokens} tokens each, got {counted}"

@@ -1,4 +1,4 @@
-"""What cannot be streamed is refused before the stream begins, in a shape that clients understand."""
+"""Invalid requests are refused before the stream starts, in a format that clients understand."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BAD: dict[str, tuple[dict[str, Any], set[int]]] = {
 
 
 def _refused(answer: Exchange, statuses: set[int]) -> None:
-    """A JSON error with a message and a 4xx status, and no stream."""
+    """Check for a JSON error with a message and one of the statuses."""
     assert answer.status in statuses, f"expected {sorted(statuses)}: {answer.describe()}"
     kind = answer.headers.get("content-type", "").partition(";")[0]
     assert kind == "application/json", f"the error's content type is {kind!r}"
     body = answer.json()
-    assert isinstance(body, dict), f"the error is no JSON object: {answer.text[:200]}"
+    assert isinstance(body, dict), f"the error is not a JSON object: {answer.text[:200]}"
     error = body.get("error", body)
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     assert message, f"the error has no message: {answer.text[:200]}"
@@ -34,7 +34,7 @@ def _refused(answer: Exchange, statuses: set[int]) -> None:
 
 @pytest.mark.parametrize("name", _BAD)
 def test_a_bad_request_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, name: str) -> None:
-    """With a status that says so: an error inside a stream that began with 200 is missed by most clients."""
+    """The status is an error; most clients miss an error inside a stream with status 200."""
     change, statuses = _BAD[name]
     stream = ask.recorder.stream(endpoint.path, {**endpoint.body("hello", max_tokens=4), **change})
     _refused(stream.exchange, statuses)
@@ -42,9 +42,9 @@ def test_a_bad_request_is_refused_before_the_stream(ask: Asking, endpoint: Endpo
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, server: Server) -> None:
-    """The most common mistake in production."""
+    """A prompt above the limit is the most common error in production."""
     if not server.max_model_len:
-        pytest.skip("the server does not say how long a prompt may be")
+        pytest.skip("the server does not report the maximum length of a prompt")
     if server.max_model_len > 200_000:
         pytest.skip(f"a prompt above {server.max_model_len} tokens is too large to send")
     prompt = "hello world and a number 1 2 3 4 5 6 7 8 9 " * (server.max_model_len // 4)
@@ -54,13 +54,13 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, end
 
 
 def test_stream_options_without_a_stream_are_refused(ask: Asking, endpoint: Endpoint) -> None:
-    """The wire format allows them with `stream: true` only; to take them silently hides a client's mistake."""
+    """The wire format allows them only with `stream: true`; ignoring them would hide a client's mistake."""
     body = endpoint.body("hello", max_tokens=2, stream_options={"include_usage": True})
     _refused(ask.recorder.post(endpoint.path, body), {400, 422})
 
 
 def test_no_stream_that_was_begun_holds_an_error(ask: Asking, endpoint: Endpoint) -> None:
-    """Twenty streams with all kinds of legal parameters: what is accepted with 200 comes to its end without an error object."""
+    """Twenty streams with various valid parameters are complete and contain no error object."""
     changes: list[dict[str, Any]] = [
         {"temperature": 0},
         {"temperature": 0.5, "top_p": 0.9},
@@ -71,6 +71,6 @@ def test_no_stream_that_was_begun_holds_an_error(ask: Asking, endpoint: Endpoint
     bodies = [endpoint.body(f"hello {n}", max_tokens=6, **changes[n % len(changes)]) for n in range(20)]
     streams = ask.recorder.streams(endpoint.path, bodies)
     errors = [f"stream {number}: {stream.error}" for number, stream in enumerate(streams) if stream.error is not None]
-    assert not errors, f"{len(errors)} of 20 streams hold an error; {errors[0][:300]}"
+    assert not errors, f"{len(errors)} of 20 streams contain an error; {errors[0][:300]}"
     broken = [stream.describe() for stream in streams if not stream.complete]
-    assert not broken, f"{len(broken)} of 20 streams did not come to their end: {broken[0]}"
+    assert not broken, f"{len(broken)} of 20 streams are not complete: {broken[0]}"

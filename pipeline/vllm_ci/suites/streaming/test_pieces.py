@@ -1,4 +1,4 @@
-"""Calls and structured answers come in pieces and make the same whole: half a JSON text is worth nothing to a program."""
+"""Streamed tool calls and structured answers add up to the same result as without streaming."""
 
 from __future__ import annotations
 
@@ -25,62 +25,62 @@ _SCHEMA = {"response_format": {"type": "json_schema", "json_schema": {"name": "c
 
 @pytest.fixture
 def short(blankless: Json) -> Json:
-    """Parameters of an answer that repeats itself and comes to its end."""
+    """Parameters of a reproducible answer that ends within the limit."""
     return {"temperature": 0, "max_tokens": 200, **blankless}
 
 
 def _fragments(stream: Stream) -> list[Json]:
-    """Every piece of a tool call, in order."""
+    """All fragments of a tool call, in order."""
     deltas = [choice.get("delta") for chunk in stream.chunks for choice in chunk.choices]
     calls = [call for delta in deltas if isinstance(delta, dict) for call in delta.get("tool_calls") or []]
-    assert calls, f"a call was demanded, and none came: {stream.describe()}, text {stream.text[:100]!r}"
+    assert calls, f"a call was required, but there is none: {stream.describe()}, text {stream.text[:100]!r}"
     return calls
 
 
 def _message(ask: Asking, endpoint: Endpoint, body: Json) -> Any:
-    """The message of the answer in one piece, if it came to its end; half a JSON text says nothing."""
+    """The message of a complete response without streaming; inconclusive if it was truncated."""
     answer = ask.whole(endpoint, body).json()
     assert isinstance(answer, dict)
     choice = answer["choices"][0]
     if choice["finish_reason"] == "length":
-        inconclusive("the model did not come to the end of its structure within 200 tokens")
+        inconclusive("the model did not finish its structured output within 200 tokens")
     return choice["message"]
 
 
 @pytest.mark.requires_capability("tools")
 @pytest.mark.parametrize("endpoint", _ON_CHAT, indirect=True)
 def test_the_pieces_of_a_call_make_the_whole_call(ask: Asking, endpoint: Endpoint, short: Json) -> None:
-    """Arguments arrive in pieces that are joined by clients; the result is what comes without streaming."""
+    """Clients join the fragments of the arguments; the result equals the response without streaming."""
     body = endpoint.body("How is the weather?", **_NAMED, **short)
     before, stream, after = _message(ask, endpoint, body), ask.stream(endpoint, body), _message(ask, endpoint, body)
     expected, again = (message["tool_calls"][0]["function"]["arguments"] for message in (before, after))
     if expected != again:
-        inconclusive("the server gives two different answers in one piece to the same request, so there is nothing to compare")
+        inconclusive("the server gives different responses to the same request, so there is nothing to compare")
     functions = [call.get("function") or {} for call in _fragments(stream)]
     arguments = "".join(str(function.get("arguments") or "") for function in functions if isinstance(function, dict))
     same = json_object(arguments) == json_object(expected)  # servers may set spaces differently
-    assert same, f"the pieces make {arguments[:200]!r}, in one piece it is {expected[:200]!r}"
+    assert same, f"the fragments add up to {arguments[:200]!r}; without streaming it is {expected[:200]!r}"
 
 
 @pytest.mark.requires_capability("tools")
 @pytest.mark.parametrize("endpoint", _ON_CHAT, indirect=True)
 def test_the_first_piece_of_a_call_says_which(ask: Asking, endpoint: Endpoint, short: Json) -> None:
-    """Id and name come with the first piece and only there; every piece says by its index which call it belongs to."""
+    """The first fragment has the id and the name, and only it; every fragment has the index of its call."""
     fragments = _fragments(ask.stream(endpoint, endpoint.body("How is the weather?", **_NAMED, **short)))
     named = [function.get("name") for call in fragments if isinstance(function := call.get("function"), dict)]
-    assert named[0] == "weather", f"the first piece names {named[0]!r}"
-    assert not any(named[1:]), f"the name is repeated, and joined by clients that add up: {named}"
-    assert fragments[0].get("id"), "the first piece has no id: the call's result could not be given back"
+    assert named[0] == "weather", f"the first fragment has the name {named[0]!r}"
+    assert not any(named[1:]), f"the name is repeated, and clients would concatenate it: {named}"
+    assert fragments[0].get("id"), "the first fragment has no id, so the result of the call could not be returned"
     lost = [call for call in fragments if not isinstance(call.get("index"), int)]
-    assert not lost, f"{len(lost)} pieces do not say which call they belong to: {lost[0]}"
+    assert not lost, f"{len(lost)} fragments have no index: {lost[0]}"
 
 
 @pytest.mark.requires_capability("structured_output")
 @pytest.mark.parametrize("endpoint", _ON_CHAT, indirect=True)
 def test_the_pieces_of_a_structured_answer_make_the_whole(ask: Asking, endpoint: Endpoint, short: Json) -> None:
-    """The same constraint holds on both ways."""
+    """A structured answer is the same with and without streaming."""
     body = endpoint.body("Name a city.", **_SCHEMA, **short)
     before, stream, after = _message(ask, endpoint, body), ask.stream(endpoint, body), _message(ask, endpoint, body)
     if before["content"] != after["content"]:
-        inconclusive("the server gives two different answers in one piece to the same request, so there is nothing to compare")
-    assert stream.text == before["content"], f"streamed {stream.text[:200]!r}, in one piece {before['content'][:200]!r}"
+        inconclusive("the server gives different responses to the same request, so there is nothing to compare")
+    assert stream.text == before["content"], f"streamed {stream.text[:200]!r}, without streaming {before['content'][:200]!r}"

@@ -1,4 +1,4 @@
-"""A stream says the same as an answer in one piece: whoever switches streaming on gets no other product."""
+"""Responses are the same with and without streaming."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _GREEDY = {"temperature": 0, "ignore_eos": True}
 
 
 def both(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], **parameters: Any) -> tuple[Stream, Exchange]:
-    """The same request streamed and in one piece, with the timing of both in the report.
+    """Send the same request with and without streaming; the report gets the timing of both.
 
-    In one piece it is asked twice: where the server does not repeat itself, a comparison decides nothing.
+    It is sent twice without streaming: if these responses differ, the comparison is inconclusive.
     """
     body = endpoint.body(_PROMPT, **parameters)
     first = ask.whole(endpoint, body)
@@ -32,31 +32,31 @@ def both(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], **
     metric("whole_ms", round(min(first.seconds, second.seconds) * 1000, 3))
     metric("streamed_ms", round(stream.exchange.seconds * 1000, 3))
     if endpoint.said(first) != endpoint.said(second):
-        inconclusive("the server gives two different answers in one piece to the same request, so there is nothing to compare")
+        inconclusive("the server gives different responses to the same request, so there is nothing to compare")
     return stream, first
 
 
 def same(stream: Stream, whole: Exchange, endpoint: Endpoint) -> None:
-    """Text, token ids (where there are some), end and count agree."""
+    """Check that text, token ids (if any), finish reason and token count are equal."""
     text, ids = endpoint.said(whole)
     if ids is not None and stream.token_ids is not None:
         differs = next((at for at, pair in enumerate(zip(stream.token_ids, ids, strict=False)) if pair[0] != pair[1]), None)
-        assert differs is None, f"token {differs} is {stream.token_ids[differs]} streamed and {ids[differs]} in one piece"
-        assert len(stream.token_ids) == len(ids), f"{len(stream.token_ids)} tokens streamed, {len(ids)} in one piece"
-    assert stream.text == text, f"streamed {stream.text[:200]!r}, in one piece {text[:200]!r}"
+        assert differs is None, f"token {differs} is {stream.token_ids[differs]} streamed and {ids[differs]} without streaming"
+        assert len(stream.token_ids) == len(ids), f"{len(stream.token_ids)} tokens streamed, {len(ids)} without streaming"
+    assert stream.text == text, f"streamed {stream.text[:200]!r}, without streaming {text[:200]!r}"
     answer = whole.json()
     assert isinstance(answer, dict)
     reason = answer["choices"][0]["finish_reason"]
-    assert stream.finish_reason == reason, f"finish reason is {stream.finish_reason!r} streamed and {reason!r} in one piece"
+    assert stream.finish_reason == reason, f"finish reason is {stream.finish_reason!r} streamed, {reason!r} without streaming"
     counts = [(usage or {}).get("completion_tokens") for usage in (stream.usage, answer["usage"])]
-    assert counts[0] == counts[1], f"usage counts {counts[0]} tokens streamed, {counts[1]} in one piece"
+    assert counts[0] == counts[1], f"usage counts {counts[0]} tokens streamed, {counts[1]} without streaming"
 
 
 @pytest.mark.sized(tokens=(64, 20))
 def test_a_greedy_stream_is_the_greedy_answer(
     ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
-    """Token by token and letter by letter, at temperature 0."""
+    """At temperature 0, all tokens and all characters are the same."""
     same(*both(ask, endpoint, metric, **_GREEDY, max_tokens=size.tokens), endpoint)
 
 
@@ -64,18 +64,18 @@ def test_a_greedy_stream_is_the_greedy_answer(
 def test_a_seeded_stream_is_the_seeded_answer(
     ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
-    """Sampling parameters reach the model on both ways: a seed repeats itself, streamed or not."""
+    """A seed gives the same answer with and without streaming."""
     same(*both(ask, endpoint, metric, temperature=1, seed=11, max_tokens=size.tokens, ignore_eos=True), endpoint)
 
 
 @pytest.mark.sized(tokens=(64, 32))
 def test_a_stop_string_is_never_shown(ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes) -> None:
-    """A stop string that spans chunks has to be held back: what was sent cannot be taken back."""
+    """A stop string that spans several chunks must not be sent."""
     greedy = {**_GREEDY, "max_tokens": size.tokens}
     text, _ = endpoint.said(ask.whole(endpoint, endpoint.body(_PROMPT, **greedy)))
     readable = [at for at in range(8, len(text) - 4) if "\ufffd" not in text[at : at + 4] and text[at : at + 4].strip()]
     if not readable:
-        inconclusive(f"nothing in the model's answer can serve as a stop string: {text[:100]!r}")
+        inconclusive(f"the model's answer contains no usable stop string: {text[:100]!r}")
     stop = text[readable[0] : readable[0] + 4]
     metric("stop", stop)
     stream, whole = both(ask, endpoint, metric, **greedy, stop=[stop])
@@ -86,22 +86,22 @@ def test_a_stop_string_is_never_shown(ask: Asking, endpoint: Endpoint, metric: C
 
 @pytest.mark.sized(tokens=(32, 20))
 def test_the_official_client_reads_the_same(ask: Asking, openai_client: openai.OpenAI, endpoint: Endpoint, size: Sizes) -> None:
-    """What most users run: the openai SDK takes the stream apart without complaint and puts the same answer together."""
+    """The official openai SDK parses the stream and gets the same answer."""
     body = endpoint.body(_PROMPT, temperature=0, max_tokens=size.tokens)
     before = ask.stream(endpoint, body)
     text, reasons, counted = _through_the_sdk(openai_client, endpoint, size.tokens)
     if before.text != ask.stream(endpoint, body).text:
-        inconclusive("the server gives two different streams for the same request, so there is nothing to compare")
-    assert text == before.text, f"through the SDK {text[:200]!r}, off the wire {before.text[:200]!r}"
+        inconclusive("the server gives different streams for the same request, so there is nothing to compare")
+    assert text == before.text, f"the SDK returns {text[:200]!r}, the stream contains {before.text[:200]!r}"
     assert reasons == [before.finish_reason], (
-        f"finish reasons are {reasons} through the SDK and {before.finish_reason} on the wire"
+        f"finish reasons are {reasons} in the SDK and {before.finish_reason} in the stream"
     )
     wired = before.metrics.output_tokens
-    assert counted == wired, f"usage counts {counted} tokens through the SDK and {wired} on the wire"
+    assert counted == wired, f"usage counts {counted} tokens in the SDK and {wired} in the stream"
 
 
 def _through_the_sdk(client: openai.OpenAI, endpoint: Endpoint, tokens: int) -> tuple[str, list[str], int | None]:
-    """Text, finish reasons and token count as a program that uses the SDK gets them."""
+    """Text, finish reasons and token count as returned by the SDK."""
     asked: dict[str, Any] = {"model": endpoint.model, "stream": True, "temperature": 0, "max_tokens": tokens}
     asked["stream_options"] = {"include_usage": True}
     if endpoint.is_chat:
@@ -117,8 +117,8 @@ def _through_the_sdk(client: openai.OpenAI, endpoint: Endpoint, tokens: int) -> 
 
 @pytest.mark.parametrize("endpoint", [pytest.param("chat", marks=pytest.mark.requires_capability("chat"))], indirect=True)
 def test_a_system_message_reaches_a_stream(ask: Asking, endpoint: Endpoint) -> None:
-    """A system message that only counts without streaming takes the operator's rules away from most users."""
-    # Many templates put a system message of their own where none is given, so a long one is compared with a short one.
+    """The system message must be used with streaming too; otherwise the operator's rules are lost."""
+    # Many templates add a default system message, so a long one is compared with a short one.
     rules = ("You speak in short sentences about weather.", "Speak.")
     ruled_body, short_body = (
         endpoint.body([{"role": "system", "content": rule}, {"role": "user", "content": "hello"}], max_tokens=4)
@@ -132,4 +132,4 @@ def test_a_system_message_reaches_a_stream(ask: Asking, endpoint: Endpoint) -> N
     whole = ask.whole(endpoint, ruled_body).json()
     assert isinstance(whole, dict)
     expected = whole["usage"]["prompt_tokens"]
-    assert with_rules == expected, f"{with_rules} prompt tokens streamed, {expected} in one piece"
+    assert with_rules == expected, f"{with_rules} prompt tokens streamed, {expected} without streaming"

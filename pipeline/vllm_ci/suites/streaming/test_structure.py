@@ -1,4 +1,4 @@
-"""A stream is built as the wire format says; clients of every language take it apart by these rules."""
+"""Streams have the structure that the wire format defines and that clients rely on."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _TOKENS = 12
 
 @pytest.fixture(scope="module")
 def stream(sse: Recorder, endpoint: Endpoint) -> Stream:
-    """One stream of known length, looked at from several sides; whether it is well is for the cases to say."""
+    """One stream of known length that several cases check."""
     body = endpoint.body("Tell me about the weather.", max_tokens=_TOKENS, ignore_eos=True, temperature=0)
     found = sse.stream(endpoint.path, body)
     assert found.exchange.status == 200, found.describe()
-    assert found.chunks, f"no chunk came: {found.exchange.describe()}"
+    assert found.chunks, f"the stream has no chunks: {found.exchange.describe()}"
     return found
 
 
 def test_is_announced_as_an_event_stream(stream: Stream) -> None:
-    """Browsers' EventSource and proxies that would otherwise buffer go by the content type."""
+    """EventSource in browsers and unbuffered delivery in proxies depend on the content type."""
     announced = stream.exchange.headers.get("content-type", "")
     assert announced.partition(";")[0].strip() == "text/event-stream", f"content-type is {announced!r}"
 
 
 def test_arrives_whole(stream: Stream) -> None:
-    """The body ends where its framing says, not with a connection that breaks."""
+    """The body ends as its framing defines, not with a broken connection."""
     assert stream.exchange.failure is None, str(stream.exchange.failure)
 
 
 def test_every_event_is_a_json_object(stream: Stream) -> None:
-    """A client parses every event but the last as JSON; half an object raises in the middle of an answer."""
-    assert not stream.malformed, f"{len(stream.malformed)} events are no JSON object: {stream.malformed[0][:200]!r}"
+    """Clients parse every event except the last as JSON."""
+    assert not stream.malformed, f"{len(stream.malformed)} events are not JSON objects: {stream.malformed[0][:200]!r}"
 
 
 def test_holds_no_error_object(stream: Stream) -> None:
-    """An error can hide inside a stream that began with 200; such a stream is no answer."""
-    assert stream.error is None, f"an error came inside a stream with status 200: {stream.error}"
+    """A stream with status 200 can still contain an error."""
+    assert stream.error is None, f"the stream with status 200 contains an error: {stream.error}"
 
 
 def test_ends_with_done_once(stream: Stream) -> None:
-    """`[DONE]` is the only proof that nothing is missing, so it comes once and last."""
+    """`[DONE]` shows that the stream is complete, so there is exactly one, at the end."""
     ends = [number for number, event in enumerate(stream.events) if event.data == "[DONE]"]
     assert ends == [len(stream.events) - 1], f"of {len(stream.events)} events these are [DONE]: {ends}"
 
@@ -55,27 +55,27 @@ def test_chunks_say_what_they_are(stream: Stream, endpoint: Endpoint) -> None:
 
 
 def test_chunks_carry_the_same_id(stream: Stream) -> None:
-    """Chunks that carry another id belong to somebody else's answer."""
+    """Chunks with another id belong to another response."""
     ids = {chunk.body.get("id") for chunk in stream.chunks}
-    assert len(ids) == 1, f"one stream carries the ids {sorted(map(str, ids))}"
+    assert len(ids) == 1, f"the chunks have the ids {sorted(map(str, ids))}"
     assert ids != {None}, "the chunks have no id"
 
 
 def test_chunks_name_the_model_that_was_asked_for(stream: Stream, endpoint: Endpoint) -> None:
-    """Routers and bills go by the model's name."""
+    """Routing and billing depend on the model's name."""
     names = {chunk.body.get("model") for chunk in stream.chunks}
-    assert names == {endpoint.model}, f"{endpoint.model} was asked for, the chunks name {sorted(map(str, names))}"
+    assert names == {endpoint.model}, f"requested {endpoint.model}, but the chunks name {sorted(map(str, names))}"
 
 
 def test_chunks_were_made_at_the_same_time(stream: Stream) -> None:
-    """`created` is that of the answer, the same in every chunk."""
+    """`created` is the same in every chunk."""
     times = {chunk.body.get("created") for chunk in stream.chunks}
-    assert len(times) == 1, f"one stream was created at {sorted(map(str, times))}"
+    assert len(times) == 1, f"created in the chunks is {sorted(map(str, times))}"
 
 
 @pytest.mark.parametrize("endpoint", [pytest.param("chat", marks=pytest.mark.requires_capability("chat"))], indirect=True)
 def test_the_role_comes_first_and_once(stream: Stream) -> None:
-    """The first chunk says who speaks, with or without content; a role that is repeated is added up by clients."""
+    """The role is in the first chunk only; clients would concatenate a repeated role."""
     first = stream.chunks[0].choices
     assert first, "the first chunk has no choice"
     delta = first[0].get("delta")
@@ -85,13 +85,13 @@ def test_the_role_comes_first_and_once(stream: Stream) -> None:
 
 
 def test_the_finish_reason_comes_once(stream: Stream) -> None:
-    """An answer ends once; a stream without a finish reason may be cut off, one with two may be two answers."""
+    """Without a finish reason a stream may be truncated; with two it may contain two answers."""
     reasons = stream.answers[0].finish_reasons
     assert len(reasons) == 1, f"finish reasons are {reasons}"
 
 
 def test_nothing_is_said_after_the_finish_reason(stream: Stream) -> None:
-    """A client stops listening at the finish reason, so what follows would be lost."""
+    """Clients stop reading at the finish reason, so later content would be lost."""
     ends = [
         number for number, chunk in enumerate(stream.chunks) if any(choice.get("finish_reason") for choice in chunk.choices)
     ]
@@ -101,22 +101,22 @@ def test_nothing_is_said_after_the_finish_reason(stream: Stream) -> None:
 
 
 def test_max_tokens_ends_a_stream_with_length(stream: Stream) -> None:
-    """Whoever asked for so many tokens gets them, is told that more would have come, and is charged for no more."""
+    """At max_tokens the stream has exactly this many tokens and the finish reason `length`."""
     assert stream.finish_reason == "length", f"finish reason is {stream.finish_reason!r}"
     counted = (stream.usage or {}).get("completion_tokens")
-    assert counted == _TOKENS, f"{_TOKENS} tokens were asked for, usage counts {counted}"
+    assert counted == _TOKENS, f"requested {_TOKENS} tokens, usage counts {counted}"
 
 
 def test_usage_comes_last_and_without_choices(stream: Stream) -> None:
-    """The usage chunk follows the answer: clients that take the first choice of every chunk look at `choices` first."""
+    """The last chunk has the usage and an empty list of choices, which clients check."""
     last = stream.chunks[-1]
-    assert last.usage is not None, f"the last chunk carries no usage: {last.body}"
-    assert list(last.choices) == [], f"the usage chunk carries choices: {last.body}"
+    assert last.usage is not None, f"the last chunk has no usage: {last.body}"
+    assert list(last.choices) == [], f"the usage chunk has choices: {last.body}"
     assert last.body.get("choices") == [], "the usage chunk has no empty list of choices"
 
 
 def test_usage_adds_up(stream: Stream) -> None:
-    """Bills are made from it."""
+    """Billing depends on usage."""
     assert stream.usage is not None, "there is no usage"
     last = stream.chunks[-1]
     prompt, completion, total = (last.counted(f"{name}_tokens") for name in ("prompt", "completion", "total"))
@@ -125,45 +125,45 @@ def test_usage_adds_up(stream: Stream) -> None:
 
 @pytest.mark.requires_capability("token_ids")
 def test_usage_counts_the_tokens_that_came(stream: Stream) -> None:
-    """Counted from the token ids of all chunks: none is charged that did not come."""
+    """The count matches the token ids of all chunks."""
     came = len(stream.token_ids or ())
     counted = (stream.usage or {}).get("completion_tokens")
-    assert counted == came, f"usage counts {counted} tokens, {came} token ids came"
+    assert counted == came, f"usage counts {counted} tokens, but the chunks have {came} token ids"
 
 
 def test_prompt_tokens_are_those_of_an_answer_in_one_piece(stream: Stream, ask: Asking, endpoint: Endpoint) -> None:
-    """Streaming costs nothing extra."""
+    """Streaming does not change the number of prompt tokens."""
     answer = ask.whole(endpoint, endpoint.body("Tell me about the weather.", max_tokens=1)).json()
     expected = answer["usage"]["prompt_tokens"] if isinstance(answer, dict) else None
     counted = (stream.usage or {}).get("prompt_tokens")
-    assert counted == expected, f"{counted} prompt tokens streamed, {expected} in one piece"
+    assert counted == expected, f"{counted} prompt tokens streamed, {expected} without streaming"
 
 
 def test_counts_in_every_chunk_grow_to_the_total(stream: Stream, sse: Recorder) -> None:
-    """Continuous usage (of vLLM) is what meters and rate limits see while an answer is still coming."""
+    """Metering and rate limits use vLLM's continuous usage during a stream."""
     if not sse.continuous_usage:
         pytest.skip("the server does not offer continuous_usage_stats")
     counts = [count for chunk in stream.chunks if (count := chunk.counted("completion_tokens")) is not None]
-    assert len(counts) == len(stream.chunks), f"{len(stream.chunks) - len(counts)} chunks carry no count"
-    assert counts == sorted(counts), f"counts do not grow: {counts}"
+    assert len(counts) == len(stream.chunks), f"{len(stream.chunks) - len(counts)} chunks have no count"
+    assert counts == sorted(counts), f"the counts are not ascending: {counts}"
     assert counts[-1] == _TOKENS, f"the last count is {counts[-1]}, not {_TOKENS}"
 
 
 def test_usage_is_not_sent_unless_asked(sse: Recorder, endpoint: Endpoint) -> None:
-    """A chunk without choices breaks clients that did not ask for one.
+    """A usage chunk without choices breaks clients that did not request it.
 
-    vLLM's --enable-force-include-usage sends it to everyone; that is the operator's wish, and then it has to be whole.
+    vLLM's --enable-force-include-usage sends it always; then it must be complete.
     """
     body = endpoint.body("hello", max_tokens=4, ignore_eos=True, stream_options=None)
     stream = sse.stream(endpoint.path, body)
     assert stream.problems in ((), ("no usage",)), stream.describe()
     carrying = [number for number, chunk in enumerate(stream.chunks) if chunk.usage is not None]
     whole = carrying == [len(stream.chunks) - 1] and stream.chunks[-1].body.get("choices") == []
-    assert not carrying or whole, f"usage was not asked for, and still chunks {carrying} of {len(stream.chunks)} carry it"
+    assert not carrying or whole, f"usage was not requested, but chunks {carrying} of {len(stream.chunks)} have it"
 
 
 def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoint) -> None:
-    """With n each choice has its own index, its own end and all of its tokens."""
+    """With n, each choice has its own index, finish reason and tokens."""
     stream = ask.stream(endpoint, endpoint.body("hello", n=2, max_tokens=6, ignore_eos=True, temperature=1, seed=3))
     assert [answer.index for answer in stream.answers] == [0, 1], f"choices are {[answer.index for answer in stream.answers]}"
     ends = [answer.finish_reasons for answer in stream.answers]
@@ -174,11 +174,11 @@ def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoi
 @pytest.mark.requires_capability("logprobs")
 @pytest.mark.parametrize("endpoint", [pytest.param("chat", marks=pytest.mark.requires_capability("chat"))], indirect=True)
 def test_every_token_brings_its_logprob(ask: Asking, endpoint: Endpoint) -> None:
-    """Also where several tokens share a chunk, or a token decodes to no text."""
+    """Every token has a logprob, even if several tokens share a chunk or a token has no text."""
     body = endpoint.body("hello", max_tokens=8, ignore_eos=True, temperature=0, logprobs=True, top_logprobs=1)
     stream = ask.stream(endpoint, body)
     held = [choice.get("logprobs") for chunk in stream.chunks for choice in chunk.choices]
     entries = [entry for each in held if isinstance(each, dict) for entry in each.get("content") or []]
-    assert len(entries) == 8, f"8 tokens brought {len(entries)} logprobs"
+    assert len(entries) == 8, f"8 tokens have {len(entries)} logprobs"
     above = [entry["logprob"] for entry in entries if entry["logprob"] > 0]
-    assert not above, f"logarithms of probabilities above 0: {above}"
+    assert not above, f"log probabilities above 0: {above}"

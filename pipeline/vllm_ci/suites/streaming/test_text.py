@@ -1,4 +1,4 @@
-"""Text survives being cut into tokens, chunks and reads: no character is broken on the way."""
+"""Characters are not broken at the boundaries of tokens, chunks and reads."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _WORDS = {
 
 @pytest.mark.sized(tokens=(200, 64))
 def test_a_stream_is_valid_utf8(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
-    """Byte for byte, whatever a model with byte tokens says: one bad byte ends the stream in strict clients."""
+    """Every byte of the stream is valid UTF-8, also with byte tokens; one invalid byte ends the stream in strict clients."""
     stream = ask.stream(endpoint, endpoint.body("日本語 😀", max_tokens=size.tokens, ignore_eos=True, temperature=1, seed=5))
     try:
         stream.exchange.body.decode("utf-8")
     except UnicodeDecodeError as error:
-        pytest.fail(f"the stream is no UTF-8: {error}")
+        pytest.fail(f"the stream is not valid UTF-8: {error}")
 
 
 @pytest.mark.requires_capability("structured_output")
 @pytest.mark.parametrize("name", _WORDS)
 def test_characters_of_several_tokens_are_not_broken(ask: Asking, endpoint: Endpoint, name: str) -> None:
-    """The model is made to say this very text (vLLM's structured_outputs), which takes several tokens a character."""
+    """The model is forced to generate this text (vLLM's structured_outputs), which has several tokens per character."""
     text = _WORDS[name]
     body = endpoint.body("Say it.", max_tokens=200, temperature=0, structured_outputs={"choice": [text]})
     stream = ask.stream(endpoint, body)
@@ -38,7 +38,7 @@ def test_characters_of_several_tokens_are_not_broken(ask: Asking, endpoint: Endp
 
 @pytest.mark.requires_capability("structured_output")
 def test_no_half_character_is_shown_on_the_way(ask: Asking, endpoint: Endpoint) -> None:
-    """A replacement character that is corrected later has already been displayed."""
+    """No chunk contains a part of a character, because clients display chunks immediately."""
     body = endpoint.body("Say it.", max_tokens=200, temperature=0, structured_outputs={"choice": ["日本語 😀"]})
     stream = ask.stream(endpoint, body)
     shown = ""
@@ -46,14 +46,14 @@ def test_no_half_character_is_shown_on_the_way(ask: Asking, endpoint: Endpoint) 
         for choice in chunk.choices:
             delta = choice.get("delta")
             shown += str((delta.get("content") if isinstance(delta, dict) else choice.get("text")) or "")
-        assert "日本語 😀".startswith(shown), f"after one of the chunks the text reads {shown!r}"
+        assert "日本語 😀".startswith(shown), f"after one of the chunks the text is {shown!r}"
 
 
 def test_a_prompt_in_many_scripts_is_read_as_in_one_piece(ask: Asking, endpoint: Endpoint) -> None:
-    """What goes in is read the same, streamed or not."""
+    """A prompt has the same number of tokens with and without streaming."""
     prompt = " ".join(_WORDS.values())
     streamed = ask.stream(endpoint, endpoint.body(prompt, max_tokens=2)).metrics.prompt_tokens
     answer = ask.whole(endpoint, endpoint.body(prompt, max_tokens=2)).json()
     assert isinstance(answer, dict)
     whole = answer["usage"]["prompt_tokens"]
-    assert streamed == whole, f"{streamed} prompt tokens streamed, {whole} in one piece"
+    assert streamed == whole, f"{streamed} prompt tokens streamed, {whole} without streaming"

@@ -1,1 +1,1 @@
-"""Inside an image: it is what its locks say. Standard library and pytest only."""
+"""Checks inside an image that it matches its locks. Standard library and pytest only."""

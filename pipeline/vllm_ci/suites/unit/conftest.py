@@ -1,4 +1,4 @@
-"""Fixtures of the cases that look at an image from inside."""
+"""Fixtures of the cases that run inside an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def where(manifest: dict[str, Any]) -> Tree:
 
 @pytest.fixture(scope="session")
 def packages(manifest: dict[str, Any]) -> str:
-    """The folder that wheels were unpacked into, as a path of the image."""
+    """The folder that wheels are installed in, as a path in the image."""
     inits: set[str] = {path for files in manifest.values() for path in files if path.endswith(_VLLM)}
     (found,) = inits
     return found.removesuffix(_VLLM)

@@ -1,4 +1,4 @@
-"""What Python finds is what the image says it holds."""
+"""The installed packages match the image's manifest and labels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-_DIST_INFO = re.compile(r"/(?:site|dist)-packages/([^/]+)-([^/-]+)\.dist-info/METADATA")  # not what others vendor
+_DIST_INFO = re.compile(r"/(?:site|dist)-packages/([^/]+)-([^/-]+)\.dist-info/METADATA")  # without vendored packages
 _VERSION = "org.opencontainers.image.version"
 _REVISION = "org.opencontainers.image.revision"
 
 
 def normal(name: str) -> str:
-    """A project's name as indexes compare it (PEP 503)."""
+    """The normalised name of a project (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -26,35 +26,35 @@ def labels(image_config: dict[str, Any]) -> dict[str, str]:
 
 
 def test_vllm_can_be_imported() -> None:
-    """In a process of its own, because an extension that does not fit takes its process down."""
+    """In a separate process, because an incompatible extension can crash it."""
     code = "import vllm, sys; from vllm import LLM, SamplingParams; sys.stdout.write(vllm.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"importing vllm ends with {done.returncode}: {done.stderr.strip()[-600:]}"
+    assert done.returncode == 0, f"importing vllm failed with exit code {done.returncode}: {done.stderr.strip()[-600:]}"
 
 
 def test_every_distribution_has_the_version_of_its_locked_wheel(manifest: dict[str, Any]) -> None:
-    """A second copy that lies earlier on the path would be found instead."""
+    """A second copy that is earlier on the path would be imported instead."""
     locked = {normal(found[1]): found[2] for files in manifest.values() for path in files if (found := _DIST_INFO.search(path))}
     seen = {normal(each.metadata["Name"]): each.version for each in reversed(list(importlib.metadata.distributions()))}
     wrong = {name: (seen.get(name, "none"), version) for name, version in locked.items() if seen.get(name) != version}
-    assert locked, "the manifest names no distributions"
+    assert locked, "the manifest contains no distributions"
     assert not wrong, "; ".join(f"{name} {found} instead of {version}" for name, (found, version) in sorted(wrong.items())[:10])
 
 
 def test_the_label_names_the_version_of_vllm_that_is_installed(image_config: dict[str, Any]) -> None:
-    """Operators read the label, not the files."""
+    """Operators rely on the label."""
     label = labels(image_config).get(_VERSION, "")
     found = {version(name) for name in importlib.metadata.packages_distributions().get("vllm", [])}
-    assert found == {label}, f"the label {_VERSION} says {label or 'nothing'}, installed is {sorted(found)}"
+    assert found == {label}, f"the label {_VERSION} is {label or 'empty'}, but {sorted(found)} is installed"
 
 
 def test_the_label_names_the_commit_that_is_tested(image_config: dict[str, Any], pytestconfig: pytest.Config) -> None:
-    """The report, the tag and the label have to be about one commit."""
+    """The report, the tag and the label must refer to the same commit."""
     commit = pytestconfig.option.vllm_commit
     if not commit:
-        pytest.skip("it is not known which commit is tested (--vllm-commit)")
+        pytest.skip("the tested commit is not known (--vllm-commit)")
     revision = labels(image_config).get(_REVISION, "")
-    assert revision.removesuffix("-dirty") == commit, f"tested is {commit}, the label says {revision or 'nothing'}"
+    assert revision.removesuffix("-dirty") == commit, f"the tested commit is {commit}, but the label is {revision or 'empty'}"
 
 
 def version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""No secrets in the image's environment, its history or the files that the commit brought."""
+"""No secrets in the image's environment, its history or the files of the commit."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _LARGEST_BYTES = 4_000_000
 
 
 def test_the_environment_sets_no_secret(image_config: dict[str, Any]) -> None:
-    """Whoever pulls the image reads its configuration."""
+    """Everybody who can pull the image can read its configuration."""
     entries = [str(entry).partition("=") for entry in image_config.get("config", {}).get("Env") or []]
     found = [name for name, _, value in entries if value and (_NAME.search(name) or _VALUE.search(value.encode()))]
-    assert not found, f"the image's environment sets {found}: hand secrets over when it runs"
+    assert not found, f"the image's environment sets {found}; pass secrets when the image runs instead"
 
 
 def test_the_history_shows_no_secret(image_config: dict[str, Any]) -> None:
-    """Build arguments stay in the history for ever."""
+    """Build arguments remain in the history."""
     steps = [f"{step.get('created_by', '')} {step.get('comment', '')}" for step in image_config.get("history") or []]
     found = [number for number, step in enumerate(steps) if _VALUE.search(step.encode())]
-    assert not found, f"the build steps {found} show a secret"
+    assert not found, f"the build steps {found} contain a secret"
 
 
 def test_the_files_of_the_commit_hold_no_secret(manifest: dict[str, Any], where: Tree) -> None:
-    """What is copied into an image is published with it."""
+    """Files in an image are published with it."""
     found = []
     for owner in _OWN:
         for path in manifest.get(owner, {}):
@@ -42,10 +42,10 @@ def test_the_files_of_the_commit_hold_no_secret(manifest: dict[str, Any], where:
             small = place.is_file() and place.stat().st_size <= _LARGEST_BYTES
             if small and _VALUE.search(place.read_bytes()):
                 found.append(path)
-    assert not found, f"these files look as if they held a secret: {found[:10]}"
+    assert not found, f"these files seem to contain a secret: {found[:10]}"
 
 
 def test_no_file_is_one_that_holds_credentials(manifest: dict[str, Any]) -> None:
-    """Names that credentials are kept under; nobody wants them in an image."""
+    """Files such as .netrc or private keys do not belong in an image."""
     found = [path for files in manifest.values() for path in files if _FILES.search(path)]
-    assert not found, f"these files are where credentials are kept: {found[:10]}"
+    assert not found, f"these files usually contain credentials: {found[:10]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 Manifest = Mapping[str, Mapping[str, str]]
 
-# Whose files are the image's own; everything else of a running system is mounted or made on the spot.
+# Directories of a running system whose content is not part of the image.
 _NOT_OURS = ("proc", "sys", "dev", "run", "tmp", "var/tmp")
 _BYTE_CODE = (".pyc", ".pyo")
 
@@ -25,16 +25,16 @@ class Tree:
     root: Path
 
     def place(self, path: str) -> Path:
-        """Where the image's absolute ``path`` lies."""
+        """Path on this system of the image's absolute ``path``."""
         return self.root / path.lstrip("/")
 
     def shown(self, path: Path | str) -> str:
-        """The path as the image has it."""
+        """The path in the image."""
         relative = os.path.relpath(path, self.root)
         return f"/{relative}"
 
     def files(self, below: str = "/") -> Iterator[os.DirEntry[str]]:
-        """Files and folders of the image below a folder, without what is mounted into it."""
+        """Files and folders of the image below a folder, without mounted file systems."""
         device = self.place("/").stat().st_dev
         top = self.place(below)
         waiting = [str(top)] if top.is_dir() else []
@@ -50,47 +50,47 @@ class Tree:
 
 
 def tree(manifest: Manifest) -> Tree:
-    """Find the image's root by a file that the manifest names and this interpreter sees.
+    """Find the image's root, by comparing the manifest with where this interpreter finds vllm.
 
     Raises:
-        LookupError: vllm is not where the manifest says that it is.
+        LookupError: vllm is not at the path in the manifest.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
-        raise LookupError("this interpreter finds no vllm")
+        raise LookupError("this interpreter cannot find vllm")
     seen = os.path.realpath(spec.origin)
     for files in manifest.values():
         for path in files:
             if path.endswith("/vllm/__init__.py") and seen.endswith(path):
                 return Tree(Path(seen[: -len(path)] or "/"))
-    raise LookupError("vllm is not found where the image's manifest says that it is")
+    raise LookupError("vllm is not at the path in the image's manifest")
 
 
 def wrong_files(where: Tree, files: Mapping[str, str]) -> list[str]:
-    """Paths whose content is not the one with the expected SHA-256, each with what is wrong."""
+    """Paths whose content does not have the expected SHA-256, each with the reason."""
 
     def wrong(item: tuple[str, str]) -> str:
         path, expected = item
         place = where.place(path)
         if place.is_symlink():
             found = hashlib.sha256(str(place.readlink()).encode()).hexdigest()
-            return "" if expected in (found, _digest(place)) else f"{path} links elsewhere"
+            return "" if expected in (found, _digest(place)) else f"{path} is a link to another target"
         found = _digest(place)
-        return "" if found == expected else f"{path} is {'missing' if not found else 'another file'}"
+        return "" if found == expected else f"{path} {'is missing' if not found else 'has other content'}"
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return [text for text in pool.map(wrong, files.items()) if text]
 
 
 def unknown_files(where: Tree, manifest: Manifest, below: str) -> list[str]:
-    """Files below a folder that no wheel and no commit brought, byte code apart."""
+    """Files below a folder that are not in the manifest, except byte code."""
     known = {path for files in manifest.values() for path in files}
     found = (where.shown(entry.path) for entry in where.files(below) if entry.is_file())
     return sorted(path for path in found if path not in known and not path.endswith(_BYTE_CODE))
 
 
 def writable_by_all(where: Tree, below: str = "/") -> list[str]:
-    """Files that everybody may write, and folders in which everybody may replace what is not theirs."""
+    """Files that everybody may write, and folders in which everybody may replace the files of others."""
     found = []
     for entry in where.files(below):
         mode = entry.stat().st_mode
