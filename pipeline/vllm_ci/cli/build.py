@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -58,14 +59,12 @@ def build(
     from vllm_ci.images import facts as known
     from vllm_ci.images import request
 
-    def progress(line: str) -> None:
-        click.echo(line, err=True)
-
     asked = _request(context, commit, options)
-    image = request.build(asked, progress=progress)
-    if check:
-        request.check(asked, image, progress=progress)
-    pushed = request.push(asked, image, push, progress=progress) if push else 0
+    with watching.watch() as emit:
+        image = request.build(asked, emit=emit)
+        if check:
+            request.check(asked, image, emit=emit)
+        pushed = request.push(asked, image, push, emit=emit) if push else 0
     found = known.summary(asked, image, repository=push or "", pushed_bytes=pushed)
     if facts:
         known.write(facts, image, found)

@@ -120,10 +120,3 @@ def check_ledger(context: click.Context, *, mend: bool, as_json: bool) -> int:
         else f"{len(left)} disagreements{'' if mend else '; repair them with --repair'}"
     )
     return FailedError.exit_code if left else 0
-
-
-def narrate(*, as_json: bool, dry_run: bool = False) -> Callable[[str], None]:
-    """Tells of each step on standard error, where nobody reads a program's output."""
-    if as_json or dry_run or not sys.stderr.isatty():
-        return lambda _: None
-    return lambda step: click.echo(f"... {step}", err=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -47,15 +48,16 @@ def lock(
 
     project = loaded(context)
     spec = project.config.image.image_spec(project.folder, options.get("image"))
-    changes = write(
-        spec,
-        upgrade=upgrade,
-        packages=packages,
-        exclude_newer=exclude_newer or "",
-        only=only or "",
-        dry_run=dry_run,
-        progress=lambda line: click.echo(line, err=True),
-    )
+    with watching.watch() as emit:
+        changes = write(
+            spec,
+            upgrade=upgrade,
+            packages=packages,
+            exclude_newer=exclude_newer or "",
+            only=only or "",
+            dry_run=dry_run,
+            emit=emit,
+        )
     if as_json:
         listed = [{"name": change.name, "before": change.before, "after": change.after} for change in changes]
         print_json(

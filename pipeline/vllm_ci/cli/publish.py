@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.channels import narrate, opened, release_options, show_move
+from vllm_ci.cli import watching
+from vllm_ci.cli.channels import opened, release_options, show_move
 from vllm_ci.cli.options import option
 
 
@@ -58,6 +59,6 @@ def publish(
         if candidate.tested:
             found.setup.key()  # a key that cannot be read is said before anybody is asked over a network
         name = channel or next(iter(found.setup.channels))
-        on_step = narrate(as_json=as_json, dry_run=dry_run)
-        moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, on_step=on_step)
+        with watching.watch() as emit:
+            moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.channels import narrate, opened, release_options, show_move
+from vllm_ci.cli import watching
+from vllm_ci.cli.channels import opened, release_options, show_move
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -38,8 +39,9 @@ def promote(
     """
     from vllm_ci.release.promote import promote as run
 
-    on_step = narrate(as_json=as_json, dry_run=dry_run)
-    moved = run(opened(context).setup, source, channel, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    setup = opened(context).setup
+    with watching.watch() as emit:
+        moved = run(setup, source, channel, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)
 
 
@@ -71,8 +73,9 @@ def rollback(
     """
     from vllm_ci.release.rollback import rollback as run
 
-    on_step = narrate(as_json=as_json, dry_run=dry_run)
-    moved = run(opened(context).setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    setup = opened(context).setup
+    with watching.watch() as emit:
+        moved = run(setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)
 
 

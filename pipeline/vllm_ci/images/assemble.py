@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, Interrupted
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import conflicts, foundation, layer, members, plan, supply
 from vllm_ci.images.contents import Contents, debs_for
@@ -76,8 +77,8 @@ class AssembledLayer:
 class Assembler:
     """One build: what its platforms share."""
 
-    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, progress: Callable[[str], None]) -> None:
-        self.spec, self.store, self.threads, self.progress = spec, store, threads, progress
+    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, emit: Emit) -> None:
+        self.spec, self.store, self.threads, self.emit = spec, store, threads, emit
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -103,9 +104,9 @@ class Assembler:
             store=self.store,
             threads=self.threads,
             compilers=self.compilers,
-            progress=self.progress,
+            emit=self.emit,
         )
-        under = foundation.load(self.spec.base.image, platform, self.store, self.progress) if self.spec.base.image else None
+        under = foundation.load(self.spec.base.image, platform, self.store, self.emit) if self.spec.base.image else None
         plans = found.plans()
         count = len(plans) + (len(under.layers) if under else 0)
         if count > MAX_LAYERS:
@@ -128,7 +129,7 @@ class Assembler:
         with self._lock:
             if self._compilers is None:
                 own = host_platform()
-                tree = base.root(self.store, debs_for(self.spec, own), self.spec.base, progress=self.progress)
+                tree = base.root(self.store, debs_for(self.spec, own), self.spec.base, emit=self.emit)
                 self._compilers = Compilers(tree, self.spec.python, own, size=self.threads)
                 self._stack.callback(self._compilers.close)
         return self._compilers
@@ -142,7 +143,7 @@ class Assembler:
         plans = planned.plans
         unknown = [item for item in plans if self.known(item) is None]
         wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
-        supply.fetch_wheels(self.store, wheels.values(), progress=self.progress)
+        supply.fetch_wheels(self.store, wheels.values(), emit=self.emit)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
             # The one that ends last should not be the one that starts last: the base, whose files nobody has compressed or
             # compiled yet, then the largest.
@@ -189,9 +190,10 @@ class Assembler:
             if (facts := self.known(item)) is not None:
                 return facts, 0.0
             started = time.monotonic()
-            facts = self._write(item)
+            with step(self.emit, f"layer {item.tier}", item.explain) as done:
+                facts = self._write(item)
+                done(f"{facts['size_bytes'] / 1e6:,.1f} MB")
             seconds = time.monotonic() - started
-        self.progress(f"layer {item.tier}: {facts['size_bytes'] / 1e6:,.1f} MB in {seconds:.1f} s")
         return facts, max(seconds, 1e-9)
 
     def _write(self, item: LayerPlan) -> dict[str, Any]:
@@ -248,13 +250,13 @@ class Assembler:
         old = [(item, facts) for item, facts in zip(plans, made, strict=True) if "shape" not in facts]
         if not old:
             return
-        self.progress(f"reading {len(old)} layers that an earlier version made, once")
 
         def one(item: LayerPlan, facts: dict[str, Any]) -> None:
             facts["shape"] = members.shape(members.of_layer(self.store, facts))
             self.store.keep("layers", item.key, facts)
 
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
+        what = f"{len(old)} layers that an earlier version made"
+        with step(self.emit, "read layers", what), ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
             list(pool.map(lambda each: one(*each), old))
 
     def _check_layers(self, planned: Planned, made: list[dict[str, Any]]) -> None:

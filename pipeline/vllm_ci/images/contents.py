@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.events import Emit
 from vllm_ci.domain.image_spec import Files, ImageSpec, Overlay
 from vllm_ci.images import bytecode, conflicts, layer, overlay, plan, supply
 from vllm_ci.images.bytecode import Bytecode
@@ -41,10 +42,10 @@ class Contents:
         store: Store,
         threads: int,
         compilers: Callable[[], Compilers],
-        progress: Callable[[str], None],
+        emit: Emit,
     ) -> None:
         self.source, self.commit, self.spec, self.platform = source, commit, spec, platform
-        self.store, self.progress = store, progress
+        self.store, self.emit = store, emit
         self.environment = Environment(prefix=spec.prefix, python=spec.python)
         self.debs = debs_for(spec, platform)
         self._locked = tuple(wheel for wheel in read_wheels(spec.wheels_lock, spec.platforms) if platform in wheel.platforms)
@@ -75,7 +76,7 @@ class Contents:
             platform=self.platform,
             wheels=self._locked,
             store=self.store,
-            progress=self.progress,
+            emit=self.emit,
         ).choose()
         if vllm.requirements:
             self._check_requirements(vllm.requirements)
@@ -116,7 +117,7 @@ class Contents:
         spec, debs = self.spec, self.debs
 
         def make() -> Made:
-            tree = base.root(self.store, debs, spec.base, progress=self.progress)
+            tree = base.root(self.store, debs, spec.base, emit=self.emit)
             entries = list(base.entries(tree))
             name = f"debian-{base.key(debs, spec.base)}"
             compiled = self.bytecode.of_pack(name, [entry for entry in entries if entry.path.startswith("usr/lib/python3")])
@@ -223,7 +224,7 @@ class Contents:
         removed = [change.path for change in step.changes if change.deleted]
         if not removed:
             return changed, (), ()
-        supply.fetch_wheels(self.store, [step.wheel], progress=self.progress)
+        supply.fetch_wheels(self.store, [step.wheel], emit=self.emit)
         tracked = history.files(step.base, package)
         kept = history.files(self.commit.sha, package) - set(removed) | {blob.path for blob in changed}
         others = {info.filename for info in self._wheel(step.wheel).archive.members} - tracked

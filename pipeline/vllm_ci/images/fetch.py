@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.images.store import publish, room_for
 from vllm_ci.system.filelock import hold
 
@@ -70,8 +71,15 @@ def _netrc() -> httpx.NetRCAuth | None:
         return None
 
 
-def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", progress: Callable[[str], None]) -> None:
+def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", name: str = "fetch", emit: Emit) -> None:
     """Make sure that every wanted file lies at its target.
+
+    Args:
+        wanted: Which files.
+        locate: Gives the places of one.
+        certificates: File with more certificate authorities.
+        name: Of the step that ``emit`` is told of.
+        emit: Told of a download.
 
     Raises:
         BuildError: One could not be had.
@@ -80,11 +88,11 @@ def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", pr
     if not absent:
         return
     total = sum(item.size_bytes for item in absent)
-    progress(f"fetching {len(absent)} files, {total / 1e6:,.0f} MB")
     room_for(absent[0].target.parent.parent, total, what=f"{len(absent)} downloads")
     # Largest first: the last one to end would otherwise be one that started last.
     absent.sort(key=lambda item: -item.size_bytes)
-    with client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
+    what = f"{len(absent)} files, {total / 1e6:,.0f} MB"
+    with step(emit, name, what), client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
         running = [pool.submit(_have, item, locate, http) for item in absent]
         try:
             for future in wait(running, return_when=FIRST_EXCEPTION).done:

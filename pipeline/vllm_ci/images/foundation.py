@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.images import members
 from vllm_ci.images.store import LAYER, Store, disk, publish
 
@@ -46,7 +47,7 @@ class Foundation:
     env: Mapping[str, str]
 
 
-def load(image: str, platform: str, store: Store, progress: Callable[[str], None]) -> Foundation:
+def load(image: str, platform: str, store: Store, emit: Emit) -> Foundation:
     """Bring an image's blobs into the store; what is there already is not asked for again.
 
     Raises:
@@ -58,11 +59,11 @@ def load(image: str, platform: str, store: Store, progress: Callable[[str], None
     key = hashlib.sha256(f"{digest} {platform}".encode()).hexdigest()
     record = store.record("foundations", key)
     if record is None or not all(store.blob(item["digest"]).exists() for item in record["layers"]):
-        record = _fetch(name, digest, platform, store, progress)
+        record = _fetch(name, digest, platform, store, emit)
         store.keep("foundations", key, record)
     config, layers = record["config"], [{**item, "mediaType": _oci(item["mediaType"])} for item in record["layers"]]
     diff_ids = _diff_ids(config, layers, image)
-    _read(store, layers, diff_ids, progress)
+    _read(store, layers, diff_ids, emit)
     return Foundation(
         name=image,
         layers=tuple(layers),
@@ -97,22 +98,21 @@ def _history(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     return [*found, *[{"created_by": "base.image"}] * missing]
 
 
-def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], progress: Callable[[str], None]) -> None:
+def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], emit: Emit) -> None:
     """Learn what lies in layers that are new here."""
     new = [(item, diff_id) for item, diff_id in zip(layers, diff_ids, strict=True) if not members.known(store, item["digest"])]
     if not new:
         return
-    progress(f"reading {len(new)} layers of the base image, {sum(item['size'] for item, _ in new) / 1e6:,.0f} MB")
-    with ThreadPoolExecutor(4, thread_name_prefix="base") as pool:
+    what = f"reading {len(new)} layers, {sum(item['size'] for item, _ in new) / 1e6:,.0f} MB"
+    with step(emit, "read base image", what), ThreadPoolExecutor(4, thread_name_prefix="base") as pool:
         list(pool.map(lambda one: members.of_layer(store, *one), new))
 
 
-def _fetch(name: str, digest: str, platform: str, store: Store, progress: Callable[[str], None]) -> dict[str, Any]:
+def _fetch(name: str, digest: str, platform: str, store: Store, emit: Emit) -> dict[str, Any]:
     from vllm_ci.registry.transfer import open_repository  # a build that stands on packages loads no registry client
 
-    progress(f"fetching base image {name}")
     store.prepare()
-    with open_repository(name) as source:
+    with step(emit, "fetch base image", name), open_repository(name) as source:
         manifest = _manifest(source, digest, platform)
         config = json.loads(source.blob(manifest["config"]["digest"]))
         layers = [

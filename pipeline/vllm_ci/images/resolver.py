@@ -10,6 +10,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import uv
 from vllm_ci.images.debian import apt
@@ -37,7 +38,7 @@ def lock(
     exclude_newer: str = "",
     only: str = "",
     dry_run: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    emit: Emit = ignore,
 ) -> tuple[Change, ...]:
     """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
 
@@ -48,7 +49,7 @@ def lock(
         exclude_newer: Date after which nothing is taken.
         only: ``wheels`` or ``debs``; empty for both.
         dry_run: Write nothing.
-        progress: Told what happens.
+        emit: Told of each step.
 
     Raises:
         BuildError: Nothing satisfies the spec.
@@ -57,15 +58,16 @@ def lock(
     old_debs = _locked(lambda: read_debs(spec.debs_lock))
     new_wheels, new_debs = old_wheels, old_debs
     if only != "debs":
-        progress(f"resolving wheels for {', '.join(spec.platforms)}")
         arguments = [part for name in packages for part in ("--upgrade-package", name)]
         arguments += ["--exclude-newer", exclude_newer] if exclude_newer else []
-        new_wheels = resolve_wheels(
-            spec, prefer={} if upgrade else {w.project: w.version for w in old_wheels}, arguments=arguments
-        )
+        prefer = {} if upgrade else {w.project: w.version for w in old_wheels}
+        with step(emit, "resolve wheels", ", ".join(spec.platforms)) as done:
+            new_wheels = resolve_wheels(spec, prefer=prefer, arguments=arguments)
+            done(f"{len(new_wheels)} wheels")
     if only != "wheels":
-        progress(f"resolving Debian packages of {spec.base.suite}")
-        new_debs = resolve_debs(spec)
+        with step(emit, "resolve packages", f"Debian {spec.base.suite}") as done:
+            new_debs = resolve_debs(spec)
+            done(f"{len(new_debs)} packages")
     if not dry_run:
         write_wheels(spec.wheels_lock, new_wheels, spec.platforms, spec=spec.name)
         write_debs(spec.debs_lock, new_debs, spec=spec.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from vllm_ci.domain.events import Emit
 from vllm_ci.images import fetch, index
 from vllm_ci.images.debian import mirrors
 from vllm_ci.images.debian.mirrors import Source
@@ -28,7 +29,7 @@ def deb_path(store: Store, deb: LockedDeb) -> Path:
     return store.debs / deb.sha256[:16] / deb.path.rpartition("/")[2]
 
 
-def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Callable[[str], None]) -> None:
+def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> None:
     """Have all ``wheels`` in the store.
 
     Raises:
@@ -48,7 +49,7 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Calla
         for root in indexes.urls:
             yield from _listed(root, by_hash[item.sha256], http, complain)
 
-    fetch.have(wanted, locate, certificates=indexes.certificates, progress=progress)
+    fetch.have(wanted, locate, certificates=indexes.certificates, name="fetch wheels", emit=emit)
 
 
 def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:
@@ -75,9 +76,7 @@ def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callabl
             yield package.url.partition("#")[0]
 
 
-def fetch_debs(
-    store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[Source]], progress: Callable[[str], None]
-) -> None:
+def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[Source]], emit: Emit) -> None:
     """Have all ``debs`` in the store.
 
     Raises:
@@ -97,4 +96,4 @@ def fetch_debs(
             path = by_hash[item.sha256].path
             yield f"{root}/{quote(path)}" if root.startswith(("http://", "https://")) else f"{root}/{path}"
 
-    fetch.have(wanted, locate, certificates=index.configured().certificates, progress=progress)
+    fetch.have(wanted, locate, certificates=index.configured().certificates, name="fetch packages", emit=emit)

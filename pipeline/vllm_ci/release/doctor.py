@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from vllm_ci.domain.events import ignore
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history, kustomization
@@ -105,7 +106,7 @@ def _channel_tag(setup: Setup, repository: Repository, head: Record, *, mend: bo
     remedy = ""
     if mend and repository.resolve(head.release.digest):
         try:
-            set_channel_tag(setup, repository, head.channel, lambda _: None)
+            set_channel_tag(setup, repository, head.channel, ignore)
         except LaggingTagError as error:
             remedy = error.remedy
     mended = repository.resolve(head.channel) == head.release.digest

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.evidence.attachment import Attached, attach, attached
 from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.predicates import provenance
@@ -17,8 +18,6 @@ from vllm_ci.release.ledger import State
 from vllm_ci.release.policy import Decision, Facts, decide
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Channel, Setup
-
-OnStep = Callable[[str], None]
 
 
 def now_or(moment: datetime | None) -> datetime:
@@ -73,8 +72,8 @@ def sign(setup: Setup, statements: Sequence[Statement]) -> list[Signed]:
     return [key.sign_statement(each) for each in statements]
 
 
-def attach_all(repository: Repository, digest: str, bundles: Sequence[Signed], on_step: OnStep) -> None:
+def attach_all(repository: Repository, digest: str, bundles: Sequence[Signed], emit: Emit) -> None:
     """Attach bundles to an image."""
     if bundles:
-        on_step("attach " + ", ".join(Statement.parse(each.payload).title for each in bundles))
-        attach(repository, digest, *bundles)
+        with step(emit, "attach", ", ".join(Statement.parse(each.payload).title for each in bundles)):
+            attach(repository, digest, *bundles)

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.predicates import decision as decisions
@@ -20,7 +21,7 @@ from vllm_ci.evidence.verify import Findings
 from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.retry import Failures
 from vllm_ci.release import history
-from vllm_ci.release.gathering import OnStep, ask, attach_all, findings_of, sign
+from vllm_ci.release.gathering import ask, attach_all, findings_of, sign
 from vllm_ci.release.ledger import Entry, State
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.policy import Decision
@@ -39,7 +40,7 @@ class Move:
         action: How.
         release: To what.
         now: The present.
-        on_step: Told before each step.
+        emit: Told of each step.
         reason: Why, for the record.
         source: For a promotion, the channel it comes from.
         pull_request: Number of the pull request that the run which moves it is for, empty when none.
@@ -51,7 +52,7 @@ class Move:
     action: Action
     release: Release
     now: datetime
-    on_step: OnStep
+    emit: Emit
     reason: str = ""
     source: str = ""
     pull_request: str = ""
@@ -102,17 +103,17 @@ class Move:
             steps: What is done, in words.
             unless: Raises when the ledger has moved in a way that spoils the move.
         """
-        attach_all(self.repository, self.release.digest, bundles, self.on_step)
+        attach_all(self.repository, self.release.digest, bundles, self.emit)
         # What decides is what can be read back, by anybody, from the repository.
         findings = findings_of(self.setup, self.repository, self.release, now=self.now)
         decision = self.ask(state, findings)
         if not decision.allowed:
             return self.outcome(state, decision, steps)
         self._attach_decision(decision, findings)
-        self.on_step("write the ledger")
-        before, written = self.setup.ledger.append(lambda newest: self._entry(newest, findings, unless))
-        set_channel_tag(self.setup, self.repository, self.channel.name, self.on_step, written=written)
-        self.on_step("done")
+        with step(self.emit, "ledger", self.channel.name) as done:
+            before, written = self.setup.ledger.append(lambda newest: self._entry(newest, findings, unless))
+            done(f"record {written.number}" if written else "nothing to record")
+        set_channel_tag(self.setup, self.repository, self.channel.name, self.emit, written=written)
         return self.outcome(before, self.ask(before, findings), steps, changed=written is not None)
 
     def _attach_decision(self, decision: Decision, findings: Findings) -> None:
@@ -130,7 +131,7 @@ class Move:
             evidence=decision.evidence,
             at=self.now,
         )
-        attach_all(self.repository, self.release.digest, sign(self.setup, [statement]), self.on_step)
+        attach_all(self.repository, self.release.digest, sign(self.setup, [statement]), self.emit)
 
     def _entry(self, newest: State, findings: Findings, unless: Callable[[State], None]) -> Entry | None:
         """What goes into the ledger; asked anew whenever somebody else was faster."""
@@ -154,16 +155,14 @@ class Move:
         return Entry(record=made, overlay=self.setup.overlay(self.channel, self.release))
 
 
-def set_channel_tag(
-    setup: Setup, repository: Repository, channel: str, on_step: OnStep, *, written: Record | None = None
-) -> None:
+def set_channel_tag(setup: Setup, repository: Repository, channel: str, emit: Emit, *, written: Record | None = None) -> None:
     """Point the channel's tag at what the ledger says, also when that moves meanwhile.
 
     Args:
         setup: Where the ledger is, and how patient we are with the registry.
         repository: Where the tag is.
         channel: Its name.
-        on_step: Told before each step.
+        emit: Told of each step.
         written: The ledger's newest record of the channel, where it was written just now.
 
     Raises:
@@ -183,9 +182,9 @@ def set_channel_tag(
                 raise _lagging(repository, head)
             if repository.resolve(channel) == put:
                 continue
-        on_step(f"tag {channel}")
-        put = head.release.digest
-        repository.put_manifest(repository.manifest(put), tag=channel)
+        with step(emit, "tag", channel):
+            put = head.release.digest
+            repository.put_manifest(repository.manifest(put), tag=channel)
 
 
 class LaggingTagError(ErroredError):

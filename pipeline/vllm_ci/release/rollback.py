@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import Path
 
 from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.evidence.refusals import Refusal
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history
-from vllm_ci.release.gathering import OnStep, ask, now_or
+from vllm_ci.release.gathering import ask, now_or
 from vllm_ci.release.ledger import State
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.moving import Move
@@ -38,7 +39,7 @@ def rollback(
     reason: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
-    on_step: OnStep = lambda _: None,
+    emit: Emit = ignore,
 ) -> Moved:
     """Move a channel back.
 
@@ -50,7 +51,7 @@ def rollback(
         reason: Why, for the record.
         dry_run: Say what would be done, and do nothing.
         now: The present.
-        on_step: Told before each step.
+        emit: Told of each step.
 
     Raises:
         UsageError: There is no earlier release, or not that one.
@@ -65,8 +66,9 @@ def rollback(
         interrupted = _interrupted(repository, state, channel_name)
         tried: list[_Tried] = []
         for release in _candidates(state, channel_name, to, interrupted=interrupted):
-            on_step(f"verify {release.commit[:12]}")
-            tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
+            with step(emit, "verify", release.commit[:12]) as done:
+                tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
+                done(f"{release.commit[:12]} {'allowed' if tried[-1].decision.allowed else 'refused'}")
             if tried[-1].decision.allowed:
                 break
         # The last one when it holds; else the newest is the one that is refused.
@@ -78,7 +80,7 @@ def rollback(
             action="rollback",
             release=chosen.release,
             now=present,
-            on_step=on_step,
+            emit=emit,
             reason=reason,
         )
         steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]

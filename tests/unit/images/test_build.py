@@ -11,6 +11,7 @@ import pytest
 
 from imagery.world import PYTHON, SITE, World, furnish, git
 from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
+from vllm_ci.domain.events import Event, Finished, Started
 from vllm_ci.domain.image_spec import Compression, Overlay, Tier
 from vllm_ci.images.export import Output
 from vllm_ci.images.integrity import manifest
@@ -302,3 +303,15 @@ def test_a_submodule_in_an_overlay_is_refused(world: World) -> None:
     commit = dataclasses.replace(discover(world.repository), dirty=False)
     with pytest.raises(ConfigError, match="is a submodule"):
         world.build(commit=commit)
+
+
+def test_a_build_tells_of_its_steps_and_an_unchanged_one_of_none(world: World) -> None:
+    told: list[Event] = []
+    world.build(emit=told.append)
+    begun = [each.step for each in told if isinstance(each, Started)]
+    assert {"fetch wheels", "fetch packages", "unpack", "layer base", "layer commit"} <= set(begun)
+    assert sorted(begun) == sorted(each.step for each in told if isinstance(each, Finished))
+    assert all("MB" in each.detail for each in told if isinstance(each, Finished) and each.step.startswith("layer "))
+    told.clear()
+    world.build(emit=told.append)
+    assert told == []

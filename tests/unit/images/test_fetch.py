@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.events import ignore
 from vllm_ci.images import fetch
 from vllm_ci.images.fetch import Wanted
 
@@ -62,7 +63,7 @@ def wanted(folder: Path) -> Wanted:
 
 def have(folder: Path, *places: str) -> Path:
     item = wanted(folder)
-    fetch.have([item], lambda *_: places, progress=lambda _: None)
+    fetch.have([item], lambda *_: places, emit=ignore)
     return item.target
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from registries.evidence import NOW
 from registries.releases import World, world_in
+from vllm_ci.domain.events import Event
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.retry import Retry
@@ -93,17 +94,17 @@ def test_the_doctor_says_that_the_tag_lags_and_goes_on(world: World, monkeypatch
 
 
 def test_a_ledger_that_moves_meanwhile_is_followed(world: World) -> None:
-    moved: list[str] = []
+    moved: list[Event] = []
 
-    def on_step(name: str) -> None:
+    def emit(event: Event) -> None:
         if not moved:
-            moved.append(name)
+            moved.append(event)
             publish(world.setup, world.candidate(3), "staging", now=NOW + timedelta(hours=1)).require()
 
     first = world.setup.ledger.read().records[0].release.digest
     with world.setup.open() as repository:
         repository.put_manifest(repository.manifest(first), tag="staging")
-        set_channel_tag(world.setup, repository, "staging", on_step)
+        set_channel_tag(world.setup, repository, "staging", emit)
         head = history.current(world.setup.ledger.read().records, "staging")
         assert head
         assert repository.resolve("staging") == head.release.digest

@@ -348,3 +348,14 @@ def test_an_image_without_a_record_of_its_materials_is_not_published(folder: Pat
         text("publish")
     assert "build it again" in caught.value.remedy
     assert not (folder / ".vllm-ci/ledger.git").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_move_shows_its_steps_on_standard_error() -> None:
+    result = CliRunner().invoke(root, ["publish", "--json"], standalone_mode=False)
+    assert result.exception is None
+    lines = result.stderr.splitlines()
+    for step in ("verify", "push", "ledger", "tag"):
+        assert any(f"{step}: started" in line for line in lines), lines
+        assert any(f"✓ {step}" in line for line in lines), lines
+    assert json.loads(result.stdout)["changed"] is True

@@ -14,6 +14,7 @@ from registries.docker import DockerRegistry
 from registries.evidence import MATERIALS, NOW, commit_of, report_of
 from registries.releases import PRODUCTION, STAGING, World, tree_hash, world_in
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
+from vllm_ci.domain.events import Event, Finished, Progress, Started
 from vllm_ci.domain.report import Report, Verdict
 from vllm_ci.evidence.osv import Severity
 from vllm_ci.evidence.refusals import AlteredImageError
@@ -494,7 +495,7 @@ def test_prune_keeps_what_any_channel_could_go_back_to(world: World) -> None:
     with world.setup.open() as repository:
         assert repository.resolve(digests[1])
     done = prune(world.setup, keep=2, dry_run=False)
-    assert done == would
+    assert done == dataclasses.replace(would, dry_run=False)
     assert done.attachments > 10
     with world.setup.open() as repository:
         assert [bool(repository.resolve(digest)) for digest in digests.values()] == [False, True, False, True, True]
@@ -529,3 +530,25 @@ def test_materials_reach_the_bill_and_the_provenance(local: World) -> None:
     kinds = [each["kind"] for each in shown.to_json()["evidence"]]  # type: ignore[attr-defined]
     assert sorted(kinds) == ["decision", "provenance", "sbom", "signature", *["test result"] * 4]
     assert MATERIALS.packages
+
+
+def test_every_verb_tells_of_its_steps_as_a_run_does(local: World) -> None:
+    told: list[Event] = []
+    publish(local.setup, local.candidate(1), "staging", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "evidence", "push", "attach", "attach", "ledger", "tag"]
+    assert any(isinstance(each, Progress) and each.step == "push" and "MB sent" in each.detail for each in told)
+    assert [each.detail for each in told if isinstance(each, Finished) and each.step == "ledger"] == ["record 1"]
+    told.clear()
+    promote(local.setup, "staging", "production", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "attach", "ledger", "tag"]
+    publish(local.setup, local.candidate(2), "staging", now=NOW).require()
+    told.clear()
+    rollback(local.setup, "staging", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "ledger", "tag"]
+
+
+def steps_of(told: list[Event]) -> list[str]:
+    """Names of the steps that began; each of them ended."""
+    begun = [each.step for each in told if isinstance(each, Started)]
+    assert sorted(begun) == sorted(each.step for each in told if isinstance(each, Finished))
+    return begun

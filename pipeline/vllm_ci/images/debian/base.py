@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import Base, ImageSpec, User, selected
 from vllm_ci.images import conflicts
 from vllm_ci.images.debian.deb import Package, unpack
@@ -52,7 +53,7 @@ def key(debs: Iterable[LockedDeb], base: Base) -> str:
     return hashlib.sha256(canonical(facts)).hexdigest()[:32]
 
 
-def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, progress: Callable[[str], None]) -> Path:
+def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, emit: Emit) -> Path:
     """The unpacked tree of ``debs``, made when it is not there: an interpreter and a compiler that run on this machine.
 
     Raises:
@@ -65,10 +66,10 @@ def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, progress: Cal
     with store.lock(name):
         if target.is_dir():
             return target
-        fetch_debs(store, debs, sources=lambda: sources(base.suite), progress=progress)
-        progress(f"unpacking {len(debs)} Debian packages")
+        fetch_debs(store, debs, sources=lambda: sources(base.suite), emit=emit)
         store.trees.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store.trees, prefix=".part-") as part:
+        unpacking = step(emit, "unpack", f"{len(debs)} Debian packages")
+        with unpacking, tempfile.TemporaryDirectory(dir=store.trees, prefix=".part-") as part:
             with disk(target, needed_bytes=6 * sum(deb.size_bytes for deb in debs)):
                 _unpack_all(store, debs, base, Path(part))
             (Path(part) / "root").rename(target)
