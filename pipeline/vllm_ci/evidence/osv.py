@@ -54,7 +54,7 @@ class Severity(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Vulnerability:
     """A vulnerability that a package has.
 
     Attributes:
@@ -111,7 +111,7 @@ def read(path: Path) -> Database:
     return Database(entries=unique, updated=updated, count=count)
 
 
-def find(database: Database, packages: Iterable[Package]) -> tuple[Finding, ...]:
+def find(database: Database, packages: Iterable[Package]) -> tuple[Vulnerability, ...]:
     """The vulnerabilities of some packages, worst first."""
     found = [
         _finding(entry, package)
@@ -200,7 +200,7 @@ def _source_version(package: Package) -> str:
     return package.version.partition("+")[0]
 
 
-def _finding(entry: Mapping[str, Any], package: Package) -> Finding:
+def _finding(entry: Mapping[str, Any], package: Package) -> Vulnerability:
     severity, score = _severity(entry, package)
     fixes = [
         event["fixed"]
@@ -210,7 +210,7 @@ def _finding(entry: Mapping[str, Any], package: Package) -> Finding:
         for event in each.get("events", ())
         if "fixed" in event and _compare(package, event["fixed"], package.version) > 0
     ]
-    return Finding(
+    return Vulnerability(
         id=str(entry["id"]),
         package=f"{package.name} {package.version}",
         severity=severity,

@@ -47,7 +47,3 @@ class UnknownVersionError(Refusal):
 
 class FutureError(Refusal):
     """A statement dated after now: its age cannot be judged."""
-
-
-class MissingError(Refusal):
-    """What a policy asks for is not there."""

@@ -177,7 +177,6 @@ class Contents:
         """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
         brought = [(blob, item) for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)]
         found = {blob.target: blob for blob, _ in brought}
-        overlay.check_owners(found.values(), self.environment)
         changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
         folders: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """A file in a wheel or another zip file."""
 
     archive: Archive

@@ -11,7 +11,7 @@ from installer.utils import Scheme, construct_record_file
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.paths import whiteout
 from vllm_ci.images.entries import Entry
-from vllm_ci.images.wheels.record import REBUILD, Row
+from vllm_ci.images.wheels.record import REBUILD, RecordRow
 
 # An environment works by these; virtual environments have the scripts that activate them besides, and shells run those.
 _OWN_SCRIPTS = re.compile(r"python(3(\.\d+)?)?|(de)?activate(\.(bat|csh|fish|nu|sh))?|[Aa]ctivate\.ps1|activate_this\.py")
@@ -73,10 +73,10 @@ class Installed:
 
     wheel: str
     environment: Environment
-    rows: list[tuple[Entry, Row]] = field(default_factory=list)
+    rows: list[tuple[Entry, RecordRow]] = field(default_factory=list)
     _sources: dict[str, tuple[str, Entry]] = field(default_factory=dict)
 
-    def add(self, entry: Entry, row: Row, *, source: str) -> None:
+    def add(self, entry: Entry, row: RecordRow, *, source: str) -> None:
         """Add a file; ``source`` says what of the wheel it is.
 
         Raises:

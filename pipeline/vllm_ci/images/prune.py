@@ -25,7 +25,7 @@ _HALF_WRITTEN_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class CacheKind:
     """One kind of thing in the cache.
 
     Attributes:
@@ -40,7 +40,7 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruned:
+class PrunedCache:
     """What was, or would be, deleted.
 
     Attributes:
@@ -54,13 +54,13 @@ class Pruned:
     freed_bytes: int
 
 
-def show(store: Store) -> tuple[Kind, ...]:
+def show(store: Store) -> tuple[CacheKind, ...]:
     """What the cache holds; waits for whoever prunes."""
     with store.in_use():
         return (
-            Kind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
+            CacheKind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
             *(
-                Kind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
+                CacheKind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
                 for name in ("wheels", "debs", "bytecode", "trees", "compiled")
             ),
         )
@@ -75,7 +75,7 @@ def sweep(store: Store) -> None:
                 _delete(path)
 
 
-def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> Pruned:
+def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> PrunedCache:
     """Delete images not built for a while, then the least recently built ones until the rest fits, and all that nothing needs.
 
     Waits for builds that are under way.
@@ -98,7 +98,7 @@ def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: 
                 store.keep_only(kept)
             for path in paths:
                 _delete(path)
-    return Pruned(images=names, paths=tuple(paths), freed_bytes=freed)
+    return PrunedCache(images=names, paths=tuple(paths), freed_bytes=freed)
 
 
 def _used(store: Store, item: dict[str, Any]) -> float:

@@ -22,7 +22,7 @@ from vllm_ci.images.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class LockChange:
     """What a new lock does to one package; an empty version means absent."""
 
     name: str
@@ -39,7 +39,7 @@ def lock(
     only: str = "",
     dry_run: bool = False,
     emit: Emit = ignore,
-) -> tuple[Change, ...]:
+) -> tuple[LockChange, ...]:
     """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
 
     Args:
@@ -84,9 +84,9 @@ def _locked(read: Callable[[], tuple[_Locked, ...]]) -> tuple[_Locked, ...]:
         return ()
 
 
-def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
+def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[LockChange, ...]:
     return tuple(
-        Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
+        LockChange(name=name, before=before.get(name, ""), after=after.get(name, ""))
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     )

@@ -55,7 +55,7 @@ class UnresolvedError(Exception):
     """A path leads nowhere: something that is no directory is in its way, or links go round."""
 
 
-class MissingError(UnresolvedError):
+class MissingPathError(UnresolvedError):
     """A path leads nowhere because there is no such directory."""
 
 
@@ -129,7 +129,7 @@ class Shape:
         above, _, name = member.path.rpartition("/")
         try:
             parent = self._walk(member.path if member.kind is Kind.OPAQUE else above)[-1][1]
-        except MissingError:
+        except MissingPathError:
             return
         node = parent if member.kind is Kind.OPAQUE else parent.entries.get(name)
         if isinstance(node, Folder) and (node.layer == self._layer or node is parent):
@@ -170,7 +170,7 @@ class Shape:
                 continue
             links += 1
             if node.member.kind is not Kind.LINK:
-                raise MissingError(f"/{path} leads through {part}, which is no directory")
+                raise MissingPathError(f"/{path} leads through {part}, which is no directory")
             if links > _MOST_LINKS:
                 raise UnresolvedError(f"/{path} leads through more than {_MOST_LINKS} links")
             if node.member.link.startswith("/"):
@@ -181,7 +181,7 @@ class Shape:
     def _step(self, folder: Folder, part: str, *, make: bool) -> Folder | Leaf:
         node = folder.entries.get(part)
         if node is None and not make:
-            raise MissingError(f"{part} is not there")
+            raise MissingPathError(f"{part} is not there")
         if node is None:
             node = folder.entries[part] = Folder(self._layer)
         elif make and isinstance(node, Folder):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from vllm_ci.domain.events import Emit
 from vllm_ci.images import fetch, index
 from vllm_ci.images.debian import mirrors
-from vllm_ci.images.debian.mirrors import Source
+from vllm_ci.images.debian.mirrors import AptSource
 from vllm_ci.images.fetch import Wanted
 from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.store import Store
@@ -76,7 +76,7 @@ def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callabl
             yield package.url.partition("#")[0]
 
 
-def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[Source]], emit: Emit) -> None:
+def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[AptSource]], emit: Emit) -> None:
     """Have all ``debs`` in the store.
 
     Raises:

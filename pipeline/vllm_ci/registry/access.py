@@ -23,7 +23,7 @@ from vllm_ci.registry.retry import Retry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class RegistryEndpoint:
     """One place that answers for a repository.
 
     Attributes:
@@ -92,7 +92,7 @@ class Access:
         except ImageNameError:
             return self  # a folder, or a name that is refused where it is opened
 
-    def login(self, endpoint: Endpoint) -> Credentials | None:
+    def login(self, endpoint: RegistryEndpoint) -> Credentials | None:
         """Who we are at an endpoint.
 
         Raises:
@@ -100,7 +100,7 @@ class Access:
         """
         return self.credentials.get(endpoint.host) or find_credentials(endpoint.host, endpoint.path, owner=self.pushes_to)
 
-    def origin(self, reference: Reference) -> Endpoint:
+    def origin(self, reference: Reference) -> RegistryEndpoint:
         """Where a repository itself is: written to, and read from last."""
         entry = self._entry(reference)
         location = str(entry.get("location") or entry.get("prefix") or "") if entry else ""
@@ -108,7 +108,7 @@ class Access:
         moved = location + reference.repository.removeprefix(prefix) if location else reference.repository
         return self._endpoint(moved, insecure=bool(entry.get("insecure")) if entry else False)
 
-    def sources(self, reference: Reference) -> tuple[Endpoint, ...]:
+    def sources(self, reference: Reference) -> tuple[RegistryEndpoint, ...]:
         """Where a repository is read from, in this order: mirrors, then itself."""
         mirrors = [
             self._endpoint(mirror + reference.repository.removeprefix(prefix), insecure=False)
@@ -135,10 +135,10 @@ class Access:
         """
         return _tls(host, self.ca_file)
 
-    def _endpoint(self, repository: str, *, insecure: bool) -> Endpoint:
+    def _endpoint(self, repository: str, *, insecure: bool) -> RegistryEndpoint:
         host, _, path = repository.partition("/")
         plain: bool | None = insecure or host in self.plain_http
-        return Endpoint(host=host, path=path, plain_http=None if not plain and is_loopback(host) else plain)
+        return RegistryEndpoint(host=host, path=path, plain_http=None if not plain and is_loopback(host) else plain)
 
     def _entry(self, reference: Reference) -> Mapping[str, Any] | None:
         """The entry whose prefix is longest."""

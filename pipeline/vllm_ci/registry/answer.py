@@ -16,7 +16,7 @@ _MAX_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class RegistryAnswer:
     """An answer that was read in full.
 
     Attributes:
@@ -68,7 +68,7 @@ class Answer:
         return _line(self.content[:300].decode("utf-8", "replace"), 300) if kind == "text/plain" else ""
 
 
-def read(response: httpx.Response) -> Answer:
+def read(response: httpx.Response) -> RegistryAnswer:
     """The whole answer; the body of a refusal that breaks off does not hide its status.
 
     Raises:
@@ -87,7 +87,7 @@ def read(response: httpx.Response) -> Answer:
     except httpx.RequestError:
         if response.status_code < 400:
             raise
-    return Answer(status=response.status_code, headers=response.headers, url=str(response.url), content=bytes(content))
+    return RegistryAnswer(status=response.status_code, headers=response.headers, url=str(response.url), content=bytes(content))
 
 
 def _line(text: object, most: int) -> str:

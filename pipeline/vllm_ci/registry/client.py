@@ -8,7 +8,7 @@ from typing import Self
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import referrers
 from vllm_ci.registry.access import Access
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import (
     DigestError,
     ForbiddenError,
@@ -80,7 +80,7 @@ class RemoteRepository:
         except NotFoundError:
             return None
 
-    def _asked_for(self, place: str) -> Answer | None:
+    def _asked_for(self, place: str) -> RegistryAnswer | None:
         """The answer to HEAD; ``None`` where the registry does not take that.
 
         An account may lack a repository that does not exist yet: some token servers then refuse the right to pull, and grant
@@ -251,7 +251,7 @@ class RemoteRepository:
     def _path(self, kind: str, reference: str) -> str:
         return f"/v2/{self._origin.endpoint.path}/{kind}/{reference}"
 
-    def _put(self, manifest: Manifest, reference: str) -> Answer:
+    def _put(self, manifest: Manifest, reference: str) -> RegistryAnswer:
         answer = self._put_settled(manifest, reference)
         told = answer.headers.get("Docker-Content-Digest", manifest.digest)
         if told != manifest.digest:
@@ -260,7 +260,7 @@ class RemoteRepository:
             self._await(manifest, reference)
         return answer
 
-    def _put_settled(self, manifest: Manifest, reference: str) -> Answer:
+    def _put_settled(self, manifest: Manifest, reference: str) -> RegistryAnswer:
         """Upload a manifest; a blob that somebody else uploads at this moment can look unknown or damaged for a while."""
         failures = Failures(self.access.retry, _PUTS)
         while True:
@@ -289,7 +289,7 @@ class RemoteRepository:
                 )
 
 
-def _tags_of(page: Answer) -> set[str]:
+def _tags_of(page: RegistryAnswer) -> set[str]:
     value = page.json()
     tags = value.get("tags") if isinstance(value, dict) else page
     if tags is not None and not (isinstance(tags, list) and all(isinstance(each, str) for each in tags)):

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.session import Session
 
 # A page holds one entry at least; a list of more is a registry that counts pages without an end.
 _MAX_PAGES = 10_000
 
 
-def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
+def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str] | None = None) -> Iterator[RegistryAnswer]:
     """Every page of a list, to its end.
 
     Args:

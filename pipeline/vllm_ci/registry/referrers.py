@@ -13,7 +13,7 @@ import threading
 from typing import Protocol
 
 from vllm_ci.domain.errors import RegistryError
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import NotFoundError, RefusedError
 from vllm_ci.registry.manifest import OCI_INDEX, Descriptor, Manifest
 from vllm_ci.registry.pages import pages
@@ -48,7 +48,7 @@ def listed(session: Session, path: str, *, scope: str) -> tuple[Descriptor, ...]
     return tuple(found or ())
 
 
-def _is_list(page: Answer) -> bool:
+def _is_list(page: RegistryAnswer) -> bool:
     """Whether it is the API that answered, and not a web page or a proxy: by the media type, and by the body.
 
     Raises:
@@ -62,7 +62,7 @@ def _is_list(page: Answer) -> bool:
     return said == OCI_INDEX and kind in (OCI_INDEX, "application/json") and isinstance(value.get("manifests", ""), list | None)
 
 
-def _no_list(page: Answer) -> RegistryError:
+def _no_list(page: RegistryAnswer) -> RegistryError:
     kind = page.headers.get("Content-Type") or "unknown type"
     return RegistryError(
         f"{page.host} gives a list of referrers that cannot be read",

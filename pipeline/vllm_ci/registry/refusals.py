@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from vllm_ci.registry.access import Endpoint
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.access import RegistryEndpoint
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.challenges import parse_challenges
 from vllm_ci.registry.credentials import Credentials, unused_variables
 from vllm_ci.registry.errors import (
@@ -24,7 +24,9 @@ _KINDS = {401: UnauthorizedError, 403: ForbiddenError, 405: UnsupportedError, 50
 _HIDDEN = "some registries answer so for a repository that does not exist or is hidden from this account"
 
 
-def refusal(answer: Answer, method: str, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int) -> RefusedError:
+def refusal(
+    answer: RegistryAnswer, method: str, endpoint: RegistryEndpoint, login: Credentials | None, scope: str, tries: int
+) -> RefusedError:
     """The error that an answer stands for.
 
     Args:
@@ -51,13 +53,13 @@ def given_up(error: UnreachableError, tries: int) -> UnreachableError:
     return UnreachableError(error.message, why=why, remedy=error.remedy, status=error.status, code=error.code)
 
 
-def _kind(answer: Answer) -> type[RefusedError]:
+def _kind(answer: RegistryAnswer) -> type[RefusedError]:
     if answer.status == 404:
         return NameUnknownError if answer.code == "NAME_UNKNOWN" else NotFoundError
     return UnreachableError if answer.status in STATUSES else _KINDS.get(answer.status, RefusedError)
 
 
-def _unauthorised(answer: Answer, told: str, endpoint: Endpoint, login: Credentials | None) -> _Texts:
+def _unauthorised(answer: RegistryAnswer, told: str, endpoint: RegistryEndpoint, login: Credentials | None) -> _Texts:
     host, path = endpoint.host, endpoint.path
     offered = [each.scheme for each in parse_challenges(answer.headers.get_list("WWW-Authenticate"))]
     if offered and not {"basic", "bearer"} & set(offered):
@@ -82,7 +84,7 @@ def _unauthorised(answer: Answer, told: str, endpoint: Endpoint, login: Credenti
 
 
 def _texts(
-    kind: type[RefusedError], told: str, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int
+    kind: type[RefusedError], told: str, endpoint: RegistryEndpoint, login: Credentials | None, scope: str, tries: int
 ) -> _Texts:
     host, path = endpoint.host, endpoint.path
     account = f"account {login.username or 'of the token'}" if login else "without a login"

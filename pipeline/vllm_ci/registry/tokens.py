@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
 from vllm_ci.registry.access import is_loopback
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.challenges import Challenge
 from vllm_ci.registry.credentials import Credentials
 from vllm_ci.registry.errors import RefusedError, UnauthorizedError, UnreachableError
@@ -105,7 +105,7 @@ class TokenSource:
             method="GET", url=locations.with_query(realm, query), authorization=credentials.basic if credentials else ""
         )
 
-    def _answer(self, asked: Outgoing) -> Answer:
+    def _answer(self, asked: Outgoing) -> RegistryAnswer:
         failures = Failures(self.wire.access.retry)
         while True:
             try:
@@ -117,7 +117,7 @@ class TokenSource:
             if answer.status not in STATUSES or not failures.again(answer.headers.get("Retry-After", "")):
                 return answer
 
-    def _refusal(self, answer: Answer) -> RefusedError:
+    def _refusal(self, answer: RegistryAnswer) -> RefusedError:
         server = urlsplit(answer.url).netloc
         told = f"{server} answered {answer.told}"
         login = self.credentials
@@ -140,7 +140,7 @@ class TokenSource:
             code=answer.code,
         )
 
-    def _token(self, answer: Answer) -> Token:
+    def _token(self, answer: RegistryAnswer) -> Token:
         value: Any = answer.json()
         found = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
         if not isinstance(found, str) or not _TOKEN.fullmatch(found):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import DigestError, NotFoundError, RefusedError, UnreachableError
 from vllm_ci.registry.manifest import Descriptor
 from vllm_ci.registry.refusals import given_up
@@ -192,7 +192,7 @@ def _damaged(blob: Descriptor, why: str) -> DigestError:
     )
 
 
-def _location(answer: Answer, fallback: str = "") -> str:
+def _location(answer: RegistryAnswer, fallback: str = "") -> str:
     """Where an answer says that the upload goes on, as a whole URL: relative ones are relative to what was answered."""
     location = answer.headers.get("Location", "")
     if not location and not fallback:

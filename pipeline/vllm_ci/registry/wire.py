@@ -14,8 +14,8 @@ import httpx
 from vllm_ci import __version__
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.registry import locations
-from vllm_ci.registry.access import Access, Endpoint, is_loopback
-from vllm_ci.registry.answer import Answer, read
+from vllm_ci.registry.access import Access, RegistryEndpoint, is_loopback
+from vllm_ci.registry.answer import RegistryAnswer, read
 from vllm_ci.registry.errors import RefusedError, UnreachableError
 
 Body = Callable[[], bytes | Iterable[bytes]]
@@ -53,7 +53,7 @@ class Wire:
         access: How hosts are reached.
     """
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+    def __init__(self, endpoint: RegistryEndpoint, access: Access) -> None:
         self.endpoint = endpoint
         self.access = access
         self._clients: dict[tuple[str, str, int], httpx.Client] = {}
@@ -66,7 +66,7 @@ class Wire:
                 client.close()
             self._clients.clear()
 
-    def ask(self, asked: Outgoing) -> Answer:
+    def ask(self, asked: Outgoing) -> RegistryAnswer:
         """As :meth:`stream`, with the answer read in full."""
         with self.stream(asked) as response:
             return read(response)

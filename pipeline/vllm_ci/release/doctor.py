@@ -11,7 +11,7 @@ from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history, kustomization
 from vllm_ci.release.gathering import now_or
-from vllm_ci.release.ledger import Entry, State
+from vllm_ci.release.ledger import LedgerEntry, State
 from vllm_ci.release.moving import LaggingTagError, set_channel_tag
 from vllm_ci.release.record import Record
 from vllm_ci.release.setup import Channel, Setup
@@ -129,7 +129,7 @@ def _overlay(setup: Setup, channel: Channel, state: State, head: Record, *, mend
     if found == dict(overlay.fields):
         return []
 
-    def entry(newest: State) -> Entry | None:
+    def entry(newest: State) -> LedgerEntry | None:
         standing = history.current(newest.records, channel.name)
         if standing is None or standing.release != head.release:
             return None
@@ -144,7 +144,7 @@ def _overlay(setup: Setup, channel: Channel, state: State, head: Record, *, mend
             evidence=head.evidence,
             reason="the kustomization did not say what the ledger says",
         )
-        return Entry(record=made, overlay=overlay)
+        return LedgerEntry(record=made, overlay=overlay)
 
     written = setup.ledger.append(entry)[1] if mend else None
     got = ", ".join(f"{key} {value}" for key, value in found.items()) or "no entry"

@@ -22,7 +22,7 @@ from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.retry import Failures
 from vllm_ci.release import history
 from vllm_ci.release.gathering import ask, attach_all, findings_of, sign
-from vllm_ci.release.ledger import Entry, State
+from vllm_ci.release.ledger import LedgerEntry, State
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.policy import Decision
 from vllm_ci.release.record import Action, Record, Release, Rule
@@ -133,7 +133,7 @@ class Move:
         )
         attach_all(self.repository, self.release.digest, sign(self.setup, [statement]), self.emit)
 
-    def _entry(self, newest: State, findings: Findings, unless: Callable[[State], None]) -> Entry | None:
+    def _entry(self, newest: State, findings: Findings, unless: Callable[[State], None]) -> LedgerEntry | None:
         """What goes into the ledger; asked anew whenever somebody else was faster."""
         unless(newest)
         decision = self.ask(newest, findings)
@@ -152,7 +152,7 @@ class Move:
             evidence=decision.evidence,
             reason=self.reason,
         )
-        return Entry(record=made, overlay=self.setup.overlay(self.channel, self.release))
+        return LedgerEntry(record=made, overlay=self.setup.overlay(self.channel, self.release))
 
 
 def set_channel_tag(setup: Setup, repository: Repository, channel: str, emit: Emit, *, written: Record | None = None) -> None:

@@ -35,7 +35,7 @@ _UNREACHABLE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class PushRefusal:
     """A server that answered, and did not take the push.
 
     Attributes:
@@ -68,7 +68,7 @@ class Refusal:
         )
 
 
-def refusal_of(error: GitError, *, moved: bool) -> Refusal | None:
+def refusal_of(error: GitError, *, moved: bool) -> PushRefusal | None:
     """What became of a push that failed; nothing when no server answered.
 
     Args:
@@ -79,7 +79,7 @@ def refusal_of(error: GitError, *, moved: bool) -> Refusal | None:
     if status is None and not moved:
         return None
     reason = (status["reason"] or status["kind"]) if status else ""
-    return Refusal(reason=reason, words=_words(error.why), moved=moved, meeting=bool(_MEETING.search(reason)))
+    return PushRefusal(reason=reason, words=_words(error.why), moved=moved, meeting=bool(_MEETING.search(reason)))
 
 
 def out_of_reach(name: str, error: GitError) -> ErroredError:

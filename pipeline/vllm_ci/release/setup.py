@@ -12,7 +12,7 @@ from vllm_ci.evidence.verify import Expected
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.transfer import open_repository
-from vllm_ci.release.ledger import Ledger, Overlay
+from vllm_ci.release.ledger import KustomizeOverlay, Ledger
 from vllm_ci.release.policy import Policy
 from vllm_ci.release.record import Release
 
@@ -78,7 +78,7 @@ class Setup:
         """What statements about an image must be about."""
         return Expected(digest=digest, commit=commit, repositories=(self.subject,))
 
-    def overlay(self, channel: Channel, release: Release) -> Overlay:
+    def overlay(self, channel: Channel, release: Release) -> KustomizeOverlay:
         """The change of a channel's kustomization for a release."""
         fields = {"newName": self.subject, "newTag": release.tag, "digest": release.digest}
-        return Overlay(path=channel.overlay, name=channel.image, fields=fields)
+        return KustomizeOverlay(path=channel.overlay, name=channel.image, fields=fields)

@@ -50,7 +50,7 @@ class File:
     mode: str = "100644"
 
 
-class Tree:
+class GitTree:
     """A commit of the branch in a local repository; ``head`` is empty when there is no branch yet."""
 
     def __init__(self, repository: Path, head: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from registries.ledgers import propose
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.release.ledger import Entry, Ledger, State
+from vllm_ci.release.ledger import Ledger, LedgerEntry, State
 from vllm_ci.system.vcs import git
 
 
@@ -93,7 +93,7 @@ def test_a_lock_that_stays_is_said_with_the_server_s_words(remote: Path) -> None
 def test_a_branch_that_moved_is_tried_again(remote: Path) -> None:
     tried: list[int] = []
 
-    def overtaken(state: State) -> Entry:
+    def overtaken(state: State) -> LedgerEntry:
         tried.append(len(state.records))
         if len(tried) == 1:
             assert Ledger(str(remote)).append(propose("apps/kustomization.yaml"))[1]

@@ -12,7 +12,7 @@ from vllm_ci.domain.errors import BuildError, ConfigError
 from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import Base, ImageSpec, User, selected
 from vllm_ci.images import conflicts
-from vllm_ci.images.debian.deb import Package, unpack
+from vllm_ci.images.debian.deb import DebPackage, unpack
 from vllm_ci.images.debian.mirrors import sources
 from vllm_ci.images.entries import Entry, Inline, from_folder
 from vllm_ci.images.lockfile import LockedDeb
@@ -106,7 +106,7 @@ class _Tree:
         links = (Member(Kind.LINK, link, aim) for link, aim in _MERGED.items())
         self.shape.apply([*(Member(Kind.FOLDER, path) for path in folders), *links], name=self._names[0])
 
-    def add(self, name: str, package: Package) -> None:
+    def add(self, name: str, package: DebPackage) -> None:
         """Put a package over those before it; links that are there already lead to where its files go."""
         self._names.append(f"package {name}")
         for member in package.members:
@@ -152,7 +152,7 @@ class _Tree:
         self.shape.apply([Member(Kind.FILE, path) for path in files], name="what is installed")
 
 
-def _installed(ordered: Iterable[LockedDeb], packages: Iterable[Package]) -> dict[str, bytes]:
+def _installed(ordered: Iterable[LockedDeb], packages: Iterable[DebPackage]) -> dict[str, bytes]:
     """``/var/lib/dpkg/status.d``, where scanners look for packages in images without dpkg."""
     found = {}
     for deb, package in zip(ordered, packages, strict=True):

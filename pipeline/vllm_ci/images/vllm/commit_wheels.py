@@ -13,7 +13,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from vllm_ci.domain.image_spec import ImageSpec, VllmSource
 from vllm_ci.images import fetch, index
-from vllm_ci.images.entries import Archive, Member, read
+from vllm_ci.images.entries import Archive, ArchiveMember, read
 from vllm_ci.images.lockfile import MACHINES, LockedWheel
 from vllm_ci.images.store import Store, appearing
 from vllm_ci.images.supply import wheel_path
@@ -120,7 +120,7 @@ def _is_of(path: Path, sha: str) -> bool:
     archive = Archive(path)
     for info in archive.members:
         if info.filename.endswith(("/_version.py", "/commit_id.py")) and info.filename.count("/") == 1:
-            text = read(Member(archive, info)).decode(errors="replace")
+            text = read(ArchiveMember(archive, info)).decode(errors="replace")
             if match := _IDENTITY.search(text):
                 return sha.startswith(match.group(1))
     return False
