@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
 )
 @option("--platform", metavar="LIST", help="Platforms, separated by commas; by default this machine's.")
-@option("--compression", type=click.Choice(["gzip", "zstd"]), help="How layers are compressed.")
+@option("--compression", type=click.Choice(["gzip", "zstd"]), help="Compression of layers.")
 @option("--push", metavar="NAME", help="Push to registry/name, under the commit's tag.")
 @option("--output", metavar="WHERE", help="Also export to a folder (oci:DIR) or one file (oci-archive:FILE).")
 @option("--dirty/--no-dirty", default=None, help="Build from the work tree, or from the commit even when the tree is dirty.")
 @option(
     "--facts",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that gets build.json, materials.json, config.json and manifest.json.",
+    help="Folder to write build.json, materials.json, config.json and manifest.json to.",
 )
-@option("--threads", type=click.IntRange(1), help="Layers written at once; by default one for each processor.")
-@click.option("--check", is_flag=True, help="Build again from nothing but downloads, and compare digests.")
+@option("--threads", type=click.IntRange(1), help="Layers written at the same time; by default one per processor.")
+@click.option("--check", is_flag=True, help="Build a second time without the layer cache, and compare digests.")
 @json_option
 @click.pass_context
 def build(

@@ -8,20 +8,24 @@ from typing import Any
 import click
 
 from vllm_ci.cli import watching
-from vllm_ci.cli.channels import opened, release_options, show_move
+from vllm_ci.cli.moves import opened, release_options, show_move
 from vllm_ci.cli.options import option
 
 
 @click.command()
 @click.argument("commit", default="HEAD")
-@option("--channel", metavar="NAME", help="Which channel; by default the first of the configuration.")
+@option("--channel", metavar="NAME", help="Channel; by default the first one of the configuration.")
 @option(
     "--report",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
     help="Folder of a run (repeatable); by default all runs of the commit in the report directory.",
 )
-@option("--scan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON of Trivy or Grype for the image.")
+@option(
+    "--scan",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Scan result of Trivy or Grype for the image (JSON).",
+)
 @release_options
 @click.pass_context
 def publish(
@@ -38,7 +42,7 @@ def publish(
     as_json: bool,
     **_: Any,
 ) -> None:
-    """Publish the tested image of COMMIT (by default HEAD) to a channel: gate on evidence, push, sign, tag, record.
+    """Publish the tested image of COMMIT (by default HEAD) to a channel: check its evidence, push, sign, tag, record.
 
     \b
     Examples:

@@ -46,7 +46,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """All of it.
+    """What an image is made of.
 
     Attributes:
         packages: Wheels and Debian packages, sorted by purl.

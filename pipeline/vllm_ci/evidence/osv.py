@@ -23,7 +23,7 @@ from vllm_ci.evidence.statement import moment
 
 
 class Severity(IntEnum):
-    """Qualitative rating (CVSS 3.1, section 5); what nobody rated counts as high, because nobody knows better."""
+    """Qualitative rating (CVSS 3.1, section 5); unrated ones count as high."""
 
     NONE = 0
     LOW = 1
@@ -33,7 +33,7 @@ class Severity(IntEnum):
 
     @classmethod
     def named(cls, text: str) -> Severity:
-        """By name; ``MODERATE`` is GitHub's word for medium; what is not known is high."""
+        """By name; ``MODERATE`` is GitHub's word for medium; unknown ratings count as high."""
         words = {"MODERATE": cls.MEDIUM, "NEGLIGIBLE": cls.LOW, "UNIMPORTANT": cls.LOW}
         return words.get(text.upper()) or cls.__members__.get(text.upper(), cls.HIGH)
 
@@ -63,7 +63,7 @@ class Vulnerability:
         package: ``name version``.
         severity: Rating.
         score: As rated: a number, or a word.
-        fixed: Version that mends it, empty when none is known.
+        fixed: Version that fixes it, empty when none is known.
     """
 
     id: str
@@ -141,7 +141,7 @@ def _entries(name: str, content: bytes) -> Iterator[dict[str, Any]]:
             _ = entry["id"], entry["modified"]
             yield entry
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{name} is no OSV data ({type(error).__name__}: {error})", remedy="see the OSV schema") from error
+        raise ConfigError(f"{name} is not OSV data ({type(error).__name__}: {error})", remedy="see the OSV schema") from error
 
 
 def _of(entry: Mapping[str, Any], package: Package) -> Iterator[Mapping[str, Any]]:
@@ -221,7 +221,7 @@ def _finding(entry: Mapping[str, Any], package: Package) -> Vulnerability:
 
 
 def _severity(entry: Mapping[str, Any], package: Package) -> tuple[Severity, str]:
-    """The highest CVSS base score given, else the database's own word."""
+    """The highest CVSS base score given, else the database's own rating."""
     kinds = {"CVSS_V2": CVSS2, "CVSS_V3": CVSS3, "CVSS_V4": CVSS4}
     given = [*entry.get("severity", ()), *(each for affected in _of(entry, package) for each in affected.get("severity", ()))]
     scores = []

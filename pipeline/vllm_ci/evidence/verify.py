@@ -1,4 +1,4 @@
-"""What is really known about an image: its attached statements, each verified or refused with a reason."""
+"""Verifies the statements that are attached to an image; each is accepted, or refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans to layers in the store: what is known is taken, the rest is made, several layers at once."""
+"""Turns plans into layers in the store: known layers are reused, the others are written in parallel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Planned:
         wheels: Wheels that go in.
         debs: Debian packages of the base layer; none when there is an image below.
         under: Image that the layers stand on, if any.
-        explain: How vLLM's own files are come by, for people.
+        explain: How vLLM's own files are obtained, for messages.
         vllm_commit: Commit of vLLM, when the repository is vLLM.
     """
 
@@ -111,7 +111,7 @@ class Assembler:
         count = len(plans) + (len(under.layers) if under else 0)
         if count > MAX_LAYERS:
             raise ConfigError(
-                f"the image would have {count} layers, and container engines take {MAX_LAYERS}",
+                f"the image would have {count} layers, and container engines support {MAX_LAYERS}",
                 remedy="raise max_bytes of tiers",
             )
         return Planned(
@@ -234,7 +234,7 @@ class Assembler:
             yield entry
 
     def _check_collisions(self, plans: list[LayerPlan], made: list[tuple[dict[str, Any], float]]) -> None:
-        """Refuse wheels of different layers that fight over a path; once for each set of layers."""
+        """Refuse wheels of different layers that claim the same path; once for each set of layers."""
         digests = [
             facts["digest"].removeprefix("sha256:")
             for item, (facts, _) in zip(plans, made, strict=True)
@@ -246,7 +246,7 @@ class Assembler:
             self.store.keep("checked", name, True)
 
     def _shape_all(self, plans: list[LayerPlan], made: list[dict[str, Any]]) -> None:
-        """Complete what is known of layers that an earlier version made: it did not keep what lies in them."""
+        """Complete the records of layers that an earlier version wrote without a list of their members."""
         old = [(item, facts) for item, facts in zip(plans, made, strict=True) if "shape" not in facts]
         if not old:
             return
@@ -284,17 +284,17 @@ class Assembler:
 
 
 def _reserved(spec: ImageSpec) -> dict[str, str]:
-    """Paths that no wheel and no commit may bring."""
+    """Paths that wheels and commits must not contain."""
     prefix = spec.prefix.strip("/")
     found = {f"{prefix}/bin/{name}": "the environment's interpreter" for name in ("python", "python3", f"python{spec.python}")}
-    found[f"{prefix}/pyvenv.cfg"] = "which tells Python where its environment is"
+    found[f"{prefix}/pyvenv.cfg"] = "which configures the Python environment"
     found[spec.interpreter.strip("/")] = "the interpreter"
     return found
 
 
 def _reason(item: LayerPlan, before: dict[str, Any] | None, *, built: bool) -> str:
     if not built:
-        return f"{item.explain}; known"
+        return f"{item.explain}; unchanged"
     if before is None:
-        return f"{item.explain}; made for the first time"
-    return f"{item.explain}; made anew: {plan.difference(before, item.inputs)}"
+        return f"{item.explain}; new"
+    return f"{item.explain}; rebuilt: {plan.difference(before, item.inputs)}"

@@ -1,4 +1,4 @@
-"""From a spec and a commit to an image in the store: plan, fetch what is not known, write layers, put the parts together."""
+"""From a spec and a commit to an image in the store: plan, fetch what is missing, write layers, assemble the image."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BuiltImage:
         layout: OCI image layout that holds it.
         layers: Its layers, lowest first, platform by platform.
         seconds: How long all took.
-        explain: How each part was come by, one line each.
+        explain: How each part was obtained, one line each.
         manifests: Digest of the manifest by platform.
     """
 
@@ -84,7 +84,7 @@ def build(
         threads: How many layers are written at once; as many as there are processors by default.
 
     Raises:
-        BuildError: A part could not be had or made.
+        BuildError: A part could not be fetched or built.
         ConfigError: Spec, locks or overlays do not fit together.
     """
     started = time.monotonic()

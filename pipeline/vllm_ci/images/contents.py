@@ -64,7 +64,7 @@ class Contents:
 
     @cached_property
     def step(self) -> Step | None:
-        """How vLLM's own files are come by, when the repository is vLLM."""
+        """How vLLM's own files are obtained, when the repository is vLLM."""
         vllm = self.spec.vllm
         if vllm is None:
             return None
@@ -97,7 +97,7 @@ class Contents:
         return tuple(self.step.wheel if wheel.project == self.step.wheel.project else wheel for wheel in self._locked)
 
     def explain(self) -> tuple[str, ...]:
-        """How vLLM's own files are come by, for people."""
+        """How vLLM's own files are obtained, for messages."""
         return (f"vllm ({self.platform}): step {self.step.number}, {self.step.explain}",) if self.step else ()
 
     def plans(self) -> list[LayerPlan]:
@@ -174,7 +174,7 @@ class Contents:
         return Wheel(supply.wheel_path(self.store, locked), self.environment, project=locked.project)
 
     def _commit(self) -> Iterator[LayerPlan]:
-        """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
+        """One layer with all files of the commit: a difference to the image without them, never to an earlier commit."""
         brought = [(blob, item) for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)]
         found = {blob.target: blob for blob, _ in brought}
         changed: tuple[Blob, ...] = ()
@@ -256,7 +256,7 @@ def debs_for(spec: ImageSpec, platform: str) -> tuple[LockedDeb, ...]:
     found = tuple(deb for deb in read_debs(spec.debs_lock) if deb.architecture == platform.partition("/")[2])
     if not found:
         raise ConfigError(
-            f"{spec.debs_lock} has nothing for {platform}", remedy="add the platform to the spec and run vllm-ci lock"
+            f"{spec.debs_lock} has no packages for {platform}", remedy="add the platform to the spec and run vllm-ci lock"
         )
     return found
 

@@ -85,12 +85,12 @@ class Installed:
         if self.environment.owns(entry.path):
             raise BuildError(
                 f"/{entry.path} is claimed by {self.wheel} ({source}) and by the Python environment of the image",
-                why="programs of the image start through it",
-                remedy="use a version of the project without it, or do without the project",
+                why="the image's programs are started through it",
+                remedy="use a version of the project without that file, or remove the project",
             )
         if part := whiteout(entry.path):
             raise BuildError(
-                f"{self.wheel}: {source} holds {part}",
+                f"{self.wheel}: {source} contains {part}",
                 why="in an image, a name that begins with .wh. deletes a file of the layers below",
                 remedy=REBUILD,
             )
@@ -100,7 +100,7 @@ class Installed:
                 return
             raise BuildError(
                 f"{self.wheel} puts two files at /{entry.path}: {known[0]} and {source}",
-                why="which one stays would depend on the order of installation",
+                why="which one is kept would depend on the order of installation",
                 remedy=REBUILD,
             )
         self.rows.append((entry, row))

@@ -1,4 +1,4 @@
-"""An image that other layers stand on: its blobs are taken over as they are, and read once for what lies in them."""
+"""An image below our layers (base.image): its blobs are reused as they are, and its layers are read once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Foundation:
 
 
 def load(image: str, platform: str, store: Store, emit: Emit) -> Foundation:
-    """Bring an image's blobs into the store; what is there already is not asked for again.
+    """Bring an image's blobs into the store; what is there already is not requested again.
 
     Raises:
         BuildError: A blob is not what its digest says, or cannot be unpacked.
@@ -82,9 +82,9 @@ def _diff_ids(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], im
     found = [str(item) for item in (config.get("rootfs") or {}).get("diff_ids") or ()]
     if len(found) != len(layers):
         raise BuildError(
-            f"the configuration of {image} names {len(found)} layers, and its manifest {len(layers)}",
-            why="it is no image that container engines could start (an artifact, or a very old format)",
-            remedy="name an image by the digest of its manifest or index in base.image",
+            f"the configuration of {image} lists {len(found)} layers, its manifest {len(layers)}",
+            why="container engines cannot start it (it is an artifact, or in a very old format)",
+            remedy="set base.image to an image with the digest of its manifest or index",
         )
     return found
 
@@ -132,7 +132,7 @@ def _manifest(source: Repository, digest: str, platform: str) -> dict[str, Any]:
         if f"{its.get('os')}/{its.get('architecture')}" == platform:
             return _manifest(source, item["digest"], platform)
     raise ConfigError(
-        f"the base image {digest[:19]} has nothing for {platform}", remedy="build another platform, or change base.image"
+        f"the base image {digest[:19]} has no image for {platform}", remedy="build another platform, or change base.image"
     )
 
 
@@ -160,4 +160,4 @@ def _have(source: Repository, item: dict[str, Any], store: Store) -> None:
 
 def _check(found: str, wanted: str) -> None:
     if found != wanted:
-        raise BuildError(f"the registry gave other bytes for sha256:{wanted}", remedy="try again, or ask its operator")
+        raise BuildError(f"the registry sent wrong bytes for sha256:{wanted}", remedy="try again, or ask its operator")

@@ -116,6 +116,6 @@ def _files(store: Store, digest: str) -> dict[str, str]:
     record = store.record("files", digest.removeprefix("sha256:"))
     if record is None:
         raise BuildError(
-            f"nothing is known of the files in layer {digest}", remedy=f"remove {store.root / 'layers'} and build again"
+            f"there is no record of the files in layer {digest}", remedy=f"remove {store.root / 'layers'} and build again"
         )
     return {f"/{path}": expected for path, expected in record.get(_COMMIT, {}).items() if expected}

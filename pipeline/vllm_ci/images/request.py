@@ -39,7 +39,7 @@ def build(request: BuildRequest, *, emit: Emit) -> BuiltImage:
     """Build the image, and export it where asked.
 
     Raises:
-        BuildError: A part could not be had or made.
+        BuildError: A part could not be fetched or built.
         ConfigError: Spec, locks or overlays do not fit together.
     """
     return request.output.export(_built(request, Store(), emit))

@@ -143,7 +143,7 @@ def _size(place: str, http: object) -> int:
     answer = http.head(place)
     if answer.is_error or "content-length" not in answer.headers:
         raise BuildError(
-            f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
+            f"the index does not report the size of {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
         )
     return int(answer.headers["content-length"])
 

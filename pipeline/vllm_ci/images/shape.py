@@ -90,7 +90,7 @@ class Shape:
                 raise BuildError(
                     f"/{member.path} of layer {name} cannot be unpacked",
                     why=str(error),
-                    remedy="no container engine can unpack it either: have the image's maker build it again",
+                    remedy="container engines cannot unpack it either: the image has to be built again",
                 ) from error
 
     def _apply(self, number: int, member: Member) -> None:
@@ -170,7 +170,7 @@ class Shape:
                 continue
             links += 1
             if node.member.kind is not Kind.LINK:
-                raise MissingPathError(f"/{path} leads through {part}, which is no directory")
+                raise MissingPathError(f"/{path} leads through {part}, which is not a directory")
             if links > _MOST_LINKS:
                 raise UnresolvedError(f"/{path} leads through more than {_MOST_LINKS} links")
             if node.member.link.startswith("/"):

@@ -77,7 +77,7 @@ def _find(name_or_path: str | Path) -> Path:
     near = nearest(text, (*shipped(), *_beside(Path(text))))
     raise UsageError(
         f"no image spec {text}",
-        why=f"the shipped ones are {', '.join(shipped()) or 'none'}",
+        why=f"shipped specs: {', '.join(shipped()) or 'none'}",
         remedy=f"did you mean {near[0]}?" if near else "name one of those, or give the path of a YAML file",
     )
 
@@ -107,13 +107,13 @@ def check(spec: ImageSpec, *, where: Document | None = None) -> ImageSpec:
     if not spec.base.suite:
         raise ConfigError(
             f"spec {spec.name}: base.suite and base.packages are missing",
-            why="an image without base.image is made of them, and one with it has its byte code compiled by their Python",
-            remedy="give a Debian suite and packages, python among them",
+            why="the base is made of them; with base.image, their Python still compiles the byte code",
+            remedy="add a Debian suite and packages, python among them",
         )
     if spec.base.image and "@sha256:" not in spec.base.image:
         raise ConfigError(
             f"spec {spec.name}: base.image {spec.base.image} is not pinned",
-            why="a tag may name another image tomorrow, so the result would not be a function of the spec",
+            why="a tag can change, so the same spec could give another image",
             remedy="write NAME@sha256:...",
         )
     if absent := [target for target in spec.targets if target not in spec.platforms]:

@@ -37,7 +37,7 @@ def normalised(spec: ImageSpec, where: Document | None) -> ImageSpec:
 
 
 class _Fixer:
-    """Converts values, and says where one stands that cannot be."""
+    """Converts values; errors name the line of an invalid one."""
 
     def __init__(self, name: str, where: Document | None) -> None:
         self.name, self.where = name, where
@@ -99,11 +99,11 @@ def _compile(step: Compile, fix: _Fixer) -> Compile:
 def _home(text: str) -> str:
     """A home directory, which is a field of ``/etc/passwd`` as well (passwd(5))."""
     if ":" in text:
-        raise InvalidPath(text, "holds a colon, which separates the fields of /etc/passwd", "a path without it")
+        raise InvalidPath(text, "contains a colon, which separates the fields of /etc/passwd", "a path without it")
     return paths.root_or_in_image(text)
 
 
 def _user(text: str) -> str:
     if not text or not all(sign.isascii() and (sign.isalnum() or sign in "._-") for sign in text) or text.startswith("-"):
-        raise InvalidPath(text, "is no name of a user", "letters, digits, dots, underscores and dashes")
+        raise InvalidPath(text, "is not a user name", "letters, digits, dots, underscores and dashes")
     return text

@@ -89,7 +89,7 @@ class _Plain:
             raise BuildError(
                 f"layer {name[:12]} is not the one that the image's configuration names",
                 why=f"its tar hashes to sha256:{self._hash.hexdigest()}, not to {diff_id}",
-                remedy="do not use this image; have its maker build it again",
+                remedy="do not use this image; it has to be built again",
             )
 
 

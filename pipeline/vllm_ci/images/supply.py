@@ -33,7 +33,7 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> 
     """Have all ``wheels`` in the store.
 
     Raises:
-        BuildError: One is to be had nowhere.
+        BuildError: One is not available anywhere.
     """
     by_hash = {wheel.sha256: wheel for wheel in wheels}
     wanted = [
@@ -69,7 +69,7 @@ def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callabl
     try:
         found = packages(root, wheel.project, http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        complain(f"the index {fetch.shown(root)} cannot be asked: {error}")
+        complain(f"the index {fetch.shown(root)} cannot be reached: {error}")
         return
     for package in found:
         if package.filename == wheel.filename or package.digests.get("sha256") == wheel.sha256:
@@ -80,7 +80,7 @@ def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[],
     """Have all ``debs`` in the store.
 
     Raises:
-        BuildError: One is to be had nowhere.
+        BuildError: One is not available anywhere.
     """
     by_hash = {deb.sha256: deb for deb in debs}
     wanted = [

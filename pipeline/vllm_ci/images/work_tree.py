@@ -143,7 +143,7 @@ def content(path: Path) -> bytes:
     try:
         return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read", why=str(error), remedy="make it readable, or commit without it") from error
+        raise ConfigError(f"{path} cannot be read", why=str(error), remedy="change its permissions, or remove it") from error
 
 
 def blob_id(data: bytes, length: int) -> str:

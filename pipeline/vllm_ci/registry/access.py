@@ -24,7 +24,7 @@ from vllm_ci.registry.retry import Retry
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEndpoint:
-    """One place that answers for a repository.
+    """One address that serves a repository.
 
     Attributes:
         host: ``name[:port]`` that is connected to.
@@ -39,7 +39,7 @@ class RegistryEndpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Everything about reaching registries that is the user's choice.
+    """The user's settings for reaching registries.
 
     Attributes:
         ca_file: More certificate authorities, as PEM.
@@ -93,7 +93,7 @@ class Access:
             return self  # a folder, or a name that is refused where it is opened
 
     def login(self, endpoint: RegistryEndpoint) -> Credentials | None:
-        """Who we are at an endpoint.
+        """The login for an endpoint.
 
         Raises:
             ConfigError: A configuration file or a credential helper is broken.

@@ -80,7 +80,7 @@ def read(response: httpx.Response) -> RegistryAnswer:
             content += piece
             if len(content) > _MAX_BYTES:
                 raise RegistryError(
-                    f"{response.url.netloc.decode()} gave an answer of more than {_MAX_BYTES >> 20} MiB",
+                    f"{response.url.netloc.decode()} sent an answer of more than {_MAX_BYTES >> 20} MiB",
                     why="a manifest, a list or a token is never that large",
                     remedy="check the registry's address",
                 )

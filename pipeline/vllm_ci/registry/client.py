@@ -140,9 +140,7 @@ class RemoteRepository:
             return self._blobs[digest]
         content = self._whole(digest)
         if digest_of(content) != digest:
-            raise DigestError(
-                f"{self.name} gave bytes with {digest_of(content)} for {digest}", remedy="try again; do not use what came"
-            )
+            raise DigestError(f"{self.name} sent bytes with {digest_of(content)} for {digest}", remedy="try again")
         if len(content) <= _KEPT_BYTES:
             self._blobs[digest] = content
         return content
@@ -154,7 +152,7 @@ class RemoteRepository:
             if len(content) > _MOST_BYTES:
                 raise RegistryError(
                     f"{self.name}: the blob {digest} has more than {_MOST_BYTES >> 20} MiB",
-                    why="a configuration or a statement is never that large",
+                    why="configurations and statements are never that large",
                     remedy="check what was pushed there",
                 )
         return bytes(content)
@@ -226,7 +224,7 @@ class RemoteRepository:
             fallback.rebuild(subject)
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest and its tags.
+        """Delete a manifest and its tags.
 
         Raises:
             UnsupportedError: The registry does not allow it.
@@ -255,7 +253,7 @@ class RemoteRepository:
         answer = self._put_settled(manifest, reference)
         told = answer.headers.get("Docker-Content-Digest", manifest.digest)
         if told != manifest.digest:
-            raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="something on the way rewrote it")
+            raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="it was rewritten")
         if answer.status != 201:
             self._await(manifest, reference)
         return answer
@@ -283,9 +281,9 @@ class RemoteRepository:
         while self.resolve(reference) != manifest.digest:
             if not failures.again():
                 raise RefusedError(
-                    f"{self.name} took the manifest {manifest.digest} as {reference}, and does not have it",
+                    f"{self.name} accepted the manifest {manifest.digest} as {reference} but does not have it",
                     why="it did not answer 201 Created",
-                    remedy="check the registry, and what stands between it and here",
+                    remedy="check the registry and any proxies",
                 )
 
 
@@ -294,8 +292,8 @@ def _tags_of(page: RegistryAnswer) -> set[str]:
     tags = value.get("tags") if isinstance(value, dict) else page
     if tags is not None and not (isinstance(tags, list) and all(isinstance(each, str) for each in tags)):
         raise RegistryError(
-            f"{page.host} gives no list of tags",
-            why=f"{page.url[:200]} answered 200 with {page.headers.get('Content-Type') or 'unknown type'} that is none",
+            f"{page.host} returned no list of tags",
+            why=f"{page.url[:200]} answered 200 with {page.headers.get('Content-Type') or 'unknown type'} which is not a list",
             remedy="check the registry's address: a web page or a proxy may answer in its place",
         )
     return set(tags or ())

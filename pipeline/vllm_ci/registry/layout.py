@@ -81,7 +81,7 @@ class Layout:
         content = b"".join(self.read_blob(digest))
         if hashlib.sha256(content).hexdigest() != digest[7:]:
             raise DigestError(
-                f"{self.name} holds altered bytes for {digest}", remedy="delete that blob and build or pull again"
+                f"the bytes of {digest} in {self.name} were altered", remedy="delete that blob and build or pull again"
             )
         return content
 
@@ -145,7 +145,7 @@ class Layout:
             with _replacing(marker) as stream:
                 stream.write(_canonical({"imageLayoutVersion": "1.0.0"}))
         elif json.loads(marker.read_bytes()).get("imageLayoutVersion") != "1.0.0":
-            raise UnsupportedError(f"{self.name} is an image layout of another version", remedy="name another folder")
+            raise UnsupportedError(f"{self.name} is an image layout of an unsupported version", remedy="name another folder")
 
     def add(self, content: bytes) -> str:
         """Keep a small blob; its digest."""
@@ -200,8 +200,8 @@ class Layout:
             if "sha256:" + digest.hexdigest() != descriptor.digest or size != descriptor.size:
                 raise DigestError(
                     f"{size} bytes of sha256:{digest.hexdigest()} came, expected {descriptor.size} of {descriptor.digest}",
-                    why="they were altered or cut on the way",
-                    remedy="try again; if it stays, the source holds a damaged blob",
+                    why="they were altered or truncated in transit",
+                    remedy="try again; if it happens again, the blob is damaged at its source",
                 )
         return True
 
@@ -233,7 +233,7 @@ class Layout:
             self.put_manifest(manifest)
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest, all its tags, and the blobs that nothing else here refers to."""
+        """Delete a manifest, its tags, and the blobs that nothing else here refers to."""
         with self.changing_index() as entries:
             entries[:] = [each for each in entries if each["digest"] != digest]
         keep = {found for entry in self.entries() for found in self._reachable(entry.digest)}

@@ -37,15 +37,15 @@ def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str]
             return
         place = locations.resolve(answer.url, target)
         if locations.origin(place) != locations.origin(session.base):
-            raise _astray(answer.host, f"the next page is said to be at {locations.shown(place)}, which is another host")
+            raise _astray(answer.host, f"the next page is on another host: {locations.shown(place)}")
         if place in seen or len(seen) > 2 * _MAX_PAGES:
             page = place.removeprefix(session.base)[:200]
-            raise _astray(answer.host, f"page {page} comes again, or there are more than {_MAX_PAGES} pages")
+            raise _astray(answer.host, f"page {page} is repeated, or there are more than {_MAX_PAGES} pages")
 
 
 def _astray(host: str, why: str) -> RegistryError:
     return RegistryError(
-        f"{host} gives a list whose pages cannot be followed to the end",
+        f"{host} returned a list whose pages cannot be followed to the end",
         why=why,
         remedy="check the registry, and the external URL that it and its proxy are configured with",
     )

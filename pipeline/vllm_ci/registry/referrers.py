@@ -65,9 +65,9 @@ def _is_list(page: RegistryAnswer) -> bool:
 def _no_list(page: RegistryAnswer) -> RegistryError:
     kind = page.headers.get("Content-Type") or "unknown type"
     return RegistryError(
-        f"{page.host} gives a list of referrers that cannot be read",
-        why=f"{page.url[:200]} answered {page.status} with {kind} that is no index",
-        remedy="check the registry, and what stands between it and here",
+        f"{page.host} returned a list of referrers that cannot be read",
+        why=f"{page.url[:200]} answered {page.status} with {kind} that is not an index",
+        remedy="check the registry and any proxies",
     )
 
 
@@ -125,7 +125,7 @@ class FallbackIndex:
                     return
         raise RegistryError(
             f"the list of referrers of {subject} in {self._repository.name} kept changing",
-            why="others attach statements to the same image at the same moment",
+            why="other processes are attaching statements to the same image",
             remedy="run the command again: nothing is lost, each statement has its own tag",
         )
 

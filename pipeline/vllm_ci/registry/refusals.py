@@ -21,7 +21,7 @@ from vllm_ci.registry.retry import STATUSES
 
 _Texts = tuple[str, str, str]
 _KINDS = {401: UnauthorizedError, 403: ForbiddenError, 405: UnsupportedError, 501: UnsupportedError}
-_HIDDEN = "some registries answer so for a repository that does not exist or is hidden from this account"
+_HIDDEN = "some registries answer like this for a repository that does not exist or is hidden from this account"
 
 
 def refusal(
@@ -64,7 +64,7 @@ def _unauthorised(answer: RegistryAnswer, told: str, endpoint: RegistryEndpoint,
     offered = [each.scheme for each in parse_challenges(answer.headers.get_list("WWW-Authenticate"))]
     if offered and not {"basic", "bearer"} & set(offered):
         return (
-            f"{host} offers no way to log in that can be used",
+            f"{host} offers no supported way to log in",
             f"{told}; it offers {', '.join(offered)}, and only Basic and Bearer are supported",
             "let the registry offer Basic or Bearer as well",
         )
@@ -74,7 +74,7 @@ def _unauthorised(answer: RegistryAnswer, told: str, endpoint: RegistryEndpoint,
         set_host = (
             f"docker login {host}, or set VLLM_CI_REGISTRY_USERNAME, VLLM_CI_REGISTRY_PASSWORD and VLLM_CI_REGISTRY_HOST={host}"
         )
-        return f"{host} wants a login for {path}", told + where, set_host
+        return f"{host} requires a login for {path}", told + where, set_host
     source = login.source or "the options"
     return (
         f"{host} does not accept the login for {path}",
@@ -94,10 +94,14 @@ def _texts(
     known: dict[type[RefusedError], _Texts] = {
         ForbiddenError: (
             f"{host} forbids this on {path}, {account}",
-            f"{told}; the account lacks the right {scope}, or {_HIDDEN}",
+            f"{told}; the account lacks the permission {scope}, or {_HIDDEN}",
             "ask the registry's owner for it, create the repository, or use another one",
         ),
-        NameUnknownError: (f"{host} knows no repository {path}", told, "check the name; some registries want it created first"),
+        NameUnknownError: (
+            f"{host} knows no repository {path}",
+            told,
+            "check the name; it may have to be created first",
+        ),
         NotFoundError: (f"{host}/{path} does not have that", told, hidden),
         UnsupportedError: (f"{host} does not support this on {path}", told, "use a registry that supports it"),
         UnreachableError: (f"{host} keeps failing", f"{told}, after {max(tries, 1)} tries", "try again later"),

@@ -63,7 +63,7 @@ class Repository(BlobSource, Protocol):
         """All tags, sorted; none when the repository is not there yet."""
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest and its tags.
+        """Delete a manifest and its tags.
 
         Raises:
             UnsupportedError: The registry cannot.

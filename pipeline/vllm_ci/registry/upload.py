@@ -186,7 +186,7 @@ class Upload:
 
 def _damaged(blob: Descriptor, why: str) -> DigestError:
     return DigestError(
-        f"the blob {blob.digest} is damaged here, before it is sent",
+        f"the blob {blob.digest} is damaged on this machine",
         why=why,
         remedy="delete that blob and build or pull the image again",
     )
@@ -197,9 +197,9 @@ def _location(answer: RegistryAnswer, fallback: str = "") -> str:
     location = answer.headers.get("Location", "")
     if not location and not fallback:
         raise RegistryError(
-            f"{answer.host} named no place to upload to",
+            f"{answer.host} returned no upload location",
             why="its answer has no Location header",
-            remedy="check the registry, and what stands between it and here",
+            remedy="check the registry and any proxies",
         )
     return locations.resolve(answer.url, location) if location else fallback
 

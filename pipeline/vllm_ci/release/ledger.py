@@ -33,7 +33,7 @@ class State:
     Attributes:
         head: Its commit, empty when there is no branch yet.
         records: All of them, in order.
-        overlays: The kustomizations that were asked for, by the paths that they were asked for by.
+        overlays: The requested kustomizations, by path.
     """
 
     head: str = ""
@@ -64,7 +64,7 @@ class Ledger:
     Args:
         remote: URL or path of the repository.
         branch: Name of the branch.
-        create: Whether a path that is not there becomes a bare repository with the first record.
+        create: Create a bare repository at a missing path with the first record.
         attempts: How often a writer that was overtaken tries again.
         sleep: Waits between attempts.
     """
@@ -90,14 +90,14 @@ class Ledger:
         return f"branch {self.branch} of {self.remote}"
 
     def read(self, overlays: Iterable[str] = ()) -> State:
-        """The state now: the records, and kustomizations as far as they are asked for.
+        """The state now: the records, and the requested kustomizations.
 
         Args:
             overlays: Paths of kustomizations.
 
         Raises:
             ErroredError: It cannot be read.
-            ConfigError: A kustomization that was asked for cannot be read or made there.
+            ConfigError: A requested kustomization cannot be read or created there.
         """
         if self._absent():
             return State()
@@ -109,7 +109,7 @@ class Ledger:
             return _state(repository, self._fetched(repository), overlays)
 
     def append(self, propose: Callable[[State], LedgerEntry | None]) -> tuple[State, Record | None]:
-        """Append what ``propose`` makes of the state; when somebody else was faster, it is asked again about the new state.
+        """Append what ``propose`` returns for the state; it is called again with the new state when another writer was faster.
 
         Args:
             propose: Gives the entry, or ``None`` when nothing is to be done.
@@ -231,7 +231,8 @@ def _state(repository: Path, head: str, overlays: Iterable[str] = ()) -> State:
     records = tuple(record.parse(content, name) for name, content in tree.records().items())
     if [each.number for each in records] != list(range(1, len(records) + 1)):
         raise ErroredError(
-            "the ledger's records do not count from 1 without gaps", remedy="look at the branch's log: somebody edited it"
+            "the ledger's records are not numbered from 1 without gaps",
+            remedy="look at the branch's log: it was edited by hand",
         )
     return State(head=head, records=records, overlays={path: tree.overlay(path) for path in overlays})
 
@@ -270,7 +271,7 @@ def _quoted(path: str) -> str:
 
 
 def _identity() -> str:
-    """``NAME <EMAIL>`` as git has it; a name of our own where git knows nobody."""
+    """``NAME <EMAIL>`` as git knows it; a default where git has no identity."""
     try:
         ident = git("var", "GIT_COMMITTER_IDENT", cwd=Path.cwd()).decode().strip()
     except GitError:

@@ -26,10 +26,10 @@ def promote(
     now: datetime | None = None,
     emit: Emit = ignore,
 ) -> Moved:
-    """Move channel ``target`` to what channel ``source`` stands at.
+    """Point channel ``target`` to the release of channel ``source``.
 
     Args:
-        setup: Where, who signs, what is asked.
+        setup: Registry, ledger, key and policies.
         source: Channel to take the release from.
         target: Channel to take it to.
         osv: OSV data to scan its bill of materials with, now.

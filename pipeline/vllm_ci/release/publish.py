@@ -36,7 +36,7 @@ def publish(
     """Move a channel to a commit's image.
 
     Args:
-        setup: Where to, who signs, what is asked.
+        setup: Registry, ledger, key and policies.
         candidate: What.
         channel_name: Which channel.
         reason: Why, for the record.
@@ -80,7 +80,7 @@ def publish(
         steps = [] if there else [f"push {digest} as {repository.name}:{release.tag}"]
         steps += [*(f"attach {each.title}" for each in missing), *move.steps(state)]
         if not dry_run and not decision.allowed and repository.resolve(digest):
-            # Of an image that is out already, what was found out counts, whether it pleases or not.
+            # For an image that is in the registry already, unfavourable results are attached as well.
             attach_all(repository, digest, bundles, emit)
         if dry_run or not decision.allowed:
             return move.outcome(state, decision, steps, dry_run=dry_run)
@@ -95,8 +95,8 @@ def publish(
 def _check_clean(candidate: Candidate) -> None:
     if candidate.commit.dirty:
         raise FailedError(
-            f"{candidate.commit.short} is never published",
-            why="no commit holds what is in its image, so nobody could build it again",
+            f"the work tree of {candidate.commit.short} is dirty: its image cannot be published",
+            why="the image holds changes that are in no commit, so it cannot be built again",
             remedy="commit your changes, then run vllm-ci run and publish that commit",
         )
 
@@ -120,9 +120,9 @@ def _check_tag(repository: Repository, release: Release) -> None:
     found = repository.resolve(release.tag)
     if found not in (None, release.digest):
         raise FailedError(
-            f"tag {release.tag} names another image already: {found}",
-            why="the commit was published before, built by another version of the builder or from other locks",
-            remedy="release that digest, or a new commit; a commit's tag never moves",
+            f"tag {release.tag} already points to another image: {found}",
+            why="the commit was published before from another build",
+            remedy="publish that digest, or a new commit: the tag of a commit never changes",
         )
 
 
@@ -136,8 +136,8 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
         tested = each.report.commit
         if tested is None or tested.sha != commit.sha:
             raise FailedError(
-                f"the report is about {tested.short if tested else 'no commit'}, and {commit.short} is to be published",
-                remedy="run vllm-ci run for it",
+                f"the report is for {tested.short if tested else 'no commit'}, not for {commit.short}",
+                remedy="run vllm-ci run at that commit",
             )
         test_result.check(each.report, image)
     report = candidate.tested[0].report
@@ -151,7 +151,7 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
             yield scan.statement(image, commit, scan.by_osv(made.packages, candidate.osv, at=now))
     elif candidate.osv:
         raise UsageError(
-            "a scan by OSV data needs to know what the image is made of", remedy="publish from the checkout it was built from"
+            "a scan with OSV data needs the record of what the image is made of", remedy="publish where the image was built"
         )
     if candidate.scanner:
         yield scan.statement(image, commit, scan.from_scanner(candidate.scanner, image, at=now))

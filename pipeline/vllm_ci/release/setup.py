@@ -1,4 +1,4 @@
-"""Where releases go, who signs them, and what each channel asks."""
+"""Where releases go, who signs them, and what each channel requires."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Channel:
 
     Attributes:
         name: ``staging``, ``production`` ...; also the tag that points at its release.
-        policy: What it asks.
+        policy: What it requires.
         overlay: Its kustomization in the ledger's branch.
         image: Name of the image whose entry is rewritten there.
     """
@@ -36,7 +36,7 @@ class Channel:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """All of it.
+    """Everything that the release commands need.
 
     Attributes:
         repository: ``host/path`` in a registry, or ``oci:FOLDER`` on this machine.
@@ -44,7 +44,7 @@ class Setup:
         ledger: The history.
         channels: By name.
         signers: Who is trusted, by name.
-        key: Gives who signs; asked for only when something is to be signed.
+        key: Returns the signer; called only when something has to be signed.
         access: How registries are reached.
     """
 

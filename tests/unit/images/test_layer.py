@@ -120,5 +120,5 @@ def test_long_names_links_and_folders_survive(tmp_path: Path) -> None:
 
 
 def test_one_path_twice_in_a_layer_is_refused() -> None:
-    with pytest.raises(BuildError, match="goes into one layer twice"):
+    with pytest.raises(BuildError, match="is in one layer twice"):
         with_parents([Entry(path="x", content=Inline(b"1")), Entry(path="x", content=Inline(b"2"))])

@@ -39,7 +39,7 @@ def test_a_spec_by_path_has_its_locks_beside_it(tmp_path: Path) -> None:
         ("tiers: [{name: x, wheels: ['*'], files: some}]", r"mine.yaml:8: tiers.0.files cannot be"),
         ("base: {image: debian:12, suite: bookworm, packages: []}", "is not pinned"),
         ("base: {packages: []}", "base.suite and base.packages are missing"),
-        ("python: 3.11\npython: 3.12", r"mine.yaml:\d+: the key python stands twice"),
+        ("python: 3.11\npython: 3.12", r"mine.yaml:\d+: duplicate key python"),
         ("python: [", "invalid YAML"),
         ("user: 5", r"mine.yaml:9: user has to be a mapping"),
         ("base: {suite: bookworm, packagez: []}", r"mine.yaml:8: unknown key base.packagez"),

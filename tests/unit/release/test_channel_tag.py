@@ -63,11 +63,11 @@ def stale(world: World, answers: int) -> Iterator[Any]:
 
 
 def test_a_registry_that_goes_on_answering_with_the_old_digest_ends_it(world: World, waits: list[float]) -> None:
-    with stale(world, 10**9) as repository, pytest.raises(LaggingTagError, match="its tag lags behind") as caught:
+    with stale(world, 10**9) as repository, pytest.raises(LaggingTagError, match="its registry tag is outdated") as caught:
         set_channel_tag(world.setup, repository, "staging", lambda _: None)
     assert len(waits) == 4
     assert waits == sorted(waits), "it waits longer each time"
-    assert "the ledger is right" in caught.value.remedy
+    assert "the ledger is correct" in caught.value.remedy
     assert "vllm-ci doctor --ledger --repair" in caught.value.remedy
     assert repository.puts <= 5
 
@@ -88,8 +88,8 @@ def test_the_doctor_says_that_the_tag_lags_and_goes_on(world: World, monkeypatch
             yield Stale(repository, world.setup.ledger.read().records[0].release.digest, 10**9)
 
     monkeypatch.setattr(Setup, "open", stale_open)
-    [found] = doctor.check(world.setup, mend=True)
-    assert (found.what, found.mended) == ("channel tag", False)
+    [found] = doctor.check(world.setup, repair=True)
+    assert (found.what, found.repaired) == ("channel tag", False)
     assert "vllm-ci doctor --ledger --repair" in found.remedy
 
 

@@ -110,7 +110,7 @@ def test_reports_of_doubles_and_dirty_trees_are_nobody_s(folder: Path) -> None:
 
 def test_a_dirty_tree_is_never_published(folder: Path) -> None:
     (folder / "serving/template.jinja").write_text("dirty\n")
-    with pytest.raises(FailedError, match="never published"):
+    with pytest.raises(FailedError, match="its image cannot be published"):
         text("publish")
 
 
@@ -181,7 +181,7 @@ def test_policy_explain_shows_expected_and_got() -> None:
     assert "may go to production" in text("policy", "explain", "production", sha)
 
 
-def test_doctor_compares_and_mends(folder: Path) -> None:
+def test_doctor_compares_and_repairs(folder: Path) -> None:
     first = call("publish")["release"]
     release(folder, "again")
     call("publish")
@@ -192,7 +192,7 @@ def test_doctor_compares_and_mends(folder: Path) -> None:
             entry["digest"] = first["digest"]
     index.write_text(json.dumps(value))
     assert refused("doctor", "--ledger")["disagreements"][0]["what"] == "channel tag"
-    assert "mended" in text("doctor", "--ledger", "--repair")
+    assert "repaired" in text("doctor", "--ledger", "--repair")
     assert call("doctor", "--ledger") == {"agree": True, "disagreements": []}
 
 

@@ -220,7 +220,7 @@ def follow(world: World, verb: str, follows: str) -> None:
     elif follows.startswith("rollback"):
         rollback(world.setup, channel, to=f"{8:040x}" if "--to" in follows else "", now=after).require()
     elif follows == "doctor":
-        doctor.check(world.setup, mend=True, now=after)
+        doctor.check(world.setup, repair=True, now=after)
     else:
         prune(world.setup, keep=1, dry_run=False)
 
@@ -248,7 +248,7 @@ def then_rows(folder: Path, verb: str) -> list[dict[str, str]]:
             follow(world, verb, follows)
             found, tag = states(world, channel)
             if follows in ("prune", "promote", "publish", "publish another") and tag != found:
-                doctor.check(world.setup, mend=True)  # these look after their own channel, or none
+                doctor.check(world.setup, repair=True)  # these look after their own channel, or none
                 found, tag = states(world, channel)
             head = history.current(world.setup.ledger.read().records, channel)
             assert head

@@ -20,7 +20,7 @@ from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release import history, record
 from vllm_ci.release.ledger import KustomizeOverlay, Ledger, LedgerEntry, State
 from vllm_ci.release.publish import publish
-from vllm_ci.release.record import Record, Release
+from vllm_ci.release.record import Record, Release, parse
 from vllm_ci.system.vcs import git
 
 # How often two of them meet; 50 shows what 10 do not.
@@ -206,3 +206,11 @@ def test_two_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
     with world.setup.open() as repository:
         assert head
         assert repository.resolve("staging") == head.release.digest
+
+
+def test_a_repair_that_an_earlier_version_recorded_is_read() -> None:
+    release = Release(commit="1" * 40, digest=f"sha256:{2:064x}", repository="r.example.com/name", tag="t")
+    made = Record(number=1, at="2026-11-20T12:00:00Z", action="repair", channel="staging", release=release)
+    written = made.content.replace(b'"repair"', b'"mend"')
+    assert b'"mend"' in written
+    assert parse(written, made.path) == made

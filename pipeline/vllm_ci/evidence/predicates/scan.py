@@ -71,7 +71,9 @@ def from_scanner(file: Path, image: ImageRef, *, at: datetime) -> Scan:
         raise
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} cannot be read as a scanner's result: {type(error).__name__}: {error}") from error
-    raise ConfigError(f"{file} is no result of Trivy or Grype", remedy="write it with --format json, or give OSV data instead")
+    raise ConfigError(
+        f"{file} is not a result of Trivy or Grype", remedy="write it with --format json, or give OSV data instead"
+    )
 
 
 def statement(image: ImageRef, commit: Commit, scan: Scan) -> Statement:

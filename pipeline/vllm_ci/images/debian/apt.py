@@ -33,8 +33,8 @@ def resolve(packages: Iterable[str], *, architecture: str, sources: Iterable[Apt
     if not shutil.which("apt-get"):
         raise UsageError(
             "apt-get was not found",
-            why="locking Debian packages takes apt's resolver; building does not",
-            remedy="run vllm-ci lock on a Debian or Ubuntu host, or in a container of one",
+            why="locking Debian packages uses apt's resolver; building does not",
+            remedy="run vllm-ci lock on a Debian or Ubuntu host or in such a container",
         )
     options = _options(architecture, list(sources), state)
     _run("apt-get", "--quiet", *options, "update")

@@ -185,7 +185,7 @@ def settings(spec: ImageSpec) -> list[Entry]:
     taken = {entry.path: "vllm-ci itself" for entry in (*_accounts(spec), *_skeleton(spec))}
     for key, path, entry in asked:
         if (before := taken.setdefault(entry.path, key)) != key:
-            raise ConfigError(f"{key}: {path} is a path that {before} has too", remedy=f"take {path} out of {key}")
+            raise ConfigError(f"{key}: {path} is also a path of {before}", remedy=f"remove {path} from {key}")
     found = [*_accounts(spec), *(entry for _, _, entry in asked), *_skeleton(spec)]
     whose = conflicts.owners(names(spec))
     conflicts.check_one([(entry, whose(entry.path)) for entry in found], error=ConfigError)
@@ -214,7 +214,7 @@ def _plain(key: str, path: str) -> str:
     except ValueError as error:
         raise ConfigError(f"{key}: {path} {error}", remedy="name an absolute path in the image") from error
     if not found or not path.startswith("/"):
-        raise ConfigError(f"{key}: {path} is no absolute path in the image", remedy="write it with a slash in front")
+        raise ConfigError(f"{key}: {path} is not an absolute path in the image", remedy="start it with a slash")
     return found
 
 

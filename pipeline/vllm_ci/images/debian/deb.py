@@ -22,7 +22,7 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What a package says of itself.
+    """A package's own metadata.
 
     Attributes:
         text: Its ``control`` file.

@@ -1,4 +1,4 @@
-"""Which Debian mirrors the user means: an option, or what apt's own configuration says."""
+"""The user's Debian mirrors: from an option, or from apt's own configuration."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, s
 
 
 def roots(sources: Iterable[AptSource]) -> tuple[str, ...]:
-    """Roots below which a locked package is looked for, its hash being the judge.
+    """Roots below which a locked package is looked for, its hash is checked.
 
     Those of ``sources``, and what lies beside them where Debian and most mirrors keep security updates: container images often
     name the plain archive alone, and an update that was locked may be in the other one only.
@@ -66,7 +66,7 @@ def roots(sources: Iterable[AptSource]) -> tuple[str, ...]:
 
 
 def _of_another_release(configured: Iterable[AptSource], suite: str) -> tuple[AptSource, ...]:
-    """A host of another Debian release knows a mirror all the same: one root serves every suite."""
+    """A mirror that is configured for another Debian release works too: one root serves every suite."""
     return tuple(
         dict.fromkeys(
             replace(source, suite=f"{suite}-security" if source.uri.endswith("-security") else suite)

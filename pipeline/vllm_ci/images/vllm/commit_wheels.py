@@ -1,4 +1,4 @@
-"""Wheels of single commits: found in folders or on indexes, believed only when they name their commit."""
+"""Wheels of single commits: found in folders or on indexes, accepted only when they name their commit."""
 
 from __future__ import annotations
 

@@ -102,5 +102,5 @@ def _run(command: list[str], work: Path) -> None:
         raise BuildError(
             f"{command[0]} could not compile the commit",
             why=done.tail(),
-            remedy="repair what that says; the same command by hand: " + " ".join(command),
+            remedy="fix the error above and run again; the same command by hand: " + " ".join(command),
         )
