@@ -61,7 +61,7 @@ def publish(
         candidate = found.candidate(made, report, osv=osv, scanner=scan, run=current.run_url())
         found = found.with_local_key(folder / "keys" if dry_run else None, note=lambda text: click.echo(text, err=True))
         if candidate.tested:
-            found.setup.key()  # a key that cannot be read is said before anybody is asked over a network
+            found.setup.key()  # an unreadable key is reported before any network access
         name = channel or next(iter(found.setup.channels))
         with watching.watch() as emit:
             moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, emit=emit)

@@ -95,7 +95,7 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
         AlteredPayloadError: One did, and the bundle was altered.
         MalformedError: It is not such a bundle.
         ConfigError: sigstore-python is not installed, or a trust configuration cannot be read.
-        ErroredError: The public instance's list of trusted keys cannot be had.
+        ErroredError: The public instance's list of trusted keys cannot be fetched.
     """
     if not identities:
         raise OtherKeyError(

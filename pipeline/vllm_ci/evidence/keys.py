@@ -49,7 +49,7 @@ class PublicKey:
         """A public key from a PEM file.
 
         Raises:
-            ConfigError: There is none in it.
+            ConfigError: The file contains no public key.
         """
         try:
             key = cls(name=name, pem=path.read_bytes())

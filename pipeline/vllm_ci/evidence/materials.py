@@ -53,7 +53,7 @@ class Materials:
         files: Files of the commit: path in the image to hex sha256.
         locks: Lock files: name to hex sha256.
         parameters: What the build was asked for.
-        base: Image that it stands on (``NAME@DIGEST``), empty for none.
+        base: Image that it is based on (``NAME@DIGEST``), empty for none.
     """
 
     packages: tuple[Package, ...] = ()

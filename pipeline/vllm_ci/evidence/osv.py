@@ -93,7 +93,7 @@ def read(path: Path) -> Database:
     """A database from a JSON file (an entry or a list of them), a ZIP of such files, or a folder of either.
 
     Raises:
-        ConfigError: It holds no OSV entry, or a file that is none.
+        ConfigError: It contains no OSV entry, or a file that is not OSV data.
     """
     entries: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     updated = datetime.fromtimestamp(0, UTC)

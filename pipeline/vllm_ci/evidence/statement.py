@@ -68,7 +68,7 @@ class Statement:
         """A statement from an envelope's payload.
 
         Raises:
-            MalformedError: It is none.
+            MalformedError: It is not a statement.
             UnknownVersionError: It is one of a version that is not understood.
         """
         value = strict.loads(payload, "the statement")
@@ -141,7 +141,7 @@ def moment(text: object) -> datetime:
     """The moment an RFC 3339 timestamp means.
 
     Raises:
-        MalformedError: It is none, or has no time zone.
+        MalformedError: It is not a timestamp, or has no time zone.
     """
     try:
         found = datetime.fromisoformat(str(text))

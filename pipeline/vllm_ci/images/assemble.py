@@ -41,9 +41,9 @@ class Planned:
     Attributes:
         platform: Its platform.
         plans: Layers that we write, lowest first.
-        wheels: Wheels that go in.
+        wheels: Wheels of the image.
         debs: Debian packages of the base layer; none when there is an image below.
-        under: Image that the layers stand on, if any.
+        under: Image below the layers, if any.
         explain: How vLLM's own files are obtained, for messages.
         vllm_commit: Commit of vLLM, when the repository is vLLM.
     """
@@ -145,7 +145,7 @@ class Assembler:
         wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
         supply.fetch_wheels(self.store, wheels.values(), emit=self.emit)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
-            # The one that ends last should not be the one that starts last: the base, whose files nobody has compressed or
+            # The one that ends last should not be the one that starts last: the base, whose files are not yet compressed or
             # compiled yet, then the largest.
             order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
             futures = {item.key: pool.submit(self._have, item) for item in order}

@@ -115,7 +115,7 @@ def check_one(files: Sequence[tuple[Entry, str]], *, error: type[BuildError | Co
     """Refuse a file or link of one owner where another has a directory, in one layer.
 
     Args:
-        files: What goes in, and who brings it.
+        files: Contents of the layer, each with its owner.
         error: What to raise.
 
     Raises:

@@ -91,7 +91,7 @@ class Contents:
 
     @cached_property
     def wheels(self) -> tuple[LockedWheel, ...]:
-        """The wheels that go in."""
+        """The wheels of the image."""
         if self.step is None:
             return self._locked
         return tuple(self.step.wheel if wheel.project == self.step.wheel.project else wheel for wheel in self._locked)

@@ -98,7 +98,7 @@ def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", na
             for future in wait(running, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
-            # Closing breaks the connections under way; what they brought stays and is gone on with next time.
+            # Closing breaks the connections under way; the received parts are kept and resumed next time.
             pool.shutdown(wait=False, cancel_futures=True)
             http.close()
             raise

@@ -53,7 +53,7 @@ def load(image: str, platform: str, store: Store, emit: Emit) -> Foundation:
     Raises:
         BuildError: A blob is not what its digest says, or cannot be unpacked.
         ConfigError: The image has no such platform.
-        RegistryError: It cannot be had.
+        RegistryError: It cannot be fetched.
     """
     name, _, digest = image.rpartition("@")
     key = hashlib.sha256(f"{digest} {platform}".encode()).hexdigest()
@@ -99,7 +99,7 @@ def _history(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], emit: Emit) -> None:
-    """Learn what lies in layers that are new here."""
+    """Read the members of layers that are new in this store."""
     new = [(item, diff_id) for item, diff_id in zip(layers, diff_ids, strict=True) if not members.known(store, item["digest"])]
     if not new:
         return
@@ -109,7 +109,7 @@ def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str
 
 
 def _fetch(name: str, digest: str, platform: str, store: Store, emit: Emit) -> dict[str, Any]:
-    from vllm_ci.registry.transfer import open_repository  # a build that stands on packages loads no registry client
+    from vllm_ci.registry.transfer import open_repository  # a build from packages loads no registry client
 
     store.prepare()
     with step(emit, "fetch base image", name), open_repository(name) as source:

@@ -14,7 +14,7 @@ from vllm_ci.images.store import Store, image_manifest
 
 # No project has a space in its name.
 FOUNDATION = "base image"
-# What engines write or mount over when they start a container; how it lies in the image says nothing.
+# Files that engines write or mount over when they start a container; their content in the image does not matter.
 _ENGINES_OWN = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab", "dev/*", "proc/*", "run/*", "sys/*", "tmp/*")
 
 

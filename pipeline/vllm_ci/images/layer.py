@@ -59,7 +59,7 @@ class Written:
 
 
 def facts(compression: Compression) -> dict[str, object]:
-    """All that decides how entries become bytes; part of every layer's key."""
+    """Everything that determines how entries become bytes; part of every layer's key."""
     if compression is Compression.ZSTD:
         import zstandard
 

@@ -1,4 +1,4 @@
-"""Git LFS: a commit holds pointers, the files lie in a store beside git's objects (git-lfs, docs/spec.md)."""
+"""Git LFS: a commit contains pointers, the files are in a store beside git's objects (git-lfs, docs/spec.md)."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _refuse_name(row: StatusRow) -> None:
     if any(fnmatchcase(name, pattern) for pattern in _SECRET_NAMES) and name not in _SECRET_NAMES_ALLOWED:
         raise ConfigError(
             f"{path} looks like a secret",
-            why="whoever pulls the image could read it",
+            why="anyone who pulls the image could read it",
             remedy=f"take it out of the repository, {exclude}",
         )
     if row.mode == GITLINK:
@@ -224,7 +224,7 @@ def _refuse_secret(path: str, content: bytes) -> None:
     if _SECRET_TEXT.search(content):
         raise UsageError(
             f"{path} holds what looks like a private key or an access token",
-            why="whoever pulls the image could read it",
+            why="anyone who pulls the image could read it",
             remedy="take it out of the repository (and revoke it), or add the file to the overlay's exclude",
         )
 

@@ -22,7 +22,7 @@ class Made:
     """Content of a layer.
 
     Attributes:
-        entries: What goes in; sorted and completed when the layer is written.
+        entries: Its contents; sorted and completed when the layer is written.
         files: Owner (project or ``debian``, ``commit``) to path to hex sha256 of its files.
     """
 
@@ -40,7 +40,7 @@ class LayerPlan:
         wheels: The wheels that making it takes.
         make: Makes its content; called only when its key is unknown.
         explain: What it is, for people.
-        whose: Who brings a path, for people; by default whoever owns the file.
+        whose: Names the owner of a path, for messages; by default the owner of the file.
     """
 
     tier: str

@@ -1,4 +1,4 @@
-"""What the cache holds, and what of it may go: by reachability from the images built here, by age, by size."""
+"""What is in the cache, and what can be deleted: by reachability from the images built here, by age, by size."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PrunedCache:
 
 
 def show(store: Store) -> tuple[CacheKind, ...]:
-    """What the cache holds; waits for whoever prunes."""
+    """What is in the cache; waits while it is pruned."""
     with store.in_use():
         return (
             CacheKind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
@@ -67,7 +67,7 @@ def show(store: Store) -> tuple[CacheKind, ...]:
 
 
 def sweep(store: Store) -> None:
-    """Delete what builders that were killed left half-written; not while somebody else builds."""
+    """Delete partial files of builders that were killed; skipped while another build runs."""
     before = time.time() - _HALF_WRITTEN_S
     with contextlib.suppress(LockedError), store.alone(timeout_s=0):
         for path in _leftovers(store):
@@ -139,7 +139,7 @@ def _unreachable(store: Store, kept: list[dict[str, Any]]) -> Iterator[Path]:
 
 
 def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Path]:
-    """Things that can be had again and were not used lately; trees of images that are gone, unless used today."""
+    """Files that can be fetched again and were not used lately; trees of images that are gone, unless used today."""
     wanted = set()
     for item in kept:
         for digest in _manifests(store, item):
@@ -161,7 +161,7 @@ def _manifests(store: Store, item: dict[str, Any]) -> list[str]:
 
 
 def _leftovers(store: Store) -> Iterator[Path]:
-    """What a killed builder left; nobody builds while we are here."""
+    """Partial files of killed builders; no build runs meanwhile."""
     for folder in (
         store.blobs,
         store.bytecode,

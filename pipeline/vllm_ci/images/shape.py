@@ -1,4 +1,4 @@
-"""The file system that layers make, in memory: who brings what, and where a path leads.
+"""The file system of a stack of layers, in memory: the layer of each file, and where each path leads.
 
 Format: OCI image specification 1.1, "Applying Changesets". A directory stays when a directory comes over it; everything else
 replaces what lies at its path, with all that is below it. Whiteouts take away what lower layers brought, never what their own
@@ -36,7 +36,7 @@ class Leaf:
     """A file, a link, or what is neither.
 
     Attributes:
-        layer: Number of the layer that brought it.
+        layer: Number of its layer.
         source: Number of the layer that holds its content; another one for a hard link to a file of a lower layer.
         number: Of its member in that layer.
         member: Kind, link, digest and the path that its layer has for it.
@@ -255,7 +255,7 @@ class Shape:
 
 
 def strip(folder: Folder, layer: int) -> None:
-    """Take away what lower layers than ``layer`` brought into a directory."""
+    """Remove the entries of layers below ``layer`` from a directory."""
     pending = [folder]
     while pending:
         here = pending.pop()

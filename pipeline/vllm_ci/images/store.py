@@ -164,7 +164,7 @@ class Store:
         return hold(self.root / "locks" / "prune", shared=True)
 
     def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
-        """Context for whoever prunes; see :func:`vllm_ci.system.filelock.hold`."""
+        """Context in which only pruning may use the store; see :func:`vllm_ci.system.filelock.hold`."""
         return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
 
     def prepare(self) -> None:

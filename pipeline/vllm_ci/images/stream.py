@@ -50,7 +50,7 @@ def tar_stream(blob: Path, *, diff_id: str = "") -> Iterator[tarfile.TarFile]:
 
 
 class Strict(tarfile.TarInfo):
-    """A header that is none is an error anywhere: tarfile takes one that is not the first for the end of the archive."""
+    """An invalid header is an error at any position: tarfile takes one that is not the first for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:  # noqa: D102

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def wheel_path(store: Store, wheel: LockedWheel) -> Path:
-    """Where a wheel lies in the store, or would."""
+    """Path of a wheel in the store, whether or not it exists."""
     return store.wheels / wheel.sha256[:16] / wheel.filename
 
 
 def deb_path(store: Store, deb: LockedDeb) -> Path:
-    """Where a Debian package lies in the store, or would."""
+    """Path of a Debian package in the store, whether or not it exists."""
     return store.debs / deb.sha256[:16] / deb.path.rpartition("/")[2]
 
 

@@ -26,7 +26,7 @@ def program() -> str:
     """Path of uv: ``VLLM_CI_UV``, the one beside this interpreter or in the checkout's ``.tools``, or that on ``PATH``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: uv is not installed.
     """
     tools = Path(__file__).resolve().parents[3] / ".tools" / "uv" / "bin" / "uv"
     for candidate in (
@@ -56,7 +56,7 @@ def resolve(
     ``prefer`` has versions (by project) to stay with where they still fit.
 
     Raises:
-        BuildError: There is none.
+        BuildError: No set of wheels satisfies the requirements.
         ErroredError: uv did not end in time.
     """
     with scratch.folder("lock-") as folder:

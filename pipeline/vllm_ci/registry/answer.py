@@ -32,7 +32,7 @@ class RegistryAnswer:
     content: bytes = b""
 
     def json(self) -> Any:
-        """The body as JSON; ``None`` when it is none."""
+        """The body as JSON; ``None`` when it is not JSON."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):

@@ -259,7 +259,7 @@ class RemoteRepository:
         return answer
 
     def _put_settled(self, manifest: Manifest, reference: str) -> RegistryAnswer:
-        """Upload a manifest; a blob that somebody else uploads at this moment can look unknown or damaged for a while."""
+        """Upload a manifest; a blob that another client is uploading can look unknown or damaged for a while."""
         failures = Failures(self.access.retry, _PUTS)
         while True:
             try:

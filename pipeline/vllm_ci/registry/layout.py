@@ -154,7 +154,7 @@ class Layout:
         return digest
 
     def add_file(self, digest: str, source: Path) -> None:
-        """Keep a blob that lies in a file on this machine: linked where the disk allows it."""
+        """Keep a blob from a file on this machine: linked where the disk allows it."""
         target = self.path / "blobs" / "sha256" / digest[7:]
         if target.exists():
             return
@@ -164,7 +164,7 @@ class Layout:
             shutil.copyfile(source, target)
 
     def replace_index(self, manifests: Sequence[dict[str, Any]]) -> None:
-        """List these descriptors and no others; the caller sees to it that nobody else writes at the same time."""
+        """List these descriptors and no others; the caller must be the only writer."""
         self._write_index({}, manifests)
 
     def _write_index(self, before: Mapping[str, Any], manifests: Sequence[dict[str, Any]]) -> None:

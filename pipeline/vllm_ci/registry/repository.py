@@ -44,7 +44,7 @@ class Repository(BlobSource, Protocol):
     def put_blob(
         self, descriptor: Descriptor, reader: Reader, *, mount_from: Sequence[str] = (), on_bytes: OnBytes | None = None
     ) -> bool:
-        """Keep a blob; false when no byte of it had to come here.
+        """Keep a blob; false when no bytes had to be transferred.
 
         Raises:
             DigestError: The bytes are not what the descriptor says; nothing is kept.

@@ -104,7 +104,7 @@ class Move:
             unless: Raises when the ledger has moved in a way that spoils the move.
         """
         attach_all(self.repository, self.release.digest, bundles, self.emit)
-        # What decides is what can be read back, by anybody, from the repository.
+        # The decision is based on what anyone can read from the repository.
         findings = findings_of(self.setup, self.repository, self.release, now=self.now)
         decision = self.ask(state, findings)
         if not decision.allowed:

@@ -109,7 +109,7 @@ def parse(content: bytes, name: str) -> Record:
     """A record from its file.
 
     Raises:
-        ErroredError: It is none; nothing can be decided on a ledger that cannot be read.
+        ErroredError: It is not a record; without a readable ledger nothing can be decided.
     """
     try:
         fields = dict(json.loads(content))

@@ -60,7 +60,7 @@ class Setup:
         """A channel.
 
         Raises:
-            ConfigError: There is none of that name.
+            ConfigError: There is no channel of that name.
         """
         if name not in self.channels:
             raise ConfigError(

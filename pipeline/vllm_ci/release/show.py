@@ -24,7 +24,7 @@ class Shown:
 
     Attributes:
         release: Commit, digest, tag.
-        records: Moves that brought it to a channel, oldest first.
+        records: Records of its releases, oldest first.
         current: Channels that point to it.
         tests: Verdict by stage, of the statements that verify.
         findings: All statements.

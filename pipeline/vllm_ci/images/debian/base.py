@@ -57,7 +57,7 @@ def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, emit: Emit) -
     """The unpacked tree of ``debs``, made when it is not there: an interpreter and a compiler that run on this machine.
 
     Raises:
-        BuildError: A package is to be had nowhere, or two do not go together.
+        BuildError: A package is not available, or two packages conflict.
     """
     name = f"debian-{key(debs, base)}-{_TREE}"
     target = store.trees / name

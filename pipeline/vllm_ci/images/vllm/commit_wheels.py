@@ -39,14 +39,14 @@ def tags(python: str, glibc: str, platform: str) -> set[Tag]:
 
 
 class CommitWheels:
-    """Where wheels of commits may be had."""
+    """Places with wheels of commits."""
 
     def __init__(self, *, spec: ImageSpec, vllm: VllmSource, platform: str, store: Store, locked: LockedWheel) -> None:
         self.vllm, self.platform, self.store, self.locked = vllm, platform, store, locked
         self._tags = tags(spec.python, spec.glibc, platform)
 
     def find(self, sha: str) -> LockedWheel | None:
-        """The wheel of a commit, brought into the store; ``None`` when no place has one."""
+        """The wheel of a commit, fetched into the store; ``None`` when no place has one."""
         key = hashlib.sha256("\n".join((sha, self.platform, self.locked.project, *self.vllm.wheels)).encode()).hexdigest()
         record = self.store.record("commit-wheels", key)
         if record is not None:

@@ -95,7 +95,7 @@ class Ladder:
 
     @cached_property
     def places(self) -> CommitWheels:
-        """Where wheels of commits may be had."""
+        """Places with wheels of commits."""
         from vllm_ci.images.vllm.commit_wheels import CommitWheels  # loads packaging, which most builds can do without
 
         return CommitWheels(spec=self.spec, vllm=self.vllm, platform=self.platform, store=self.store, locked=self.locked)

@@ -138,7 +138,7 @@ class Wheel:
         name = f"{self.dist_info}/METADATA"
         if name not in self._members:
             raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
-        # A description in another encoding is nobody's business here; uv reads it the same way.
+        # A description in another encoding does not matter here; uv reads it the same way.
         return read(ArchiveMember(self.archive, self._members[name])).decode("utf-8", "replace")
 
 
