@@ -459,7 +459,7 @@ def test_ten_writers_at_once_lose_nothing(registry: DockerRegistry, access: Acce
     assert len(made) == 10
 
 
-def test_a_list_that_another_client_overwrote_is_mended_by_the_tags(
+def test_a_list_that_another_client_overwrote_is_repaired_from_the_tags(
     registry: DockerRegistry, access: Access, tmp_path: Path
 ) -> None:
     layout, image = small_image(tmp_path / "one")

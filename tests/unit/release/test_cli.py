@@ -95,7 +95,7 @@ def test_a_refused_move_exits_with_1_and_still_prints_its_object(folder: Path) -
     assert not (folder / ".vllm-ci/ledger.git").exists()
 
 
-def test_reports_of_doubles_and_dirty_trees_are_nobody_s(folder: Path) -> None:
+def test_reports_of_doubles_and_dirty_trees_do_not_count(folder: Path) -> None:
     project.commit(folder, "untested")
     project.build_and_test(folder, double=True)
     (folder / "serving/template.jinja").write_text("dirty\n")

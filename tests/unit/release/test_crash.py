@@ -192,7 +192,7 @@ def prepare_deep(world: World, verb: str) -> None:
 
 
 def expected(verb: str, follows: str, then: str) -> int:
-    """Number of the release that the verb's channel stands at after what follows."""
+    """Number of the release that the verb's channel points to after what follows."""
     before, after = stacks(verb)
     stack = before if then == "old" else after
     staging = verb != "promote"
