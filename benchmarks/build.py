@@ -92,8 +92,8 @@ class Bench:
         platform = host_platform()
         wheels = [wheel for wheel in read_wheels(self.spec.wheels_lock, self.spec.platforms) if platform in wheel.platforms]
         debs = [deb for deb in read_debs(self.spec.debs_lock) if deb.architecture == platform.partition("/")[2]]
-        supply.fetch_wheels(self.shared, wheels, progress=print)
-        supply.fetch_debs(self.shared, debs, sources=lambda: sources(self.spec.base.suite), progress=print)
+        supply.fetch_wheels(self.shared, wheels, emit=print)
+        supply.fetch_debs(self.shared, debs, sources=lambda: sources(self.spec.base.suite), emit=print)
         self.wheels_bytes = sum(wheel.size_bytes for wheel in wheels)
         from vllm_ci.domain.image_spec import VllmSource
 

@@ -2,6 +2,7 @@
 
 # Loaded by name: engines by their table, the module by its entry point.
 HostEngine
+MemoryEngine
 VllmCi
 
 # Called by the library that they are handed to: asyncio's protocols and writers, httptools' parsers, importlib's loaders.
@@ -45,6 +46,22 @@ _vllm_identity
 prune_command
 diff
 list_
+
+# Python's own hooks.
+__getattr__
+__dir__
+_.__doc__
+_.__annotations__
+
+# The public interface of pipelines as code, and of the engine that users test them with (docs/api.md).
+open_pipeline
+run_pipeline
+_.on
+passes
+fails
+times_out
+kills_the_server
+_.CUDA  # a value of an enum, chosen by its name
 
 # For callers of the library.
 pull  # push's counterpart in vllm_ci.registry.transfer

@@ -28,13 +28,13 @@ def usable(name: str, folder: Path) -> Path:
     own = host_platform().partition("/")[2]
     debs = tuple(deb for deb in read_debs(spec.debs_lock) if deb.architecture == own)
     try:
-        supply.fetch_debs(Store(), debs, sources=lambda: sources(spec.base.suite), progress=print)
+        supply.fetch_debs(Store(), debs, sources=lambda: sources(spec.base.suite), emit=print)
     except BuildError as error:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (shipped, spec.wheels_lock, spec.debs_lock):
             shutil.copy(path, folder / path.name)
         copy = folder / shipped.name
-        changes = resolver.lock(load(copy), only="debs", progress=print)
+        changes = resolver.lock(load(copy), only="debs", emit=print)
         moved = ", ".join(f"{change.name} {change.before} -> {change.after}" for change in changes)
         warnings.warn(f"{error.message}; locked anew in a copy for this test: {moved}", Relocked, stacklevel=2)
         return copy

@@ -16,6 +16,7 @@ from typing import Any
 from imagery.debs import write_deb
 from imagery.wheels import ELF, write_wheel
 from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.image_spec import Base, Files, ImageSpec, Overlay, Tier
 from vllm_ci.images.build import BuiltImage, build
 from vllm_ci.images.lockfile import LockedDeb, LockedWheel, write_debs, write_wheels
@@ -145,7 +146,13 @@ class World:
         return discover(self.repository)
 
     def build(
-        self, *, commit: Commit | None = None, store: Store | None = None, threads: int = 0, **changes: Any
+        self,
+        *,
+        commit: Commit | None = None,
+        store: Store | None = None,
+        threads: int = 0,
+        emit: Emit = ignore,
+        **changes: Any,
     ) -> BuiltImage:
         """Build the repository's commit."""
         return build(
@@ -154,6 +161,7 @@ class World:
             spec=self.spec(**changes),
             store=store or self.store,
             threads=threads,
+            emit=emit,
         )
 
     def contents(self, image: BuiltImage, tier: str, *, store: Store | None = None) -> dict[str, tarfile.TarInfo]:

@@ -1,4 +1,4 @@
-"""Which branch or tag a commit was reached by, and for which pull request: what git knows, and how much of a CI's word counts.
+"""Which branch or tag a commit was reached by, and for which pull request: what git knows, and which claims of a CI count.
 
 A ref decides what may be released, so it counts only where something outside the run confirms it: the provider's own commit id,
 or a ref of git that the checked out code cannot make.
@@ -71,7 +71,7 @@ def believe(commit: Commit, *, provider: Provider, claim: Claim, stated: str, re
 def confirmed(name: str, refs: Collection[str], *, local: bool) -> str:
     """Full name of the branch or tag that ``name`` means, where git's own refs at the commit confirm it; else empty.
 
-    Of a short name, a branch is looked for first. A local branch confirms nothing in a CI: whoever checked out chose it.
+    Of a short name, a branch is looked for first. A local branch confirms nothing in a CI: the checkout chose its name.
     """
     if name.startswith("refs/"):
         full = [name] if name.startswith(("refs/heads/", "refs/tags/")) else []

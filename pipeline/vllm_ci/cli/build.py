@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
 )
 @option("--platform", metavar="LIST", help="Platforms, separated by commas; by default this machine's.")
-@option("--compression", type=click.Choice(["gzip", "zstd"]), help="How layers are compressed.")
+@option("--compression", type=click.Choice(["gzip", "zstd"]), help="Compression of layers.")
 @option("--push", metavar="NAME", help="Push to registry/name, under the commit's tag.")
 @option("--output", metavar="WHERE", help="Also export to a folder (oci:DIR) or one file (oci-archive:FILE).")
 @option("--dirty/--no-dirty", default=None, help="Build from the work tree, or from the commit even when the tree is dirty.")
 @option(
     "--facts",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that gets build.json, materials.json, config.json and manifest.json.",
+    help="Folder to write build.json, materials.json, config.json and manifest.json to.",
 )
-@option("--threads", type=click.IntRange(1), help="Layers written at once; by default one for each processor.")
-@click.option("--check", is_flag=True, help="Build again from nothing but downloads, and compare digests.")
+@option("--threads", type=click.IntRange(1), help="Layers written at the same time; by default one per processor.")
+@click.option("--check", is_flag=True, help="Build a second time without the layer cache, and compare digests.")
 @json_option
 @click.pass_context
 def build(
@@ -58,14 +59,12 @@ def build(
     from vllm_ci.images import facts as known
     from vllm_ci.images import request
 
-    def progress(line: str) -> None:
-        click.echo(line, err=True)
-
     asked = _request(context, commit, options)
-    image = request.build(asked, progress=progress)
-    if check:
-        request.check(asked, image, progress=progress)
-    pushed = request.push(asked, image, push, progress=progress) if push else 0
+    with watching.watch() as emit:
+        image = request.build(asked, emit=emit)
+        if check:
+            request.check(asked, image, emit=emit)
+        pushed = request.push(asked, image, push, emit=emit) if push else 0
     found = known.summary(asked, image, repository=push or "", pushed_bytes=pushed)
     if facts:
         known.write(facts, image, found)

@@ -15,13 +15,13 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 @click.group()
 def cache() -> None:
-    """What was downloaded and built, and how to make room."""
+    """Show and prune the cache of downloads and built images."""
 
 
 @cache.command()
 @json_option
 def show(*, as_json: bool) -> None:
-    """Show what the cache holds.
+    """Show what is in the cache.
 
     \b
     Examples:
@@ -44,11 +44,11 @@ def show(*, as_json: bool) -> None:
 
 @cache.command("prune")
 @option("--older-than", type=click.FloatRange(0), default=14.0, show_default=True, help="Days since something was last used.")
-@option("--max-size", metavar="SIZE", default="", help="Size that the images may have together (40G).")
-@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@option("--max-size", metavar="SIZE", default="", help="Maximum size of all images together (40G).")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @json_option
 def prune_command(*, older_than: float, max_size: str, dry_run: bool, as_json: bool) -> None:
-    """Delete what is old, and what no image needs.
+    """Delete old images, and what no image needs.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ def prune_command(*, older_than: float, max_size: str, dry_run: bool, as_json: b
         )
         return
     for name in found.images:
-        click.echo(f"{'would forget' if dry_run else 'forgot'} {name}")
+        click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
     click.echo(f"{len(found.paths)} files and trees, {found.freed_bytes / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free")
 
 
@@ -79,5 +79,5 @@ def _bytes(text: str) -> int:
         return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"{text} is no size", remedy="write 500M or 40G")
+        raise UsageError(f"invalid size: {text}", remedy="write 500M or 40G")
     return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -57,9 +57,9 @@ def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: b
     Exit code 0 when `vllm-ci run` can work on this machine, 3 when something that it needs is missing.
     """
     if ledger:
-        from vllm_ci.cli.channels import check_ledger
+        from vllm_ci.cli.moves import check_ledger
 
-        return check_ledger(context, mend=repair, as_json=as_json)
+        return check_ledger(context, repair=repair, as_json=as_json)
     findings = [finding for check in _CHECKS if not (offline and check is _index) for finding in check()]
     ready = all(finding.ok for finding in findings if finding.needed)
     if as_json:

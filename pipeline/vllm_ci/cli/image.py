@@ -9,12 +9,12 @@ import click
 from vllm_ci.cli.options import option
 from vllm_ci.cli.output import json_option, print_json
 
-_PLATFORM = {"metavar": "PLATFORM", "default": "", "help": "Of an image for several; by default this machine's."}
+_PLATFORM = {"metavar": "PLATFORM", "default": "", "help": "Platform of a multi-platform image; by default this machine's."}
 
 
 @click.group()
 def image() -> None:
-    """Look into images that were built here."""
+    """Inspect images that were built on this machine."""
 
 
 @image.command()
@@ -58,7 +58,7 @@ def _own() -> str:
 @option("--platform", **_PLATFORM)
 @json_option
 def diff(*, before: str, after: str, platform: str, as_json: bool) -> None:
-    """Show what a node that has image BEFORE pulls for image AFTER.
+    """Show which layers a node that has image BEFORE pulls for image AFTER.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def diff(*, before: str, after: str, platform: str, as_json: bool) -> None:
         return
     for layer in found.pulled:
         click.echo(f"{layer.tier:<16} {layer.size_bytes / 1e3:>12,.1f} kB  {layer.digest[:19]}  {layer.comment}")
-    click.echo(f"{found.pulled_bytes / 1e3:,.1f} kB are pulled, {found.shared_bytes / 1e6:,.1f} MB are there")
+    click.echo(f"{found.pulled_bytes / 1e3:,.1f} kB have to be pulled, {found.shared_bytes / 1e6:,.1f} MB are shared")
 
 
 @image.command()

@@ -17,23 +17,27 @@ from vllm_ci.domain.errors import UsageError
 
 @click.group()
 def keys() -> None:
-    """Keys that evidence is signed with."""
+    """Manage the keys that sign evidence."""
 
 
 @keys.command(name="generate")
 @option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the two files; by default .vllm-ci/keys.")
-@option("--name", default="release", show_default=True, help="Of the two files: NAME.key and NAME.pub.")
+@option("--name", default="release", show_default=True, help="Name of the two files: NAME.key and NAME.pub.")
 @option(
-    "--kind", type=click.Choice(["ecdsa", "ed25519"]), default="ecdsa", show_default=True, help="cosign verifies ecdsa only."
+    "--kind",
+    type=click.Choice(["ecdsa", "ed25519"]),
+    default="ecdsa",
+    show_default=True,
+    help="Type of key; cosign verifies ecdsa only.",
 )
-@click.option("--plain", is_flag=True, help="Without a passphrase: whoever reads the file can sign.")
+@click.option("--plain", is_flag=True, help="No passphrase: anyone who can read the file can sign.")
 @json_option
 @config_option
 @click.pass_context
 def generate(
     context: click.Context, /, *, out: Path | None, name: str, kind: str, plain: bool, as_json: bool, **_: Any
 ) -> None:
-    """Make a key pair; the passphrase comes from VLLM_CI_KEY_PASSPHRASE (or ..._FILE), or is asked for.
+    """Create a key pair; the passphrase comes from VLLM_CI_KEY_PASSPHRASE (or ..._FILE), or from a prompt.
 
     \b
     Examples:
@@ -64,7 +68,7 @@ def _passphrase() -> str:
     if not given:
         if not sys.stdin.isatty():
             raise UsageError(
-                "there is no passphrase for the key", remedy=f"set {PASSPHRASE_ENV} or {PASSPHRASE_ENV}_FILE, or say --plain"
+                "no passphrase for the key", remedy=f"set {PASSPHRASE_ENV} or {PASSPHRASE_ENV}_FILE, or pass --plain"
             )
         given = str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
     return given

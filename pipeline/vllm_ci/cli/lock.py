@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -15,11 +16,11 @@ from vllm_ci.cli.output import json_option, print_json
 @option(
     "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
 )
-@click.option("--upgrade", is_flag=True, help="Take the newest of everything (else versions that still fit stay).")
-@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Take the newest of this package; repeat.")
-@click.option("--exclude-newer", metavar="DATE", help="Take nothing that was published after this date.")
+@click.option("--upgrade", is_flag=True, help="Upgrade everything (by default, versions that still fit are kept).")
+@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Upgrade this package (repeatable).")
+@click.option("--exclude-newer", metavar="DATE", help="Ignore packages that were published after this date.")
 @click.option("--only", type=click.Choice(["wheels", "debs"]), help="Write only this lock.")
-@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @json_option
 @click.pass_context
 def lock(
@@ -41,21 +42,22 @@ def lock(
       vllm-ci lock --image cuda
       vllm-ci lock --image images/mine.yaml --upgrade-package vllm
 
-    Where packages come from is what uv's, pip's and apt's own configuration says.
+    Packages come from the indexes and mirrors that uv, pip and apt are configured with.
     """
     from vllm_ci.images.resolver import lock as write
 
     project = loaded(context)
     spec = project.config.image.image_spec(project.folder, options.get("image"))
-    changes = write(
-        spec,
-        upgrade=upgrade,
-        packages=packages,
-        exclude_newer=exclude_newer or "",
-        only=only or "",
-        dry_run=dry_run,
-        progress=lambda line: click.echo(line, err=True),
-    )
+    with watching.watch() as emit:
+        changes = write(
+            spec,
+            upgrade=upgrade,
+            packages=packages,
+            exclude_newer=exclude_newer or "",
+            only=only or "",
+            dry_run=dry_run,
+            emit=emit,
+        )
     if as_json:
         listed = [{"name": change.name, "before": change.before, "after": change.after} for change in changes]
         print_json(
@@ -63,5 +65,5 @@ def lock(
         )
         return
     for change in changes:
-        click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'gone'}")
+        click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'removed'}")
     click.echo(f"{len(changes)} changes; {'nothing' if dry_run else f'{spec.wheels_lock} and {spec.debs_lock}'} written")

@@ -12,7 +12,7 @@ from vllm_ci.cli.output import json_option, print_json
 
 @click.group()
 def policy() -> None:
-    """What the channels ask."""
+    """Show channel policies."""
 
 
 @policy.command()
@@ -24,14 +24,14 @@ def policy() -> None:
 def explain(context: click.Context, /, *, channel: str, commit: str, as_json: bool, **_: Any) -> None:
     """Show every rule of CHANNEL: what it expects, and what it gets for a released COMMIT (or tag, or digest) if one is named.
 
-    A policy that can never pass, or that refuses little, is said so.
+    Warns about a policy that can never pass, or that refuses very little.
 
     \b
     Examples:
       vllm-ci policy explain production
       vllm-ci policy explain production 0123abcd
     """
-    from vllm_ci.cli.channels import opened
+    from vllm_ci.cli.moves import opened
     from vllm_ci.release.explain import explain as run
 
     found = run(opened(context).setup, channel, commit)

@@ -97,7 +97,7 @@ class _Live:
     def table(self) -> Table:
         """Table of the running steps."""
         table = Table.grid(padding=(0, 1))
-        for event, begun, spinner in self._running.values():
+        for event, begun, spinner in list(self._running.values()):  # steps of a build come and go in threads
             table.add_row(
                 spinner, event.step, Text(seconds(time.monotonic() - begun), style="cyan"), Text(event.detail, style="dim")
             )

@@ -7,20 +7,25 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.channels import narrate, opened, release_options, show_move
+from vllm_ci.cli import watching
+from vllm_ci.cli.moves import opened, release_options, show_move
 from vllm_ci.cli.options import option
 
 
 @click.command()
 @click.argument("commit", default="HEAD")
-@option("--channel", metavar="NAME", help="Which channel; by default the first of the configuration.")
+@option("--channel", metavar="NAME", help="Channel; by default the first one of the configuration.")
 @option(
     "--report",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
     help="Folder of a run (repeatable); by default all runs of the commit in the report directory.",
 )
-@option("--scan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON of Trivy or Grype for the image.")
+@option(
+    "--scan",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Scan result of Trivy or Grype for the image (JSON).",
+)
 @release_options
 @click.pass_context
 def publish(
@@ -37,7 +42,7 @@ def publish(
     as_json: bool,
     **_: Any,
 ) -> None:
-    """Publish the tested image of COMMIT (by default HEAD) to a channel: gate on evidence, push, sign, tag, record.
+    """Publish the tested image of COMMIT (by default HEAD) to a channel: check its evidence, push, sign, tag, record.
 
     \b
     Examples:
@@ -56,8 +61,8 @@ def publish(
         candidate = found.candidate(made, report, osv=osv, scanner=scan, run=current.run_url())
         found = found.with_local_key(folder / "keys" if dry_run else None, note=lambda text: click.echo(text, err=True))
         if candidate.tested:
-            found.setup.key()  # a key that cannot be read is said before anybody is asked over a network
+            found.setup.key()  # an unreadable key is reported before any network access
         name = channel or next(iter(found.setup.channels))
-        on_step = narrate(as_json=as_json, dry_run=dry_run)
-        moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, on_step=on_step)
+        with watching.watch() as emit:
+            moved = run(found.setup, candidate, name, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.channels import narrate, opened, release_options, show_move
+from vllm_ci.cli import watching
+from vllm_ci.cli.moves import opened, release_options, show_move
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 
 
 @click.command()
 @click.option("--from", "source", required=True, metavar="CHANNEL", help="Channel to take the release from.")
-@option("--channel", required=True, metavar="CHANNEL", help="Channel to take it to.")
+@option("--channel", required=True, metavar="CHANNEL", help="Channel to point to it.")
 @release_options
 @click.pass_context
 def promote(
@@ -29,7 +30,7 @@ def promote(
     as_json: bool,
     **_: Any,
 ) -> None:
-    """Move a channel to what another one stands at: the same digest, never a rebuild, by the stricter policy.
+    """Point a channel to the release of another one: the same digest, never a rebuild, if the channel's policy allows it.
 
     \b
     Examples:
@@ -38,15 +39,19 @@ def promote(
     """
     from vllm_ci.release.promote import promote as run
 
-    on_step = narrate(as_json=as_json, dry_run=dry_run)
-    moved = run(opened(context).setup, source, channel, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    setup = opened(context).setup
+    with watching.watch() as emit:
+        moved = run(setup, source, channel, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)
 
 
 @click.command()
 @click.argument("channel")
 @option(
-    "--to", default="", metavar="COMMIT", help="Commit or digest to go back to; by default the newest earlier one that holds."
+    "--to",
+    default="",
+    metavar="COMMIT",
+    help="Commit or digest to go back to; by default the newest earlier one that verifies.",
 )
 @release_options
 @click.pass_context
@@ -62,7 +67,7 @@ def rollback(
     as_json: bool,
     **_: Any,
 ) -> None:
-    """Move CHANNEL back to the newest earlier release whose evidence still verifies.
+    """Roll CHANNEL back to the newest earlier release whose evidence still verifies.
 
     \b
     Examples:
@@ -71,8 +76,9 @@ def rollback(
     """
     from vllm_ci.release.rollback import rollback as run
 
-    on_step = narrate(as_json=as_json, dry_run=dry_run)
-    moved = run(opened(context).setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, on_step=on_step)
+    setup = opened(context).setup
+    with watching.watch() as emit:
+        moved = run(setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)
 
 
@@ -82,7 +88,7 @@ def rollback(
 @config_option
 @click.pass_context
 def history(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) -> None:
-    """What was released, newest first, and where each channel stands; from the ledger alone.
+    """Show what was released, newest first, and what each channel points to; reads only the ledger.
 
     \b
     Examples:
@@ -103,17 +109,17 @@ def history(context: click.Context, /, *, channel: str, as_json: bool, **_: Any)
             f"{each.release.commit[:12]}  {each.release.digest[:19]}  {each.by.partition(' <')[0]}{note}"
         )
     if not found.records:
-        click.echo("nothing was released yet")
+        click.echo("no releases yet")
 
 
 @click.command()
 @option("--keep", type=click.IntRange(1), default=10, show_default=True, help="Releases kept for each channel.")
-@click.option("--yes", is_flag=True, help="Delete; without it, only say what would be deleted.")
+@click.option("--yes", is_flag=True, help="Delete; without it, only show what would be deleted.")
 @json_option
 @config_option
 @click.pass_context
 def prune(context: click.Context, /, *, keep: int, yes: bool, as_json: bool, **_: Any) -> None:
-    """Delete images (and their evidence) that no channel could roll back to any more.
+    """Delete images (and their evidence) that no channel can roll back to any more.
 
     \b
     Examples:
@@ -132,4 +138,4 @@ def prune(context: click.Context, /, *, keep: int, yes: bool, as_json: bool, **_
     if done.reclaim:
         click.echo(done.reclaim)
     if done.deleted and not yes:
-        click.echo("nothing was deleted: add --yes")
+        click.echo("nothing was deleted: run again with --yes")

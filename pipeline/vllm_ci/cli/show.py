@@ -34,7 +34,7 @@ def show(context: click.Context, /, *, what: str, as_json: bool, **_: Any) -> No
       vllm-ci show 0123abcd
     """
     if _RELEASED.fullmatch(what):
-        from vllm_ci.cli.channels import show_release
+        from vllm_ci.cli.moves import show_release
 
         if show_release(context, what, as_json=as_json):
             return

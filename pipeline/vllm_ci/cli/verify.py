@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 @click.option(
     "--key", "keys", multiple=True, metavar="[NAME=]FILE", help="Public key to trust (repeatable); by default release.signers."
 )
-@option("--commit", default="", help="Commit that statements have to be about.")
-@option("--channel", default="", help="Also ask this channel's policy.")
-@click.option("--any-repository", is_flag=True, help="Accept statements made for the same image in another repository.")
+@option("--commit", default="", help="Commit that the statements must be about.")
+@option("--channel", default="", help="Also evaluate this channel's policy.")
+@click.option(
+    "--any-repository", is_flag=True, help="Accept statements that were made for the same image in another repository."
+)
 @click.option("--layers", is_flag=True, help="Read and check every layer as well, not only manifest and config.")
 @json_option
 @config_option
@@ -42,7 +44,7 @@ def verify(
     as_json: bool,
     **_: Any,
 ) -> None:
-    """Verify what is attached to IMAGE (a registry's NAME[:TAG][@DIGEST], oci:FOLDER..., or a channel) by public keys.
+    """Verify the evidence attached to IMAGE (a registry's NAME[:TAG][@DIGEST], oci:FOLDER..., or a channel) with public keys.
 
     \b
     Examples:
@@ -85,7 +87,7 @@ def _trusted(keys: tuple[str, ...]) -> dict[str, Trusted]:
 
 
 def _setup(context: click.Context, *, with_keys: bool) -> Setup:
-    from vllm_ci.cli.channels import opened
+    from vllm_ci.cli.moves import opened
 
     try:
         return opened(context).setup

@@ -11,8 +11,8 @@ from vllm_ci.domain import overlay_path
 
 if TYPE_CHECKING:
     from vllm_ci.config.channels import ChannelConfig, ReleaseConfig
-    from vllm_ci.config.document import Place
     from vllm_ci.config.project import ProjectConfig
+    from vllm_ci.system.yaml_file import Place
 
 OWN_SIGNER = "release"
 """Name of the key in ``.vllm-ci/keys``, which is trusted if ``release.signers`` is empty."""

@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_ci.config import consistency, document, known, pipeline_file
-from vllm_ci.config.document import Document, Place
+from vllm_ci.config import consistency, known, pipeline_file
 from vllm_ci.config.pipeline_file import PipelineFile
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.config.stages import OwnStageConfig, StagesConfig, UnknownStage
@@ -24,6 +23,8 @@ from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.paths import InvalidPath
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.stage import StageSpec
+from vllm_ci.system import yaml_file
+from vllm_ci.system.yaml_file import Document, Place
 
 FILE_NAME = "vllm-ci.yaml"
 GENERATED_KEY = "VLLM_CI_GENERATED_API_KEY"
@@ -143,7 +144,9 @@ def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
     Raises:
         ConfigError: It cannot be parsed or is not valid; the message has the file, the line and the nearest known name.
     """
-    read = document.read(path)
+    read = yaml_file.read(
+        path, absent="name a configuration file with --config or VLLM_CI_CONFIG", see="see docs/configuration.md"
+    )
     data = copy.deepcopy(read.data)
     origins = {".".join(map(str, place)): f"{path}:{line}" for place, line in read.lines.items() if not _in_list(place)}
     for key, override in (overrides or {}).items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vllm_ci.domain.report import Verdict
@@ -53,3 +55,20 @@ class Finished:
 
 Event = Started | Progress | Finished
 Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Tell nobody."""
+
+
+@contextmanager
+def step(emit: Emit, name: str, detail: str = "") -> Iterator[Callable[[str], None]]:
+    """Tell of a step that takes as long as the context; the caller says what came of it.
+
+    A step that breaks has no end: the error says what came of it.
+    """
+    emit(Started(step=name, detail=detail))
+    begun = time.monotonic()
+    said: list[str] = []
+    yield said.append
+    emit(Finished(step=name, seconds=time.monotonic() - begun, detail=" ".join(said)))

@@ -46,7 +46,7 @@ class Trusted(Protocol):
 
     @property
     def hint(self) -> str:
-        """Names their key in a bundle, empty for none."""
+        """Identifies their key in a bundle; empty when they have none."""
 
     def verifies(self, signature: bytes, content: bytes, /) -> bool:
         """Whether the signature is theirs."""
@@ -77,7 +77,7 @@ class Bundle:
         _exactly(value, "the bundle", "mediaType", "verificationMaterial", "dsseEnvelope")
         if value["mediaType"] != MEDIA_TYPE:
             raise MalformedError(
-                f"a bundle of type {value['mediaType']!r} is not understood", remedy=f"have it made as {MEDIA_TYPE}"
+                f"a bundle of type {value['mediaType']!r} is not supported", remedy=f"create it as {MEDIA_TYPE}"
             )
         material, envelope = value["verificationMaterial"], value["dsseEnvelope"]
         # Entries of a log and timestamps are more evidence, which a signature by a trusted key does not need.
@@ -88,7 +88,7 @@ class Bundle:
         _exactly(envelope, "the envelope", "payload", "payloadType", "signatures")
         signatures = envelope["signatures"]
         if envelope["payloadType"] != PAYLOAD_TYPE:
-            raise MalformedError(f"a payload of type {envelope['payloadType']!r} is not understood")
+            raise MalformedError(f"a payload of type {envelope['payloadType']!r} is not supported")
         if not isinstance(signatures, list) or len(signatures) != 1:
             raise MalformedError("the envelope does not have exactly one signature")
         signature = {
@@ -118,7 +118,7 @@ class Bundle:
         """Name of the trusted key that signed this.
 
         Raises:
-            AlteredPayloadError: A trusted key is named in it, and the signature does not fit.
+            AlteredPayloadError: It names a trusted key, and the signature does not match.
             OtherKeyError: None of them signed it.
         """
         content = encoded(self.payload)
@@ -128,13 +128,13 @@ class Bundle:
         named = [name for name, key in trusted.items() if key.hint == self.hint]
         if named:
             raise AlteredPayloadError(
-                f"a statement that names the key of {named[0]} was altered",
-                why="the signature does not fit the payload",
-                remedy="do not use it; have it made and signed again",
+                f"a statement signed by {named[0]} was altered",
+                why="the signature does not match the payload",
+                remedy="do not use it; create and sign it again",
             )
         raise OtherKeyError(
             f"signed by another key (hint {self.hint or 'none'})",
-            why=f"trusted here: {', '.join(trusted) or 'nobody'}",
+            why=f"trusted keys: {', '.join(trusted) or 'none'}",
             remedy="add the signer to release.signers if you trust it",
         )
 
@@ -147,7 +147,7 @@ def encoded(payload: bytes) -> bytes:
 
 def _mapping(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise MalformedError(f"{what} is no JSON object")
+        raise MalformedError(f"{what} is not a JSON object")
     return value
 
 

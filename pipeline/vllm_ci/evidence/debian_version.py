@@ -39,7 +39,7 @@ def _compare(one: str, other: str) -> int:
 
 
 def _order(letter: str) -> int:
-    """A tilde sorts before everything, even the end; letters before all that are none."""
+    """A tilde sorts before everything, even the end; letters before all other characters."""
     if letter == "~":
         return -1
     return 0 if not letter else ord(letter) if letter.isalpha() else ord(letter) + 256

@@ -1,4 +1,4 @@
-"""Errors of the libraries that key services and Sigstore are reached with, told by their types as errors of ours.
+"""Translates errors of key services' and Sigstore's libraries, by type, into errors of ours.
 
 The libraries are extras that may not be installed, so their types are known by name: of the class, or of one it derives from.
 """
@@ -50,7 +50,7 @@ _UNREACHABLE = (
     "sigstore.errors.NetworkError",
     "sigstore.errors.TUFError",
 )
-# Answers of AWS have one type each at best; their code tells them apart (botocore, ClientError.response).
+# AWS errors share types and are distinguished by code (botocore, ClientError.response).
 _CODES = {
     "AccessDeniedException": _DENIED,
     "AccessDenied": _DENIED,
@@ -67,7 +67,7 @@ _CODES = {
 
 @contextlib.contextmanager
 def translated(what: str, *, missing: str) -> Iterator[None]:
-    """Whatever a library raises within becomes an error of ours.
+    """Translate what a library raises into an error of ours.
 
     Args:
         what: What is used there, for messages.
@@ -90,7 +90,7 @@ def _ours(what: str, error: Exception, missing: str) -> VllmCiError:
     if kind is _MISSING:
         return ConfigError(f"{what} cannot be used: a package is missing", why=said, remedy=missing)
     if kind is _NO_CREDENTIALS:
-        return ConfigError(f"{what} knows no valid credentials of this run", why=said, remedy="set or renew its credentials")
+        return ConfigError(f"{what} has no valid credentials for this run", why=said, remedy="set or renew its credentials")
     if kind is _DENIED:
         return ConfigError(f"{what} refused", why=said, remedy="give this account the right to sign with that key")
     if kind is _NOT_THERE:

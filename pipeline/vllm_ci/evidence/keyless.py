@@ -23,7 +23,7 @@ _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Somebody who signs without a key of their own.
+    """An identity that signs without a key of its own.
 
     Attributes:
         name: As a policy calls them.
@@ -57,7 +57,7 @@ class Certified:
 
 @dataclass(frozen=True, kw_only=True)
 class Keyless:
-    """Signs as whoever the CI run is.
+    """Signs with the identity of the CI run.
 
     Attributes:
         trust: As of :class:`Identity`.
@@ -69,7 +69,7 @@ class Keyless:
         """A statement, signed and logged.
 
         Raises:
-            ConfigError: sigstore-python is not installed, or nobody vouches for this run.
+            ConfigError: sigstore-python is not installed, or the run has no OIDC identity.
             ErroredError: The certificate authority or the log cannot be reached.
         """
         sigstore = _sigstore()
@@ -78,8 +78,8 @@ class Keyless:
             if not token:
                 raise ConfigError(
                     "keyless signing needs an OIDC identity, and this run has none",
-                    why="the CI provider offers none, or the job lacks the right to ask for it",
-                    remedy="give the job the right (GitHub: permissions: id-token: write), or sign with a key",
+                    why="the CI provider offers none, or the job is not permitted to request one",
+                    remedy="give the job the permission (GitHub: permissions: id-token: write), or sign with a key",
                 )
             context = sigstore.SigningContext.from_trust_config(_trust(sigstore, self.trust))
             with context.signer(sigstore.IdentityToken(token)) as signer:
@@ -93,18 +93,20 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
     Raises:
         OtherKeyError: None of the identities did.
         AlteredPayloadError: One did, and the bundle was altered.
-        MalformedError: It is no such bundle.
+        MalformedError: It is not such a bundle.
         ConfigError: sigstore-python is not installed, or a trust configuration cannot be read.
-        ErroredError: The public instance's list of trusted keys cannot be had.
+        ErroredError: The public instance's list of trusted keys cannot be fetched.
     """
     if not identities:
         raise OtherKeyError(
-            "signed by a certificate (keyless), not by a key", why="no identity is trusted here", remedy="use a key that is"
+            "signed by a certificate (keyless), not by a key",
+            why="no trusted identity is configured",
+            remedy="add the identity to release.signers, or sign with a trusted key",
         )
     sigstore = _sigstore()
     reasons = []
     for name, each in identities.items():
-        # Whom to trust is ours to know: what fails there says nothing about the bundle.
+        # A fault in the trust configuration says nothing about the bundle.
         trust = _trust(sigstore, each.trust)
         try:
             bundle = sigstore.Bundle.from_json(content)
@@ -117,10 +119,10 @@ def verify(content: bytes, identities: Mapping[str, Identity]) -> tuple[bytes, s
         except (sigstore.Error, ValueError) as error:
             raise MalformedError("the bundle cannot be read", why=str(error)) from error
         if kind != _PAYLOAD_TYPE:
-            raise AlteredPayloadError(f"a payload of type {kind!r} is not understood")
+            raise AlteredPayloadError(f"a payload of type {kind!r} is not supported")
         return payload, name
     raise OtherKeyError(
-        "signed by nobody who is trusted here", why="; ".join(reasons), remedy="add the identity to release.signers"
+        "no trusted identity signed this bundle", why="; ".join(reasons), remedy="add the identity to release.signers"
     )
 
 
@@ -131,7 +133,7 @@ def _trust(sigstore: Any, file: Path | None) -> Any:
     try:
         return sigstore.ClientTrustConfig.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, sigstore.Error) as error:
-        raise ConfigError(f"{file} is no trust configuration: {error}", remedy="see sigstore's ClientTrustConfig") from error
+        raise ConfigError(f"{file} is not a trust configuration: {error}", remedy="see sigstore's ClientTrustConfig") from error
 
 
 class _Library:

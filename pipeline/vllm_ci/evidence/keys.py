@@ -49,7 +49,7 @@ class PublicKey:
         """A public key from a PEM file.
 
         Raises:
-            ConfigError: There is none in it.
+            ConfigError: The file contains no public key.
         """
         try:
             key = cls(name=name, pem=path.read_bytes())
@@ -71,7 +71,7 @@ class PublicKey:
             raise ConfigError(
                 f"the public key of {self.name} is not usable: {error}",
                 why="ECDSA (P-256, P-384, P-521), Ed25519 and RSA keys in PEM are",
-                remedy="export it again, as PEM (SubjectPublicKeyInfo)",
+                remedy="export it as PEM (SubjectPublicKeyInfo)",
             ) from error
 
     @property
@@ -94,7 +94,7 @@ class PublicKey:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateKey:
-    """Something that signs.
+    """A private key, in a file or in a key service.
 
     Attributes:
         signer: securesystemslib's.
@@ -110,7 +110,7 @@ class PrivateKey:
         """Signature over ``content``.
 
         Raises:
-            ConfigError: The key service knows no credentials of this run, or they do not allow it.
+            ConfigError: The key service has no credentials for this run, or they do not allow it.
             ErroredError: It cannot be reached, or failed.
         """
         with translated(self.name, missing=_EXTRAS):
@@ -128,7 +128,7 @@ class PrivateKey:
 
 
 def generate(folder: Path, *, kind: str = "ecdsa", passphrase: str = "", name: str = "release") -> PublicKey:
-    """Make a key pair in ``folder``: ``NAME.key`` (PKCS#8, for its owner's eyes) and ``NAME.pub``.
+    """Create a key pair in ``folder``: ``NAME.key`` (PKCS#8, readable by its owner only) and ``NAME.pub``.
 
     Args:
         folder: Made when absent.
@@ -137,7 +137,7 @@ def generate(folder: Path, *, kind: str = "ecdsa", passphrase: str = "", name: s
         name: Of the files.
 
     Raises:
-        UsageError: There is a key already, which is never overwritten.
+        UsageError: There is a key already; it is never overwritten.
     """
     private: PrivateKeyTypes = (
         ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
@@ -153,7 +153,9 @@ def generate(folder: Path, *, kind: str = "ecdsa", passphrase: str = "", name: s
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise UsageError(
-            f"{target} is there already", why="what it signed could no longer be checked", remedy="use --name or another folder"
+            f"{target} already exists",
+            why="signatures of the old key could no longer be verified",
+            remedy="use --name or another folder",
         ) from error
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(pem)
@@ -187,13 +189,13 @@ def load(
         return PrivateKey(signer=CryptoSigner(private), public=PublicKey(name=source, pem=public))
     except TypeError as error:
         raise ConfigError(
-            f"the key {source} is encrypted and there is no passphrase", remedy=f"set {PASSPHRASE_ENV} or {PASSPHRASE_ENV}_FILE"
+            f"the key {source} is encrypted, and no passphrase is set", remedy=f"set {PASSPHRASE_ENV} or {PASSPHRASE_ENV}_FILE"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"the key {source} cannot be used",
-            why="its passphrase is wrong, or it is no PKCS#8 PEM of an ECDSA, Ed25519 or RSA key",
-            remedy=f"check {PASSPHRASE_ENV}, or make one with: vllm-ci keys generate",
+            why="the passphrase is wrong, or it is not a PKCS#8 PEM file with an ECDSA, Ed25519 or RSA key",
+            remedy=f"check {PASSPHRASE_ENV}, or create one with: vllm-ci keys generate",
         ) from error
 
 
@@ -208,7 +210,9 @@ def _pem(source: str, env: Mapping[str, str]) -> bytes:
     try:
         return Path(source).read_bytes()
     except OSError as error:
-        raise ConfigError(f"the key {source} cannot be read: {error}", remedy="make one with: vllm-ci keys generate") from error
+        raise ConfigError(
+            f"the key {source} cannot be read: {error}", remedy="create one with: vllm-ci keys generate"
+        ) from error
 
 
 def passphrase_of(env: Mapping[str, str]) -> str:
@@ -227,7 +231,7 @@ def passphrase_of(env: Mapping[str, str]) -> str:
 
 def _service(uri: str, public_key: Path | None, env: Mapping[str, str]) -> PrivateKey:
     if public_key is None:
-        raise ConfigError(f"{uri} needs its public key in a file", remedy="name the file with release.public_key")
+        raise ConfigError(f"{uri} needs a file with its public key", remedy="set release.public_key to that file")
     public = PublicKey.read(uri, public_key)
     name = f"the key service behind {uri}"
     with translated(name, missing=_EXTRAS):

@@ -46,14 +46,14 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """All of it.
+    """What an image is made of.
 
     Attributes:
         packages: Wheels and Debian packages, sorted by purl.
         files: Files of the commit: path in the image to hex sha256.
         locks: Lock files: name to hex sha256.
         parameters: What the build was asked for.
-        base: Image that it stands on (``NAME@DIGEST``), empty for none.
+        base: Image that it is based on (``NAME@DIGEST``), empty for none.
     """
 
     packages: tuple[Package, ...] = ()

@@ -23,7 +23,7 @@ from vllm_ci.evidence.statement import moment
 
 
 class Severity(IntEnum):
-    """Qualitative rating (CVSS 3.1, section 5); what nobody rated counts as high, because nobody knows better."""
+    """Qualitative rating (CVSS 3.1, section 5); unrated ones count as high."""
 
     NONE = 0
     LOW = 1
@@ -33,7 +33,7 @@ class Severity(IntEnum):
 
     @classmethod
     def named(cls, text: str) -> Severity:
-        """By name; ``MODERATE`` is GitHub's word for medium; what is not known is high."""
+        """By name; ``MODERATE`` is GitHub's word for medium; unknown ratings count as high."""
         words = {"MODERATE": cls.MEDIUM, "NEGLIGIBLE": cls.LOW, "UNIMPORTANT": cls.LOW}
         return words.get(text.upper()) or cls.__members__.get(text.upper(), cls.HIGH)
 
@@ -54,7 +54,7 @@ class Severity(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Vulnerability:
     """A vulnerability that a package has.
 
     Attributes:
@@ -63,7 +63,7 @@ class Finding:
         package: ``name version``.
         severity: Rating.
         score: As rated: a number, or a word.
-        fixed: Version that mends it, empty when none is known.
+        fixed: Version that fixes it, empty when none is known.
     """
 
     id: str
@@ -93,7 +93,7 @@ def read(path: Path) -> Database:
     """A database from a JSON file (an entry or a list of them), a ZIP of such files, or a folder of either.
 
     Raises:
-        ConfigError: It holds no OSV entry, or a file that is none.
+        ConfigError: It contains no OSV entry, or a file that is not OSV data.
     """
     entries: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     updated = datetime.fromtimestamp(0, UTC)
@@ -111,7 +111,7 @@ def read(path: Path) -> Database:
     return Database(entries=unique, updated=updated, count=count)
 
 
-def find(database: Database, packages: Iterable[Package]) -> tuple[Finding, ...]:
+def find(database: Database, packages: Iterable[Package]) -> tuple[Vulnerability, ...]:
     """The vulnerabilities of some packages, worst first."""
     found = [
         _finding(entry, package)
@@ -141,7 +141,7 @@ def _entries(name: str, content: bytes) -> Iterator[dict[str, Any]]:
             _ = entry["id"], entry["modified"]
             yield entry
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{name} is no OSV data ({type(error).__name__}: {error})", remedy="see the OSV schema") from error
+        raise ConfigError(f"{name} is not OSV data ({type(error).__name__}: {error})", remedy="see the OSV schema") from error
 
 
 def _of(entry: Mapping[str, Any], package: Package) -> Iterator[Mapping[str, Any]]:
@@ -200,7 +200,7 @@ def _source_version(package: Package) -> str:
     return package.version.partition("+")[0]
 
 
-def _finding(entry: Mapping[str, Any], package: Package) -> Finding:
+def _finding(entry: Mapping[str, Any], package: Package) -> Vulnerability:
     severity, score = _severity(entry, package)
     fixes = [
         event["fixed"]
@@ -210,7 +210,7 @@ def _finding(entry: Mapping[str, Any], package: Package) -> Finding:
         for event in each.get("events", ())
         if "fixed" in event and _compare(package, event["fixed"], package.version) > 0
     ]
-    return Finding(
+    return Vulnerability(
         id=str(entry["id"]),
         package=f"{package.name} {package.version}",
         severity=severity,
@@ -221,7 +221,7 @@ def _finding(entry: Mapping[str, Any], package: Package) -> Finding:
 
 
 def _severity(entry: Mapping[str, Any], package: Package) -> tuple[Severity, str]:
-    """The highest CVSS base score given, else the database's own word."""
+    """The highest CVSS base score given, else the database's own rating."""
     kinds = {"CVSS_V2": CVSS2, "CVSS_V3": CVSS3, "CVSS_V4": CVSS4}
     given = [*entry.get("severity", ()), *(each for affected in _of(entry, package) for each in affected.get("severity", ()))]
     scores = []

@@ -18,15 +18,15 @@ class DuplicateKeysError(MalformedError):
 
 
 class OtherKeyError(Refusal):
-    """Signed, but by nobody who is trusted here."""
+    """Signed, but not by a trusted identity or key."""
 
 
 class AlteredPayloadError(Refusal):
-    """A trusted key's name stands on it, and its signature does not fit the payload."""
+    """It names a trusted key, and the signature does not match the payload."""
 
 
 class AlteredImageError(Refusal):
-    """The image's own bytes do not have the digest they go by."""
+    """The image's bytes do not match its digest."""
 
 
 class OtherImageError(Refusal):
@@ -42,12 +42,8 @@ class OtherRepositoryError(Refusal):
 
 
 class UnknownVersionError(Refusal):
-    """A predicate whose version is not understood: what it says could mean anything."""
+    """A predicate of an unsupported version."""
 
 
 class FutureError(Refusal):
     """A statement dated after now: its age cannot be judged."""
-
-
-class MissingError(Refusal):
-    """What a policy asks for is not there."""

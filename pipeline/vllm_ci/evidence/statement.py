@@ -68,14 +68,14 @@ class Statement:
         """A statement from an envelope's payload.
 
         Raises:
-            MalformedError: It is none.
+            MalformedError: It is not a statement.
             UnknownVersionError: It is one of a version that is not understood.
         """
         value = strict.loads(payload, "the statement")
         kind = value.get("_type")
         if kind not in _READABLE:
             raise UnknownVersionError(
-                f"the statement is of type {kind!r}, which is not understood", remedy=f"have it made as {STATEMENT}"
+                f"the statement is of type {kind!r}, which is not supported", remedy=f"create it as {STATEMENT}"
             )
         try:
             subjects = tuple(
@@ -86,12 +86,12 @@ class Statement:
         except (LookupError, TypeError, AttributeError) as error:
             raise MalformedError("the statement lacks subject or predicateType") from error
         if not subjects or not isinstance(predicate_type, str) or not isinstance(predicate, dict):
-            raise MalformedError("the statement lacks a subject, or its predicate is no object")
+            raise MalformedError("the statement lacks a subject, or its predicate is not an object")
         if predicate_type not in KINDS and predicate_type.startswith(_FAMILIES):
             raise UnknownVersionError(
-                f"predicate {predicate_type} is of a version that is not understood",
-                why=f"understood are: {', '.join(KINDS)}",
-                remedy="have it made in one of those versions, or use a newer vllm-ci",
+                f"predicate {predicate_type} has an unsupported version",
+                why=f"supported: {', '.join(KINDS)}",
+                remedy="create it in one of those versions, or use a newer vllm-ci",
             )
         return cls(subjects=subjects, predicate_type=predicate_type, predicate=predicate)
 
@@ -109,7 +109,7 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """Short name of its predicate type; the type itself when it is a stranger."""
+        """Short name of its predicate type; the type itself when it is unknown."""
         return KINDS.get(self.predicate_type, self.predicate_type)
 
     @property
@@ -141,7 +141,7 @@ def moment(text: object) -> datetime:
     """The moment an RFC 3339 timestamp means.
 
     Raises:
-        MalformedError: It is none, or has no time zone.
+        MalformedError: It is not a timestamp, or has no time zone.
     """
     try:
         found = datetime.fromisoformat(str(text))

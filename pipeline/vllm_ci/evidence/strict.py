@@ -1,4 +1,4 @@
-"""JSON read strictly: a key that stands twice, or a number that JSON does not have, is refused."""
+"""JSON read strictly: duplicate keys and numbers that JSON does not have are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def loads(content: bytes, what: str) -> dict[str, Any]:
 
     Raises:
         DuplicateKeysError: An object in it has a key twice.
-        MalformedError: It is no JSON object.
+        MalformedError: It is not a JSON object.
     """
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def loads(content: bytes, what: str) -> dict[str, Any]:
             names = sorted({name for name, _ in found if [key for key, _ in found].count(name) > 1})
             raise DuplicateKeysError(
                 f"{what} has the key {names[0]!r} twice",
-                why="two programs could read two different things out of it",
-                remedy="do not use it; have it made and signed again",
+                why="two programs could read different values from it",
+                remedy="do not use it; create and sign it again",
             )
         return value
 
@@ -37,9 +37,9 @@ def loads(content: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(content, object_pairs_hook=pairs, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise MalformedError(f"{what} is no JSON", why=str(error)) from error
+        raise MalformedError(f"{what} is not JSON", why=str(error)) from error
     if not isinstance(value, dict):
-        raise MalformedError(f"{what} is no JSON object")
+        raise MalformedError(f"{what} is not a JSON object")
     return value
 
 

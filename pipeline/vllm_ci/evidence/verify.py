@@ -1,4 +1,4 @@
-"""What is really known about an image: its attached statements, each verified or refused with a reason."""
+"""Verifies the statements that are attached to an image; each is accepted, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def made_at(statement: Statement) -> datetime:
 
 
 def payload_of(content: bytes, trusted: Mapping[str, Trusted]) -> tuple[bytes, str]:
-    """Payload of a bundle, and the name of whoever signed it.
+    """Payload of a bundle, and the name of its signer.
 
     Raises:
         Refusal: It is not a bundle, or no trusted identity signed it.

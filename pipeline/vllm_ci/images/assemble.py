@@ -1,4 +1,4 @@
-"""Plans to layers in the store: what is known is taken, the rest is made, several layers at once."""
+"""Turns plans into layers in the store: known layers are reused, the others are written in parallel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, Interrupted
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import conflicts, foundation, layer, members, plan, supply
 from vllm_ci.images.contents import Contents, debs_for
@@ -40,10 +41,10 @@ class Planned:
     Attributes:
         platform: Its platform.
         plans: Layers that we write, lowest first.
-        wheels: Wheels that go in.
+        wheels: Wheels of the image.
         debs: Debian packages of the base layer; none when there is an image below.
-        under: Image that the layers stand on, if any.
-        explain: How vLLM's own files are come by, for people.
+        under: Image below the layers, if any.
+        explain: How vLLM's own files are obtained, for messages.
         vllm_commit: Commit of vLLM, when the repository is vLLM.
     """
 
@@ -76,8 +77,8 @@ class AssembledLayer:
 class Assembler:
     """One build: what its platforms share."""
 
-    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, progress: Callable[[str], None]) -> None:
-        self.spec, self.store, self.threads, self.progress = spec, store, threads, progress
+    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, emit: Emit) -> None:
+        self.spec, self.store, self.threads, self.emit = spec, store, threads, emit
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -103,14 +104,14 @@ class Assembler:
             store=self.store,
             threads=self.threads,
             compilers=self.compilers,
-            progress=self.progress,
+            emit=self.emit,
         )
-        under = foundation.load(self.spec.base.image, platform, self.store, self.progress) if self.spec.base.image else None
+        under = foundation.load(self.spec.base.image, platform, self.store, self.emit) if self.spec.base.image else None
         plans = found.plans()
         count = len(plans) + (len(under.layers) if under else 0)
         if count > MAX_LAYERS:
             raise ConfigError(
-                f"the image would have {count} layers, and container engines take {MAX_LAYERS}",
+                f"the image would have {count} layers, and container engines support {MAX_LAYERS}",
                 remedy="raise max_bytes of tiers",
             )
         return Planned(
@@ -128,7 +129,7 @@ class Assembler:
         with self._lock:
             if self._compilers is None:
                 own = host_platform()
-                tree = base.root(self.store, debs_for(self.spec, own), self.spec.base, progress=self.progress)
+                tree = base.root(self.store, debs_for(self.spec, own), self.spec.base, emit=self.emit)
                 self._compilers = Compilers(tree, self.spec.python, own, size=self.threads)
                 self._stack.callback(self._compilers.close)
         return self._compilers
@@ -142,9 +143,9 @@ class Assembler:
         plans = planned.plans
         unknown = [item for item in plans if self.known(item) is None]
         wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
-        supply.fetch_wheels(self.store, wheels.values(), progress=self.progress)
+        supply.fetch_wheels(self.store, wheels.values(), emit=self.emit)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
-            # The one that ends last should not be the one that starts last: the base, whose files nobody has compressed or
+            # The one that ends last should not be the one that starts last: the base, whose files are not yet compressed or
             # compiled yet, then the largest.
             order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
             futures = {item.key: pool.submit(self._have, item) for item in order}
@@ -189,9 +190,10 @@ class Assembler:
             if (facts := self.known(item)) is not None:
                 return facts, 0.0
             started = time.monotonic()
-            facts = self._write(item)
+            with step(self.emit, f"layer {item.tier}", item.explain) as done:
+                facts = self._write(item)
+                done(f"{facts['size_bytes'] / 1e6:,.1f} MB")
             seconds = time.monotonic() - started
-        self.progress(f"layer {item.tier}: {facts['size_bytes'] / 1e6:,.1f} MB in {seconds:.1f} s")
         return facts, max(seconds, 1e-9)
 
     def _write(self, item: LayerPlan) -> dict[str, Any]:
@@ -232,7 +234,7 @@ class Assembler:
             yield entry
 
     def _check_collisions(self, plans: list[LayerPlan], made: list[tuple[dict[str, Any], float]]) -> None:
-        """Refuse wheels of different layers that fight over a path; once for each set of layers."""
+        """Refuse wheels of different layers that claim the same path; once for each set of layers."""
         digests = [
             facts["digest"].removeprefix("sha256:")
             for item, (facts, _) in zip(plans, made, strict=True)
@@ -244,17 +246,17 @@ class Assembler:
             self.store.keep("checked", name, True)
 
     def _shape_all(self, plans: list[LayerPlan], made: list[dict[str, Any]]) -> None:
-        """Complete what is known of layers that an earlier version made: it did not keep what lies in them."""
+        """Complete the records of layers that an earlier version wrote without a list of their members."""
         old = [(item, facts) for item, facts in zip(plans, made, strict=True) if "shape" not in facts]
         if not old:
             return
-        self.progress(f"reading {len(old)} layers that an earlier version made, once")
 
         def one(item: LayerPlan, facts: dict[str, Any]) -> None:
             facts["shape"] = members.shape(members.of_layer(self.store, facts))
             self.store.keep("layers", item.key, facts)
 
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
+        what = f"{len(old)} layers that an earlier version made"
+        with step(self.emit, "read layers", what), ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
             list(pool.map(lambda each: one(*each), old))
 
     def _check_layers(self, planned: Planned, made: list[dict[str, Any]]) -> None:
@@ -282,17 +284,17 @@ class Assembler:
 
 
 def _reserved(spec: ImageSpec) -> dict[str, str]:
-    """Paths that no wheel and no commit may bring."""
+    """Paths that wheels and commits must not contain."""
     prefix = spec.prefix.strip("/")
     found = {f"{prefix}/bin/{name}": "the environment's interpreter" for name in ("python", "python3", f"python{spec.python}")}
-    found[f"{prefix}/pyvenv.cfg"] = "which tells Python where its environment is"
+    found[f"{prefix}/pyvenv.cfg"] = "which configures the Python environment"
     found[spec.interpreter.strip("/")] = "the interpreter"
     return found
 
 
 def _reason(item: LayerPlan, before: dict[str, Any] | None, *, built: bool) -> str:
     if not built:
-        return f"{item.explain}; known"
+        return f"{item.explain}; unchanged"
     if before is None:
-        return f"{item.explain}; made for the first time"
-    return f"{item.explain}; made anew: {plan.difference(before, item.inputs)}"
+        return f"{item.explain}; new"
+    return f"{item.explain}; rebuilt: {plan.difference(before, item.inputs)}"

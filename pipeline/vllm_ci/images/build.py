@@ -1,22 +1,21 @@
-"""From a spec and a commit to an image in the store: plan, fetch what is not known, write layers, put the parts together."""
+"""From a spec and a commit to an image in the store: plan, fetch what is missing, write layers, assemble the image."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import materials, oci, prune
 from vllm_ci.images.assemble import AssembledLayer, Assembler
 from vllm_ci.images.store import Store
 
-Progress = Callable[[str], None]
 # Layers that hold the commit's files.
 _COMMIT_TIERS = ("commit", "metadata")
 
@@ -53,7 +52,7 @@ class BuiltImage:
         layout: OCI image layout that holds it.
         layers: Its layers, lowest first, platform by platform.
         seconds: How long all took.
-        explain: How each part was come by, one line each.
+        explain: How each part was obtained, one line each.
         manifests: Digest of the manifest by platform.
     """
 
@@ -70,7 +69,7 @@ def build(
     source: Path,
     commit: Commit,
     spec: ImageSpec,
-    progress: Progress = lambda _: None,
+    emit: Emit = ignore,
     store: Store | None = None,
     threads: int = 0,
 ) -> BuiltImage:
@@ -80,12 +79,12 @@ def build(
         source: Folder that overlays are relative to, in a checkout of the commit.
         commit: What to build; a dirty one is built from the work tree.
         spec: What the image is made of.
-        progress: Told what happens, one line at a time.
+        emit: Told of each step, from several threads; of nothing where all is known.
         store: Where layers are kept; ``VLLM_CI_HOME`` by default.
         threads: How many layers are written at once; as many as there are processors by default.
 
     Raises:
-        BuildError: A part could not be had or made.
+        BuildError: A part could not be fetched or built.
         ConfigError: Spec, locks or overlays do not fit together.
     """
     started = time.monotonic()
@@ -98,7 +97,7 @@ def build(
     made_of = materials.BuiltFrom.of_spec(spec)
     with (
         store.in_use(),
-        Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, progress=progress) as assembler,
+        Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, emit=emit) as assembler,
     ):
         for platform in spec.targets:
             contents = assembler.contents(source, commit, platform)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_ci.images.entries import Archive, Entry, Inline, Member, read
+from vllm_ci.images.entries import Archive, ArchiveMember, Entry, Inline, read
 from vllm_ci.images.interpreter import Compilers
 from vllm_ci.images.store import Store, disk, publish, write
 from vllm_ci.images.wheels.wheel import pyc_path
@@ -50,7 +50,7 @@ class Bytecode:
                 if not target.exists():
                     self._pack(target, [entry for entry in entries if _is_source(entry)])
         archive = Archive(target)
-        return [Entry(path=info.filename, content=Member(archive, info)) for info in archive.members]
+        return [Entry(path=info.filename, content=ArchiveMember(archive, info)) for info in archive.members]
 
     def _pack(self, target: Path, sources: list[Entry]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What a node that has one image pulls for another.
+    """What a node with one image pulls for another.
 
     Attributes:
         pulled: Layers it lacks.
@@ -60,7 +60,7 @@ def find(store: Store, name: str) -> str:
         return found.pop()
     known = [item["annotations"][REF_NAME] for item in store.index()]
     raise UsageError(
-        f"{len(found)} images are meant by {name}",
+        f"{name} matches {len(found)} images",
         why="the store has " + (", ".join(known[-5:]) or "none"),
         remedy="give a digest or a full name, or build it first",
     )

@@ -1,7 +1,7 @@
-"""Refuses what does not fit over what lies below it: the image would lack files, and nobody would be told.
+"""Refuses layers that would silently hide files of lower layers.
 
 A directory of a layer replaces a link of a lower one (OCI image specification, "Applying Changesets"), a file replaces a
-directory with all below it, and a directory replaces a file. Each is defined, and none is ever meant.
+directory with all below it, and a directory replaces a file. All of that is defined, and never intended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Placed:
     Attributes:
         name: Its tier; of a layer of ``base.image``, its digest.
         members: What is in it.
-        whose: Who brings a path, for people.
+        whose: Names the owner of a path, for messages.
         ours: We wrote it; layers of ``base.image`` are taken as they are.
     """
 
@@ -98,16 +98,16 @@ class _Checked:
         raise ConfigError(
             f"{self._layer.whose(leaf)} goes through /{path}, a link to {node.member.link}"
             f" ({self._layers[node.layer].whose(path)})",
-            why=f"/{leaf} would come with a directory /{path}, and a directory of a layer replaces a link of a lower one:"
-            f" what is found through /{path} now would be gone",
+            why=f"/{leaf} would create a directory /{path}, and a directory of a layer replaces a link of a lower one:"
+            f" files that are reached through /{path} would be hidden",
             remedy=f"write /{self._shape.end(path.rpartition('/')[0], node.member.link)} instead of /{path}",
         )
 
     def _refuse_reserved(self, path: str, what: str) -> None:
         raise ConfigError(
             f"{self._layer.whose(path)} would replace /{path}, {what}",
-            why="the image's Python would be another one, or would not start",
-            remedy="give the file another name, or leave it out",
+            why="the image's Python would be replaced, or would not start",
+            remedy="rename the file, or leave it out",
         )
 
 
@@ -115,7 +115,7 @@ def check_one(files: Sequence[tuple[Entry, str]], *, error: type[BuildError | Co
     """Refuse a file or link of one owner where another has a directory, in one layer.
 
     Args:
-        files: What goes in, and who brings it.
+        files: Contents of the layer, each with its owner.
         error: What to raise.
 
     Raises:
@@ -135,17 +135,17 @@ def check_one(files: Sequence[tuple[Entry, str]], *, error: type[BuildError | Co
 def refuse_kinds(
     path: str, one: tuple[Kind, str], other: tuple[Kind, str], *, error: type[BuildError | ConfigError] = ConfigError
 ) -> None:
-    """Raise that two have one path for what are different kinds of things."""
+    """Raise the error for two owners that use one path for different kinds of files."""
     first, second = (f"a {_WORDS.get(kind, 'file')} of {owner}" for kind, owner in (one, other))
     raise error(
         f"/{path} is {first} and {second}",
-        why="only one of them can be there, and the other would be gone with all below it",
+        why="only one of them can exist; the other would be hidden with everything below it",
         remedy=f"leave one of them out, or use versions of {one[1]} and {other[1]} that agree",
     )
 
 
 def owner_of(files: Mapping[str, Mapping[str, str]], path: str, *, otherwise: str) -> str:
-    """Who brings a path: the owner of that file, or of one below it."""
+    """The owner of a path: of that file, or of one below it."""
     for owner, paths in files.items():
         if path in paths:
             return owner

@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.events import Emit
 from vllm_ci.domain.image_spec import Files, ImageSpec, Overlay
 from vllm_ci.images import bytecode, conflicts, layer, overlay, plan, supply
 from vllm_ci.images.bytecode import Bytecode
@@ -41,10 +42,10 @@ class Contents:
         store: Store,
         threads: int,
         compilers: Callable[[], Compilers],
-        progress: Callable[[str], None],
+        emit: Emit,
     ) -> None:
         self.source, self.commit, self.spec, self.platform = source, commit, spec, platform
-        self.store, self.progress = store, progress
+        self.store, self.emit = store, emit
         self.environment = Environment(prefix=spec.prefix, python=spec.python)
         self.debs = debs_for(spec, platform)
         self._locked = tuple(wheel for wheel in read_wheels(spec.wheels_lock, spec.platforms) if platform in wheel.platforms)
@@ -63,7 +64,7 @@ class Contents:
 
     @cached_property
     def step(self) -> Step | None:
-        """How vLLM's own files are come by, when the repository is vLLM."""
+        """How vLLM's own files are obtained, when the repository is vLLM."""
         vllm = self.spec.vllm
         if vllm is None:
             return None
@@ -75,7 +76,7 @@ class Contents:
             platform=self.platform,
             wheels=self._locked,
             store=self.store,
-            progress=self.progress,
+            emit=self.emit,
         ).choose()
         if vllm.requirements:
             self._check_requirements(vllm.requirements)
@@ -90,13 +91,13 @@ class Contents:
 
     @cached_property
     def wheels(self) -> tuple[LockedWheel, ...]:
-        """The wheels that go in."""
+        """The wheels of the image."""
         if self.step is None:
             return self._locked
         return tuple(self.step.wheel if wheel.project == self.step.wheel.project else wheel for wheel in self._locked)
 
     def explain(self) -> tuple[str, ...]:
-        """How vLLM's own files are come by, for people."""
+        """How vLLM's own files are obtained, for messages."""
         return (f"vllm ({self.platform}): step {self.step.number}, {self.step.explain}",) if self.step else ()
 
     def plans(self) -> list[LayerPlan]:
@@ -116,7 +117,7 @@ class Contents:
         spec, debs = self.spec, self.debs
 
         def make() -> Made:
-            tree = base.root(self.store, debs, spec.base, progress=self.progress)
+            tree = base.root(self.store, debs, spec.base, emit=self.emit)
             entries = list(base.entries(tree))
             name = f"debian-{base.key(debs, spec.base)}"
             compiled = self.bytecode.of_pack(name, [entry for entry in entries if entry.path.startswith("usr/lib/python3")])
@@ -173,10 +174,9 @@ class Contents:
         return Wheel(supply.wheel_path(self.store, locked), self.environment, project=locked.project)
 
     def _commit(self) -> Iterator[LayerPlan]:
-        """One layer with all that the commit brings; against the image without it, never against an earlier commit's."""
+        """One layer with all files of the commit: a difference to the image without them, never to an earlier commit."""
         brought = [(blob, item) for item in self.spec.overlays for blob in overlay.blobs(self.source, self.commit, item)]
         found = {blob.target: blob for blob, _ in brought}
-        overlay.check_owners(found.values(), self.environment)
         changed: tuple[Blob, ...] = ()
         deleted: tuple[str, ...] = ()
         folders: tuple[str, ...] = ()
@@ -223,7 +223,7 @@ class Contents:
         removed = [change.path for change in step.changes if change.deleted]
         if not removed:
             return changed, (), ()
-        supply.fetch_wheels(self.store, [step.wheel], progress=self.progress)
+        supply.fetch_wheels(self.store, [step.wheel], emit=self.emit)
         tracked = history.files(step.base, package)
         kept = history.files(self.commit.sha, package) - set(removed) | {blob.path for blob in changed}
         others = {info.filename for info in self._wheel(step.wheel).archive.members} - tracked
@@ -256,7 +256,7 @@ def debs_for(spec: ImageSpec, platform: str) -> tuple[LockedDeb, ...]:
     found = tuple(deb for deb in read_debs(spec.debs_lock) if deb.architecture == platform.partition("/")[2])
     if not found:
         raise ConfigError(
-            f"{spec.debs_lock} has nothing for {platform}", remedy="add the platform to the spec and run vllm-ci lock"
+            f"{spec.debs_lock} has no packages for {platform}", remedy="add the platform to the spec and run vllm-ci lock"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What an image's vLLM computes on, as far as its spec tells."""
+"""The device that an image's vLLM runs on, according to its spec."""
 
 from __future__ import annotations
 

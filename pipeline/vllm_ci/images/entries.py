@@ -83,7 +83,7 @@ class Archive:
             with zipfile.ZipFile(path) as archive:
                 self.members = tuple(info for info in archive.infolist() if not info.is_dir())
         except zipfile.BadZipFile as error:
-            raise BuildError(f"{path.name} is no zip file", why=str(error), remedy=f"delete {path} and build again") from error
+            raise BuildError(f"{path.name} is not a zip file", why=str(error), remedy=f"delete {path}, build again") from error
         self._lock = threading.Lock()
         self._file: int | None = None
 
@@ -94,7 +94,7 @@ class Archive:
         return self._file
 
     def close(self) -> None:
-        """Let go of the file; reading opens it again."""
+        """Close the file; reading opens it again."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
@@ -115,7 +115,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """A file in a wheel or another zip file."""
 
     archive: Archive
@@ -135,7 +135,7 @@ class Member:
             size = -1
         if (crc, size) != (self.info.CRC, self.info.file_size):
             raise BuildError(
-                f"{self.info.filename} in {self.archive.path.name} is damaged", remedy="have its author build it again"
+                f"{self.info.filename} in {self.archive.path.name} is damaged", remedy="it has to be built again by its author"
             )
 
     def _inflated(self) -> Iterator[bytes]:
@@ -143,7 +143,7 @@ class Member:
             yield from self.archive.raw(self.info)
             return
         if self.info.compress_type != zipfile.ZIP_DEFLATED:
-            raise BuildError(f"{self.info.filename} in {self.archive.path.name} is compressed in a way wheels are not")
+            raise BuildError(f"{self.info.filename} in {self.archive.path.name} uses a compression that wheels do not allow")
         inflate = isal_zlib.decompressobj(-15)
         for piece in self.archive.raw(self.info):
             if content := inflate.decompress(piece):
@@ -211,7 +211,7 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
     by_path: dict[str, Entry] = {}
     for entry in entries:
         if entry.path in by_path and not (entry.folder and by_path[entry.path].folder):
-            raise BuildError(f"/{entry.path} goes into one layer twice", remedy="this is a defect of vllm-ci; please report it")
+            raise BuildError(f"/{entry.path} is in one layer twice", remedy="this is a fault in vllm-ci; please report it")
         by_path[entry.path] = entry
     for path in list(by_path):
         parent = path.rpartition("/")[0]

@@ -11,7 +11,7 @@ from installer.utils import Scheme, construct_record_file
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.paths import whiteout
 from vllm_ci.images.entries import Entry
-from vllm_ci.images.wheels.record import REBUILD, Row
+from vllm_ci.images.wheels.record import REBUILD, RecordRow
 
 # An environment works by these; virtual environments have the scripts that activate them besides, and shells run those.
 _OWN_SCRIPTS = re.compile(r"python(3(\.\d+)?)?|(de)?activate(\.(bat|csh|fish|nu|sh))?|[Aa]ctivate\.ps1|activate_this\.py")
@@ -73,10 +73,10 @@ class Installed:
 
     wheel: str
     environment: Environment
-    rows: list[tuple[Entry, Row]] = field(default_factory=list)
+    rows: list[tuple[Entry, RecordRow]] = field(default_factory=list)
     _sources: dict[str, tuple[str, Entry]] = field(default_factory=dict)
 
-    def add(self, entry: Entry, row: Row, *, source: str) -> None:
+    def add(self, entry: Entry, row: RecordRow, *, source: str) -> None:
         """Add a file; ``source`` says what of the wheel it is.
 
         Raises:
@@ -85,12 +85,12 @@ class Installed:
         if self.environment.owns(entry.path):
             raise BuildError(
                 f"/{entry.path} is claimed by {self.wheel} ({source}) and by the Python environment of the image",
-                why="programs of the image start through it",
-                remedy="use a version of the project without it, or do without the project",
+                why="the image's programs are started through it",
+                remedy="use a version of the project without that file, or remove the project",
             )
         if part := whiteout(entry.path):
             raise BuildError(
-                f"{self.wheel}: {source} holds {part}",
+                f"{self.wheel}: {source} contains {part}",
                 why="in an image, a name that begins with .wh. deletes a file of the layers below",
                 remedy=REBUILD,
             )
@@ -100,7 +100,7 @@ class Installed:
                 return
             raise BuildError(
                 f"{self.wheel} puts two files at /{entry.path}: {known[0]} and {source}",
-                why="which one stays would depend on the order of installation",
+                why="which one is kept would depend on the order of installation",
                 remedy=REBUILD,
             )
         self.rows.append((entry, row))

@@ -43,7 +43,7 @@ class Output:
         return cls(kind=kind, path=Path(place).expanduser())
 
     def export(self, image: BuiltImage, *, store: Store | None = None) -> BuiltImage:
-        """Write the image there; the image, at home in its new place when that is a layout."""
+        """Write the image there; returns the image with its new location when that is a layout."""
         if not self.kind:
             return image
         store = store or Store()

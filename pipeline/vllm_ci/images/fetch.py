@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.images.store import publish, room_for
 from vllm_ci.system.filelock import hold
 
@@ -70,27 +71,34 @@ def _netrc() -> httpx.NetRCAuth | None:
         return None
 
 
-def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", progress: Callable[[str], None]) -> None:
+def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", name: str = "fetch", emit: Emit) -> None:
     """Make sure that every wanted file lies at its target.
 
+    Args:
+        wanted: Which files.
+        locate: Gives the places of one.
+        certificates: File with more certificate authorities.
+        name: Of the step that ``emit`` is told of.
+        emit: Told of a download.
+
     Raises:
-        BuildError: One could not be had.
+        BuildError: One could not be fetched.
     """
     absent = [item for item in wanted if not _present(item)]
     if not absent:
         return
     total = sum(item.size_bytes for item in absent)
-    progress(f"fetching {len(absent)} files, {total / 1e6:,.0f} MB")
     room_for(absent[0].target.parent.parent, total, what=f"{len(absent)} downloads")
     # Largest first: the last one to end would otherwise be one that started last.
     absent.sort(key=lambda item: -item.size_bytes)
-    with client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
+    what = f"{len(absent)} files, {total / 1e6:,.0f} MB"
+    with step(emit, name, what), client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
         running = [pool.submit(_have, item, locate, http) for item in absent]
         try:
             for future in wait(running, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
-            # Closing breaks the connections under way; what they brought stays and is gone on with next time.
+            # Closing breaks the connections under way; the received parts are kept and resumed next time.
             pool.shutdown(wait=False, cancel_futures=True)
             http.close()
             raise
@@ -119,15 +127,15 @@ def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
             publish(part, item.target)
             return
     raise BuildError(
-        f"{item.name} with sha256 {item.sha256[:12]}... is to be had nowhere",
+        f"{item.name} with sha256 {item.sha256[:12]}... is not available anywhere",
         why="; ".join(dict.fromkeys(reasons)) or "no configured index or mirror lists it",
-        remedy="mirrors drop old versions: run vllm-ci lock to move on to the current ones, or name an archive that keeps them "
+        remedy="mirrors drop old versions: run vllm-ci lock to use the current ones, or use an archive that keeps old ones "
         "(VLLM_CI_DEBIAN_MIRROR, pip's or uv's index settings)",
     )
 
 
 def download(url: str, target: Path, http: httpx.Client) -> None:
-    """Fetch what has no known hash.
+    """Fetch a file without a known hash.
 
     Raises:
         BuildError: It broke off again and again, or is not there.
@@ -142,7 +150,7 @@ def download(url: str, target: Path, http: httpx.Client) -> None:
             raise BuildError(
                 f"{target.name} cannot be fetched", why=str(error), remedy="check the address, then try again"
             ) from error
-    raise BuildError(f"{target.name} cannot be fetched", why=f"{shown(url)} broke off {_TRIES} times", remedy="try again later")
+    raise BuildError(f"{target.name} cannot be fetched", why=f"{shown(url)} broke {_TRIES} times", remedy="try again later")
 
 
 class _Unavailable(Exception):
@@ -150,7 +158,7 @@ class _Unavailable(Exception):
 
 
 def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
-    """Bring ``place`` to ``part``, going on where an earlier try stopped; the hash decides."""
+    """Download ``place`` to ``part``, resuming an earlier try; the hash is checked."""
     if not place.startswith(("http://", "https://")):
         try:
             shutil.copyfile(place.removeprefix("file://"), part)
@@ -164,7 +172,7 @@ def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
         if _attempt(place, part, http):
             _verify(part, item, place)
             return
-    raise _Unavailable(f"{shown(place)} broke off {_TRIES} times")
+    raise _Unavailable(f"{shown(place)} was interrupted {_TRIES} times")
 
 
 def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
@@ -203,4 +211,4 @@ def _verify(part: Path, item: Wanted, place: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != item.sha256:
         os.unlink(part)  # noqa: PTH108
-        raise _Unavailable(f"{shown(place) or place} serves another file under this name (sha256 {found[:12]}...)")
+        raise _Unavailable(f"{shown(place) or place} has another file under this name (sha256 {found[:12]}...)")

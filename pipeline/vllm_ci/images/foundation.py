@@ -1,4 +1,4 @@
-"""An image that other layers stand on: its blobs are taken over as they are, and read once for what lies in them."""
+"""An image below our layers (base.image): its blobs are reused as they are, and its layers are read once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.images import members
 from vllm_ci.images.store import LAYER, Store, disk, publish
 
@@ -46,23 +47,23 @@ class Foundation:
     env: Mapping[str, str]
 
 
-def load(image: str, platform: str, store: Store, progress: Callable[[str], None]) -> Foundation:
-    """Bring an image's blobs into the store; what is there already is not asked for again.
+def load(image: str, platform: str, store: Store, emit: Emit) -> Foundation:
+    """Bring an image's blobs into the store; what is there already is not requested again.
 
     Raises:
         BuildError: A blob is not what its digest says, or cannot be unpacked.
         ConfigError: The image has no such platform.
-        RegistryError: It cannot be had.
+        RegistryError: It cannot be fetched.
     """
     name, _, digest = image.rpartition("@")
     key = hashlib.sha256(f"{digest} {platform}".encode()).hexdigest()
     record = store.record("foundations", key)
     if record is None or not all(store.blob(item["digest"]).exists() for item in record["layers"]):
-        record = _fetch(name, digest, platform, store, progress)
+        record = _fetch(name, digest, platform, store, emit)
         store.keep("foundations", key, record)
     config, layers = record["config"], [{**item, "mediaType": _oci(item["mediaType"])} for item in record["layers"]]
     diff_ids = _diff_ids(config, layers, image)
-    _read(store, layers, diff_ids, progress)
+    _read(store, layers, diff_ids, emit)
     return Foundation(
         name=image,
         layers=tuple(layers),
@@ -81,9 +82,9 @@ def _diff_ids(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], im
     found = [str(item) for item in (config.get("rootfs") or {}).get("diff_ids") or ()]
     if len(found) != len(layers):
         raise BuildError(
-            f"the configuration of {image} names {len(found)} layers, and its manifest {len(layers)}",
-            why="it is no image that container engines could start (an artifact, or a very old format)",
-            remedy="name an image by the digest of its manifest or index in base.image",
+            f"the configuration of {image} lists {len(found)} layers, its manifest {len(layers)}",
+            why="container engines cannot start it (it is an artifact, or in a very old format)",
+            remedy="set base.image to an image with the digest of its manifest or index",
         )
     return found
 
@@ -97,22 +98,21 @@ def _history(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     return [*found, *[{"created_by": "base.image"}] * missing]
 
 
-def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], progress: Callable[[str], None]) -> None:
-    """Learn what lies in layers that are new here."""
+def _read(store: Store, layers: Sequence[dict[str, Any]], diff_ids: Sequence[str], emit: Emit) -> None:
+    """Read the members of layers that are new in this store."""
     new = [(item, diff_id) for item, diff_id in zip(layers, diff_ids, strict=True) if not members.known(store, item["digest"])]
     if not new:
         return
-    progress(f"reading {len(new)} layers of the base image, {sum(item['size'] for item, _ in new) / 1e6:,.0f} MB")
-    with ThreadPoolExecutor(4, thread_name_prefix="base") as pool:
+    what = f"reading {len(new)} layers, {sum(item['size'] for item, _ in new) / 1e6:,.0f} MB"
+    with step(emit, "read base image", what), ThreadPoolExecutor(4, thread_name_prefix="base") as pool:
         list(pool.map(lambda one: members.of_layer(store, *one), new))
 
 
-def _fetch(name: str, digest: str, platform: str, store: Store, progress: Callable[[str], None]) -> dict[str, Any]:
-    from vllm_ci.registry.transfer import open_repository  # a build that stands on packages loads no registry client
+def _fetch(name: str, digest: str, platform: str, store: Store, emit: Emit) -> dict[str, Any]:
+    from vllm_ci.registry.transfer import open_repository  # a build from packages loads no registry client
 
-    progress(f"fetching base image {name}")
     store.prepare()
-    with open_repository(name) as source:
+    with step(emit, "fetch base image", name), open_repository(name) as source:
         manifest = _manifest(source, digest, platform)
         config = json.loads(source.blob(manifest["config"]["digest"]))
         layers = [
@@ -132,7 +132,7 @@ def _manifest(source: Repository, digest: str, platform: str) -> dict[str, Any]:
         if f"{its.get('os')}/{its.get('architecture')}" == platform:
             return _manifest(source, item["digest"], platform)
     raise ConfigError(
-        f"the base image {digest[:19]} has nothing for {platform}", remedy="build another platform, or change base.image"
+        f"the base image {digest[:19]} has no image for {platform}", remedy="build another platform, or change base.image"
     )
 
 
@@ -160,4 +160,4 @@ def _have(source: Repository, item: dict[str, Any], store: Store) -> None:
 
 def _check(found: str, wanted: str) -> None:
     if found != wanted:
-        raise BuildError(f"the registry gave other bytes for sha256:{wanted}", remedy="try again, or ask its operator")
+        raise BuildError(f"the registry sent wrong bytes for sha256:{wanted}", remedy="try again, or ask its operator")

@@ -1,4 +1,4 @@
-"""Which package indexes the user means: what uv's and pip's own configuration say, in that order."""
+"""The user's package indexes: from uv's and pip's own configuration, in that order."""
 
 from __future__ import annotations
 

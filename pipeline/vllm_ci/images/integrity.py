@@ -1,4 +1,4 @@
-"""What the files of a built image must be: ours by the hash that wheel or commit has for it, those below by their own tar."""
+"""The expected hash of each file of a built image: from its wheel or commit, or from the tar of a base image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_ci.images.store import Store, image_manifest
 
 # No project has a space in its name.
 FOUNDATION = "base image"
-# What engines write or mount over when they start a container; how it lies in the image says nothing.
+# Files that engines write or mount over when they start a container; their content in the image does not matter.
 _ENGINES_OWN = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab", "dev/*", "proc/*", "run/*", "sys/*", "tmp/*")
 
 
@@ -48,7 +48,7 @@ def _by_path(store: Store, layer: Mapping[str, Any]) -> dict[str, tuple[str, str
         return {path: (owner, expected) for owner, files in record.items() for path, expected in files.items()}
     if members.kept(store, layer["digest"]) is None:
         raise BuildError(
-            f"nothing is known of the files in layer {layer['digest']}", remedy="build the image again: vllm-ci build"
+            f"there is no record of the files in layer {layer['digest']}", remedy="build the image again: vllm-ci build"
         )
     return None
 

@@ -69,7 +69,8 @@ class Compilers:
             header = process.stdout.read(4)
             if len(header) < 4:
                 raise BuildError(
-                    f"the image's interpreter died over {path}", remedy="run the same command again, then report it"
+                    f"the image's interpreter crashed while compiling {path}",
+                    remedy="run it again, then report it",
                 )
             content: bytes = process.stdout.read(struct.unpack("<I", header)[0])
             return content

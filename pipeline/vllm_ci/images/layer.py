@@ -1,4 +1,4 @@
-"""Deterministic layers: the same entries give the same bytes, wherever and by whomever they are written.
+"""Deterministic layers: the same entries give the same bytes, on any machine.
 
 A gzip layer is a row of gzip members (RFC 1952, 2.2): files that lie deflated in a wheel are carried over as they are, with a
 header and the CRC the wheel has for them, and only the rest is compressed. What is already compressed is not compressed again.
@@ -59,7 +59,7 @@ class Written:
 
 
 def facts(compression: Compression) -> dict[str, object]:
-    """All that decides how entries become bytes; part of every layer's key."""
+    """Everything that determines how entries become bytes; part of every layer's key."""
     if compression is Compression.ZSTD:
         import zstandard
 

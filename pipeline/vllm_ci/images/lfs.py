@@ -1,4 +1,4 @@
-"""Git LFS: a commit holds pointers, the files lie in a store beside git's objects (git-lfs, docs/spec.md)."""
+"""Git LFS: a commit contains pointers, the files are in a store beside git's objects (git-lfs, docs/spec.md)."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def stored(source: Path, path: str, found: Pointer, *, scan: Callable[[bytes], N
     place = _store(source) / found.oid[:2] / found.oid[2:4] / found.oid
     if not place.is_file():
         raise ConfigError(
-            f"{path} is a Git LFS pointer, and the file it stands for is not in this clone",
-            why=f"the image would hold the pointer in place of {found.size_bytes:,} bytes",
-            remedy="git lfs pull (or git lfs fetch) in that checkout and build again, or add the file to the overlay's exclude",
+            f"{path} is a Git LFS pointer, and its file is not in this clone",
+            why=f"the image would contain the pointer instead of {found.size_bytes:,} bytes",
+            remedy="run git lfs pull (or git lfs fetch) there and build again, or add the file to the overlay's exclude",
         )
     if place.stat().st_size != found.size_bytes or _digest(place, scan) != found.oid:
         raise ConfigError(
-            f"{path}: the file that its Git LFS pointer stands for is damaged",
-            why=f"{place} is not what the pointer says",
+            f"{path}: the file of its Git LFS pointer is damaged",
+            why=f"{place} does not match the pointer",
             remedy=f"delete {place}, then git lfs fetch",
         )
     return OnDisk(place, found.size_bytes)

@@ -1,4 +1,4 @@
-"""The two lock files of an image: what exactly goes in, by name, version and hash, and never from where."""
+"""The two lock files of an image: the exact contents by name, version and hash, without addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from vllm_ci.domain.errors import ConfigError
 
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
-_RELOCK = "run vllm-ci lock to write it anew"
+_RELOCK = "run vllm-ci lock to write it again"
 _REQUIREMENT = re.compile(
     r"^# (?P<file>\S+\.whl) (?P<size>\d+)\n"
     r"(?P<name>[^\s=]+)==(?P<version>[^\s;]+)(?P<marker>[^\\\n]*)\\\n"
@@ -83,7 +83,7 @@ def read_wheels(path: Path, platforms: tuple[str, ...]) -> tuple[LockedWheel, ..
         )
     if len(wheels) != text.count("--hash="):
         raise ConfigError(
-            f"{path} has {text.count('--hash=')} hashes, of which {len(wheels)} could be read",
+            f"{path} has {text.count('--hash=')} hashes, and {len(wheels)} of them could be read",
             why="each requirement needs one hash, and above it a comment with file name and size",
             remedy=_RELOCK,
         )
@@ -144,6 +144,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no lock {path}", why="an image is built from locked files only", remedy=_RELOCK) from error
+        raise ConfigError(f"the lock {path} does not exist", why="images need locked files", remedy=_RELOCK) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the lock {path} is not UTF-8 text", why=str(error), remedy=_RELOCK) from error

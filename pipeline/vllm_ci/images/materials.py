@@ -1,6 +1,6 @@
 """What an image is made of, written down when it is built and bound to its digest.
 
-A release reads it. Nothing is worked out again from the checkout, whose locks may be others by then.
+A release reads it. Nothing is derived from the checkout again, because its locks may have changed by then.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class BuiltFrom:
 
     Attributes:
         wheels: Wheels of all its platforms, a commit's own wheel of vLLM among them.
-        debs: Debian packages of its base; none when it stands on another image.
+        debs: Debian packages of its base; none when it is based on another image.
         suite: Debian suite that those come from.
         files: Files of the commit: absolute path in the image to hex sha256.
         locks: Lock files: name to hex sha256.
         parameters: What the build was asked for.
-        base: Image that it stands on (``NAME@DIGEST``), empty for none.
+        base: Image that it is based on (``NAME@DIGEST``), empty for none.
     """
 
     wheels: tuple[LockedWheel, ...] = ()
@@ -65,7 +65,7 @@ class BuiltFrom:
             store: Where its layers are.
             wheels: Its wheels.
             debs: Debian packages of its base layer.
-            layers: Digests of the layers that the commit brings, lowest first.
+            layers: Digests of the layers with the commit's files, lowest first.
         """
         files = dict(self.files)
         for digest in layers:
@@ -116,6 +116,6 @@ def _files(store: Store, digest: str) -> dict[str, str]:
     record = store.record("files", digest.removeprefix("sha256:"))
     if record is None:
         raise BuildError(
-            f"nothing is known of the files in layer {digest}", remedy=f"remove {store.root / 'layers'} and build again"
+            f"there is no record of the files in layer {digest}", remedy=f"remove {store.root / 'layers'} and build again"
         )
     return {f"/{path}": expected for path, expected in record.get(_COMMIT, {}).items() if expected}

@@ -1,4 +1,4 @@
-"""What a layer's tar holds, member by member: names made plain, whiteouts told apart, nothing dropped in silence.
+"""Reads the members of a layer's tar: names are normalised, whiteouts recognised, nothing is dropped silently.
 
 Format: OCI image specification 1.1, "Image Layer Filesystem Changeset". Names that tools place in different ways (``..``) are
 refused.

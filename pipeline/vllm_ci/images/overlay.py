@@ -14,8 +14,7 @@ from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.image_spec import Overlay, selected
 from vllm_ci.images import lfs, work_tree
 from vllm_ci.images.entries import Content, Entry, Inline
-from vllm_ci.images.environment import Environment
-from vllm_ci.images.work_tree import GITLINK, Row
+from vllm_ci.images.work_tree import GITLINK, StatusRow
 from vllm_ci.system.vcs import git
 
 _LINK = "120000"
@@ -93,37 +92,22 @@ def blobs(source: Path, commit: Commit, overlay: Overlay) -> tuple[Blob, ...]:
     return tuple(sorted(kept, key=lambda blob: blob.target))
 
 
-def check_owners(found: Iterable[Blob], environment: Environment) -> None:
-    """Refuse files that would replace the image's Python environment.
-
-    Raises:
-        ConfigError: There is one.
-    """
-    for blob in found:
-        if environment.owns(blob.target):
-            raise ConfigError(
-                f"/{blob.target} is claimed by {blob.path} of an overlay and by the Python environment of the image",
-                why="programs of the image start through it",
-                remedy="choose another target for the overlay (image.overlays), or exclude the file",
-            )
-
-
-def identities(source: Path, commit: Commit, names: tuple[str, ...]) -> list[Row]:
+def identities(source: Path, commit: Commit, names: tuple[str, ...]) -> list[StatusRow]:
     """Files of a commit, or of its dirty work tree, by path."""
     return _rows(source, commit, *names) if names else []
 
 
-def _rows(source: Path, commit: Commit, *names: str) -> list[Row]:
+def _rows(source: Path, commit: Commit, *names: str) -> list[StatusRow]:
     return work_tree.files(source, *names) if commit.dirty else list(_of_commit(source, commit.sha, *names))
 
 
-def _of_commit(source: Path, sha: str, *names: str) -> Iterable[Row]:
+def _of_commit(source: Path, sha: str, *names: str) -> Iterable[StatusRow]:
     listed = git("--literal-pathspecs", "ls-tree", "-r", "-z", sha, "--", *names, cwd=source)
     for row in listed.decode("utf-8", "surrogateescape").split("\0"):
         if row:
             facts, _, path = row.partition("\t")
             mode, _, identity = facts.split()
-            yield Row(mode=mode, identity=identity, path=path)
+            yield StatusRow(mode=mode, identity=identity, path=path)
 
 
 def _absent(source: Path, commit: Commit, overlay: Overlay) -> ConfigError:
@@ -160,14 +144,14 @@ def _children(source: Path, sha: str, folder: str) -> dict[str, str]:
     return {path: facts.split()[0] for facts, _, path in rows}
 
 
-def _refuse_name(row: Row) -> None:
+def _refuse_name(row: StatusRow) -> None:
     """Refuse a file that must not go into an image, by its name or kind."""
     path, exclude = paths.shown(row.path), "or add it to the overlay's exclude"
     name = row.path.rpartition("/")[2]
     if any(fnmatchcase(name, pattern) for pattern in _SECRET_NAMES) and name not in _SECRET_NAMES_ALLOWED:
         raise ConfigError(
             f"{path} looks like a secret",
-            why="whoever pulls the image could read it",
+            why="anyone who pulls the image could read it",
             remedy=f"take it out of the repository, {exclude}",
         )
     if row.mode == GITLINK:
@@ -240,7 +224,7 @@ def _refuse_secret(path: str, content: bytes) -> None:
     if _SECRET_TEXT.search(content):
         raise UsageError(
             f"{path} holds what looks like a private key or an access token",
-            why="whoever pulls the image could read it",
+            why="anyone who pulls the image could read it",
             remedy="take it out of the repository (and revoke it), or add the file to the overlay's exclude",
         )
 

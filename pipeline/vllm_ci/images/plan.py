@@ -22,7 +22,7 @@ class Made:
     """Content of a layer.
 
     Attributes:
-        entries: What goes in; sorted and completed when the layer is written.
+        entries: Its contents; sorted and completed when the layer is written.
         files: Owner (project or ``debian``, ``commit``) to path to hex sha256 of its files.
     """
 
@@ -40,7 +40,7 @@ class LayerPlan:
         wheels: The wheels that making it takes.
         make: Makes its content; called only when its key is unknown.
         explain: What it is, for people.
-        whose: Who brings a path, for people; by default whoever owns the file.
+        whose: Names the owner of a path, for messages; by default the owner of the file.
     """
 
     tier: str
@@ -75,9 +75,9 @@ def deal(spec: ImageSpec, wheels: Iterable[LockedWheel]) -> list[tuple[Tier, str
     for project, files in halves.items():
         if files != [Files.ALL] and sorted(files) != sorted([Files.COMPILED, Files.PYTHON]):
             raise ConfigError(
-                f"{project} goes into {'no tier' if not files else f'{len(files)} tiers'} of spec {spec.name}",
+                f"{project} matches {'no tier' if not files else f'{len(files)} tiers'} of spec {spec.name}",
                 why=f"its files are taken as: {', '.join(files) or 'nothing'}",
-                remedy="have one tier with files: all match it, or two with files: compiled and files: python",
+                remedy="it must match one tier with files: all, or two tiers with files: compiled and files: python",
             )
     return dealt
 
@@ -163,8 +163,8 @@ def _refuse(fights: Mapping[str, tuple[str, str]]) -> None:
     shown = "; ".join(f"/{path}: {' or '.join(owners)}" for path, owners in list(fights.items())[:5])
     raise BuildError(
         f"/{path} is claimed by {first} and by {second}, with different content{more}",
-        why="which one stays would depend on the order of installation",
-        remedy=f"lock versions that do not fight, or name winners (path patterns) in the spec: {shown}",
+        why="which one is kept would depend on the order of installation",
+        remedy=f"lock versions without the conflict, or name winners (path patterns) in the spec: {shown}",
     )
 
 
@@ -181,4 +181,4 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
             words.append(f"{name}: {shown}")
         else:
             words.append(name)
-    return "; ".join(words) or "its blob was gone"
+    return "; ".join(words) or "its blob was missing"

@@ -1,4 +1,4 @@
-"""What the cache holds, and what of it may go: by reachability from the images built here, by age, by size."""
+"""What is in the cache, and what can be deleted: by reachability from the images built here, by age, by size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HALF_WRITTEN_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class CacheKind:
     """One kind of thing in the cache.
 
     Attributes:
@@ -40,7 +40,7 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruned:
+class PrunedCache:
     """What was, or would be, deleted.
 
     Attributes:
@@ -54,20 +54,20 @@ class Pruned:
     freed_bytes: int
 
 
-def show(store: Store) -> tuple[Kind, ...]:
-    """What the cache holds; waits for whoever prunes."""
+def show(store: Store) -> tuple[CacheKind, ...]:
+    """What is in the cache; waits while it is pruned."""
     with store.in_use():
         return (
-            Kind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
+            CacheKind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
             *(
-                Kind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
+                CacheKind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
                 for name in ("wheels", "debs", "bytecode", "trees", "compiled")
             ),
         )
 
 
 def sweep(store: Store) -> None:
-    """Delete what builders that were killed left half-written; not while somebody else builds."""
+    """Delete partial files of builders that were killed; skipped while another build runs."""
     before = time.time() - _HALF_WRITTEN_S
     with contextlib.suppress(LockedError), store.alone(timeout_s=0):
         for path in _leftovers(store):
@@ -75,7 +75,7 @@ def sweep(store: Store) -> None:
                 _delete(path)
 
 
-def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> Pruned:
+def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> PrunedCache:
     """Delete images not built for a while, then the least recently built ones until the rest fits, and all that nothing needs.
 
     Waits for builds that are under way.
@@ -98,7 +98,7 @@ def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: 
                 store.keep_only(kept)
             for path in paths:
                 _delete(path)
-    return Pruned(images=names, paths=tuple(paths), freed_bytes=freed)
+    return PrunedCache(images=names, paths=tuple(paths), freed_bytes=freed)
 
 
 def _used(store: Store, item: dict[str, Any]) -> float:
@@ -139,7 +139,7 @@ def _unreachable(store: Store, kept: list[dict[str, Any]]) -> Iterator[Path]:
 
 
 def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Path]:
-    """Things that can be had again and were not used lately; trees of images that are gone, unless used today."""
+    """Files that can be fetched again and were not used lately; trees of images that are gone, unless used today."""
     wanted = set()
     for item in kept:
         for digest in _manifests(store, item):
@@ -161,7 +161,7 @@ def _manifests(store: Store, item: dict[str, Any]) -> list[str]:
 
 
 def _leftovers(store: Store) -> Iterator[Path]:
-    """What a killed builder left; nobody builds while we are here."""
+    """Partial files of killed builders; no build runs meanwhile."""
     for folder in (
         store.blobs,
         store.bytecode,

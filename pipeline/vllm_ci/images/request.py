@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import FailedError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import build as builder
 from vllm_ci.images.build import BuiltImage
@@ -35,17 +35,17 @@ class BuildRequest:
     threads: int = 0
 
 
-def build(request: BuildRequest, *, progress: Callable[[str], None]) -> BuiltImage:
+def build(request: BuildRequest, *, emit: Emit) -> BuiltImage:
     """Build the image, and export it where asked.
 
     Raises:
-        BuildError: A part could not be had or made.
+        BuildError: A part could not be fetched or built.
         ConfigError: Spec, locks or overlays do not fit together.
     """
-    return request.output.export(_built(request, Store(), progress))
+    return request.output.export(_built(request, Store(), emit))
 
 
-def check(request: BuildRequest, image: BuiltImage, *, progress: Callable[[str], None]) -> None:
+def check(request: BuildRequest, image: BuiltImage, *, emit: Emit) -> None:
     """Build once more from nothing but downloads, and compare.
 
     Raises:
@@ -57,7 +57,7 @@ def check(request: BuildRequest, image: BuiltImage, *, progress: Callable[[str],
         for name in ("wheels", "debs"):
             (store.root / name).mkdir(exist_ok=True)
             (fresh.root / name).symlink_to(store.root / name)
-        again = _built(request, fresh, progress)
+        again = _built(request, fresh, emit)
     if again.ref.digest != image.ref.digest:
         pairs = zip(image.layers, again.layers, strict=True)
         other = [old.tier for old, new in pairs if old.digest != new.digest]
@@ -68,28 +68,30 @@ def check(request: BuildRequest, image: BuiltImage, *, progress: Callable[[str],
         )
 
 
-def push(request: BuildRequest, image: BuiltImage, repository: str, *, progress: Callable[[str], None]) -> int:
+def push(request: BuildRequest, image: BuiltImage, repository: str, *, emit: Emit) -> int:
     """Push it, under its tags unless the tree is dirty; the number of bytes that were sent.
 
     Raises:
         RegistryError: The registry refused or broke off.
     """
     from vllm_ci.registry.access import Access
+    from vllm_ci.registry.push_progress import PushProgress
     from vllm_ci.registry.transfer import push as send
 
     tags = image.ref.tags if not request.commit.dirty else ()
     access = Access.from_environment().pushing_to(repository)
-    sent = send(Store().layout, image.ref.digest, repository, tags, access=access)
-    progress(f"pushed {sent.reference}: {sent.pushed_bytes / 1e3:,.1f} kB in {sent.seconds:.1f} s")
+    with step(emit, "push", repository) as done:
+        sent = send(Store().layout, image.ref.digest, repository, tags, access=access, on_bytes=PushProgress(emit, "push"))
+        done(f"{sent.reference}, {sent.pushed_bytes / 1e3:,.1f} kB sent")
     return sent.pushed_bytes
 
 
-def _built(request: BuildRequest, store: Store, progress: Callable[[str], None]) -> BuiltImage:
+def _built(request: BuildRequest, store: Store, emit: Emit) -> BuiltImage:
     return builder.build(
         source=request.source,
         commit=request.commit,
         spec=request.spec,
-        progress=progress,
+        emit=emit,
         threads=request.threads,
         store=store,
     )

@@ -63,7 +63,7 @@ def check(lines: Iterable[str], *, spec: ImageSpec, wheels: Iterable[LockedWheel
             unmet.append(f"{line} (locked: {found or 'nothing'})")
     if unmet:
         raise ConfigError(
-            f"{whose} needs what the lock of spec {spec.name} does not have",
+            f"{whose} needs packages that the lock of spec {spec.name} does not have",
             why="; ".join(unmet[:5]),
             remedy="add it to requirements of the spec and run vllm-ci lock",
         )

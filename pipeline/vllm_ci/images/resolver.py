@@ -10,6 +10,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.domain.image_spec import ImageSpec
 from vllm_ci.images import uv
 from vllm_ci.images.debian import apt
@@ -21,7 +22,7 @@ from vllm_ci.images.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class LockChange:
     """What a new lock does to one package; an empty version means absent."""
 
     name: str
@@ -37,8 +38,8 @@ def lock(
     exclude_newer: str = "",
     only: str = "",
     dry_run: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
-) -> tuple[Change, ...]:
+    emit: Emit = ignore,
+) -> tuple[LockChange, ...]:
     """Resolve ``spec`` for all its platforms and write its locks; what changed, by package.
 
     Args:
@@ -48,7 +49,7 @@ def lock(
         exclude_newer: Date after which nothing is taken.
         only: ``wheels`` or ``debs``; empty for both.
         dry_run: Write nothing.
-        progress: Told what happens.
+        emit: Told of each step.
 
     Raises:
         BuildError: Nothing satisfies the spec.
@@ -57,15 +58,16 @@ def lock(
     old_debs = _locked(lambda: read_debs(spec.debs_lock))
     new_wheels, new_debs = old_wheels, old_debs
     if only != "debs":
-        progress(f"resolving wheels for {', '.join(spec.platforms)}")
         arguments = [part for name in packages for part in ("--upgrade-package", name)]
         arguments += ["--exclude-newer", exclude_newer] if exclude_newer else []
-        new_wheels = resolve_wheels(
-            spec, prefer={} if upgrade else {w.project: w.version for w in old_wheels}, arguments=arguments
-        )
+        prefer = {} if upgrade else {w.project: w.version for w in old_wheels}
+        with step(emit, "resolve wheels", ", ".join(spec.platforms)) as done:
+            new_wheels = resolve_wheels(spec, prefer=prefer, arguments=arguments)
+            done(f"{len(new_wheels)} wheels")
     if only != "wheels":
-        progress(f"resolving Debian packages of {spec.base.suite}")
-        new_debs = resolve_debs(spec)
+        with step(emit, "resolve packages", f"Debian {spec.base.suite}") as done:
+            new_debs = resolve_debs(spec)
+            done(f"{len(new_debs)} packages")
     if not dry_run:
         write_wheels(spec.wheels_lock, new_wheels, spec.platforms, spec=spec.name)
         write_debs(spec.debs_lock, new_debs, spec=spec.name)
@@ -82,9 +84,9 @@ def _locked(read: Callable[[], tuple[_Locked, ...]]) -> tuple[_Locked, ...]:
         return ()
 
 
-def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
+def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[LockChange, ...]:
     return tuple(
-        Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
+        LockChange(name=name, before=before.get(name, ""), after=after.get(name, ""))
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     )
@@ -141,7 +143,7 @@ def _size(place: str, http: object) -> int:
     answer = http.head(place)
     if answer.is_error or "content-length" not in answer.headers:
         raise BuildError(
-            f"the index does not say how large {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
+            f"the index does not report the size of {place.rpartition('/')[2]} is", why=f"it answered {answer.status_code}"
         )
     return int(answer.headers["content-length"])
 

@@ -1,4 +1,4 @@
-"""The file system that layers make, in memory: who brings what, and where a path leads.
+"""The file system of a stack of layers, in memory: the layer of each file, and where each path leads.
 
 Format: OCI image specification 1.1, "Applying Changesets". A directory stays when a directory comes over it; everything else
 replaces what lies at its path, with all that is below it. Whiteouts take away what lower layers brought, never what their own
@@ -36,7 +36,7 @@ class Leaf:
     """A file, a link, or what is neither.
 
     Attributes:
-        layer: Number of the layer that brought it.
+        layer: Number of its layer.
         source: Number of the layer that holds its content; another one for a hard link to a file of a lower layer.
         number: Of its member in that layer.
         member: Kind, link, digest and the path that its layer has for it.
@@ -55,7 +55,7 @@ class UnresolvedError(Exception):
     """A path leads nowhere: something that is no directory is in its way, or links go round."""
 
 
-class MissingError(UnresolvedError):
+class MissingPathError(UnresolvedError):
     """A path leads nowhere because there is no such directory."""
 
 
@@ -90,7 +90,7 @@ class Shape:
                 raise BuildError(
                     f"/{member.path} of layer {name} cannot be unpacked",
                     why=str(error),
-                    remedy="no container engine can unpack it either: have the image's maker build it again",
+                    remedy="container engines cannot unpack it either: the image has to be built again",
                 ) from error
 
     def _apply(self, number: int, member: Member) -> None:
@@ -129,7 +129,7 @@ class Shape:
         above, _, name = member.path.rpartition("/")
         try:
             parent = self._walk(member.path if member.kind is Kind.OPAQUE else above)[-1][1]
-        except MissingError:
+        except MissingPathError:
             return
         node = parent if member.kind is Kind.OPAQUE else parent.entries.get(name)
         if isinstance(node, Folder) and (node.layer == self._layer or node is parent):
@@ -170,7 +170,7 @@ class Shape:
                 continue
             links += 1
             if node.member.kind is not Kind.LINK:
-                raise MissingError(f"/{path} leads through {part}, which is no directory")
+                raise MissingPathError(f"/{path} leads through {part}, which is not a directory")
             if links > _MOST_LINKS:
                 raise UnresolvedError(f"/{path} leads through more than {_MOST_LINKS} links")
             if node.member.link.startswith("/"):
@@ -181,7 +181,7 @@ class Shape:
     def _step(self, folder: Folder, part: str, *, make: bool) -> Folder | Leaf:
         node = folder.entries.get(part)
         if node is None and not make:
-            raise MissingError(f"{part} is not there")
+            raise MissingPathError(f"{part} is not there")
         if node is None:
             node = folder.entries[part] = Folder(self._layer)
         elif make and isinstance(node, Folder):
@@ -255,7 +255,7 @@ class Shape:
 
 
 def strip(folder: Folder, layer: int) -> None:
-    """Take away what lower layers than ``layer`` brought into a directory."""
+    """Remove the entries of layers below ``layer`` from a directory."""
     pending = [folder]
     while pending:
         here = pending.pop()

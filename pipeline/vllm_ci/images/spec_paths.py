@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
-
-import yaml
 
 from vllm_ci.domain import paths
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.image_spec import Base, Compile, ImageSpec, Overlay, VllmSource
 from vllm_ci.domain.paths import InvalidPath
+from vllm_ci.system.yaml_file import Document, Place
 
-Key = tuple[str | int, ...]
 
-
-def normalised(spec: ImageSpec, where: Path | None) -> ImageSpec:
-    """``spec`` with all its paths in one form; ``where`` is the file it was read from, if any.
+def normalised(spec: ImageSpec, where: Document | None) -> ImageSpec:
+    """``spec`` with all its paths in one form; ``where`` is the file that it was read from, if any.
 
     Raises:
         ConfigError: One is not what it has to be; the message has file, line and key.
@@ -41,23 +37,23 @@ def normalised(spec: ImageSpec, where: Path | None) -> ImageSpec:
 
 
 class _Fixer:
-    """Converts values, and says where one stands that cannot be."""
+    """Converts values; errors name the line of an invalid one."""
 
-    def __init__(self, name: str, where: Path | None) -> None:
+    def __init__(self, name: str, where: Document | None) -> None:
         self.name, self.where = name, where
 
-    def __call__(self, key: Key, value: str, convert: Callable[[str], str]) -> str:
+    def __call__(self, key: Place, value: str, convert: Callable[[str], str]) -> str:
         try:
             return convert(value)
         except InvalidPath as error:
             shown = ".".join(map(str, key))
-            where = f"{self.where}:{line_of(self.where, key)}" if self.where else f"spec {self.name}"
+            where = f"{self.where.path}:{self.where.line(key)}" if self.where else f"spec {self.name}"
             raise ConfigError(f"{where}: {shown} is not valid", why=error.why, remedy=error.remedy) from error
 
-    def each(self, key: Key, values: Iterable[str], convert: Callable[[str], str]) -> tuple[str, ...]:
+    def each(self, key: Place, values: Iterable[str], convert: Callable[[str], str]) -> tuple[str, ...]:
         return tuple(self((*key, index), value, convert) for index, value in enumerate(values))
 
-    def links(self, key: Key, links: Mapping[str, str]) -> dict[str, str]:
+    def links(self, key: Place, links: Mapping[str, str]) -> dict[str, str]:
         return {
             self((*key, link), link, paths.in_image): self((*key, link), aim, paths.link_target) for link, aim in links.items()
         }
@@ -68,11 +64,11 @@ def _base(base: Base, fix: _Fixer) -> Base:
     return replace(base, links=fix.links(("base", "links"), base.links), interpreter=interpreter)
 
 
-def _argv(key: Key, argv: tuple[str, ...], fix: _Fixer) -> tuple[str, ...]:
+def _argv(key: Place, argv: tuple[str, ...], fix: _Fixer) -> tuple[str, ...]:
     return (fix((*key, 0), argv[0], paths.program), *argv[1:]) if argv else ()
 
 
-def _overlay(key: Key, overlay: Overlay, fix: _Fixer) -> Overlay:
+def _overlay(key: Place, overlay: Overlay, fix: _Fixer) -> Overlay:
     return replace(
         overlay,
         source=fix((*key, "source"), overlay.source, lambda text: paths.in_repository(text, whole=True)),
@@ -103,30 +99,11 @@ def _compile(step: Compile, fix: _Fixer) -> Compile:
 def _home(text: str) -> str:
     """A home directory, which is a field of ``/etc/passwd`` as well (passwd(5))."""
     if ":" in text:
-        raise InvalidPath(text, "holds a colon, which separates the fields of /etc/passwd", "a path without it")
+        raise InvalidPath(text, "contains a colon, which separates the fields of /etc/passwd", "a path without it")
     return paths.root_or_in_image(text)
 
 
 def _user(text: str) -> str:
     if not text or not all(sign.isascii() and (sign.isalnum() or sign in "._-") for sign in text) or text.startswith("-"):
-        raise InvalidPath(text, "is no name of a user", "letters, digits, dots, underscores and dashes")
+        raise InvalidPath(text, "is not a user name", "letters, digits, dots, underscores and dashes")
     return text
-
-
-def line_of(path: Path, key: Key) -> int:
-    """Line (from 1) of a key in a YAML file, or of the nearest one around it; read once more, for a message."""
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    line = 1
-    for step in key:
-        if isinstance(node, yaml.MappingNode):
-            pairs = {str(name.value): (name, value) for name, value in node.value}
-            if str(step) not in pairs:
-                break
-            name, node = pairs[str(step)]
-            line = name.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

@@ -1,4 +1,4 @@
-"""The cache folder: content-addressed, shared by concurrent builders, good after a kill at any moment.
+"""The cache folder: content-addressed, shared by concurrent builders, consistent after a kill at any moment.
 
 Everything appears by rename of a finished, synced temporary file or folder; whoever makes something holds the lock of its key.
 
@@ -48,11 +48,11 @@ def disk(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        need = f"about {needed_bytes / 1e9:.1f} GB more" if needed_bytes else "more room"
+        need = f"about {needed_bytes / 1e9:.1f} GB more" if needed_bytes else "more space"
         raise BuildError(
             f"the disk that holds {path} is full",
-            why=f"{free_bytes(path) / 1e9:.1f} GB are free, {need} is needed; nothing half-written was kept",
-            remedy="free some, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
+            why=f"{free_bytes(path) / 1e9:.1f} GB are free, {need} is needed; no partial files were kept",
+            remedy="free some space, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
         ) from error
 
 
@@ -72,7 +72,7 @@ def room_for(path: Path, needed_bytes: int, *, what: str) -> None:
     if (free := free_bytes(path)) < needed_bytes:
         raise BuildError(
             f"{what} need {needed_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free at {path}",
-            remedy="free some, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
+            remedy="free some space, run vllm-ci cache prune, or set VLLM_CI_HOME to a folder on a larger disk",
         )
 
 
@@ -164,7 +164,7 @@ class Store:
         return hold(self.root / "locks" / "prune", shared=True)
 
     def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
-        """Context for whoever prunes; see :func:`vllm_ci.system.filelock.hold`."""
+        """Context in which only pruning may use the store; see :func:`vllm_ci.system.filelock.hold`."""
         return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
 
     def prepare(self) -> None:

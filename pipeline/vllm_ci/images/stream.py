@@ -50,7 +50,7 @@ def tar_stream(blob: Path, *, diff_id: str = "") -> Iterator[tarfile.TarFile]:
 
 
 class Strict(tarfile.TarInfo):
-    """A header that is none is an error anywhere: tarfile takes one that is not the first for the end of the archive."""
+    """An invalid header is an error at any position: tarfile takes one that is not the first for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:  # noqa: D102
@@ -89,7 +89,7 @@ class _Plain:
             raise BuildError(
                 f"layer {name[:12]} is not the one that the image's configuration names",
                 why=f"its tar hashes to sha256:{self._hash.hexdigest()}, not to {diff_id}",
-                remedy="do not use this image; have its maker build it again",
+                remedy="do not use this image; it has to be built again",
             )
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from vllm_ci.domain.events import Emit
 from vllm_ci.images import fetch, index
 from vllm_ci.images.debian import mirrors
-from vllm_ci.images.debian.mirrors import Source
+from vllm_ci.images.debian.mirrors import AptSource
 from vllm_ci.images.fetch import Wanted
 from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.store import Store
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def wheel_path(store: Store, wheel: LockedWheel) -> Path:
-    """Where a wheel lies in the store, or would."""
+    """Path of a wheel in the store, whether or not it exists."""
     return store.wheels / wheel.sha256[:16] / wheel.filename
 
 
 def deb_path(store: Store, deb: LockedDeb) -> Path:
-    """Where a Debian package lies in the store, or would."""
+    """Path of a Debian package in the store, whether or not it exists."""
     return store.debs / deb.sha256[:16] / deb.path.rpartition("/")[2]
 
 
-def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Callable[[str], None]) -> None:
+def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> None:
     """Have all ``wheels`` in the store.
 
     Raises:
-        BuildError: One is to be had nowhere.
+        BuildError: One is not available anywhere.
     """
     by_hash = {wheel.sha256: wheel for wheel in wheels}
     wanted = [
@@ -48,7 +49,7 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, progress: Calla
         for root in indexes.urls:
             yield from _listed(root, by_hash[item.sha256], http, complain)
 
-    fetch.have(wanted, locate, certificates=indexes.certificates, progress=progress)
+    fetch.have(wanted, locate, certificates=indexes.certificates, name="fetch wheels", emit=emit)
 
 
 def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:
@@ -68,20 +69,18 @@ def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callabl
     try:
         found = packages(root, wheel.project, http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        complain(f"the index {fetch.shown(root)} cannot be asked: {error}")
+        complain(f"the index {fetch.shown(root)} cannot be reached: {error}")
         return
     for package in found:
         if package.filename == wheel.filename or package.digests.get("sha256") == wheel.sha256:
             yield package.url.partition("#")[0]
 
 
-def fetch_debs(
-    store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[Source]], progress: Callable[[str], None]
-) -> None:
+def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[], Iterable[AptSource]], emit: Emit) -> None:
     """Have all ``debs`` in the store.
 
     Raises:
-        BuildError: One is to be had nowhere.
+        BuildError: One is not available anywhere.
     """
     by_hash = {deb.sha256: deb for deb in debs}
     wanted = [
@@ -97,4 +96,4 @@ def fetch_debs(
             path = by_hash[item.sha256].path
             yield f"{root}/{quote(path)}" if root.startswith(("http://", "https://")) else f"{root}/{path}"
 
-    fetch.have(wanted, locate, certificates=index.configured().certificates, progress=progress)
+    fetch.have(wanted, locate, certificates=index.configured().certificates, name="fetch packages", emit=emit)

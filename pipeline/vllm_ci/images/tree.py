@@ -88,7 +88,7 @@ def unpacked(store: Store, diff_id: str, layer: dict[str, Any]) -> Path:
 
 
 def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes: int) -> Path:
-    """The folder ``name`` among the trees, filled by whoever comes first, and there only when it is complete."""
+    """The folder ``name`` among the trees, filled by the first process, and visible only when it is complete."""
     target = store.trees / name
     if target.is_dir():
         return target

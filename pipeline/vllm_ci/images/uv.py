@@ -26,7 +26,7 @@ def program() -> str:
     """Path of uv: ``VLLM_CI_UV``, the one beside this interpreter or in the checkout's ``.tools``, or that on ``PATH``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: uv is not installed.
     """
     tools = Path(__file__).resolve().parents[3] / ".tools" / "uv" / "bin" / "uv"
     for candidate in (
@@ -37,7 +37,7 @@ def program() -> str:
     ):
         if candidate and os.access(candidate, os.X_OK):
             return candidate
-    raise UsageError("uv was not found", why="locking resolves with it", remedy="pip install uv, or set VLLM_CI_UV to its path")
+    raise UsageError("uv was not found", why="vllm-ci lock uses it", remedy="pip install uv, or set VLLM_CI_UV to its path")
 
 
 def resolve(
@@ -56,7 +56,7 @@ def resolve(
     ``prefer`` has versions (by project) to stay with where they still fit.
 
     Raises:
-        BuildError: There is none.
+        BuildError: No set of wheels satisfies the requirements.
         ErroredError: uv did not end in time.
     """
     with scratch.folder("lock-") as folder:
@@ -115,7 +115,7 @@ def wheel_of(package: dict[str, Any]) -> tuple[str, str, str]:
         raise BuildError(
             f"{package['name']} {package.get('version', '')} has no wheel for this platform",
             why="images are assembled from wheels; a source distribution would have to be built first",
-            remedy="build a wheel of it and name its folder (UV_FIND_LINKS), or override the package away",
+            remedy="build a wheel of it and name its folder (UV_FIND_LINKS), or exclude the package with an override",
         )
     wheel = wheels[0]
     place = wheel.get("url") or wheel.get("path") or ""

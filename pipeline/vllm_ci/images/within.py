@@ -38,7 +38,7 @@ def directory(top: int, path: str) -> Iterator[int]:
 
 
 def open_directory(top: int, path: str) -> int:
-    """As :func:`directory`; whoever calls closes the descriptor."""
+    """As :func:`directory`; the caller closes the descriptor."""
     coded = os.fsencode(path or ".")
     if (call := _openat2()) is not None and len(coded) < _ONE_CALL_BYTES:
         return call(top, coded)
@@ -46,7 +46,7 @@ def open_directory(top: int, path: str) -> int:
 
 
 def walk(top: int, path: str) -> int:
-    """Open ``path`` one component at a time; whoever calls closes the descriptor."""
+    """Open ``path`` one component at a time; the caller closes the descriptor."""
     if ".." in path.split("/"):
         raise OSError(errno.EXDEV, "leads out of the directory", path)
     here = os.open(".", _FLAGS, dir_fd=top)
@@ -76,7 +76,7 @@ class _Call:
             handle: int = self._call(ctypes.c_long(_OPENAT2), *arguments)
             if handle >= 0:
                 return handle
-            # EAGAIN: somebody renamed a directory meanwhile, so the kernel could not be sure (openat2(2), RESOLVE_BENEATH).
+            # EAGAIN: a directory was renamed meanwhile, so the kernel could not be sure (openat2(2), RESOLVE_BENEATH).
             if (number := ctypes.get_errno()) not in {errno.EAGAIN, errno.EINTR}:
                 raise OSError(number, os.strerror(number), os.fsdecode(path))
 

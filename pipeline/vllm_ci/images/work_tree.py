@@ -20,7 +20,7 @@ _LINK = "120000"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StatusRow:
     """A file.
 
     Attributes:
@@ -36,7 +36,7 @@ class Row:
     local: bool = False
 
 
-def files(source: Path, *names: str) -> list[Row]:
+def files(source: Path, *names: str) -> list[StatusRow]:
     """Files below ``names`` that git tracks or would, by path."""
     found = {row.path: row for row in _index(source, names)}
     length = len(next(iter(found.values())).identity) if found else 0
@@ -54,12 +54,12 @@ def _listed(source: Path, *arguments: str, names: tuple[str, ...]) -> list[str]:
     return [row for row in output.decode("utf-8", "surrogateescape").split("\0") if row]
 
 
-def _index(source: Path, names: tuple[str, ...]) -> Iterator[Row]:
+def _index(source: Path, names: tuple[str, ...]) -> Iterator[StatusRow]:
     """What the index has. Files outside a sparse checkout and files taken as unchanged are only there."""
     for row in _listed(source, "ls-files", "--stage", names=names):
         facts, _, path = row.partition("\t")
         mode, identity, _ = facts.split()
-        yield Row(mode=mode, identity=identity, path=path)
+        yield StatusRow(mode=mode, identity=identity, path=path)
 
 
 def _changed(source: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -90,17 +90,17 @@ def _id_length(source: Path) -> int:
     return len(git("rev-parse", "HEAD", cwd=source).strip())
 
 
-def _read(source: Path, changed: dict[str, str], length: int) -> Iterator[Row]:
+def _read(source: Path, changed: dict[str, str], length: int) -> Iterator[StatusRow]:
     """Files of the work tree; those that git would convert (line ends, filters) as git converts them."""
     plain = {path: mode for path, mode in changed.items() if mode not in {GITLINK, _LINK}}
     converted = _converted(source, list(plain))
     for path, mode in changed.items():
         if mode == GITLINK:
-            yield Row(mode=mode, identity="0" * length, path=path)
+            yield StatusRow(mode=mode, identity="0" * length, path=path)
             continue
         own = blob_id(content(source / path), length)
         identity = converted.get(path, own)
-        yield Row(mode=mode, identity=identity, path=path, local=identity == own)
+        yield StatusRow(mode=mode, identity=identity, path=path, local=identity == own)
 
 
 def _converted(source: Path, names: list[str]) -> dict[str, str]:
@@ -143,7 +143,7 @@ def content(path: Path) -> bytes:
     try:
         return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read", why=str(error), remedy="make it readable, or commit without it") from error
+        raise ConfigError(f"{path} cannot be read", why=str(error), remedy="change its permissions, or remove it") from error
 
 
 def blob_id(data: bytes, length: int) -> str:

@@ -23,8 +23,8 @@ from vllm_ci.registry.retry import Retry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """One place that answers for a repository.
+class RegistryEndpoint:
+    """One address that serves a repository.
 
     Attributes:
         host: ``name[:port]`` that is connected to.
@@ -39,7 +39,7 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Everything about reaching registries that is the user's choice.
+    """The user's settings for reaching registries.
 
     Attributes:
         ca_file: More certificate authorities, as PEM.
@@ -92,15 +92,15 @@ class Access:
         except ImageNameError:
             return self  # a folder, or a name that is refused where it is opened
 
-    def login(self, endpoint: Endpoint) -> Credentials | None:
-        """Who we are at an endpoint.
+    def login(self, endpoint: RegistryEndpoint) -> Credentials | None:
+        """The login for an endpoint.
 
         Raises:
             ConfigError: A configuration file or a credential helper is broken.
         """
         return self.credentials.get(endpoint.host) or find_credentials(endpoint.host, endpoint.path, owner=self.pushes_to)
 
-    def origin(self, reference: Reference) -> Endpoint:
+    def origin(self, reference: Reference) -> RegistryEndpoint:
         """Where a repository itself is: written to, and read from last."""
         entry = self._entry(reference)
         location = str(entry.get("location") or entry.get("prefix") or "") if entry else ""
@@ -108,7 +108,7 @@ class Access:
         moved = location + reference.repository.removeprefix(prefix) if location else reference.repository
         return self._endpoint(moved, insecure=bool(entry.get("insecure")) if entry else False)
 
-    def sources(self, reference: Reference) -> tuple[Endpoint, ...]:
+    def sources(self, reference: Reference) -> tuple[RegistryEndpoint, ...]:
         """Where a repository is read from, in this order: mirrors, then itself."""
         mirrors = [
             self._endpoint(mirror + reference.repository.removeprefix(prefix), insecure=False)
@@ -135,10 +135,10 @@ class Access:
         """
         return _tls(host, self.ca_file)
 
-    def _endpoint(self, repository: str, *, insecure: bool) -> Endpoint:
+    def _endpoint(self, repository: str, *, insecure: bool) -> RegistryEndpoint:
         host, _, path = repository.partition("/")
         plain: bool | None = insecure or host in self.plain_http
-        return Endpoint(host=host, path=path, plain_http=None if not plain and is_loopback(host) else plain)
+        return RegistryEndpoint(host=host, path=path, plain_http=None if not plain and is_loopback(host) else plain)
 
     def _entry(self, reference: Reference) -> Mapping[str, Any] | None:
         """The entry whose prefix is longest."""

@@ -16,7 +16,7 @@ _MAX_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class RegistryAnswer:
     """An answer that was read in full.
 
     Attributes:
@@ -32,7 +32,7 @@ class Answer:
     content: bytes = b""
 
     def json(self) -> Any:
-        """The body as JSON; ``None`` when it is none."""
+        """The body as JSON; ``None`` when it is not JSON."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
@@ -68,7 +68,7 @@ class Answer:
         return _line(self.content[:300].decode("utf-8", "replace"), 300) if kind == "text/plain" else ""
 
 
-def read(response: httpx.Response) -> Answer:
+def read(response: httpx.Response) -> RegistryAnswer:
     """The whole answer; the body of a refusal that breaks off does not hide its status.
 
     Raises:
@@ -80,14 +80,14 @@ def read(response: httpx.Response) -> Answer:
             content += piece
             if len(content) > _MAX_BYTES:
                 raise RegistryError(
-                    f"{response.url.netloc.decode()} gave an answer of more than {_MAX_BYTES >> 20} MiB",
+                    f"{response.url.netloc.decode()} sent an answer of more than {_MAX_BYTES >> 20} MiB",
                     why="a manifest, a list or a token is never that large",
                     remedy="check the registry's address",
                 )
     except httpx.RequestError:
         if response.status_code < 400:
             raise
-    return Answer(status=response.status_code, headers=response.headers, url=str(response.url), content=bytes(content))
+    return RegistryAnswer(status=response.status_code, headers=response.headers, url=str(response.url), content=bytes(content))
 
 
 def _line(text: object, most: int) -> str:

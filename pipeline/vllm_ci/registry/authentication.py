@@ -52,7 +52,7 @@ class Authentication:
             sent: The header that was refused, empty when none was sent.
 
         Raises:
-            RegistryError: No token can be had, and nothing else can be tried.
+            RegistryError: No token was returned, and nothing else can be tried.
         """
         tried: set[str] = set()
         failed: RegistryError | None = None
@@ -78,7 +78,7 @@ class Authentication:
         return login.basic
 
     def _tokens(self, challenge: Challenge, scope: str, sent: str, tried: set[str]) -> Iterator[str]:
-        """The token that another thread got in the meantime, and a new one where there is none or that has ended, too."""
+        """The token that another thread got in the meantime, or a new one where there is none or it has expired too."""
         with self._fetching:
             newer = self.header(scope)
             usable = newer.startswith("Bearer ") and newer not in {sent, *tried}

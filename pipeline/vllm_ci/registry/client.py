@@ -8,7 +8,7 @@ from typing import Self
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import referrers
 from vllm_ci.registry.access import Access
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import (
     DigestError,
     ForbiddenError,
@@ -80,7 +80,7 @@ class RemoteRepository:
         except NotFoundError:
             return None
 
-    def _asked_for(self, place: str) -> Answer | None:
+    def _asked_for(self, place: str) -> RegistryAnswer | None:
         """The answer to HEAD; ``None`` where the registry does not take that.
 
         An account may lack a repository that does not exist yet: some token servers then refuse the right to pull, and grant
@@ -140,9 +140,7 @@ class RemoteRepository:
             return self._blobs[digest]
         content = self._whole(digest)
         if digest_of(content) != digest:
-            raise DigestError(
-                f"{self.name} gave bytes with {digest_of(content)} for {digest}", remedy="try again; do not use what came"
-            )
+            raise DigestError(f"{self.name} sent bytes with {digest_of(content)} for {digest}", remedy="try again")
         if len(content) <= _KEPT_BYTES:
             self._blobs[digest] = content
         return content
@@ -154,7 +152,7 @@ class RemoteRepository:
             if len(content) > _MOST_BYTES:
                 raise RegistryError(
                     f"{self.name}: the blob {digest} has more than {_MOST_BYTES >> 20} MiB",
-                    why="a configuration or a statement is never that large",
+                    why="configurations and statements are never that large",
                     remedy="check what was pushed there",
                 )
         return bytes(content)
@@ -226,7 +224,7 @@ class RemoteRepository:
             fallback.rebuild(subject)
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest and its tags.
+        """Delete a manifest and its tags.
 
         Raises:
             UnsupportedError: The registry does not allow it.
@@ -251,17 +249,17 @@ class RemoteRepository:
     def _path(self, kind: str, reference: str) -> str:
         return f"/v2/{self._origin.endpoint.path}/{kind}/{reference}"
 
-    def _put(self, manifest: Manifest, reference: str) -> Answer:
+    def _put(self, manifest: Manifest, reference: str) -> RegistryAnswer:
         answer = self._put_settled(manifest, reference)
         told = answer.headers.get("Docker-Content-Digest", manifest.digest)
         if told != manifest.digest:
-            raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="something on the way rewrote it")
+            raise DigestError(f"{self.name} keeps manifest {manifest.digest} as {told}", why="it was rewritten")
         if answer.status != 201:
             self._await(manifest, reference)
         return answer
 
-    def _put_settled(self, manifest: Manifest, reference: str) -> Answer:
-        """Upload a manifest; a blob that somebody else uploads at this moment can look unknown or damaged for a while."""
+    def _put_settled(self, manifest: Manifest, reference: str) -> RegistryAnswer:
+        """Upload a manifest; a blob that another client is uploading can look unknown or damaged for a while."""
         failures = Failures(self.access.retry, _PUTS)
         while True:
             try:
@@ -283,19 +281,19 @@ class RemoteRepository:
         while self.resolve(reference) != manifest.digest:
             if not failures.again():
                 raise RefusedError(
-                    f"{self.name} took the manifest {manifest.digest} as {reference}, and does not have it",
+                    f"{self.name} accepted the manifest {manifest.digest} as {reference} but does not have it",
                     why="it did not answer 201 Created",
-                    remedy="check the registry, and what stands between it and here",
+                    remedy="check the registry and any proxies",
                 )
 
 
-def _tags_of(page: Answer) -> set[str]:
+def _tags_of(page: RegistryAnswer) -> set[str]:
     value = page.json()
     tags = value.get("tags") if isinstance(value, dict) else page
     if tags is not None and not (isinstance(tags, list) and all(isinstance(each, str) for each in tags)):
         raise RegistryError(
-            f"{page.host} gives no list of tags",
-            why=f"{page.url[:200]} answered 200 with {page.headers.get('Content-Type') or 'unknown type'} that is none",
+            f"{page.host} returned no list of tags",
+            why=f"{page.url[:200]} answered 200 with {page.headers.get('Content-Type') or 'unknown type'} which is not a list",
             remedy="check the registry's address: a web page or a proxy may answer in its place",
         )
     return set(tags or ())

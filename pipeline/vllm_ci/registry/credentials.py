@@ -1,4 +1,4 @@
-"""Who we are to a registry: docker's and podman's configuration files, and credential helpers.
+"""Logins for registries: docker's and podman's configuration files, and credential helpers.
 
 Format: containers-auth.json(5), docker's ``config.json``, and the docker-credential-helpers protocol.
 """
@@ -156,7 +156,7 @@ def _from_helper(name: str, host: str, env: Mapping[str, str]) -> Credentials | 
         username, secret = str(value["Username"]), str(value["Secret"])
     except external.ProgramTimeoutError as error:
         # What it printed may be a secret.
-        raise ErroredError(error.message, remedy=f"unlock what it asks ({program} get), or docker login {host}") from None
+        raise ErroredError(error.message, remedy=f"unlock its store ({program} get), or docker login {host}") from None
     except (ErroredError, ValueError, KeyError, TypeError) as error:
         # What it printed may be a secret: only the exception's kind is told.
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a registry can refuse, told apart: who you are, what you may, and what there is."""
+"""Errors of registries, by cause: login, permission, absence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ImageNameError(UsageError):
 
 
 class RefusedError(RegistryError):
-    """An answer that is not the one asked for.
+    """An answer with an unexpected status.
 
     Args:
         message: See :class:`~vllm_ci.domain.errors.VllmCiError`, as are the other two.
@@ -39,19 +39,19 @@ class RefusedError(RegistryError):
 
 
 class UnauthorizedError(RefusedError):
-    """401: the registry does not know who asks, or does not believe the password."""
+    """401: no login, or wrong credentials."""
 
 
 class ForbiddenError(RefusedError):
-    """403: the registry knows who asks, and this account may not."""
+    """403: the account has no permission."""
 
 
 class NotFoundError(RefusedError):
-    """404: there is no such thing in the repository."""
+    """404: it is not in the repository."""
 
 
 class NameUnknownError(NotFoundError):
-    """404 with NAME_UNKNOWN: the repository itself is not there."""
+    """404 with NAME_UNKNOWN: the repository does not exist."""
 
 
 class UnsupportedError(RefusedError):
@@ -63,4 +63,4 @@ class UnreachableError(RefusedError):
 
 
 class DigestError(RegistryError):
-    """Bytes that do not have the digest they were asked by."""
+    """Bytes that do not match the requested digest."""

@@ -81,7 +81,7 @@ class Layout:
         content = b"".join(self.read_blob(digest))
         if hashlib.sha256(content).hexdigest() != digest[7:]:
             raise DigestError(
-                f"{self.name} holds altered bytes for {digest}", remedy="delete that blob and build or pull again"
+                f"the bytes of {digest} in {self.name} were altered", remedy="delete that blob and build or pull again"
             )
         return content
 
@@ -145,7 +145,7 @@ class Layout:
             with _replacing(marker) as stream:
                 stream.write(_canonical({"imageLayoutVersion": "1.0.0"}))
         elif json.loads(marker.read_bytes()).get("imageLayoutVersion") != "1.0.0":
-            raise UnsupportedError(f"{self.name} is an image layout of another version", remedy="name another folder")
+            raise UnsupportedError(f"{self.name} is an image layout of an unsupported version", remedy="name another folder")
 
     def add(self, content: bytes) -> str:
         """Keep a small blob; its digest."""
@@ -154,7 +154,7 @@ class Layout:
         return digest
 
     def add_file(self, digest: str, source: Path) -> None:
-        """Keep a blob that lies in a file on this machine: linked where the disk allows it."""
+        """Keep a blob from a file on this machine: linked where the disk allows it."""
         target = self.path / "blobs" / "sha256" / digest[7:]
         if target.exists():
             return
@@ -164,7 +164,7 @@ class Layout:
             shutil.copyfile(source, target)
 
     def replace_index(self, manifests: Sequence[dict[str, Any]]) -> None:
-        """List these descriptors and no others; the caller sees to it that nobody else writes at the same time."""
+        """List these descriptors and no others; the caller must be the only writer."""
         self._write_index({}, manifests)
 
     def _write_index(self, before: Mapping[str, Any], manifests: Sequence[dict[str, Any]]) -> None:
@@ -200,8 +200,8 @@ class Layout:
             if "sha256:" + digest.hexdigest() != descriptor.digest or size != descriptor.size:
                 raise DigestError(
                     f"{size} bytes of sha256:{digest.hexdigest()} came, expected {descriptor.size} of {descriptor.digest}",
-                    why="they were altered or cut on the way",
-                    remedy="try again; if it stays, the source holds a damaged blob",
+                    why="they were altered or truncated in transit",
+                    remedy="try again; if it happens again, the blob is damaged at its source",
                 )
         return True
 
@@ -233,7 +233,7 @@ class Layout:
             self.put_manifest(manifest)
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest, all its tags, and the blobs that nothing else here refers to."""
+        """Delete a manifest, its tags, and the blobs that nothing else here refers to."""
         with self.changing_index() as entries:
             entries[:] = [each for each in entries if each["digest"] != digest]
         keep = {found for entry in self.entries() for found in self._reachable(entry.digest)}

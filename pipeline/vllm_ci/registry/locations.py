@@ -38,8 +38,8 @@ def resolve(base: str, location: str) -> str:
     target = absolute(_joined(base, _cleaned(location)))
     if base.lower().startswith("https:") and target.startswith("http:"):
         raise RegistryError(
-            f"{urlsplit(base).netloc} leads from https to http: {shown(target)}",
-            why="the registry may stand behind a proxy and not know that it is reached by https",
+            f"{urlsplit(base).netloc} redirects from https to http: {shown(target)}",
+            why="the registry may be behind a proxy and not know that it is reached by https",
             remedy="let the proxy send X-Forwarded-Proto and Host, or configure the registry's external URL",
         )
     return target
@@ -106,7 +106,7 @@ def _links(header: str) -> Iterator[tuple[str, list[str]]]:
 def _cleaned(text: str) -> str:
     """Python's urllib drops some control characters unseen, which would make another address of it."""
     if _CONTROL.search(text):
-        raise RegistryError(f"a server named an address with control characters: {shown(text)!r}")
+        raise RegistryError(f"a server sent an address with control characters: {shown(text)!r}")
     return quote(text.strip(" "), safe=_KEPT, errors="replace")
 
 
@@ -124,7 +124,7 @@ def _split(url: str) -> SplitResult:
 
 def _unusable(url: str) -> RegistryError:
     return RegistryError(
-        f"a server named an address that cannot be used: {shown(url)!r}",
+        f"a server sent an address that cannot be used: {shown(url)!r}",
         why="only http and https addresses with a host, and without a login, are used",
         remedy="check the registry's configuration",
     )

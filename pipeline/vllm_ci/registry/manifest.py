@@ -59,9 +59,9 @@ class Descriptor:
             where = "/".join(str(platform[key]) for key in ("os", "architecture", "variant") if platform.get(key))
             annotations = dict(value.get("annotations") or {})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise RegistryError(f"a manifest holds a malformed descriptor: {value!r}") from error
+            raise RegistryError(f"a manifest contains an invalid descriptor: {value!r}") from error
         if not is_digest(digest) or size < 0:
-            raise RegistryError(f"a manifest holds a descriptor with an unusable digest or size: {value!r}")
+            raise RegistryError(f"a manifest contains a descriptor with an invalid digest or size: {value!r}")
         return cls(
             media_type=media_type,
             digest=digest,
@@ -103,7 +103,7 @@ class Manifest:
         except (ValueError, AttributeError, RecursionError) as error:
             kind = media_type or "unknown type"
             raise RegistryError(
-                f"not a manifest: the bytes ({kind}) are no JSON object",
+                f"not a manifest: the bytes ({kind}) are not a JSON object",
                 remedy="check the registry's address: a web page or a proxy may answer in its place",
             ) from error
         found = said or media_type.partition(";")[0].strip()

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.session import Session
 
 # A page holds one entry at least; a list of more is a registry that counts pages without an end.
 _MAX_PAGES = 10_000
 
 
-def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
+def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str] | None = None) -> Iterator[RegistryAnswer]:
     """Every page of a list, to its end.
 
     Args:
@@ -37,15 +37,15 @@ def pages(session: Session, path: str, *, scope: str, headers: Mapping[str, str]
             return
         place = locations.resolve(answer.url, target)
         if locations.origin(place) != locations.origin(session.base):
-            raise _astray(answer.host, f"the next page is said to be at {locations.shown(place)}, which is another host")
+            raise _astray(answer.host, f"the next page is on another host: {locations.shown(place)}")
         if place in seen or len(seen) > 2 * _MAX_PAGES:
             page = place.removeprefix(session.base)[:200]
-            raise _astray(answer.host, f"page {page} comes again, or there are more than {_MAX_PAGES} pages")
+            raise _astray(answer.host, f"page {page} is repeated, or there are more than {_MAX_PAGES} pages")
 
 
 def _astray(host: str, why: str) -> RegistryError:
     return RegistryError(
-        f"{host} gives a list whose pages cannot be followed to the end",
+        f"{host} returned a list whose pages cannot be followed to the end",
         why=why,
         remedy="check the registry, and the external URL that it and its proxy are configured with",
     )

@@ -50,7 +50,7 @@ class Sources:
                     failures.reset()
             except UnreachableError as error:
                 if not error.passing or not failures.again():
-                    message = f"{self._name}: reading {digest} broke off: {error.message}"
+                    message = f"{self._name}: reading {digest} was interrupted: {error.message}"
                     raise given_up(UnreachableError(message, why=error.why, remedy=error.remedy), failures.count) from error
             else:
                 return
@@ -90,9 +90,9 @@ def read_manifest(session: Session, reference: str) -> Manifest:
     answer = session.request("GET", path, scope=f"repository:{session.endpoint.path}:pull", headers=ACCEPT)
     if is_digest(reference) and digest_of(answer.content) != reference:
         raise DigestError(
-            f"{session.endpoint.host} gave a manifest with {digest_of(answer.content)} for {reference}",
-            why="the registry, or something between it and here, altered it",
-            remedy="do not use this registry or mirror until that is explained",
+            f"{session.endpoint.host} sent a manifest with {digest_of(answer.content)} for {reference}",
+            why="the registry or a proxy altered it",
+            remedy="do not use this registry or mirror until the cause is known",
         )
     try:
         return Manifest.parse(answer.content, answer.headers.get("Content-Type", ""))
@@ -121,7 +121,7 @@ def _first_byte(answer: httpx.Response, asked: int) -> int:
     first = int(told[1]) if told else asked
     if first > asked:
         raise RefusedError(
-            f"{answer.url.netloc.decode()} gave bytes from {first} on, and was asked for those from {asked} on",
-            remedy="check the registry, and what stands between it and here",
+            f"{answer.url.netloc.decode()} sent bytes from {first} on instead of {asked}",
+            remedy="check the registry and any proxies",
         )
     return first

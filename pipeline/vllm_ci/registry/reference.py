@@ -81,9 +81,9 @@ def parse(text: str) -> Reference:
     host, _, path = name.partition("/")
     if not path or not (host == "localhost" or "." in host or ":" in host):
         raise ImageNameError(
-            f"{text!r} names no registry",
-            why="no registry is assumed: the name itself says where an image lives",
-            remedy="write it in full, as in registry.example.com/team/name",
+            f"{text!r} does not name a registry",
+            why="there is no default registry",
+            remedy="write the full name, for example registry.example.com/team/name",
         )
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path):
         raise ImageNameError(

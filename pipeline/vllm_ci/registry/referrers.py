@@ -13,7 +13,7 @@ import threading
 from typing import Protocol
 
 from vllm_ci.domain.errors import RegistryError
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import NotFoundError, RefusedError
 from vllm_ci.registry.manifest import OCI_INDEX, Descriptor, Manifest
 from vllm_ci.registry.pages import pages
@@ -48,7 +48,7 @@ def listed(session: Session, path: str, *, scope: str) -> tuple[Descriptor, ...]
     return tuple(found or ())
 
 
-def _is_list(page: Answer) -> bool:
+def _is_list(page: RegistryAnswer) -> bool:
     """Whether it is the API that answered, and not a web page or a proxy: by the media type, and by the body.
 
     Raises:
@@ -62,12 +62,12 @@ def _is_list(page: Answer) -> bool:
     return said == OCI_INDEX and kind in (OCI_INDEX, "application/json") and isinstance(value.get("manifests", ""), list | None)
 
 
-def _no_list(page: Answer) -> RegistryError:
+def _no_list(page: RegistryAnswer) -> RegistryError:
     kind = page.headers.get("Content-Type") or "unknown type"
     return RegistryError(
-        f"{page.host} gives a list of referrers that cannot be read",
-        why=f"{page.url[:200]} answered {page.status} with {kind} that is no index",
-        remedy="check the registry, and what stands between it and here",
+        f"{page.host} returned a list of referrers that cannot be read",
+        why=f"{page.url[:200]} answered {page.status} with {kind} that is not an index",
+        remedy="check the registry and any proxies",
     )
 
 
@@ -125,7 +125,7 @@ class FallbackIndex:
                     return
         raise RegistryError(
             f"the list of referrers of {subject} in {self._repository.name} kept changing",
-            why="others attach statements to the same image at the same moment",
+            why="other processes are attaching statements to the same image",
             remedy="run the command again: nothing is lost, each statement has its own tag",
         )
 

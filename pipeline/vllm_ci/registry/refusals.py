@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from vllm_ci.registry.access import Endpoint
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.access import RegistryEndpoint
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.challenges import parse_challenges
 from vllm_ci.registry.credentials import Credentials, unused_variables
 from vllm_ci.registry.errors import (
@@ -21,10 +21,12 @@ from vllm_ci.registry.retry import STATUSES
 
 _Texts = tuple[str, str, str]
 _KINDS = {401: UnauthorizedError, 403: ForbiddenError, 405: UnsupportedError, 501: UnsupportedError}
-_HIDDEN = "some registries answer so for a repository that does not exist or is hidden from this account"
+_HIDDEN = "some registries answer like this for a repository that does not exist or is hidden from this account"
 
 
-def refusal(answer: Answer, method: str, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int) -> RefusedError:
+def refusal(
+    answer: RegistryAnswer, method: str, endpoint: RegistryEndpoint, login: Credentials | None, scope: str, tries: int
+) -> RefusedError:
     """The error that an answer stands for.
 
     Args:
@@ -51,18 +53,18 @@ def given_up(error: UnreachableError, tries: int) -> UnreachableError:
     return UnreachableError(error.message, why=why, remedy=error.remedy, status=error.status, code=error.code)
 
 
-def _kind(answer: Answer) -> type[RefusedError]:
+def _kind(answer: RegistryAnswer) -> type[RefusedError]:
     if answer.status == 404:
         return NameUnknownError if answer.code == "NAME_UNKNOWN" else NotFoundError
     return UnreachableError if answer.status in STATUSES else _KINDS.get(answer.status, RefusedError)
 
 
-def _unauthorised(answer: Answer, told: str, endpoint: Endpoint, login: Credentials | None) -> _Texts:
+def _unauthorised(answer: RegistryAnswer, told: str, endpoint: RegistryEndpoint, login: Credentials | None) -> _Texts:
     host, path = endpoint.host, endpoint.path
     offered = [each.scheme for each in parse_challenges(answer.headers.get_list("WWW-Authenticate"))]
     if offered and not {"basic", "bearer"} & set(offered):
         return (
-            f"{host} offers no way to log in that can be used",
+            f"{host} offers no supported way to log in",
             f"{told}; it offers {', '.join(offered)}, and only Basic and Bearer are supported",
             "let the registry offer Basic or Bearer as well",
         )
@@ -72,7 +74,7 @@ def _unauthorised(answer: Answer, told: str, endpoint: Endpoint, login: Credenti
         set_host = (
             f"docker login {host}, or set VLLM_CI_REGISTRY_USERNAME, VLLM_CI_REGISTRY_PASSWORD and VLLM_CI_REGISTRY_HOST={host}"
         )
-        return f"{host} wants a login for {path}", told + where, set_host
+        return f"{host} requires a login for {path}", told + where, set_host
     source = login.source or "the options"
     return (
         f"{host} does not accept the login for {path}",
@@ -82,7 +84,7 @@ def _unauthorised(answer: Answer, told: str, endpoint: Endpoint, login: Credenti
 
 
 def _texts(
-    kind: type[RefusedError], told: str, endpoint: Endpoint, login: Credentials | None, scope: str, tries: int
+    kind: type[RefusedError], told: str, endpoint: RegistryEndpoint, login: Credentials | None, scope: str, tries: int
 ) -> _Texts:
     host, path = endpoint.host, endpoint.path
     account = f"account {login.username or 'of the token'}" if login else "without a login"
@@ -92,10 +94,14 @@ def _texts(
     known: dict[type[RefusedError], _Texts] = {
         ForbiddenError: (
             f"{host} forbids this on {path}, {account}",
-            f"{told}; the account lacks the right {scope}, or {_HIDDEN}",
+            f"{told}; the account lacks the permission {scope}, or {_HIDDEN}",
             "ask the registry's owner for it, create the repository, or use another one",
         ),
-        NameUnknownError: (f"{host} knows no repository {path}", told, "check the name; some registries want it created first"),
+        NameUnknownError: (
+            f"{host} knows no repository {path}",
+            told,
+            "check the name; it may have to be created first",
+        ),
         NotFoundError: (f"{host}/{path} does not have that", told, hidden),
         UnsupportedError: (f"{host} does not support this on {path}", told, "use a registry that supports it"),
         UnreachableError: (f"{host} keeps failing", f"{told}, after {max(tries, 1)} tries", "try again later"),

@@ -44,7 +44,7 @@ class Repository(BlobSource, Protocol):
     def put_blob(
         self, descriptor: Descriptor, reader: Reader, *, mount_from: Sequence[str] = (), on_bytes: OnBytes | None = None
     ) -> bool:
-        """Keep a blob; false when no byte of it had to come here.
+        """Keep a blob; false when no bytes had to be transferred.
 
         Raises:
             DigestError: The bytes are not what the descriptor says; nothing is kept.
@@ -63,7 +63,7 @@ class Repository(BlobSource, Protocol):
         """All tags, sorted; none when the repository is not there yet."""
 
     def delete(self, digest: str) -> None:
-        """Forget a manifest and its tags.
+        """Delete a manifest and its tags.
 
         Raises:
             UnsupportedError: The registry cannot.

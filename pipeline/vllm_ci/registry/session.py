@@ -11,8 +11,8 @@ from typing import TypeVar
 import httpx
 
 from vllm_ci.registry import locations, refusals
-from vllm_ci.registry.access import Access, Endpoint
-from vllm_ci.registry.answer import Answer, read
+from vllm_ci.registry.access import Access, RegistryEndpoint
+from vllm_ci.registry.answer import RegistryAnswer, read
 from vllm_ci.registry.authentication import Authentication
 from vllm_ci.registry.challenges import parse_challenges
 from vllm_ci.registry.credentials import Credentials
@@ -33,7 +33,7 @@ class Session:
         access: How it is reached.
     """
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+    def __init__(self, endpoint: RegistryEndpoint, access: Access) -> None:
         self.endpoint = endpoint
         self.access = access
         self.credentials: Credentials | None = access.login(endpoint)
@@ -67,7 +67,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         patient: bool = True,
-    ) -> Answer:
+    ) -> RegistryAnswer:
         """One answer with a status in ``ok``, read in full.
 
         Args:

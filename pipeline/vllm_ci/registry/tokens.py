@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
 from vllm_ci.registry.access import is_loopback
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.challenges import Challenge
 from vllm_ci.registry.credentials import Credentials
 from vllm_ci.registry.errors import RefusedError, UnauthorizedError, UnreachableError
@@ -57,7 +57,7 @@ class TokenSource:
         Raises:
             UnauthorizedError: The token server refuses the credentials, or they must not be sent to it.
             UnreachableError: It does not answer, or keeps failing.
-            RegistryError: It gave no token.
+            RegistryError: It returned no token.
         """
         realm = self._realm(challenge.parameters.get("realm", ""))
         scopes = sorted({*scope.split(), *challenge.parameters.get("scope", "").split()})
@@ -72,12 +72,12 @@ class TokenSource:
             realm = locations.absolute(realm)
         except RegistryError as error:
             raise RegistryError(
-                f"{self._host} asks for a token but names no place to get one", why=error.why, remedy=error.remedy
+                f"{self._host} requires a token but names no usable token server", why=error.why, remedy=error.remedy
             ) from error
         if realm.startswith("http:") and not self._may_be_plain(urlsplit(realm).hostname or ""):
             raise UnauthorizedError(
-                f"{self._host} wants the login sent to {locations.shown(realm)} without TLS",
-                why="a token server without TLS is used only beside a registry without TLS",
+                f"{self._host} requires the login to be sent to {locations.shown(realm)} without TLS",
+                why="a token server without TLS is only used for a registry without TLS",
                 remedy="configure an https address as the registry's token realm",
             )
         return realm
@@ -105,7 +105,7 @@ class TokenSource:
             method="GET", url=locations.with_query(realm, query), authorization=credentials.basic if credentials else ""
         )
 
-    def _answer(self, asked: Outgoing) -> Answer:
+    def _answer(self, asked: Outgoing) -> RegistryAnswer:
         failures = Failures(self.wire.access.retry)
         while True:
             try:
@@ -117,7 +117,7 @@ class TokenSource:
             if answer.status not in STATUSES or not failures.again(answer.headers.get("Retry-After", "")):
                 return answer
 
-    def _refusal(self, answer: Answer) -> RefusedError:
+    def _refusal(self, answer: RegistryAnswer) -> RefusedError:
         server = urlsplit(answer.url).netloc
         told = f"{server} answered {answer.told}"
         login = self.credentials
@@ -126,29 +126,29 @@ class TokenSource:
                 f"the token server of {self._host} refuses the login ({answer.status})",
                 why=f"{told}; no credentials were found"
                 if login is None
-                else f"{told}; those from {login.source or 'the options'} are wrong, have expired or lack the right",
+                else f"{told}; those from {login.source or 'the options'} are wrong, have expired or lack the permission",
                 remedy=f"docker login {self._host}",
                 status=answer.status,
                 code=answer.code,
             )
         kind = UnreachableError if answer.status in STATUSES else RefusedError
         return kind(
-            f"the token server of {self._host} gave no token",
+            f"the token server of {self._host} returned no token",
             why=told,
             remedy="try again later" if kind is UnreachableError else "check the registry's token realm",
             status=answer.status,
             code=answer.code,
         )
 
-    def _token(self, answer: Answer) -> Token:
+    def _token(self, answer: RegistryAnswer) -> Token:
         value: Any = answer.json()
         found = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
         if not isinstance(found, str) or not _TOKEN.fullmatch(found):
             kind = answer.headers.get("Content-Type", "") or "unknown type"
             raise RegistryError(
-                f"the token server of {self._host} gave no token",
-                why=f"{urlsplit(answer.url).netloc} answered 200 with {kind} that holds no usable token",
-                remedy="check the registry's token realm, and that no sign-in page or proxy answers in its place",
+                f"the token server of {self._host} returned no token",
+                why=f"{urlsplit(answer.url).netloc} answered 200 with {kind} without a usable token",
+                remedy="check the registry's token realm, and that no sign-in page or proxy answers instead",
             )
         return Token(value=found, life_s=_life_s(value.get("expires_in")))
 

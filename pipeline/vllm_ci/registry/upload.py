@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vllm_ci.domain.errors import RegistryError
 from vllm_ci.registry import locations
-from vllm_ci.registry.answer import Answer
+from vllm_ci.registry.answer import RegistryAnswer
 from vllm_ci.registry.errors import DigestError, NotFoundError, RefusedError, UnreachableError
 from vllm_ci.registry.manifest import Descriptor
 from vllm_ci.registry.refusals import given_up
@@ -186,20 +186,20 @@ class Upload:
 
 def _damaged(blob: Descriptor, why: str) -> DigestError:
     return DigestError(
-        f"the blob {blob.digest} is damaged here, before it is sent",
+        f"the blob {blob.digest} is damaged on this machine",
         why=why,
         remedy="delete that blob and build or pull the image again",
     )
 
 
-def _location(answer: Answer, fallback: str = "") -> str:
+def _location(answer: RegistryAnswer, fallback: str = "") -> str:
     """Where an answer says that the upload goes on, as a whole URL: relative ones are relative to what was answered."""
     location = answer.headers.get("Location", "")
     if not location and not fallback:
         raise RegistryError(
-            f"{answer.host} named no place to upload to",
+            f"{answer.host} returned no upload location",
             why="its answer has no Location header",
-            remedy="check the registry, and what stands between it and here",
+            remedy="check the registry and any proxies",
         )
     return locations.resolve(answer.url, location) if location else fallback
 

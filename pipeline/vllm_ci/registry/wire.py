@@ -14,8 +14,8 @@ import httpx
 from vllm_ci import __version__
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.registry import locations
-from vllm_ci.registry.access import Access, Endpoint, is_loopback
-from vllm_ci.registry.answer import Answer, read
+from vllm_ci.registry.access import Access, RegistryEndpoint, is_loopback
+from vllm_ci.registry.answer import RegistryAnswer, read
 from vllm_ci.registry.errors import RefusedError, UnreachableError
 
 Body = Callable[[], bytes | Iterable[bytes]]
@@ -53,7 +53,7 @@ class Wire:
         access: How hosts are reached.
     """
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+    def __init__(self, endpoint: RegistryEndpoint, access: Access) -> None:
         self.endpoint = endpoint
         self.access = access
         self._clients: dict[tuple[str, str, int], httpx.Client] = {}
@@ -66,7 +66,7 @@ class Wire:
                 client.close()
             self._clients.clear()
 
-    def ask(self, asked: Outgoing) -> Answer:
+    def ask(self, asked: Outgoing) -> RegistryAnswer:
         """As :meth:`stream`, with the answer read in full."""
         with self.stream(asked) as response:
             return read(response)
@@ -102,11 +102,11 @@ class Wire:
             if asked.secret and locations.origin(asked.url) != home:
                 raise RefusedError(
                     f"{home[1]} redirects a login to {urlsplit(asked.url).netloc}",
-                    why="a login is not sent on to another host",
+                    why="logins are never sent to another host",
                     remedy="check the registry's token realm",
                 )
         raise RefusedError(
-            f"{urlsplit(asked.url).netloc} redirects without an end",
+            f"{urlsplit(asked.url).netloc} redirects endlessly",
             why=f"{_MAX_REDIRECTS} redirects were followed",
             remedy="check the registry's and its proxy's configuration",
         )
@@ -178,8 +178,8 @@ def _translated(url: str) -> Iterator[None]:
         raise _unreachable(host, error) from error
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         raise RefusedError(
-            f"{host} gave an answer that cannot be read: {type(error).__name__}: {error}",
-            remedy="check the registry, and what stands between it and here",
+            f"{host} sent an answer that cannot be read: {type(error).__name__}: {error}",
+            remedy="check the registry and any proxies",
         ) from error
     except UnicodeError as error:  # from Python's IDNA codec, for a label that is empty or too long
         raise UnreachableError(f"{host} is not the name of a host: {error}", remedy="check the name") from error
@@ -189,12 +189,12 @@ def _unreachable(host: str, error: httpx.TransportError) -> UnreachableError:
     if distrusted(error):
         return UnreachableError(
             f"the certificate of {host} is not trusted: {error}",
-            why="its certificate authority is unknown here",
-            remedy="name the CA file (VLLM_CI_REGISTRY_CA), or put it into certs.d as docker and podman have it",
+            why="its certificate authority is not trusted on this machine",
+            remedy="set VLLM_CI_REGISTRY_CA to the CA file, or put it into certs.d as for docker and podman",
         )
     return UnreachableError(
         f"{host} does not answer: {type(error).__name__}: {error}",
         why="it is down, cannot be reached from here, or broke the connection",
-        remedy="check name, network and proxy variables; if it has no TLS, name it in VLLM_CI_REGISTRY_PLAIN_HTTP",
+        remedy="check name, network and proxy variables; if it has no TLS, add it to VLLM_CI_REGISTRY_PLAIN_HTTP",
         passing=True,
     )

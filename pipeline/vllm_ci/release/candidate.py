@@ -92,7 +92,7 @@ def published(commit: Commit, setup: Setup) -> Candidate:
 
 
 def _as_tested(commit: Commit, by_run: Commit) -> Commit:
-    """The commit with the ref and the pull request of the run that tested it; where that had none, of the one that publishes.
+    """The commit with the ref and the pull request of the run that tested it; or else of the run that publishes.
 
     A short ref is one of an older report: it does not say whether it was a branch or a tag, nor whether anything confirmed it.
     """

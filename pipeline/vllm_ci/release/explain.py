@@ -1,4 +1,4 @@
-"""Policy explain: every rule of a channel, what it expects, and what a released image has for it."""
+"""Policy explain: every rule of a channel, what it expects, and what was found for a released image."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Explained:
         channel: Its name.
         policy: Digest of the policy.
         expected: Rules and what each expects.
-        remarks: What is odd about the policy.
-        release: The image that it was asked about, ``None`` for none.
-        decision: Its answer about that.
+        remarks: Warnings about the policy itself.
+        release: The release that was evaluated, ``None`` for none.
+        decision: The result for that release.
     """
 
     channel: str
@@ -47,7 +47,7 @@ class Explained:
 
 
 def explain(setup: Setup, channel: str, commit: str = "", *, now: datetime | None = None) -> Explained:
-    """The policy of a channel, and its answer about a released commit (or tag, or digest).
+    """The policy of a channel, and its result for a released commit (or tag, or digest).
 
     Raises:
         ConfigError: There is no such channel.

@@ -1,10 +1,11 @@
-"""Evidence about a release: what is attached, what is to be attached, and what a channel's policy says of it."""
+"""Evidence about a release: what is attached, what is to be attached, and the result of a channel's policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.evidence.attachment import Attached, attach, attached
 from vllm_ci.evidence.bundle import Signed
 from vllm_ci.evidence.predicates import provenance
@@ -18,8 +19,6 @@ from vllm_ci.release.policy import Decision, Facts, decide
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Channel, Setup
 
-OnStep = Callable[[str], None]
-
 
 def now_or(moment: datetime | None) -> datetime:
     """``moment``, or the present."""
@@ -29,7 +28,7 @@ def now_or(moment: datetime | None) -> datetime:
 def findings_of(
     setup: Setup, repository: Repository, release: Release, *, more: Iterable[Signed] = (), now: datetime
 ) -> Findings:
-    """Everything that is attached to an image, and what is about to be, verified."""
+    """All evidence for an image, verified: what is attached, and what is about to be."""
     coming = [Attached(digest=digest_of(each.content), bundle=each.content) for each in more]
     return judge(
         [*attached(repository, release.digest), *coming],
@@ -48,14 +47,14 @@ def commit_of(findings: Findings) -> str:
 def ask(
     channel: Channel, state: State, release: Release, findings: Findings, *, now: datetime, pull_request: str = ""
 ) -> Decision:
-    """A channel's policy about a release; ``pull_request`` is the one that the run which asks is for."""
+    """Evaluate a channel's policy for a release; ``pull_request`` is the number of the current run's pull request."""
     stays = history.stays(state.records, release.digest, now)
     facts = Facts(commit=release.commit, findings=findings, stays=stays, now=now, pull_request=pull_request)
     return decide(channel.policy, facts)
 
 
 def unknown(statements: Iterable[Statement], findings: Findings) -> list[Statement]:
-    """Those that are not attached already; a scan with the same data and result is the same scan."""
+    """The statements that are not attached yet; a scan with the same data and result counts as attached."""
     payloads = {each.statement.payload for each in findings.evidence}
     scans = [each.statement.predicate.get("scanner") for each in findings.of(SCAN)]
     return [
@@ -66,15 +65,15 @@ def unknown(statements: Iterable[Statement], findings: Findings) -> list[Stateme
 
 
 def sign(setup: Setup, statements: Sequence[Statement]) -> list[Signed]:
-    """Statements, signed; no key is needed for none."""
+    """Sign statements; without any, the key is not needed."""
     if not statements:
         return []
     key = setup.key()
     return [key.sign_statement(each) for each in statements]
 
 
-def attach_all(repository: Repository, digest: str, bundles: Sequence[Signed], on_step: OnStep) -> None:
+def attach_all(repository: Repository, digest: str, bundles: Sequence[Signed], emit: Emit) -> None:
     """Attach bundles to an image."""
     if bundles:
-        on_step("attach " + ", ".join(Statement.parse(each.payload).title for each in bundles))
-        attach(repository, digest, *bundles)
+        with step(emit, "attach", ", ".join(Statement.parse(each.payload).title for each in bundles)):
+            attach(repository, digest, *bundles)

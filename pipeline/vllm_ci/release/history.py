@@ -1,4 +1,4 @@
-"""What channels stand at, and what they could go back to: pure functions over the ledger's records."""
+"""Which release each channel points to, and which it could roll back to: pure functions over the ledger's records."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def of(records: Sequence[Record], channel: str) -> tuple[Record, ...]:
 
 
 def current(records: Sequence[Record], channel: str) -> Record | None:
-    """The record that says where a channel stands."""
+    """The newest record of a channel."""
     return next(reversed(of(records, channel)), None)
 
 
 def last_move(records: Sequence[Record], channel: str) -> Record | None:
-    """The record of a channel's last move; one of the doctor's is none."""
-    return next((each for each in reversed(of(records, channel)) if each.action != "mend"), None)
+    """The record of a channel's last move; repairs do not count."""
+    return next((each for each in reversed(of(records, channel)) if each.action != "repair"), None)
 
 
 def channels(records: Sequence[Record]) -> tuple[str, ...]:
@@ -29,9 +29,9 @@ def channels(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def earlier(records: Sequence[Record], channel: str) -> tuple[Release, ...]:
-    """What a channel could go back to, newest first.
+    """Releases that a channel could roll back to, newest first.
 
-    A rollback takes the releases above it off the pile: going back twice goes back two releases, not there and back again.
+    A rollback removes the newer releases from this list: rolling back twice goes back two releases, not forth and back.
     """
     pile: list[Release] = []
     for record in of(records, channel):
@@ -44,14 +44,14 @@ def earlier(records: Sequence[Record], channel: str) -> tuple[Release, ...]:
 
 
 def everything(records: Sequence[Record], channel: str) -> tuple[Release, ...]:
-    """Every release a channel ever stood at, newest first, each once."""
+    """Every release that a channel ever pointed to, newest first, each once."""
     found = {each.release.digest: each.release for each in of(records, channel)}
     order = {each.release.digest: each.number for each in of(records, channel)}
     return tuple(sorted(found.values(), key=lambda each: -order[each.digest]))
 
 
 def stays(records: Sequence[Record], digest: str, now: datetime) -> dict[str, timedelta]:
-    """The longest time that each channel stood at a digest."""
+    """The longest time that each channel pointed to a digest."""
     found: dict[str, timedelta] = {}
     for channel in channels(records):
         mine = of(records, channel)

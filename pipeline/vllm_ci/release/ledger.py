@@ -18,9 +18,9 @@ from random import uniform
 from vllm_ci import __version__
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release import kustomization, record
-from vllm_ci.release.push import Refusal, out_of_reach, refusal_of
+from vllm_ci.release.push import PushRefusal, out_of_reach, refusal_of
 from vllm_ci.release.record import Record
-from vllm_ci.release.tree import File, Tree
+from vllm_ci.release.tree import File, GitTree
 from vllm_ci.system import scratch
 from vllm_ci.system.external import ProgramTimeoutError
 from vllm_ci.system.vcs import GitError, git
@@ -33,7 +33,7 @@ class State:
     Attributes:
         head: Its commit, empty when there is no branch yet.
         records: All of them, in order.
-        overlays: The kustomizations that were asked for, by the paths that they were asked for by.
+        overlays: The requested kustomizations, by path.
     """
 
     head: str = ""
@@ -42,7 +42,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overlay:
+class KustomizeOverlay:
     """A change of a kustomization: which file, which image's entry, which fields."""
 
     path: str
@@ -51,11 +51,11 @@ class Overlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """What is to be appended: a record (its number and the overlay's old values are filled in) and an overlay's change."""
 
     record: Record
-    overlay: Overlay
+    overlay: KustomizeOverlay
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Ledger:
     Args:
         remote: URL or path of the repository.
         branch: Name of the branch.
-        create: Whether a path that is not there becomes a bare repository with the first record.
+        create: Create a bare repository at a missing path with the first record.
         attempts: How often a writer that was overtaken tries again.
         sleep: Waits between attempts.
     """
@@ -90,14 +90,14 @@ class Ledger:
         return f"branch {self.branch} of {self.remote}"
 
     def read(self, overlays: Iterable[str] = ()) -> State:
-        """The state now: the records, and kustomizations as far as they are asked for.
+        """The state now: the records, and the requested kustomizations.
 
         Args:
             overlays: Paths of kustomizations.
 
         Raises:
             ErroredError: It cannot be read.
-            ConfigError: A kustomization that was asked for cannot be read or made there.
+            ConfigError: A requested kustomization cannot be read or created there.
         """
         if self._absent():
             return State()
@@ -108,8 +108,8 @@ class Ledger:
             repository = _bare(folder)
             return _state(repository, self._fetched(repository), overlays)
 
-    def append(self, propose: Callable[[State], Entry | None]) -> tuple[State, Record | None]:
-        """Append what ``propose`` makes of the state; when somebody else was faster, it is asked again about the new state.
+    def append(self, propose: Callable[[State], LedgerEntry | None]) -> tuple[State, Record | None]:
+        """Append what ``propose`` returns for the state; it is called again with the new state when another writer was faster.
 
         Args:
             propose: Gives the entry, or ``None`` when nothing is to be done.
@@ -123,7 +123,7 @@ class Ledger:
         """
         if self._absent():
             _make(Path(self.remote))
-        refusal: Refusal | None = None
+        refusal: PushRefusal | None = None
         with scratch.folder("ledger-") as folder:
             repository = _bare(folder)
             for attempt in range(1, self._attempts + 1):
@@ -132,7 +132,7 @@ class Ledger:
                 entry = propose(state)
                 if entry is None:
                     return state, None
-                appended, files = _completed(entry, state, Tree(repository, head))
+                appended, files = _completed(entry, state, GitTree(repository, head))
                 commit = _commit(repository, head, appended, files)
                 refusal = self._pushed(repository, commit, head)
                 if refusal is None:
@@ -179,7 +179,7 @@ class Ledger:
             raise out_of_reach(self.name, error) from error
         return rows[0] if rows else ""
 
-    def _pushed(self, repository: Path, commit: str, before: str) -> Refusal | None:
+    def _pushed(self, repository: Path, commit: str, before: str) -> PushRefusal | None:
         """Nothing when ``commit`` is on the branch now; else why it is not, where trying again may help.
 
         Raises:
@@ -227,16 +227,17 @@ def _bare(folder: Path) -> Path:
 def _state(repository: Path, head: str, overlays: Iterable[str] = ()) -> State:
     if not head:
         return State()
-    tree = Tree(repository, head)
+    tree = GitTree(repository, head)
     records = tuple(record.parse(content, name) for name, content in tree.records().items())
     if [each.number for each in records] != list(range(1, len(records) + 1)):
         raise ErroredError(
-            "the ledger's records do not count from 1 without gaps", remedy="look at the branch's log: somebody edited it"
+            "the ledger's records are not numbered from 1 without gaps",
+            remedy="look at the branch's log: it was edited by hand",
         )
     return State(head=head, records=records, overlays={path: tree.overlay(path) for path in overlays})
 
 
-def _completed(entry: Entry, state: State, tree: Tree) -> tuple[Record, list[File]]:
+def _completed(entry: LedgerEntry, state: State, tree: GitTree) -> tuple[Record, list[File]]:
     """The record as it is written, and all files that change."""
     before = tree.overlay(entry.overlay.path)
     after = kustomization.set_image(before.text or "", entry.overlay.name, entry.overlay.fields, path=before.path)
@@ -270,7 +271,7 @@ def _quoted(path: str) -> str:
 
 
 def _identity() -> str:
-    """``NAME <EMAIL>`` as git has it; a name of our own where git knows nobody."""
+    """``NAME <EMAIL>`` as git knows it; a default where git has no identity."""
     try:
         ident = git("var", "GIT_COMMITTER_IDENT", cwd=Path.cwd()).decode().strip()
     except GitError:

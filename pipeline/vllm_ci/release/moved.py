@@ -1,4 +1,4 @@
-"""What became of a move."""
+"""The result of publish, promote or rollback."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vllm_ci.release.record import Action, Release
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What became of a move.
+    """The result of publish, promote or rollback.
 
     Attributes:
-        action: What was asked for.
+        action: What was requested.
         channel: Which channel.
-        release: Where it stands (or would, or was not allowed to).
-        previous: Where it stood before.
-        decision: Of its policy.
-        changed: The channel moved (or would, in a dry run).
+        release: The release it points to now (or would, or may not).
+        previous: The release it pointed to before.
+        decision: The result of its policy.
+        changed: The channel was changed (or would be, in a dry run).
         done: What was done, or would be, in order.
         dry_run: Nothing was done.
     """

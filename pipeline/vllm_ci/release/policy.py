@@ -1,4 +1,4 @@
-"""What a channel asks of an image before it may go there: data, and a pure function over verified evidence.
+"""What a channel requires of an image: data, and a pure function over verified evidence.
 
 Missing data refuses. The newest statement of a kind counts, so a later failure beats an earlier pass; of two of the same
 second, the worse.
@@ -25,7 +25,7 @@ from vllm_ci.evidence.verify import Evidence, Findings
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """A vulnerability that is lived with, for a while.
+    """A vulnerability that is accepted until a date.
 
     Attributes:
         id: Of the vulnerability, or one of its aliases.
@@ -40,7 +40,7 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanRule:
-    """What is asked of a scan.
+    """What a vulnerability scan must show.
 
     Attributes:
         max_age_days: Oldest data it may have been made with.
@@ -55,7 +55,7 @@ class ScanRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is asked of an image.
+    """What an image must have.
 
     Attributes:
         tests: Verdicts that are good enough, by stage.
@@ -64,7 +64,7 @@ class Policy:
         refs: Patterns (:mod:`vllm_ci.domain.refs`) of branches and tags that may be released; empty: all.
         pull_requests: Images of runs for a pull request may be released.
         sbom: A bill of materials must be there.
-        scan: What is asked of a scan, if anything.
+        scan: Requirements for a vulnerability scan, if any.
         after: Channel that the image must have been in.
         soak_hours: For how long.
     """
@@ -81,7 +81,7 @@ class Policy:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the policy: which one was asked."""
+        """Hex sha256 of the policy: it identifies the policy that was evaluated."""
         return hashlib.sha256(strict.canonical(_plain(asdict(self)))).hexdigest()
 
 
@@ -94,7 +94,7 @@ class Facts:
         findings: What is verified and what is refused about the image.
         stays: For how long the image was current, by channel; absent: it never was there.
         now: The present.
-        pull_request: Number of the pull request that the run which asks is for, empty when none.
+        pull_request: Number of the current run's pull request, empty when there is none.
     """
 
     commit: str
@@ -106,7 +106,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleResult:
-    """What a rule expected and what it got."""
+    """What a rule expected and what was found."""
 
     rule: str
     expected: str
@@ -122,7 +122,7 @@ class Decision:
     """Whether an image may go to a channel, and why.
 
     Attributes:
-        rules: Every rule that was asked.
+        rules: Every rule and its result.
         policy: Hex sha256 of the policy.
         evidence: Digests of the attachments that it was made from.
     """
@@ -143,7 +143,7 @@ class Decision:
 
 
 def decide(policy: Policy, facts: Facts) -> Decision:
-    """Ask every rule."""
+    """Evaluate every rule."""
     counted = _Counted(policy, facts)
     return Decision(
         rules=tuple(rule for ask in RULES for rule in ask(policy, facts, counted)),
@@ -186,8 +186,8 @@ class _Counted:
         return found
 
     def nothing(self, what: str) -> str:
-        """That there is nothing, and what there is instead."""
-        notes = [f"{self._ignored} by signers who do not count here"] if self._ignored else []
+        """A description of what is missing, and of what was ignored."""
+        notes = [f"{self._ignored} by other signers"] if self._ignored else []
         notes += sorted({refusal.message for refusal in self._refused.values()})
         return f"no {what}" + (f" ({'; '.join(notes)})" if notes else "")
 
@@ -204,7 +204,7 @@ def _provenance(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[Rul
             got += f", not {facts.commit[:12]}"
     yield RuleResult(rule="provenance", expected=expected, got=got, ok=commit is not None and commit.sha == facts.commit)
     clean = commit is not None and not commit.dirty
-    yield RuleResult(rule="clean", expected="a clean work tree", got="clean" if clean else "dirty, or not said", ok=clean)
+    yield RuleResult(rule="clean", expected="a clean work tree", got="clean" if clean else "dirty or unknown", ok=clean)
     if not policy.pull_requests:
         yield _no_pull_request(commit, facts)
     if policy.refs:
@@ -218,7 +218,7 @@ def _no_pull_request(commit: Commit | None, facts: Facts) -> RuleResult:
     return RuleResult(
         rule="pull_request",
         expected="no pull request, or `pull_requests: true` in the channel's policy",
-        got=f"pull request {number}" if number else "none" if commit else "not said",
+        got=f"pull request {number}" if number else "none" if commit else "unknown",
         ok=commit is not None and not number,
     )
 
@@ -283,7 +283,7 @@ def _scan(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResul
 def _approvals(policy: Policy, facts: Facts, _counted: _Counted) -> Iterator[RuleResult]:
     signed = {each.signer for each in facts.findings.evidence if each.statement.predicate_type == SIGNATURE}
     for name in policy.approvals:
-        got = "signed" if name in signed else f"signed by {', '.join(sorted(signed)) or 'nobody'}"
+        got = "signed" if name in signed else f"signed by {', '.join(sorted(signed)) or 'no one'}"
         yield RuleResult(rule=f"approval.{name}", expected=f"the image signed by {name}", got=got, ok=name in signed)
 
 

@@ -6,8 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.release import history
-from vllm_ci.release.gathering import OnStep, now_or
+from vllm_ci.release.gathering import now_or
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.moving import Move
 from vllm_ci.release.rescan import look
@@ -23,19 +24,19 @@ def promote(
     reason: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
-    on_step: OnStep = lambda _: None,
+    emit: Emit = ignore,
 ) -> Moved:
-    """Move channel ``target`` to what channel ``source`` stands at.
+    """Point channel ``target`` to the release of channel ``source``.
 
     Args:
-        setup: Where, who signs, what is asked.
+        setup: Registry, ledger, key and policies.
         source: Channel to take the release from.
         target: Channel to take it to.
         osv: OSV data to scan its bill of materials with, now.
         reason: Why, for the record.
         dry_run: Say what would be done, and do nothing.
         now: The present.
-        on_step: Told before each step.
+        emit: Told of each step.
 
     Raises:
         UsageError: Nothing was ever released to ``source``.
@@ -57,12 +58,12 @@ def promote(
             action="promote",
             release=head.release,
             now=present,
-            on_step=on_step,
+            emit=emit,
             reason=reason,
             source=source,
         )
-        on_step("verify the evidence")
-        looked = look(setup, repository, head.release, osv=osv, now=present)
+        with step(emit, "verify", head.release.commit[:12]):
+            looked = look(setup, repository, head.release, osv=osv, now=present)
         decision = move.ask(state, looked.findings)
         steps = [*looked.steps, *move.steps(state)]
         if dry_run or not decision.allowed:

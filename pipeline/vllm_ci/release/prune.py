@@ -1,4 +1,4 @@
-"""Retention: images that no channel could go back to are deleted, with their evidence; the ledger keeps their records."""
+"""Retention: images that no channel can roll back to are deleted, with their evidence; the ledger keeps their records."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _COMMIT_TAG = re.compile(r"[0-9a-f]{40}(-[a-z0-9._-]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedImages:
-    """What goes and what stays.
+    """What is deleted and what stays.
 
     Attributes:
-        kept: Digests that a channel stands at or could go back to.
+        kept: Digests that a channel points to or could roll back to.
         deleted: Digests of images that are (or would be) deleted.
         tags: Their tags.
         attachments: Number of attachments deleted with them.
         dry_run: Nothing was deleted.
-        reclaim: What is left to do, where the registry frees no space by itself.
+        reclaim: What is left to do where the registry does not free the space itself.
     """
 
     kept: tuple[str, ...]
@@ -66,7 +66,7 @@ def prune(setup: Setup, *, keep: int = 10, dry_run: bool = True) -> PrunedImages
         if not dry_run:
             _delete(repository, [*attachments, *going])
             for digest in going:
-                _forget_index(repository, digest)
+                _delete_index(repository, digest)
     local = setup.repository.startswith("oci:")
     return PrunedImages(
         kept=tuple(sorted(kept)),
@@ -104,7 +104,7 @@ def _delete(repository: Repository, digests: list[str]) -> None:
             ) from error
 
 
-def _forget_index(repository: Repository, digest: str) -> None:
+def _delete_index(repository: Repository, digest: str) -> None:
     """The list of attachments that clients keep where the registry has no referrers API."""
     index = repository.resolve(digest.replace(":", "-"))
     if index:

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence.predicates import provenance, sbom, scan, test_result
 from vllm_ci.evidence.statement import SIGNATURE, Statement, moment
 from vllm_ci.evidence.verify import check_image
 from vllm_ci.registry.errors import DigestError, NotFoundError
-from vllm_ci.registry.repository import OnBytes, Repository
+from vllm_ci.registry.push_progress import PushProgress
+from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.transfer import copy
 from vllm_ci.release.candidate import Candidate
-from vllm_ci.release.gathering import OnStep, attach_all, findings_of, now_or, sign, unknown
+from vllm_ci.release.gathering import attach_all, findings_of, now_or, sign, unknown
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.moving import Move
 from vllm_ci.release.record import Release
@@ -29,20 +31,18 @@ def publish(
     reason: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
-    on_step: OnStep = lambda _: None,
-    on_bytes: OnBytes | None = None,
+    emit: Emit = ignore,
 ) -> Moved:
     """Move a channel to a commit's image.
 
     Args:
-        setup: Where to, who signs, what is asked.
+        setup: Registry, ledger, key and policies.
         candidate: What.
         channel_name: Which channel.
         reason: Why, for the record.
         dry_run: Say what would be done, and do nothing.
         now: The present.
-        on_step: Told before each step.
-        on_bytes: Progress of the push.
+        emit: Told of each step.
 
     Raises:
         FailedError: The commit is dirty, or its report or image is not what it says it is.
@@ -62,37 +62,41 @@ def publish(
             action="publish",
             release=release,
             now=present,
-            on_step=on_step,
+            emit=emit,
             reason=reason,
             pull_request=candidate.commit.pull_request,
         )
         sources: tuple[Repository, ...] = (*([candidate.layout] if candidate.layout else []), repository)
-        on_step("check the image")
-        check_image(next((each for each in sources if _has(each, digest)), repository), digest)
-        known = findings_of(setup, repository, release, now=present)
-        missing = unknown(_statements(setup, candidate, present), known)
-        bundles = sign(setup, missing)
+        with step(emit, "verify", f"image {digest[:19]}"):
+            check_image(next((each for each in sources if _has(each, digest)), repository), digest)
+        with step(emit, "evidence") as done:
+            known = findings_of(setup, repository, release, now=present)
+            missing = unknown(_statements(setup, candidate, present), known)
+            bundles = sign(setup, missing)
+            done(f"{len(missing)} new statements, {len(known.evidence)} attached already")
         state = setup.ledger.read()
         decision = move.ask(state, findings_of(setup, repository, release, more=bundles, now=present))
         there = repository.resolve(release.tag) == digest
         steps = [] if there else [f"push {digest} as {repository.name}:{release.tag}"]
         steps += [*(f"attach {each.title}" for each in missing), *move.steps(state)]
         if not dry_run and not decision.allowed and repository.resolve(digest):
-            # Of an image that is out already, what was found out counts, whether it pleases or not.
-            attach_all(repository, digest, bundles, on_step)
+            # For an image that is in the registry already, unfavourable results are attached as well.
+            attach_all(repository, digest, bundles, emit)
         if dry_run or not decision.allowed:
             return move.outcome(state, decision, steps, dry_run=dry_run)
         _check_tag(repository, release)
-        on_step("push the image")
-        copy(sources, digest, repository, [release.tag], parallel=setup.access.parallel, on_bytes=on_bytes)
+        with step(emit, "push", f"{repository.name}:{release.tag}") as done:
+            told = PushProgress(emit, "push")
+            sent = copy(sources, digest, repository, [release.tag], parallel=setup.access.parallel, on_bytes=told)
+            done(f"{sent.pushed_bytes / 1e6:,.1f} MB sent")
         return move.complete(state, bundles, steps)
 
 
 def _check_clean(candidate: Candidate) -> None:
     if candidate.commit.dirty:
         raise FailedError(
-            f"{candidate.commit.short} is never published",
-            why="no commit holds what is in its image, so nobody could build it again",
+            f"the work tree of {candidate.commit.short} is dirty: its image cannot be published",
+            why="the image holds changes that are in no commit, so it cannot be built again",
             remedy="commit your changes, then run vllm-ci run and publish that commit",
         )
 
@@ -116,9 +120,9 @@ def _check_tag(repository: Repository, release: Release) -> None:
     found = repository.resolve(release.tag)
     if found not in (None, release.digest):
         raise FailedError(
-            f"tag {release.tag} names another image already: {found}",
-            why="the commit was published before, built by another version of the builder or from other locks",
-            remedy="release that digest, or a new commit; a commit's tag never moves",
+            f"tag {release.tag} already points to another image: {found}",
+            why="the commit was published before from another build",
+            remedy="publish that digest, or a new commit: the tag of a commit never changes",
         )
 
 
@@ -132,8 +136,8 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
         tested = each.report.commit
         if tested is None or tested.sha != commit.sha:
             raise FailedError(
-                f"the report is about {tested.short if tested else 'no commit'}, and {commit.short} is to be published",
-                remedy="run vllm-ci run for it",
+                f"the report is for {tested.short if tested else 'no commit'}, not for {commit.short}",
+                remedy="run vllm-ci run at that commit",
             )
         test_result.check(each.report, image)
     report = candidate.tested[0].report
@@ -147,7 +151,7 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
             yield scan.statement(image, commit, scan.by_osv(made.packages, candidate.osv, at=now))
     elif candidate.osv:
         raise UsageError(
-            "a scan by OSV data needs to know what the image is made of", remedy="publish from the checkout it was built from"
+            "a scan with OSV data needs the record of what the image is made of", remedy="publish where the image was built"
         )
     if candidate.scanner:
         yield scan.statement(image, commit, scan.from_scanner(candidate.scanner, image, at=now))

@@ -16,9 +16,9 @@ _MEETING = re.compile(
 _STATUS = re.compile(r"^!\t[^\t]*\t\[(?P<kind>[^\]]*)\](?: \((?P<reason>.*)\))?", re.MULTILINE)
 _REMOTE = re.compile(r"^remote: ?(.*?)\s*$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_TAKES_PUSHES = "let the account of the release push to that branch, or name another one under release.ledger.branch"
+_TAKES_PUSHES = "allow the releasing account to push to that branch, or name another one under release.ledger.branch"
 
-# What servers say, and what helps; the first that fits. No status of git's tells these apart.
+# Messages of servers and remedies; the first match counts. Git has no status that distinguishes them.
 _REMEDIES = (
     (re.compile(r"(?i)quota|no space left|disk full|exceeds? .*(limit|size)|size limit"), "make room in that repository"),
     (re.compile(r"(?i)protected|not allowed to push|branch policy|GH006|GH013"), _TAKES_PUSHES),
@@ -35,13 +35,13 @@ _UNREACHABLE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class PushRefusal:
     """A server that answered, and did not take the push.
 
     Attributes:
         reason: In git's words.
         words: The server's own.
-        moved: The branch stands elsewhere now.
+        moved: The branch was changed by another writer.
         meeting: Another writer is at it.
     """
 
@@ -60,7 +60,9 @@ class Refusal:
         said = "; ".join(each for each in (self.reason, f"the server says: {self.words}" if self.words else "") if each)
         text = f"{self.reason} {self.words}"
         remedy = next((remedy for pattern, remedy in _REMEDIES if pattern.search(text)), "")
-        hook = "ask whoever runs that server what its hooks want, or name another repository or branch under release.ledger"
+        hook = (
+            "ask the server's administrator what its hooks require, or name another repository or branch under release.ledger"
+        )
         return ErroredError(
             f"the ledger's server refused the push to {name}",
             why=said or "it gives no reason",
@@ -68,8 +70,8 @@ class Refusal:
         )
 
 
-def refusal_of(error: GitError, *, moved: bool) -> Refusal | None:
-    """What became of a push that failed; nothing when no server answered.
+def refusal_of(error: GitError, *, moved: bool) -> PushRefusal | None:
+    """The server's refusal of a push; nothing when no server answered.
 
     Args:
         error: Of ``git push --porcelain``.
@@ -79,11 +81,11 @@ def refusal_of(error: GitError, *, moved: bool) -> Refusal | None:
     if status is None and not moved:
         return None
     reason = (status["reason"] or status["kind"]) if status else ""
-    return Refusal(reason=reason, words=_words(error.why), moved=moved, meeting=bool(_MEETING.search(reason)))
+    return PushRefusal(reason=reason, words=_words(error.why), moved=moved, meeting=bool(_MEETING.search(reason)))
 
 
 def out_of_reach(name: str, error: GitError) -> ErroredError:
-    """A server that could not be asked: its password, its network, or something else."""
+    """The error for a server that could not be reached: credentials, network, or another reason."""
     said = _words(error.why)
     text = f"{error.why} {said}"
     if _AUTHENTICATION.search(text):

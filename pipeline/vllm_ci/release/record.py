@@ -13,13 +13,13 @@ from vllm_ci.domain.errors import ErroredError
 
 FORMAT = "vllm-ci/release/v1"
 _STRICT = ConfigDict(extra="forbid")
-Action = Literal["publish", "promote", "rollback", "mend"]
+Action = Literal["publish", "promote", "rollback", "repair"]
 
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What a channel stands at.
+    """A released image.
 
     Attributes:
         commit: 40-hex id.
@@ -54,11 +54,11 @@ class Record:
         at: When (RFC 3339, UTC).
         action: How.
         channel: Which channel.
-        release: Where it stands now.
+        release: The release that it points to now.
         previous: Where it stood, ``None`` for the first.
         source: For a promotion, the channel it came from.
-        policy: Hex sha256 of the policy that was asked.
-        rules: What it asked and got.
+        policy: Hex sha256 of the policy that was evaluated.
+        rules: What each rule expected and what was found.
         evidence: Digests of the attachments that decided.
         kustomization: The overlay's fields before they were rewritten; those that are not here were not there.
         by: Who (as git knows them).
@@ -109,7 +109,7 @@ def parse(content: bytes, name: str) -> Record:
     """A record from its file.
 
     Raises:
-        ErroredError: It is none; nothing can be decided on a ledger that cannot be read.
+        ErroredError: It is not a record; without a readable ledger nothing can be decided.
     """
     try:
         fields = dict(json.loads(content))
@@ -117,6 +117,8 @@ def parse(content: bytes, name: str) -> Record:
             raise ErroredError(
                 f"{name} in the ledger is not of the format {FORMAT}", remedy="use the vllm-ci that wrote it, or newer"
             )
+        if fields.get("action") == "mend":  # what records of earlier versions call a repair
+            fields["action"] = "repair"
         return _ADAPTER.validate_python(fields)
     except (ValueError, TypeError) as error:
         raise ErroredError(

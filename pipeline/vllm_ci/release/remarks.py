@@ -1,4 +1,4 @@
-"""What is odd about a policy before any image is asked: that it can never pass, or that it hardly refuses anything."""
+"""Warnings about a policy itself: that it can never pass, or refuses very little."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def remarks(setup: Setup, channel: str, *, now: datetime) -> tuple[str, ...]:
 def _never_passes(setup: Setup, channel: str, asked: tuple[str, ...]) -> Iterator[str]:
     policy = setup.channels[channel].policy
     if setup.signers:
-        yield from _nobody_signs(policy, setup)
+        yield from _no_signer(policy, setup)
     elif not setup.repository.startswith("oci:"):  # in a folder of this machine, publishing makes a key
-        yield "no key is trusted, so no evidence verifies; make one: vllm-ci keys generate, or name keys in release.signers"
+        yield "no trusted key is configured, so no evidence verifies; run vllm-ci keys generate, or add keys to release.signers"
     for stage, verdicts in policy.tests.items():
         if not verdicts:
-            yield f"no verdict of stage {stage} is good enough"
+            yield f"stage {stage} has no accepted verdict"
     if policy.after in (*asked, channel):
         yield f"it waits for {policy.after}, which waits for it"
         return
@@ -44,7 +44,7 @@ def _never_passes(setup: Setup, channel: str, asked: tuple[str, ...]) -> Iterato
         yield f"it waits for {policy.after}, and there {reason}"
 
 
-def _nobody_signs(policy: Policy, setup: Setup) -> Iterator[str]:
+def _no_signer(policy: Policy, setup: Setup) -> Iterator[str]:
     for name in policy.approvals:
         if name not in setup.signers:
             yield f"the image has to be signed by {name}, whose key is not trusted; add it to release.signers"
@@ -57,13 +57,13 @@ def _refuses_little(policy: Policy) -> Iterator[str]:
         yield "no stage has to pass; name stages under `tests`, or leave it out for all that run"
     for stage, verdicts in policy.tests.items():
         if set(verdicts) == set(Verdict):
-            yield f"every verdict of stage {stage} is good enough"
+            yield f"every verdict of stage {stage} is accepted"
         elif Verdict.FAILED in verdicts:
             yield f"stage {stage} may fail"
         elif Verdict.ERRORED in verdicts:
-            yield f"stage {stage} may end without having told anything (errored)"
+            yield f"stage {stage} may end without a verdict (errored)"
     if policy.pull_requests and not policy.approvals:
-        yield "whoever can open a pull request can have an image released; ask for `approvals` besides"
+        yield "anyone who can open a pull request can get an image released; require `approvals` as well"
 
 
 def _others(policy: Policy, now: datetime) -> Iterator[str]:
@@ -71,4 +71,4 @@ def _others(policy: Policy, now: datetime) -> Iterator[str]:
         yield "a pull request has no ref, so `refs` refuses every one of them, although `pull_requests` is true"
     for each in policy.scan.accept if policy.scan else ():
         if now.date() > each.until:
-            yield f"{each.id} was accepted until {each.until}: it refuses again; remove it or look at it anew"
+            yield f"{each.id} was accepted until {each.until} and now refuses again; remove the entry or extend it"

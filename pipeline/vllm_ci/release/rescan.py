@@ -1,4 +1,4 @@
-"""Looking at a published release again: its image, its evidence, and what is known by now about its packages."""
+"""Checking a published release again: image, evidence, and vulnerabilities known by now."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def look(setup: Setup, repository: Repository, release: Release, *, osv: Path | 
     Raises:
         NotFoundError: The image is gone.
         AlteredImageError: It is not what it was.
-        UsageError: It is to be scanned and has no bill of materials.
+        UsageError: A scan was requested, and there is no bill of materials.
     """
     check_image(repository, release.digest)
     findings = findings_of(setup, repository, release, now=now)

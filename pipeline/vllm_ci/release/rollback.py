@@ -1,4 +1,4 @@
-"""Roll back: to the newest earlier release whose evidence still holds, checked as strictly as going forward."""
+"""Roll back: to the newest earlier release whose evidence still verifies, checked as strictly as publishing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import Path
 
 from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.evidence.refusals import Refusal
 from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release import history
-from vllm_ci.release.gathering import OnStep, ask, now_or
+from vllm_ci.release.gathering import ask, now_or
 from vllm_ci.release.ledger import State
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.moving import Move
@@ -38,22 +39,22 @@ def rollback(
     reason: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
-    on_step: OnStep = lambda _: None,
+    emit: Emit = ignore,
 ) -> Moved:
-    """Move a channel back.
+    """Point a channel to an earlier release.
 
     Args:
-        setup: Where, who signs, what is asked.
+        setup: Registry, ledger, key and policies.
         channel_name: Which channel.
-        to: Commit (or its beginning), or digest, of the release to go back to; by default the newest earlier one that holds.
+        to: Commit (or its beginning) or digest of the release; by default the newest earlier one whose evidence verifies.
         osv: OSV data to scan its bill of materials with, now.
         reason: Why, for the record.
         dry_run: Say what would be done, and do nothing.
         now: The present.
-        on_step: Told before each step.
+        emit: Told of each step.
 
     Raises:
-        UsageError: There is no earlier release, or not that one.
+        UsageError: There is no earlier release, or the named one was never released there.
         RegistryError: The registry broke or refused.
         ErroredError: The ledger cannot be reached.
     """
@@ -65,8 +66,9 @@ def rollback(
         interrupted = _interrupted(repository, state, channel_name)
         tried: list[_Tried] = []
         for release in _candidates(state, channel_name, to, interrupted=interrupted):
-            on_step(f"verify {release.commit[:12]}")
-            tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
+            with step(emit, "verify", release.commit[:12]) as done:
+                tried.append(_try(setup, repository, channel, state, release=release, osv=osv, now=present))
+                done(f"{release.commit[:12]} {'allowed' if tried[-1].decision.allowed else 'refused'}")
             if tried[-1].decision.allowed:
                 break
         # The last one when it holds; else the newest is the one that is refused.
@@ -78,7 +80,7 @@ def rollback(
             action="rollback",
             release=chosen.release,
             now=present,
-            on_step=on_step,
+            emit=emit,
             reason=reason,
         )
         steps = [f"skip {each.release.commit[:12]}: {'; '.join(each.decision.reasons)}" for each in tried if each is not chosen]
@@ -91,9 +93,9 @@ def rollback(
 
 
 def _interrupted(repository: Repository, state: State, channel: str) -> bool:
-    """Whether the last move was a rollback that was recorded and did not come to setting the tag.
+    """Whether the last move was a rollback that was interrupted between ledger and tag.
 
-    After a publication or promotion that was interrupted there, a rollback goes back from it: it is no second try of that.
+    After a publication or promotion that was interrupted there, a rollback starts from it and does not complete it.
     """
     last = history.last_move(state.records, channel)
     return last is not None and last.action == "rollback" and repository.resolve(channel) != last.release.digest
@@ -104,8 +106,8 @@ def _unless_moved(channel: str, head: Record | None) -> Callable[[State], None]:
         standing = history.current(newest.records, channel)
         if standing != head:
             raise FailedError(
-                f"{channel} was moved by {standing.by if standing else 'somebody'} in the meantime",
-                why="going back from there may be another step than the one you looked at",
+                f"{channel} was moved by {standing.by if standing else 'another writer'} in the meantime",
+                why="rolling back from the new release may give another result than you expect",
                 remedy=f"look at vllm-ci history {channel}, then roll back again",
             )
 

@@ -1,4 +1,4 @@
-"""Where releases go, who signs them, and what each channel asks."""
+"""Where releases go, who signs them, and what each channel requires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_ci.evidence.verify import Expected
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.transfer import open_repository
-from vllm_ci.release.ledger import Ledger, Overlay
+from vllm_ci.release.ledger import KustomizeOverlay, Ledger
 from vllm_ci.release.policy import Policy
 from vllm_ci.release.record import Release
 
@@ -23,7 +23,7 @@ class Channel:
 
     Attributes:
         name: ``staging``, ``production`` ...; also the tag that points at its release.
-        policy: What it asks.
+        policy: What it requires.
         overlay: Its kustomization in the ledger's branch.
         image: Name of the image whose entry is rewritten there.
     """
@@ -36,7 +36,7 @@ class Channel:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """All of it.
+    """Everything that the release commands need.
 
     Attributes:
         repository: ``host/path`` in a registry, or ``oci:FOLDER`` on this machine.
@@ -44,7 +44,7 @@ class Setup:
         ledger: The history.
         channels: By name.
         signers: Who is trusted, by name.
-        key: Gives who signs; asked for only when something is to be signed.
+        key: Returns the signer; called only when something has to be signed.
         access: How registries are reached.
     """
 
@@ -60,7 +60,7 @@ class Setup:
         """A channel.
 
         Raises:
-            ConfigError: There is none of that name.
+            ConfigError: There is no channel of that name.
         """
         if name not in self.channels:
             raise ConfigError(
@@ -78,7 +78,7 @@ class Setup:
         """What statements about an image must be about."""
         return Expected(digest=digest, commit=commit, repositories=(self.subject,))
 
-    def overlay(self, channel: Channel, release: Release) -> Overlay:
+    def overlay(self, channel: Channel, release: Release) -> KustomizeOverlay:
         """The change of a channel's kustomization for a release."""
         fields = {"newName": self.subject, "newTag": release.tag, "digest": release.digest}
-        return Overlay(path=channel.overlay, name=channel.image, fields=fields)
+        return KustomizeOverlay(path=channel.overlay, name=channel.image, fields=fields)

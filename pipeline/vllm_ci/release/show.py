@@ -20,12 +20,12 @@ from vllm_ci.release.setup import Setup
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """All of it.
+    """What is known about a release.
 
     Attributes:
         release: Commit, digest, tag.
-        records: Moves that brought it to a channel, oldest first.
-        current: Channels that stand at it.
+        records: Records of its releases, oldest first.
+        current: Channels that point to it.
         tests: Verdict by stage, of the statements that verify.
         findings: All statements.
         problem: Why the image cannot be relied on, empty when it can.

@@ -1,4 +1,4 @@
-"""What is read of a commit of the ledger's branch: its records, and the kustomizations that are asked for; nothing else."""
+"""Reads a commit of the ledger's branch: its records and the requested kustomizations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class File:
     mode: str = "100644"
 
 
-class Tree:
+class GitTree:
     """A commit of the branch in a local repository; ``head`` is empty when there is no branch yet."""
 
     def __init__(self, repository: Path, head: str) -> None:
@@ -62,7 +62,7 @@ class Tree:
         """Content of each record's file, by path, in order.
 
         Raises:
-            ErroredError: Something else stands where a record should.
+            ErroredError: A record's path is not a plain file.
         """
         top = self._listing("").get(overlay_path.RECORDS)
         if top and top.mode != "040000":
@@ -148,7 +148,7 @@ class Tree:
         for row in filter(None, rows):
             facts, _, name = row.partition(b"\t")
             mode, _, identity = facts.decode().split(" ", 2)
-            # A name that is not UTF-8 is nobody's that is configured.
+            # Configured names are UTF-8.
             found[name.decode(errors="surrogateescape")] = Item(mode=mode, id=identity)
         return found
 

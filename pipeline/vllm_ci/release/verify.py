@@ -1,4 +1,4 @@
-"""Verify: what is attached to an image, by the keys that are trusted; with a channel also by its policy."""
+"""Verify: what is attached to an image, by the keys that are trusted; and optionally a channel's policy."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Verification:
     Attributes:
         digest: Of the image.
         findings: Its evidence, verified and refused.
-        decision: Of the channel's policy, ``None`` when none was asked.
+        decision: Of the channel's policy, ``None`` without a channel.
     """
 
     digest: str
@@ -125,7 +125,7 @@ def verify(
     Args:
         image: Which.
         commit: That statements have to be about.
-        channel: Whose policy to ask as well; needs a setup.
+        channel: Whose policy to evaluate as well; needs a setup.
         any_repository: Accept statements that were made for the same image in another repository.
         layers: Read and check every layer as well, not only manifest and config.
         now: The present.

@@ -47,7 +47,7 @@ def test_a_key_may_come_in_a_variable(tmp_path: Path) -> None:
 def test_a_private_key_is_its_owner_s_alone_and_is_never_overwritten(tmp_path: Path) -> None:
     keys.generate(tmp_path / "keys")
     assert stat.S_IMODE((tmp_path / "keys/release.key").stat().st_mode) == 0o600
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         keys.generate(tmp_path / "keys")
 
 

@@ -75,7 +75,7 @@ def test_another_key_is_refused(
 ) -> None:
     refusal = judged(signed(image[2], other_key).content, image[2], trusted)
     assert isinstance(refusal, refusals.OtherKeyError)
-    assert "trusted here: ci" in refusal.why
+    assert "trusted keys: ci" in refusal.why
 
 
 def test_an_altered_payload_is_refused(

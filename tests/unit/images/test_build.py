@@ -11,6 +11,7 @@ import pytest
 
 from imagery.world import PYTHON, SITE, World, furnish, git
 from vllm_ci.domain.errors import BuildError, ConfigError, UsageError
+from vllm_ci.domain.events import Event, Finished, Started
 from vllm_ci.domain.image_spec import Compression, Overlay, Tier
 from vllm_ci.images.export import Output
 from vllm_ci.images.integrity import manifest
@@ -60,7 +61,7 @@ def test_one_changed_line_makes_the_commits_layers_only_and_says_why(world: Worl
     world.commit({"serving/post.py": b"def post(text):\n    return text.strip()\n"})
     image = world.build()
     assert built(image) == ["commit", "metadata"]
-    assert any("made anew: files: opt/serving/post.py" in line for line in image.explain)
+    assert any("rebuilt: files: opt/serving/post.py" in line for line in image.explain)
 
 
 def test_digests_do_not_depend_on_folder_umask_time_zone_locale_threads_or_cache(
@@ -195,7 +196,7 @@ def test_two_wheels_with_the_same_content_at_a_path_are_fine(world: World) -> No
 
 
 def test_a_wheel_that_no_tier_takes_is_a_configuration_error(world: World) -> None:
-    with pytest.raises(ConfigError, match="helper goes into no tier"):
+    with pytest.raises(ConfigError, match="helper matches no tier"):
         world.build(tiers=world.spec().tiers[1:])
 
 
@@ -210,7 +211,7 @@ def test_more_layers_than_engines_take_are_refused(world: World) -> None:
     for number in range(130):
         world.wheel(f"many{number}", "1", {f"many{number}.py": b""})
     tiers = (dataclasses.replace(world.spec().tiers[0], max_bytes=1), *world.spec().tiers[1:])
-    with pytest.raises(ConfigError, match="container engines take 127"):
+    with pytest.raises(ConfigError, match="container engines support 127"):
         world.build(tiers=tiers)
 
 
@@ -282,7 +283,7 @@ def test_an_image_can_stand_on_another_by_digest(world: World, tmp_path: Path) -
 def test_a_wheel_that_is_to_be_had_nowhere_is_an_error_with_a_remedy(world: World) -> None:
     for path in world.links.glob("helper*"):
         path.unlink()
-    with pytest.raises(BuildError, match="is to be had nowhere") as caught:
+    with pytest.raises(BuildError, match="is not available anywhere") as caught:
         world.build()
     assert "vllm-ci lock" in caught.value.remedy
 
@@ -290,7 +291,7 @@ def test_a_wheel_that_is_to_be_had_nowhere_is_an_error_with_a_remedy(world: Worl
 def test_a_file_with_another_hash_than_the_locks_is_not_taken(world: World) -> None:
     path = next(world.links.glob("helper*"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(BuildError, match="is to be had nowhere") as caught:
+    with pytest.raises(BuildError, match="is not available anywhere") as caught:
         world.build()
     assert "another file under this name" in caught.value.why
 
@@ -302,3 +303,15 @@ def test_a_submodule_in_an_overlay_is_refused(world: World) -> None:
     commit = dataclasses.replace(discover(world.repository), dirty=False)
     with pytest.raises(ConfigError, match="is a submodule"):
         world.build(commit=commit)
+
+
+def test_a_build_tells_of_its_steps_and_an_unchanged_one_of_none(world: World) -> None:
+    told: list[Event] = []
+    world.build(emit=told.append)
+    begun = [each.step for each in told if isinstance(each, Started)]
+    assert {"fetch wheels", "fetch packages", "unpack", "layer base", "layer commit"} <= set(begun)
+    assert sorted(begun) == sorted(each.step for each in told if isinstance(each, Finished))
+    assert all("MB" in each.detail for each in told if isinstance(each, Finished) and each.step.startswith("layer "))
+    told.clear()
+    world.build(emit=told.append)
+    assert told == []

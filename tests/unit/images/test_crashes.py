@@ -112,7 +112,7 @@ def test_a_full_disk_says_how_much_is_needed_and_leaves_the_store_good(world: Wo
         patch.setattr(layer, "write", full)
         with pytest.raises(BuildError, match="is full") as caught:
             world.build()
-    assert "is needed; nothing half-written was kept" in caught.value.why
+    assert "is needed; no partial files were kept" in caught.value.why
     assert not list(world.store.blobs.glob(".part-*"))
     whole(world.store)
     world.build()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.events import ignore
 from vllm_ci.images import fetch
 from vllm_ci.images.fetch import Wanted
 
@@ -62,7 +63,7 @@ def wanted(folder: Path) -> Wanted:
 
 def have(folder: Path, *places: str) -> Path:
     item = wanted(folder)
-    fetch.have([item], lambda *_: places, progress=lambda _: None)
+    fetch.have([item], lambda *_: places, emit=ignore)
     return item.target
 
 
@@ -88,9 +89,9 @@ def test_what_has_another_hash_is_not_kept_and_the_next_place_is_asked(place: Pl
 
 def test_only_lies_are_an_error_and_leave_nothing_behind(place: Place, tmp_path: Path) -> None:
     place.content = CONTENT[:-1] + b"x"
-    with pytest.raises(BuildError, match="is to be had nowhere") as caught:
+    with pytest.raises(BuildError, match="is not available anywhere") as caught:
         have(tmp_path, place.url)
-    assert "serves another file under this name" in caught.value.why
+    assert "has another file under this name" in caught.value.why
     assert not list((tmp_path / "hash").glob("*file*"))
 
 
@@ -101,7 +102,7 @@ def test_what_is_there_is_not_fetched(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="is to be had nowhere") as caught:
+    with pytest.raises(BuildError, match="is not available anywhere") as caught:
         have(tmp_path, "http://user:secret@127.0.0.1:9/file")
     assert "127.0.0.1:9 cannot be reached" in caught.value.why
     assert "secret" not in str(caught.value)

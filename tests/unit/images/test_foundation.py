@@ -118,7 +118,7 @@ def test_a_base_whose_configuration_does_not_fit_its_manifest_is_refused(world: 
     wrong = json.loads((under.blobs / digest.removeprefix("sha256:")).read_bytes())
     wrong["layers"] *= 2
     found = under.put(json.dumps(wrong).encode(), wrong["mediaType"])
-    with pytest.raises(BuildError, match="names 1 layers, and its manifest 2"):
+    with pytest.raises(BuildError, match="lists 1 layers, its manifest 2"):
         based(world, under.path, found["digest"])
 
 

@@ -195,7 +195,7 @@ def test_requirements_that_the_lock_does_not_meet_are_refused(fork: World) -> No
     fork.settings["vllm"] = VllmSource(requirements=("requirements/cuda.txt",))
     fork.build()
     fork.commit({"requirements/common.txt": b"helper>=0.2\nabsent; sys_platform == 'win32'\n"})
-    with pytest.raises(ConfigError, match="needs what the lock of spec small does not have") as caught:
+    with pytest.raises(ConfigError, match="needs packages that the lock of spec small does not have") as caught:
         fork.build()
     assert "helper>=0.2 (locked: 0.1)" in caught.value.why
     assert "absent" not in caught.value.why

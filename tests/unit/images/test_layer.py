@@ -15,7 +15,7 @@ import pytest
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.image_spec import Compression
 from vllm_ci.images import layer
-from vllm_ci.images.entries import Archive, Deflated, Entry, Inline, Member, with_parents
+from vllm_ci.images.entries import Archive, ArchiveMember, Deflated, Entry, Inline, with_parents
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def members(path: Path) -> dict[str, bytes | None]:
         }
 
 
-def zipped(path: Path, content: bytes) -> Member:
+def zipped(path: Path, content: bytes) -> ArchiveMember:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x", content)
     opened = Archive(path)
-    return Member(opened, opened.members[0])
+    return ArchiveMember(opened, opened.members[0])
 
 
 NOISE = random.Random(1).randbytes(3_000_000)
@@ -120,5 +120,5 @@ def test_long_names_links_and_folders_survive(tmp_path: Path) -> None:
 
 
 def test_one_path_twice_in_a_layer_is_refused() -> None:
-    with pytest.raises(BuildError, match="goes into one layer twice"):
+    with pytest.raises(BuildError, match="is in one layer twice"):
         with_parents([Entry(path="x", content=Inline(b"1")), Entry(path="x", content=Inline(b"2"))])

@@ -16,7 +16,6 @@ from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.image_spec import Overlay
 from vllm_ci.images import overlay
 from vllm_ci.images.entries import Entry, read
-from vllm_ci.images.environment import Environment
 from vllm_ci.system.vcs import discover
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
@@ -344,14 +343,6 @@ def test_a_link_to_another_overlay_is_kept(repository: Repository) -> None:
         for blob in overlay.blobs(repository.root, commit, Overlay(source=name, target=f"/opt/{name}"))
     ]
     assert "opt/files/link" in {entry.path for entry in overlay.entries(repository.root, commit, found)}
-
-
-def test_a_file_that_replaces_the_interpreter_is_refused(repository: Repository) -> None:
-    repository.commit({"bin/python3": b"#!/bin/sh\n"})
-    commit = discover(repository.root)
-    found = overlay.blobs(repository.root, commit, Overlay(source="bin", target="/opt/v/bin"))
-    with pytest.raises(ConfigError, match=r"/opt/v/bin/python3 is claimed by bin/python3 of an overlay and by the Python env"):
-        overlay.check_owners(found, Environment(prefix="/opt/v", python="3.11"))
 
 
 def test_a_file_that_changes_meanwhile_is_said(repository: Repository) -> None:

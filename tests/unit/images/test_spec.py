@@ -36,9 +36,13 @@ def test_a_spec_by_path_has_its_locks_beside_it(tmp_path: Path) -> None:
         ('python: {"a": 1}', "python cannot be"),
         ("platforms: linux/amd64", "platforms cannot be"),
         ("compression: lzma", "compression cannot be"),
-        ("tiers: [{name: x, wheels: ['*'], files: some}]", r"tiers\[0\].files cannot be"),
+        ("tiers: [{name: x, wheels: ['*'], files: some}]", r"mine.yaml:8: tiers.0.files cannot be"),
         ("base: {image: debian:12, suite: bookworm, packages: []}", "is not pinned"),
         ("base: {packages: []}", "base.suite and base.packages are missing"),
+        ("python: 3.11\npython: 3.12", r"mine.yaml:\d+: duplicate key python"),
+        ("python: [", "invalid YAML"),
+        ("user: 5", r"mine.yaml:9: user has to be a mapping"),
+        ("base: {suite: bookworm, packagez: []}", r"mine.yaml:8: unknown key base.packagez"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(tmp_path: Path, change: str, message: str) -> None:

@@ -70,7 +70,7 @@ def test_a_wheel_may_not_write_outside_its_folders(tmp_path: Path) -> None:
 
 def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.whl").write_bytes(b"not a zip")
-    with pytest.raises(BuildError, match="is no zip file"):
+    with pytest.raises(BuildError, match="is not a zip file"):
         installed(tmp_path / "bad.whl")
     with zipfile.ZipFile(tmp_path / "empty.whl", "w") as archive:
         archive.writestr("x", b"")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import ConfigError
-from vllm_ci.registry.access import Access, Endpoint, is_loopback
+from vllm_ci.registry.access import Access, RegistryEndpoint, is_loopback
 from vllm_ci.registry.credentials import find_credentials
 from vllm_ci.registry.reference import parse
 from vllm_ci.registry.retry import Retry, retry_after_s
@@ -41,9 +41,9 @@ def _access(tmp_path: Path) -> Access:
 
 def test_a_location_and_its_mirrors_come_from_registries_conf(access: Access) -> None:
     name = parse("hub.example/team/name:tag")
-    origin = Endpoint(host="registry.hub.example:8443", path="v/team/name", plain_http=False)
+    origin = RegistryEndpoint(host="registry.hub.example:8443", path="v/team/name", plain_http=False)
     assert access.origin(name) == origin
-    assert access.sources(name) == (Endpoint(host="mirror.example", path="hub/team/name", plain_http=True), origin)
+    assert access.sources(name) == (RegistryEndpoint(host="mirror.example", path="hub/team/name", plain_http=True), origin)
     assert access.parallel == 3
 
 
@@ -52,7 +52,7 @@ def test_the_longest_prefix_wins_and_may_block(access: Access) -> None:
         access.origin(parse("hub.example/secret/name"))
     assert access.origin(parse("hub.example/secrets")).path == "v/secrets"
     assert access.origin(parse("a.internal.example/name")).plain_http is True
-    assert access.origin(parse("elsewhere.example/name")) == Endpoint(host="elsewhere.example", path="name")
+    assert access.origin(parse("elsewhere.example/name")) == RegistryEndpoint(host="elsewhere.example", path="name")
 
 
 def test_only_this_machine_is_tried_without_tls() -> None:

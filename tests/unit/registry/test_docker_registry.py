@@ -245,7 +245,7 @@ def test_bytes_altered_on_the_way_up_are_sent_again_and_damage_here_is_named(
     file = layout.find(image.blobs[2].digest)
     assert file
     file.write_bytes(noise(image.blobs[2].size, seed=99))
-    with pytest.raises(DigestError, match="damaged here"):
+    with pytest.raises(DigestError, match="damaged on this machine"):
         push(layout, image.digest, f"{registry.host}/name", access=access)
 
 
@@ -348,7 +348,7 @@ def test_no_login_and_a_wrong_one_are_told_apart(guarded: tuple[DockerRegistry, 
     trusting = dataclasses.replace(access, ca_file=authority)
     with (
         RemoteRepository(f"{registry.host}/name", trusting) as repository,
-        pytest.raises(UnauthorizedError, match="wants a login") as none,
+        pytest.raises(UnauthorizedError, match="requires a login") as none,
     ):
         repository.resolve("one")
     assert f"docker login {registry.host}" in none.value.remedy
@@ -459,7 +459,7 @@ def test_ten_writers_at_once_lose_nothing(registry: DockerRegistry, access: Acce
     assert len(made) == 10
 
 
-def test_a_list_that_another_client_overwrote_is_mended_by_the_tags(
+def test_a_list_that_another_client_overwrote_is_repaired_from_the_tags(
     registry: DockerRegistry, access: Access, tmp_path: Path
 ) -> None:
     layout, image = small_image(tmp_path / "one")

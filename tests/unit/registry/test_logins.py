@@ -105,7 +105,7 @@ def test_a_scheme_that_is_not_supported_is_named(home: FaultyProxy, access: Acce
     home.guard = Asking(["Negotiate", 'Digest realm="d"'])
     with (
         RemoteRepository(f"{home.host}/name", known(access, home.host)) as repository,
-        pytest.raises(UnauthorizedError, match="no way to log in") as caught,
+        pytest.raises(UnauthorizedError, match="no supported way to log in") as caught,
     ):
         repository.manifest("one")
     assert "negotiate, digest" in caught.value.why
@@ -144,7 +144,10 @@ def test_the_push_login_is_for_the_registry_that_is_pushed_to(home: FaultyProxy,
 @pytest.mark.usefixtures("variables")
 def test_a_registry_that_is_only_read_gets_no_push_login_and_is_told_how_it_could(home: FaultyProxy, access: Access) -> None:
     home.guard = Asking(['Basic realm="x"'])
-    with RemoteRepository(f"{home.host}/base", access) as repository, pytest.raises(UnauthorizedError, match="wants") as caught:
+    with (
+        RemoteRepository(f"{home.host}/base", access) as repository,
+        pytest.raises(UnauthorizedError, match="requires a login") as caught,
+    ):
         repository.manifest("one")
     assert home.guard.sent == [""]
     assert "VLLM_CI_REGISTRY_USERNAME is for the registry that is pushed to" in caught.value.why

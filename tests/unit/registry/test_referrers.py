@@ -84,8 +84,8 @@ def test_all_pages_are_read(home: FaultyProxy, access: Access, link: str) -> Non
 @pytest.mark.parametrize(
     ("link", "words"),
     [
-        ("<?o=1>; rel=next", "comes again"),
-        ("<>; rel=next", "comes again"),
+        ("<?o=1>; rel=next", "is repeated"),
+        ("<>; rel=next", "is repeated"),
         ("<http://other.example/v2/>; rel=next", "another host"),
         ("<ftp://x/>; rel=next", "cannot be used"),
         ("<http://[::1/>; rel=next", "cannot be used"),

@@ -82,7 +82,7 @@ def test_what_is_no_token_is_said_with_the_server_s_name(home: FaultyProxy, acce
     home.guard = Tokens(home.host, (200, [("Content-Type", "text/html")], content))
     with (
         RemoteRepository(f"{home.host}/name", access) as repository,
-        pytest.raises(RegistryError, match="gave no token") as caught,
+        pytest.raises(RegistryError, match="returned no token") as caught,
     ):
         repository.resolve("one")
     assert "text/html" in caught.value.why

@@ -10,6 +10,7 @@ import pytest
 
 from vllm_ci.config import releases
 from vllm_ci.config.load import load
+from vllm_ci.domain.events import ignore
 from vllm_ci.images import request
 from vllm_ci.registry import transfer
 
@@ -24,7 +25,7 @@ def test_build_gives_the_login_to_the_registry_that_it_pushes_to(monkeypatch: py
     monkeypatch.setattr(transfer, "push", push)
     work: Any = SimpleNamespace(commit=SimpleNamespace(dirty=True))
     image: Any = SimpleNamespace(ref=SimpleNamespace(tags=(), digest="sha256:0"))
-    request.push(work, image, "registry.example.com:5000/team/name", progress=lambda _: None)
+    request.push(work, image, "registry.example.com:5000/team/name", emit=ignore)
     assert [each.pushes_to for each in seen] == ["registry.example.com:5000"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from registries.evidence import NOW
 from registries.releases import World, world_in
+from vllm_ci.domain.events import Event
 from vllm_ci.registry.access import Access
 from vllm_ci.registry.repository import Repository
 from vllm_ci.registry.retry import Retry
@@ -62,11 +63,11 @@ def stale(world: World, answers: int) -> Iterator[Any]:
 
 
 def test_a_registry_that_goes_on_answering_with_the_old_digest_ends_it(world: World, waits: list[float]) -> None:
-    with stale(world, 10**9) as repository, pytest.raises(LaggingTagError, match="its tag lags behind") as caught:
+    with stale(world, 10**9) as repository, pytest.raises(LaggingTagError, match="its registry tag is outdated") as caught:
         set_channel_tag(world.setup, repository, "staging", lambda _: None)
     assert len(waits) == 4
     assert waits == sorted(waits), "it waits longer each time"
-    assert "the ledger is right" in caught.value.remedy
+    assert "the ledger is correct" in caught.value.remedy
     assert "vllm-ci doctor --ledger --repair" in caught.value.remedy
     assert repository.puts <= 5
 
@@ -87,23 +88,23 @@ def test_the_doctor_says_that_the_tag_lags_and_goes_on(world: World, monkeypatch
             yield Stale(repository, world.setup.ledger.read().records[0].release.digest, 10**9)
 
     monkeypatch.setattr(Setup, "open", stale_open)
-    [found] = doctor.check(world.setup, mend=True)
-    assert (found.what, found.mended) == ("channel tag", False)
+    [found] = doctor.check(world.setup, repair=True)
+    assert (found.what, found.repaired) == ("channel tag", False)
     assert "vllm-ci doctor --ledger --repair" in found.remedy
 
 
 def test_a_ledger_that_moves_meanwhile_is_followed(world: World) -> None:
-    moved: list[str] = []
+    moved: list[Event] = []
 
-    def on_step(name: str) -> None:
+    def emit(event: Event) -> None:
         if not moved:
-            moved.append(name)
+            moved.append(event)
             publish(world.setup, world.candidate(3), "staging", now=NOW + timedelta(hours=1)).require()
 
     first = world.setup.ledger.read().records[0].release.digest
     with world.setup.open() as repository:
         repository.put_manifest(repository.manifest(first), tag="staging")
-        set_channel_tag(world.setup, repository, "staging", on_step)
+        set_channel_tag(world.setup, repository, "staging", emit)
         head = history.current(world.setup.ledger.read().records, "staging")
         assert head
         assert repository.resolve("staging") == head.release.digest

@@ -95,7 +95,7 @@ def test_a_refused_move_exits_with_1_and_still_prints_its_object(folder: Path) -
     assert not (folder / ".vllm-ci/ledger.git").exists()
 
 
-def test_reports_of_doubles_and_dirty_trees_are_nobody_s(folder: Path) -> None:
+def test_reports_of_doubles_and_dirty_trees_do_not_count(folder: Path) -> None:
     project.commit(folder, "untested")
     project.build_and_test(folder, double=True)
     (folder / "serving/template.jinja").write_text("dirty\n")
@@ -110,7 +110,7 @@ def test_reports_of_doubles_and_dirty_trees_are_nobody_s(folder: Path) -> None:
 
 def test_a_dirty_tree_is_never_published(folder: Path) -> None:
     (folder / "serving/template.jinja").write_text("dirty\n")
-    with pytest.raises(FailedError, match="never published"):
+    with pytest.raises(FailedError, match="its image cannot be published"):
         text("publish")
 
 
@@ -181,7 +181,7 @@ def test_policy_explain_shows_expected_and_got() -> None:
     assert "may go to production" in text("policy", "explain", "production", sha)
 
 
-def test_doctor_compares_and_mends(folder: Path) -> None:
+def test_doctor_compares_and_repairs(folder: Path) -> None:
     first = call("publish")["release"]
     release(folder, "again")
     call("publish")
@@ -192,7 +192,7 @@ def test_doctor_compares_and_mends(folder: Path) -> None:
             entry["digest"] = first["digest"]
     index.write_text(json.dumps(value))
     assert refused("doctor", "--ledger")["disagreements"][0]["what"] == "channel tag"
-    assert "mended" in text("doctor", "--ledger", "--repair")
+    assert "repaired" in text("doctor", "--ledger", "--repair")
     assert call("doctor", "--ledger") == {"agree": True, "disagreements": []}
 
 
@@ -348,3 +348,14 @@ def test_an_image_without_a_record_of_its_materials_is_not_published(folder: Pat
         text("publish")
     assert "build it again" in caught.value.remedy
     assert not (folder / ".vllm-ci/ledger.git").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_move_shows_its_steps_on_standard_error() -> None:
+    result = CliRunner().invoke(root, ["publish", "--json"], standalone_mode=False)
+    assert result.exception is None
+    lines = result.stderr.splitlines()
+    for step in ("verify", "push", "ledger", "tag"):
+        assert any(f"{step}: started" in line for line in lines), lines
+        assert any(f"✓ {step}" in line for line in lines), lines
+    assert json.loads(result.stdout)["changed"] is True

@@ -21,9 +21,10 @@ import pytest
 from registries.docker import docker_registry, is_installed
 from registries.evidence import NOW
 from registries.releases import World, tree_hash, world_in
+from vllm_ci.domain.events import Emit, Event, ignore
+from vllm_ci.registry import push_progress
 from vllm_ci.registry.access import Access
 from vllm_ci.release import doctor, history
-from vllm_ci.release.gathering import OnStep
 from vllm_ci.release.moved import Moved
 from vllm_ci.release.promote import promote
 from vllm_ci.release.prune import prune
@@ -81,16 +82,14 @@ def ran(folder: Path, verb: str, kind: str) -> list[dict[str, str]]:
     return rows
 
 
-def move(world: World, verb: str, on_step: OnStep) -> Moved:
+def move(world: World, verb: str, emit: Emit) -> Moved:
     """The move under test; publish has a push that can be killed between two pieces as well."""
+    push_progress.EVERY_S = 0.0
     if verb == "publish":
-        candidate = world.candidate(2)
-        return publish(
-            world.setup, candidate, "staging", now=LATER, on_step=on_step, on_bytes=lambda *_: on_step("a piece of a blob")
-        )
+        return publish(world.setup, world.candidate(2), "staging", now=LATER, emit=emit)
     if verb == "promote":
-        return promote(world.setup, "staging", "production", now=LATER, on_step=on_step)
-    return rollback(world.setup, "staging", now=LATER, on_step=on_step)
+        return promote(world.setup, "staging", "production", now=LATER, emit=emit)
+    return rollback(world.setup, "staging", now=LATER, emit=emit)
 
 
 def prepare(world: World, verb: str) -> None:
@@ -125,15 +124,15 @@ def killed(world: World, verb: str, step: int, note: Path) -> bool:
     if child == 0:
         events = 0
 
-        def on_step(name: str) -> None:
+        def emit(event: Event) -> None:
             nonlocal events
             if events == step:
-                note.write_text(name, encoding="utf-8")
+                note.write_text(str(event), encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
             events += 1
 
         try:
-            move(world, verb, on_step)
+            move(world, verb, emit)
         except BaseException as error:  # noqa: BLE001 - told by the exit code
             sys.stderr.write(f"{error!r}\n")
             os._exit(1)
@@ -156,7 +155,7 @@ def one(folder: Path, repository: str, verb: str, step: int) -> dict[str, str]:
     ledger, tag = states(world, channel)
     # Going back again from the new state would be another step back.
     complete = verb == "rollback" and ledger == tag != old
-    final = None if complete else move(world, verb, lambda _: None)
+    final = None if complete else move(world, verb, ignore)
     new = final.release.digest if final else ledger
     assert ledger in (old, new), "neither old nor new"
     assert tag in (old, new), "neither old nor new"
@@ -193,7 +192,7 @@ def prepare_deep(world: World, verb: str) -> None:
 
 
 def expected(verb: str, follows: str, then: str) -> int:
-    """Number of the release that the verb's channel stands at after what follows."""
+    """Number of the release that the verb's channel points to after what follows."""
     before, after = stacks(verb)
     stack = before if then == "old" else after
     staging = verb != "promote"
@@ -221,7 +220,7 @@ def follow(world: World, verb: str, follows: str) -> None:
     elif follows.startswith("rollback"):
         rollback(world.setup, channel, to=f"{8:040x}" if "--to" in follows else "", now=after).require()
     elif follows == "doctor":
-        doctor.check(world.setup, mend=True, now=after)
+        doctor.check(world.setup, repair=True, now=after)
     else:
         prune(world.setup, keep=1, dry_run=False)
 
@@ -249,7 +248,7 @@ def then_rows(folder: Path, verb: str) -> list[dict[str, str]]:
             follow(world, verb, follows)
             found, tag = states(world, channel)
             if follows in ("prune", "promote", "publish", "publish another") and tag != found:
-                doctor.check(world.setup, mend=True)  # these look after their own channel, or none
+                doctor.check(world.setup, repair=True)  # these look after their own channel, or none
                 found, tag = states(world, channel)
             head = history.current(world.setup.ledger.read().records, channel)
             assert head

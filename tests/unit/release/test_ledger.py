@@ -18,9 +18,9 @@ from registries.evidence import NOW
 from registries.releases import world_in
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release import history, record
-from vllm_ci.release.ledger import Entry, Ledger, Overlay, State
+from vllm_ci.release.ledger import KustomizeOverlay, Ledger, LedgerEntry, State
 from vllm_ci.release.publish import publish
-from vllm_ci.release.record import Record, Release
+from vllm_ci.release.record import Record, Release, parse
 from vllm_ci.system.vcs import git
 
 # How often two of them meet; 50 shows what 10 do not.
@@ -31,10 +31,10 @@ def release(number: int) -> Release:
     return Release(commit=f"{number:040x}", digest=f"sha256:{number:064x}", repository="r.example.com/name", tag=f"t{number}")
 
 
-def entry(number: int, channel: str = "staging") -> Entry:
+def entry(number: int, channel: str = "staging") -> LedgerEntry:
     made = Record(number=0, at="2026-11-20T12:00:00Z", action="publish", channel=channel, release=release(number))
-    overlay = Overlay(path=f"deploy/{channel}/kustomization.yaml", name="vllm", fields={"newTag": f"t{number}"})
-    return Entry(record=made, overlay=overlay)
+    overlay = KustomizeOverlay(path=f"deploy/{channel}/kustomization.yaml", name="vllm", fields={"newTag": f"t{number}"})
+    return LedgerEntry(record=made, overlay=overlay)
 
 
 @pytest.fixture(name="ledger")
@@ -97,7 +97,7 @@ def test_a_rewritten_ledger_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
 def test_a_writer_that_was_overtaken_decides_again(ledger: Ledger) -> None:
     seen: list[int] = []
 
-    def propose(state: State) -> Entry:
+    def propose(state: State) -> LedgerEntry:
         seen.append(len(state.records))
         if len(seen) == 1:  # somebody else is faster, once
             Ledger(ledger.remote).append(lambda _: entry(7))
@@ -113,7 +113,7 @@ def test_a_writer_that_was_overtaken_decides_again(ledger: Ledger) -> None:
 def test_a_writer_that_is_always_overtaken_gives_up(ledger: Ledger) -> None:
     count = 0
 
-    def propose(_: State) -> Entry:
+    def propose(_: State) -> LedgerEntry:
         nonlocal count
         count += 1
         Ledger(ledger.remote).append(lambda _: entry(count))
@@ -206,3 +206,11 @@ def test_two_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
     with world.setup.open() as repository:
         assert head
         assert repository.resolve("staging") == head.release.digest
+
+
+def test_a_repair_that_an_earlier_version_recorded_is_read() -> None:
+    release = Release(commit="1" * 40, digest=f"sha256:{2:064x}", repository="r.example.com/name", tag="t")
+    made = Record(number=1, at="2026-11-20T12:00:00Z", action="repair", channel="staging", release=release)
+    written = made.content.replace(b'"repair"', b'"mend"')
+    assert b'"mend"' in written
+    assert parse(written, made.path) == made

@@ -9,7 +9,7 @@ import pytest
 
 from registries.git_server import PASSWORD, USERNAME, GitServer, git_server
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.release.ledger import Entry, Ledger, Overlay, State
+from vllm_ci.release.ledger import KustomizeOverlay, Ledger, LedgerEntry, State
 from vllm_ci.release.record import Record, Release
 
 
@@ -19,13 +19,15 @@ def _server(tmp_path: Path) -> Iterator[GitServer]:
         yield running
 
 
-def propose(state: State) -> Entry:
+def propose(state: State) -> LedgerEntry:
     number = len(state.records) + 1
     release = Release(
         commit=f"{number:040x}", digest=f"sha256:{number:064x}", repository="r.example.com/name", tag=f"t{number}"
     )
     made = Record(number=0, at="2026-11-20T12:00:00Z", action="publish", channel="staging", release=release)
-    return Entry(record=made, overlay=Overlay(path="deploy/staging/kustomization.yaml", name="vllm", fields={"newTag": "t"}))
+    return LedgerEntry(
+        record=made, overlay=KustomizeOverlay(path="deploy/staging/kustomization.yaml", name="vllm", fields={"newTag": "t"})
+    )
 
 
 def test_the_password_comes_from_the_environment(server: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from registries.evidence import NOW, commit_of, report_of, statements_of
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Verdict
-from vllm_ci.evidence.osv import Finding, Severity
+from vllm_ci.evidence.osv import Severity, Vulnerability
 from vllm_ci.evidence.predicates import scan, test_result
 from vllm_ci.evidence.refusals import OtherKeyError
 from vllm_ci.evidence.statement import SIGNATURE, TEST_RESULT, Statement
@@ -37,7 +37,7 @@ def evidence(statements: Iterable[Statement], signer: str = "ci") -> list[Eviden
     ]
 
 
-def scanned(*findings: Finding, age_days: float = 1) -> Statement:
+def scanned(*findings: Vulnerability, age_days: float = 1) -> Statement:
     at = NOW - timedelta(days=age_days)
     return scan.statement(IMAGE, COMMIT, scan.Scan(scanner="s", version="1", updated=at, finished=NOW, findings=findings))
 
@@ -170,8 +170,8 @@ def test_the_age_of_a_scan_is_that_of_its_data(age: float, ok: bool) -> None:
 
 
 def test_severity_and_acceptance() -> None:
-    high = Finding(id="GHSA-1", aliases=("CVE-1",), package="a 1", severity=Severity.HIGH)
-    low = Finding(id="GHSA-2", package="b 2", severity=Severity.LOW)
+    high = Vulnerability(id="GHSA-1", aliases=("CVE-1",), package="a 1", severity=Severity.HIGH)
+    low = Vulnerability(id="GHSA-2", package="b 2", severity=Severity.LOW)
     found = [each for each in everything() if each.kind != "scan"] + evidence([scanned(high, low)])
     assert failing(decided(found=found)) == ["scan.severity"]
     for until, ok in ((NOW.date(), True), (date(2026, 11, 19), False)):
@@ -187,7 +187,7 @@ def test_soak_time(hours: float | None, ok: bool) -> None:
 
 def test_only_allowed_signers_count() -> None:
     policy = dataclasses.replace(FULL, signers=("release-team",), approvals=())
-    assert "signers who do not count here" in decided(policy).reasons[0]
+    assert "other signers" in decided(policy).reasons[0]
     assert decided(dataclasses.replace(policy, signers=("ci",))).allowed
 
 

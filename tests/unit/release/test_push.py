@@ -10,7 +10,7 @@ import pytest
 
 from registries.ledgers import propose
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.release.ledger import Entry, Ledger, State
+from vllm_ci.release.ledger import Ledger, LedgerEntry, State
 from vllm_ci.system.vcs import git
 
 
@@ -46,12 +46,12 @@ def refused(remote: Path) -> tuple[ErroredError, list[float]]:
             "pre-receive",
             'echo "GL-HOOK-ERR: You are not allowed to push code to protected branches on this project." >&2; exit 1',
             "You are not allowed to push code to protected branches",
-            "let the account of the release push",
+            "allow the releasing account to push",
         ),
-        ("update", 'echo "tickets are missing" >&2; exit 1', "tickets are missing", "what its hooks want"),
+        ("update", 'echo "tickets are missing" >&2; exit 1', "tickets are missing", "what its hooks require"),
         ("pre-receive", 'echo "repository size limit of 1 GB exceeded: quota" >&2; exit 1', "size limit", "make room"),
-        ("pre-receive", "exit 1", "pre-receive hook declined", "what its hooks want"),
-        ("pre-receive", 'printf "\\033[31mred\\033[0m words\\n" >&2; exit 1', "red words", "what its hooks want"),
+        ("pre-receive", "exit 1", "pre-receive hook declined", "what its hooks require"),
+        ("pre-receive", 'printf "\\033[31mred\\033[0m words\\n" >&2; exit 1', "red words", "what its hooks require"),
     ],
 )
 def test_a_refusal_comes_at_once_with_the_server_s_words(remote: Path, name: str, script: str, words: str, remedy: str) -> None:
@@ -93,7 +93,7 @@ def test_a_lock_that_stays_is_said_with_the_server_s_words(remote: Path) -> None
 def test_a_branch_that_moved_is_tried_again(remote: Path) -> None:
     tried: list[int] = []
 
-    def overtaken(state: State) -> Entry:
+    def overtaken(state: State) -> LedgerEntry:
         tried.append(len(state.records))
         if len(tried) == 1:
             assert Ledger(str(remote)).append(propose("apps/kustomization.yaml"))[1]

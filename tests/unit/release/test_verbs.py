@@ -14,6 +14,7 @@ from registries.docker import DockerRegistry
 from registries.evidence import MATERIALS, NOW, commit_of, report_of
 from registries.releases import PRODUCTION, STAGING, World, tree_hash, world_in
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
+from vllm_ci.domain.events import Event, Finished, Progress, Started
 from vllm_ci.domain.report import Report, Verdict
 from vllm_ci.evidence.osv import Severity
 from vllm_ci.evidence.refusals import AlteredImageError
@@ -123,7 +124,7 @@ def test_a_dry_run_says_everything_and_does_nothing(local: World) -> None:
     assert moved.changed
     assert moved.done[0].startswith(f"push {moved.release.digest}")
     assert "attach provenance" in moved.done
-    assert moved.done[-2:] == (f"record that staging stands at {moved.release.commit[:12]}", "point tag staging at it")
+    assert moved.done[-2:] == (f"record that staging points to {moved.release.commit[:12]}", "set tag staging")
     assert tree_hash(local.folder) == before
     publish(local.setup, candidate, "staging", now=LATER).require()
     before = tree_hash(local.folder)
@@ -187,7 +188,7 @@ def test_doubles_and_dirty_trees_never_pass(local: World) -> None:
     with pytest.raises(FailedError, match="double"):
         publish(lenient.setup, double, "staging", now=LATER)
     dirty = commit_of(1, dirty=True)
-    with pytest.raises(FailedError, match="never published"):
+    with pytest.raises(FailedError, match="its image cannot be published"):
         publish(lenient.setup, local.candidate(1, commit=dirty), "staging", now=LATER)
     report = report_of(dirty, candidate.image)
     with pytest.raises(FailedError, match="dirty"):
@@ -196,7 +197,7 @@ def test_doubles_and_dirty_trees_never_pass(local: World) -> None:
 
 def test_a_report_of_another_image_or_commit_is_refused(local: World) -> None:
     one, two = local.candidate(1), local.candidate(2)
-    with pytest.raises(FailedError, match="is to be published"):
+    with pytest.raises(FailedError, match="the report is for"):
         publish(local.setup, dataclasses.replace(one, tested=two.tested), "staging", now=LATER)
     other = dataclasses.replace(one.tested[0].report, image=two.image)
     with pytest.raises(FailedError, match="built again"):
@@ -206,7 +207,7 @@ def test_a_report_of_another_image_or_commit_is_refused(local: World) -> None:
 def test_a_commit_s_tag_never_moves(local: World) -> None:
     published(local, 1)
     other = local.candidate(2, commit=commit_of(1))
-    with pytest.raises(FailedError, match="names another image"):
+    with pytest.raises(FailedError, match="already points to another image"):
         publish(local.setup, other, "staging", now=LATER)
 
 
@@ -224,7 +225,7 @@ def test_production_wants_staging_branch_and_soak_time(local: World) -> None:
     assert promote(slow.setup, "staging", "production", now=NOW + timedelta(hours=25)).changed
 
 
-def test_an_expired_scan_is_refused_and_a_new_one_mends_it(local: World, tmp_path: Path) -> None:
+def test_an_expired_scan_is_refused_and_a_new_one_is_accepted(local: World, tmp_path: Path) -> None:
     entry = {
         "id": "GHSA-1",
         "modified": "2026-11-19T00:00:00Z",
@@ -267,7 +268,7 @@ def test_an_expired_scan_is_refused_and_a_new_one_mends_it(local: World, tmp_pat
 def test_evidence_of_others_does_not_count(local: World) -> None:
     world = local.with_policies(staging=dataclasses.replace(STAGING, signers=("security-team",)))
     moved = publish(world.setup, world.candidate(1), "staging", now=LATER)
-    assert "by signers who do not count here" in moved.decision.reasons[0]
+    assert "by other signers" in moved.decision.reasons[0]
 
 
 def test_an_approval_must_be_signed_by_whom_it_names(local: World) -> None:
@@ -409,7 +410,7 @@ def test_a_repaired_kustomization_does_not_hide_an_interrupted_rollback(local: W
     file.write_text(file.read_text().replace(commit_of(2).sha, "v0"))
     git("-c", "user.name=p", "-c", "user.email=p@example.com", "commit", "--quiet", "-am", "by hand", cwd=checkout)
     git("push", "--quiet", cwd=checkout)
-    doctor.check(local.setup, mend=True)
+    doctor.check(local.setup, repair=True)
     layout.put_manifest(three, tag="staging")
     assert rollback(local.setup, "staging", now=LATER).release.commit == commit_of(2).sha
 
@@ -451,7 +452,7 @@ def test_a_user_s_overlay_keeps_its_other_bytes(local: World) -> None:
     assert "newTag" in now.removeprefix(text)
 
 
-def test_disagreements_are_named_and_mended(world: World) -> None:
+def test_disagreements_are_named_and_repaired(world: World) -> None:
     first, second = published(world, 1), published(world, 2)
     with world.setup.open() as repository:
         repository.put_manifest(repository.manifest(first.release.digest), tag="staging")
@@ -462,10 +463,10 @@ def test_disagreements_are_named_and_mended(world: World) -> None:
     git("-c", "user.name=p", "-c", "user.email=p@example.com", "commit", "--quiet", "-am", "by hand", cwd=checkout)
     git("push", "--quiet", cwd=checkout)
     found = doctor.check(world.setup)
-    assert [(each.what, each.mended) for each in found] == [("kustomization", False), ("channel tag", False)]
+    assert [(each.what, each.repaired) for each in found] == [("kustomization", False), ("channel tag", False)]
     assert found[1].got == first.release.digest
-    mended = doctor.check(world.setup, mend=True)
-    assert [(each.what, each.mended) for each in mended] == [("kustomization", True), ("channel tag", True)]
+    repaired = doctor.check(world.setup, repair=True)
+    assert [(each.what, each.repaired) for each in repaired] == [("kustomization", True), ("channel tag", True)]
     assert doctor.check(world.setup) == ()
     assert standing(world, "staging") == second.release.commit
     assert rollback(world.setup, "staging", now=LATER).release == first.release
@@ -475,12 +476,12 @@ def test_a_lost_image_and_a_moved_tag_are_named_with_what_to_do(local: World) ->
     first, second = published(local, 1), published(local, 2)
     layout = Layout(local.folder / "registry")
     layout.put_manifest(layout.manifest(first.release.digest), tag=second.release.tag)
-    [moved] = doctor.check(local.setup, mend=True)
-    assert (moved.what, moved.mended) == ("commit tag", False)
+    [moved] = doctor.check(local.setup, repair=True)
+    assert (moved.what, moved.repaired) == ("commit tag", False)
     assert "who moved" in moved.remedy
     layout.delete(second.release.digest)
-    found = doctor.check(local.setup, mend=True)
-    assert [(each.what, each.mended) for each in found] == [("image", False), ("channel tag", False)]
+    found = doctor.check(local.setup, repair=True)
+    assert [(each.what, each.repaired) for each in found] == [("image", False), ("channel tag", False)]
 
 
 def test_prune_keeps_what_any_channel_could_go_back_to(world: World) -> None:
@@ -494,7 +495,7 @@ def test_prune_keeps_what_any_channel_could_go_back_to(world: World) -> None:
     with world.setup.open() as repository:
         assert repository.resolve(digests[1])
     done = prune(world.setup, keep=2, dry_run=False)
-    assert done == would
+    assert done == dataclasses.replace(would, dry_run=False)
     assert done.attachments > 10
     with world.setup.open() as repository:
         assert [bool(repository.resolve(digest)) for digest in digests.values()] == [False, True, False, True, True]
@@ -529,3 +530,25 @@ def test_materials_reach_the_bill_and_the_provenance(local: World) -> None:
     kinds = [each["kind"] for each in shown.to_json()["evidence"]]  # type: ignore[attr-defined]
     assert sorted(kinds) == ["decision", "provenance", "sbom", "signature", *["test result"] * 4]
     assert MATERIALS.packages
+
+
+def test_every_verb_tells_of_its_steps_as_a_run_does(local: World) -> None:
+    told: list[Event] = []
+    publish(local.setup, local.candidate(1), "staging", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "evidence", "push", "attach", "attach", "ledger", "tag"]
+    assert any(isinstance(each, Progress) and each.step == "push" and "MB sent" in each.detail for each in told)
+    assert [each.detail for each in told if isinstance(each, Finished) and each.step == "ledger"] == ["record 1"]
+    told.clear()
+    promote(local.setup, "staging", "production", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "attach", "ledger", "tag"]
+    publish(local.setup, local.candidate(2), "staging", now=NOW).require()
+    told.clear()
+    rollback(local.setup, "staging", now=NOW, emit=told.append).require()
+    assert steps_of(told) == ["verify", "ledger", "tag"]
+
+
+def steps_of(told: list[Event]) -> list[str]:
+    """Names of the steps that began; each of them ended."""
+    begun = [each.step for each in told if isinstance(each, Started)]
+    assert sorted(begun) == sorted(each.step for each in told if isinstance(each, Finished))
+    return begun

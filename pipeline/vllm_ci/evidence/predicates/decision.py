@@ -22,7 +22,7 @@ def statement(
         image: What was decided on.
         commit: It was made from.
         channel: Where it may go.
-        policy: Hex sha256 of the policy that was asked.
+        policy: Hex sha256 of the policy that was evaluated.
         rules: Names of its rules, all of which held.
         evidence: Digests of the attachments that it was decided by.
         at: When.

@@ -40,12 +40,12 @@ def statement(
         builder: URI of who built it; by default this tool on an unnamed machine.
 
     Raises:
-        FailedError: The commit is dirty: nobody could build that image again.
+        FailedError: The commit is dirty: the image cannot be built again.
     """
     if commit.dirty:
         raise FailedError(
             f"the image of {commit.short} was built from a dirty work tree",
-            why="no commit holds what is in it, so nobody could build it again",
+            why="the image holds changes that are in no commit, so it cannot be built again",
             remedy="commit your changes, then build, test and publish that commit",
         )
     source = f"git+{commit.source}" if commit.source else "git"
@@ -81,7 +81,7 @@ def commit_of(found: Statement) -> Commit:
             sha=dependency["digest"]["gitCommit"],
             ref=str(external.get("ref", "")),
             pull_request=str(external.get("pullRequest", "")),
-            # Absent means that nobody looked: as good as dirty.
+            # A missing value counts as dirty.
             dirty=definition.get("internalParameters", {}).get("dirty") is not False,
             source=str(external.get("source", "")).removeprefix("git+"),
         )

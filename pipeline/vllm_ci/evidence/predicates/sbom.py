@@ -1,4 +1,4 @@
-"""The bill of materials of an image (CycloneDX 1.6): what the locks name and what was staged, and nothing that was guessed."""
+"""The bill of materials of an image (CycloneDX 1.6): made from the record that the build wrote."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def statement(image: ImageRef, commit: Commit, materials: Materials, *, at: date
     components = [_package(each) for each in materials.packages]
     components += [_file(path, digest) for path, digest in sorted(materials.files.items())]
     bom.components.update(components)
-    # Every component is flatly a part of the image: locks say nothing true about who needs whom.
+    # Every component is a direct part of the image: locks say nothing about dependencies between packages.
     bom.register_dependency(bom.metadata.component, components)
     predicate = json.loads(JsonV1Dot6(bom).output_as_string())
     return Statement.about(image, commit, SBOM, predicate)
@@ -50,7 +50,7 @@ def packages(found: Statement) -> tuple[Package, ...]:
     """The packages of a bill of ours, for a scan.
 
     Raises:
-        MalformedError: It is no bill, or none of ours.
+        MalformedError: It is not a bill of materials of ours.
     """
     try:
         return tuple(

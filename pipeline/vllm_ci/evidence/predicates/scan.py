@@ -14,7 +14,7 @@ from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence import osv, strict
 from vllm_ci.evidence.materials import Package
-from vllm_ci.evidence.osv import Finding, Severity
+from vllm_ci.evidence.osv import Severity, Vulnerability
 from vllm_ci.evidence.refusals import MalformedError, Refusal
 from vllm_ci.evidence.statement import SCAN, Statement, moment, timestamp
 
@@ -35,7 +35,7 @@ class Scan:
     version: str
     updated: datetime
     finished: datetime
-    findings: tuple[Finding, ...]
+    findings: tuple[Vulnerability, ...]
 
     @property
     def dated(self) -> datetime:
@@ -71,7 +71,9 @@ def from_scanner(file: Path, image: ImageRef, *, at: datetime) -> Scan:
         raise
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} cannot be read as a scanner's result: {type(error).__name__}: {error}") from error
-    raise ConfigError(f"{file} is no result of Trivy or Grype", remedy="write it with --format json, or give OSV data instead")
+    raise ConfigError(
+        f"{file} is not a result of Trivy or Grype", remedy="write it with --format json, or give OSV data instead"
+    )
 
 
 def statement(image: ImageRef, commit: Commit, scan: Scan) -> Statement:
@@ -107,7 +109,7 @@ def read(found: Statement) -> Scan:
         raise MalformedError("a scan cannot be read", remedy="scan again") from error
 
 
-def _result(finding: Finding) -> dict[str, Any]:
+def _result(finding: Vulnerability) -> dict[str, Any]:
     facts = {"package": finding.package, "fixed": finding.fixed, "aliases": " ".join(finding.aliases)}
     return {
         "id": finding.id,
@@ -119,12 +121,12 @@ def _result(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _finding(result: Mapping[str, Any]) -> Finding:
+def _finding(result: Mapping[str, Any]) -> Vulnerability:
     facts = {each["key"]: each["value"] for each in result.get("annotations", ())}
     scores = {each["method"]: each["score"] for each in result["severity"]}
     score = scores.get("cvss_score", "")
     rating = Severity.named(scores["rating"]) if "rating" in scores else Severity.scored(float(score))
-    return Finding(
+    return Vulnerability(
         id=str(result["id"]),
         package=str(facts.get("package", "")),
         severity=rating,
@@ -134,7 +136,7 @@ def _finding(result: Mapping[str, Any]) -> Finding:
     )
 
 
-def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def _sorted(findings: Iterable[Vulnerability]) -> tuple[Vulnerability, ...]:
     return tuple(sorted(findings, key=lambda each: (-each.severity, each.id, each.package)))
 
 
@@ -145,7 +147,7 @@ def _trivy(value: Mapping[str, Any], image: ImageRef, at: datetime) -> Scan:
     if not created:
         raise ConfigError("Trivy's result says nothing of when it was made", remedy="use a newer Trivy")
     findings = [
-        Finding(
+        Vulnerability(
             id=str(each["VulnerabilityID"]),
             package=f"{each['PkgName']} {each.get('InstalledVersion', '')}".strip(),
             severity=Severity.named(str(each.get("Severity", ""))),
@@ -174,7 +176,7 @@ def _grype(value: Mapping[str, Any], image: ImageRef, at: datetime) -> Scan:
     if not built:
         raise ConfigError("Grype's result says nothing of the date of its data", remedy="use a newer Grype")
     findings = [
-        Finding(
+        Vulnerability(
             id=str(each["vulnerability"]["id"]),
             package=f"{each['artifact']['name']} {each['artifact'].get('version', '')}".strip(),
             severity=Severity.named(str(each["vulnerability"].get("severity", ""))),

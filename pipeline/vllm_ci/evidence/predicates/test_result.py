@@ -13,7 +13,7 @@ from vllm_ci.domain.report import CaseStatus, Report, StageResult, Verdict
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import TEST_RESULT, Statement, moment, timestamp
 
-# The predicate knows three results; what could not be told or decides nothing is at best a warning.
+# The predicate knows three results; errored and inconclusive are at best a warning.
 _RESULTS = {Verdict.PASSED: "PASSED", Verdict.INCONCLUSIVE: "WARNED", Verdict.ERRORED: "FAILED", Verdict.FAILED: "FAILED"}
 
 
@@ -51,7 +51,7 @@ def statements(report: Report, image: ImageRef, ctrf: bytes) -> Iterator[Stateme
 
 
 def check(report: Report, image: ImageRef) -> None:
-    """Whether a report may stand for an image.
+    """Check that a report is evidence for an image.
 
     Raises:
         FailedError: It may not.
@@ -95,7 +95,7 @@ def read(statement: Statement) -> TestResult:
     except (LookupError, TypeError, ValueError) as error:
         raise MalformedError("a test result cannot be read", remedy="run the stages and publish again") from error
     if result != _RESULTS[verdict] or (verdict is Verdict.PASSED and statement.predicate.get("failedTests")):
-        raise MalformedError(f"the test result of {found.stage} says {verdict.value} and {result}", remedy="have it made again")
+        raise MalformedError(f"the test result of {found.stage} says {verdict.value} and {result}", remedy="create it again")
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vllm_ci.domain.errors import BuildError, UsageError
-from vllm_ci.images.debian.mirrors import Source
+from vllm_ci.images.debian.mirrors import AptSource
 from vllm_ci.images.lockfile import LockedDeb
 from vllm_ci.system import external
 
@@ -17,7 +17,7 @@ _DEADLINE_S = 900.0
 _INSTALLED = re.compile(r"^Inst (?P<name>\S+) \((?P<version>\S+) ", re.MULTILINE)
 
 
-def resolve(packages: Iterable[str], *, architecture: str, sources: Iterable[Source], state: Path) -> list[LockedDeb]:
+def resolve(packages: Iterable[str], *, architecture: str, sources: Iterable[AptSource], state: Path) -> list[LockedDeb]:
     """What installing ``packages`` on an empty system would install, without recommendations.
 
     Args:
@@ -33,8 +33,8 @@ def resolve(packages: Iterable[str], *, architecture: str, sources: Iterable[Sou
     if not shutil.which("apt-get"):
         raise UsageError(
             "apt-get was not found",
-            why="locking Debian packages takes apt's resolver; building does not",
-            remedy="run vllm-ci lock on a Debian or Ubuntu host, or in a container of one",
+            why="locking Debian packages uses apt's resolver; building does not",
+            remedy="run vllm-ci lock on a Debian or Ubuntu host or in such a container",
         )
     options = _options(architecture, list(sources), state)
     _run("apt-get", "--quiet", *options, "update")
@@ -44,7 +44,7 @@ def resolve(packages: Iterable[str], *, architecture: str, sources: Iterable[Sou
     return [_deb(record, architecture) for record in records.strip().split("\n\n") if record]
 
 
-def _options(architecture: str, sources: list[Source], state: Path) -> list[str]:
+def _options(architecture: str, sources: list[AptSource], state: Path) -> list[str]:
     folder = state / architecture
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / name).mkdir(parents=True, exist_ok=True)

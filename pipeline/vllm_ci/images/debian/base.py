@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import Base, ImageSpec, User, selected
 from vllm_ci.images import conflicts
-from vllm_ci.images.debian.deb import Package, unpack
+from vllm_ci.images.debian.deb import DebPackage, unpack
 from vllm_ci.images.debian.mirrors import sources
 from vllm_ci.images.entries import Entry, Inline, from_folder
 from vllm_ci.images.lockfile import LockedDeb
@@ -52,11 +53,11 @@ def key(debs: Iterable[LockedDeb], base: Base) -> str:
     return hashlib.sha256(canonical(facts)).hexdigest()[:32]
 
 
-def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, progress: Callable[[str], None]) -> Path:
+def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, emit: Emit) -> Path:
     """The unpacked tree of ``debs``, made when it is not there: an interpreter and a compiler that run on this machine.
 
     Raises:
-        BuildError: A package is to be had nowhere, or two do not go together.
+        BuildError: A package is not available, or two packages conflict.
     """
     name = f"debian-{key(debs, base)}-{_TREE}"
     target = store.trees / name
@@ -65,10 +66,10 @@ def root(store: Store, debs: tuple[LockedDeb, ...], base: Base, *, progress: Cal
     with store.lock(name):
         if target.is_dir():
             return target
-        fetch_debs(store, debs, sources=lambda: sources(base.suite), progress=progress)
-        progress(f"unpacking {len(debs)} Debian packages")
+        fetch_debs(store, debs, sources=lambda: sources(base.suite), emit=emit)
         store.trees.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store.trees, prefix=".part-") as part:
+        unpacking = step(emit, "unpack", f"{len(debs)} Debian packages")
+        with unpacking, tempfile.TemporaryDirectory(dir=store.trees, prefix=".part-") as part:
             with disk(target, needed_bytes=6 * sum(deb.size_bytes for deb in debs)):
                 _unpack_all(store, debs, base, Path(part))
             (Path(part) / "root").rename(target)
@@ -105,7 +106,7 @@ class _Tree:
         links = (Member(Kind.LINK, link, aim) for link, aim in _MERGED.items())
         self.shape.apply([*(Member(Kind.FOLDER, path) for path in folders), *links], name=self._names[0])
 
-    def add(self, name: str, package: Package) -> None:
+    def add(self, name: str, package: DebPackage) -> None:
         """Put a package over those before it; links that are there already lead to where its files go."""
         self._names.append(f"package {name}")
         for member in package.members:
@@ -151,7 +152,7 @@ class _Tree:
         self.shape.apply([Member(Kind.FILE, path) for path in files], name="what is installed")
 
 
-def _installed(ordered: Iterable[LockedDeb], packages: Iterable[Package]) -> dict[str, bytes]:
+def _installed(ordered: Iterable[LockedDeb], packages: Iterable[DebPackage]) -> dict[str, bytes]:
     """``/var/lib/dpkg/status.d``, where scanners look for packages in images without dpkg."""
     found = {}
     for deb, package in zip(ordered, packages, strict=True):
@@ -184,7 +185,7 @@ def settings(spec: ImageSpec) -> list[Entry]:
     taken = {entry.path: "vllm-ci itself" for entry in (*_accounts(spec), *_skeleton(spec))}
     for key, path, entry in asked:
         if (before := taken.setdefault(entry.path, key)) != key:
-            raise ConfigError(f"{key}: {path} is a path that {before} has too", remedy=f"take {path} out of {key}")
+            raise ConfigError(f"{key}: {path} is also a path of {before}", remedy=f"remove {path} from {key}")
     found = [*_accounts(spec), *(entry for _, _, entry in asked), *_skeleton(spec)]
     whose = conflicts.owners(names(spec))
     conflicts.check_one([(entry, whose(entry.path)) for entry in found], error=ConfigError)
@@ -213,7 +214,7 @@ def _plain(key: str, path: str) -> str:
     except ValueError as error:
         raise ConfigError(f"{key}: {path} {error}", remedy="name an absolute path in the image") from error
     if not found or not path.startswith("/"):
-        raise ConfigError(f"{key}: {path} is no absolute path in the image", remedy="write it with a slash in front")
+        raise ConfigError(f"{key}: {path} is not an absolute path in the image", remedy="start it with a slash")
     return found
 
 

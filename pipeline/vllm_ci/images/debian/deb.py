@@ -22,7 +22,7 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What a package says of itself.
+    """A package's own metadata.
 
     Attributes:
         text: Its ``control`` file.
@@ -68,7 +68,7 @@ def merged(path: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class DebPackage:
     """An unpacked package.
 
     Attributes:
@@ -80,7 +80,7 @@ class Package:
     members: Sequence[Member]
 
 
-def unpack(path: Path, folder: Path) -> Package:
+def unpack(path: Path, folder: Path) -> DebPackage:
     """Unpack a package's files into the empty directory ``folder``, each under the number of its member.
 
     Raises:
@@ -92,7 +92,7 @@ def unpack(path: Path, folder: Path) -> Package:
             control = _control(name, content)
         elif name.startswith("data.tar"):
             found = _data(path.name, _opened(name, content), folder)
-    return Package(control=control, members=found)
+    return DebPackage(control=control, members=found)
 
 
 def _data(name: str, stream: IO[bytes], folder: Path) -> list[Member]:

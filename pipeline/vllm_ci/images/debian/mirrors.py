@@ -1,4 +1,4 @@
-"""Which Debian mirrors the user means: an option, or what apt's own configuration says."""
+"""The user's Debian mirrors: from an option, or from apt's own configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class AptSource:
     """One entry of apt's configuration.
 
     Attributes:
@@ -30,7 +30,7 @@ class Source:
     signed_by: str = ""
 
 
-def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> tuple[Source, ...]:
+def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> tuple[AptSource, ...]:
     """Sources of ``suite`` and of its updates and security updates.
 
     ``VLLM_CI_DEBIAN_MIRROR`` (roots separated by spaces, e.g. a snapshot archive's) takes the place of apt's configuration.
@@ -40,7 +40,7 @@ def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, s
     """
     if named := environ.get("VLLM_CI_DEBIAN_MIRROR"):
         return tuple(
-            Source(uri=uri.rstrip("/"), suite=f"{suite}-security" if "security" in uri else suite, components=("main",))
+            AptSource(uri=uri.rstrip("/"), suite=f"{suite}-security" if "security" in uri else suite, components=("main",))
             for uri in named.replace(",", " ").split()
         )
     wanted = {suite, f"{suite}-updates", f"{suite}-security"}
@@ -55,8 +55,8 @@ def sources(suite: str, *, etc: Path = Path("/etc/apt"), environ: Mapping[str, s
     return found
 
 
-def roots(sources: Iterable[Source]) -> tuple[str, ...]:
-    """Roots below which a locked package is looked for, its hash being the judge.
+def roots(sources: Iterable[AptSource]) -> tuple[str, ...]:
+    """Roots below which a locked package is looked for, its hash is checked.
 
     Those of ``sources``, and what lies beside them where Debian and most mirrors keep security updates: container images often
     name the plain archive alone, and an update that was locked may be in the other one only.
@@ -65,8 +65,8 @@ def roots(sources: Iterable[Source]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*named, *(f"{root}-security" for root in named if root.endswith("/debian"))]))
 
 
-def _of_another_release(configured: Iterable[Source], suite: str) -> tuple[Source, ...]:
-    """A host of another Debian release knows a mirror all the same: one root serves every suite."""
+def _of_another_release(configured: Iterable[AptSource], suite: str) -> tuple[AptSource, ...]:
+    """A mirror that is configured for another Debian release works too: one root serves every suite."""
     return tuple(
         dict.fromkeys(
             replace(source, suite=f"{suite}-security" if source.uri.endswith("-security") else suite)
@@ -76,14 +76,14 @@ def _of_another_release(configured: Iterable[Source], suite: str) -> tuple[Sourc
     )
 
 
-def _configured(etc: Path) -> Iterable[Source]:
+def _configured(etc: Path) -> Iterable[AptSource]:
     lists = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list"))]
     for path in lists:
         if path.is_file():
             for line in path.read_text(errors="replace", encoding="utf-8").splitlines():
                 if match := _ONE_LINE.match(line.strip()):
                     signed = re.search(r"signed-by=(\S+)", match["options"] or "")
-                    yield Source(
+                    yield AptSource(
                         uri=match["uri"].rstrip("/"),
                         suite=match["suite"],
                         components=tuple(match["components"].split("#")[0].split()),
@@ -94,7 +94,7 @@ def _configured(etc: Path) -> Iterable[Source]:
             yield from _deb822(paragraph)
 
 
-def _deb822(paragraph: str) -> Iterable[Source]:
+def _deb822(paragraph: str) -> Iterable[AptSource]:
     """Entries of one paragraph (sources.list(5), DEB822-STYLE FORMAT)."""
     lines = [line for line in paragraph.splitlines() if not line.startswith("#")]
     fields: dict[str, str] = {}
@@ -110,7 +110,7 @@ def _deb822(paragraph: str) -> Iterable[Source]:
         return
     for uri in fields.get("uris", "").split():
         for suite in fields.get("suites", "").split():
-            yield Source(
+            yield AptSource(
                 uri=uri.rstrip("/"),
                 suite=suite,
                 components=tuple(fields.get("components", "").split()),

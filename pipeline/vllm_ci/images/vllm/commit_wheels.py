@@ -1,4 +1,4 @@
-"""Wheels of single commits: found in folders or on indexes, believed only when they name their commit."""
+"""Wheels of single commits: found in folders or on indexes, accepted only when they name their commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from vllm_ci.domain.image_spec import ImageSpec, VllmSource
 from vllm_ci.images import fetch, index
-from vllm_ci.images.entries import Archive, Member, read
+from vllm_ci.images.entries import Archive, ArchiveMember, read
 from vllm_ci.images.lockfile import MACHINES, LockedWheel
 from vllm_ci.images.store import Store, appearing
 from vllm_ci.images.supply import wheel_path
@@ -39,14 +39,14 @@ def tags(python: str, glibc: str, platform: str) -> set[Tag]:
 
 
 class CommitWheels:
-    """Where wheels of commits may be had."""
+    """Places with wheels of commits."""
 
     def __init__(self, *, spec: ImageSpec, vllm: VllmSource, platform: str, store: Store, locked: LockedWheel) -> None:
         self.vllm, self.platform, self.store, self.locked = vllm, platform, store, locked
         self._tags = tags(spec.python, spec.glibc, platform)
 
     def find(self, sha: str) -> LockedWheel | None:
-        """The wheel of a commit, brought into the store; ``None`` when no place has one."""
+        """The wheel of a commit, fetched into the store; ``None`` when no place has one."""
         key = hashlib.sha256("\n".join((sha, self.platform, self.locked.project, *self.vllm.wheels)).encode()).hexdigest()
         record = self.store.record("commit-wheels", key)
         if record is not None:
@@ -120,7 +120,7 @@ def _is_of(path: Path, sha: str) -> bool:
     archive = Archive(path)
     for info in archive.members:
         if info.filename.endswith(("/_version.py", "/commit_id.py")) and info.filename.count("/") == 1:
-            text = read(Member(archive, info)).decode(errors="replace")
+            text = read(ArchiveMember(archive, info)).decode(errors="replace")
             if match := _IDENTITY.search(text):
                 return sha.startswith(match.group(1))
     return False

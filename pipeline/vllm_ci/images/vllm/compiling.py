@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_ci.domain.errors import BuildError, UsageError
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import Compile
 from vllm_ci.system import external, scratch
 from vllm_ci.system.vcs import git
@@ -39,7 +40,7 @@ def program(wanted: str) -> str:
 
 
 @contextmanager
-def compile_wheel(how: Compile, *, root: Path, sha: str, platform: str, progress: Callable[[str], None]) -> Iterator[Path]:
+def compile_wheel(how: Compile, *, root: Path, sha: str, platform: str, emit: Emit) -> Iterator[Path]:
     """Compile a commit; the wheel is there for as long as the context lasts.
 
     The build context is a clone of the commit with its ``.git``, which upstream mounts and takes the version from.
@@ -52,8 +53,8 @@ def compile_wheel(how: Compile, *, root: Path, sha: str, platform: str, progress
     name = program(how.program)
     with scratch.folder("compile-") as work:
         _prepare(work, how, root, sha)
-        progress(f"compiling {sha[:12]} with {name}, target {how.target}: this takes long, and once for these sources")
-        _run(_command(name, how, platform, work), work)
+        with step(emit, "compile", f"{sha[:12]} with {name}, target {how.target}: long, and once for these sources"):
+            _run(_command(name, how, platform, work), work)
         wheels = sorted((work / "dist").rglob("*.whl"))
         if len(wheels) != 1:
             raise BuildError(
@@ -101,5 +102,5 @@ def _run(command: list[str], work: Path) -> None:
         raise BuildError(
             f"{command[0]} could not compile the commit",
             why=done.tail(),
-            remedy="repair what that says; the same command by hand: " + " ".join(command),
+            remedy="fix the error above and run again; the same command by hand: " + " ".join(command),
         )

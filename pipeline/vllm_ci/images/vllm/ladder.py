@@ -11,7 +11,7 @@ There is no fifth: old kernels never go under new sources.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import BuildError, ConfigError
+from vllm_ci.domain.events import Emit
 from vllm_ci.domain.image_spec import ImageSpec, VllmSource
 from vllm_ci.images.lockfile import LockedWheel
 from vllm_ci.images.store import Store, canonical
@@ -83,10 +84,10 @@ class Ladder:
         platform: str,
         wheels: tuple[LockedWheel, ...],
         store: Store,
-        progress: Callable[[str], None],
+        emit: Emit,
     ) -> None:
         self.spec, self.vllm, self.root, self.commit, self.platform = spec, vllm, root, commit, platform
-        self.store, self.progress = store, progress
+        self.store, self.emit = store, emit
         self.locked = locked_wheel(spec, vllm, wheels)
         self.torch = next((wheel.version for wheel in wheels if wheel.project == "torch"), "")
         self.history = History(root=root, inputs=vllm.inputs)
@@ -94,7 +95,7 @@ class Ladder:
 
     @cached_property
     def places(self) -> CommitWheels:
-        """Where wheels of commits may be had."""
+        """Places with wheels of commits."""
         from vllm_ci.images.vllm.commit_wheels import CommitWheels  # loads packaging, which most builds can do without
 
         return CommitWheels(spec=self.spec, vllm=self.vllm, platform=self.platform, store=self.store, locked=self.locked)
@@ -193,7 +194,7 @@ class Ladder:
             if (step := self._kept()) is not None:
                 return step
             with compiling.compile_wheel(
-                self.vllm.compile, root=self.root, sha=self.commit.sha, platform=self.platform, progress=self.progress
+                self.vllm.compile, root=self.root, sha=self.commit.sha, platform=self.platform, emit=self.emit
             ) as path:
                 wheel = self.places.adopt(path)
             facts = {name: getattr(wheel, name) for name in ("project", "version", "filename", "sha256", "size_bytes")}

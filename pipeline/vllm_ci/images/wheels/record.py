@@ -20,7 +20,7 @@ REBUILD = "use another version of it, or have its author build it again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class RecordRow:
     """What ``RECORD`` has of a file.
 
     Attributes:
@@ -48,7 +48,7 @@ def decoded(content: bytes, *, wheel: str, member: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse(text: str, *, wheel: str, member: str, names: Container[str]) -> dict[str, Row]:
+def parse(text: str, *, wheel: str, member: str, names: Container[str]) -> dict[str, RecordRow]:
     """Rows by file name; a file with rows that differ has an empty one.
 
     Args:
@@ -60,10 +60,10 @@ def parse(text: str, *, wheel: str, member: str, names: Container[str]) -> dict[
     Raises:
         BuildError: A line cannot be read.
     """
-    found: dict[str, Row] = {}
+    found: dict[str, RecordRow] = {}
     for line, fields in _lines(text, f"{wheel}: {member}"):
         name, row = _row(fields, names, where=f"{wheel}: {member}:{line}")
-        found[name] = row if found.get(name, row) == row else Row()
+        found[name] = row if found.get(name, row) == row else RecordRow()
     return found
 
 
@@ -81,7 +81,7 @@ def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
             yield line, fields
 
 
-def _row(fields: list[str], names: Container[str], *, where: str) -> tuple[str, Row]:
+def _row(fields: list[str], names: Container[str], *, where: str) -> tuple[str, RecordRow]:
     """Name and content of a row; a name with unquoted commas is the one that the wheel has (pypa/pip#6165)."""
     name, (coded, size) = fields[0], (*fields[1:], "", "")[:2]
     if len(fields) > 3:
@@ -97,15 +97,15 @@ def _row(fields: list[str], names: Container[str], *, where: str) -> tuple[str, 
     return name, _hashed(coded.strip(), size.strip())
 
 
-def _hashed(coded: str, size: str) -> Row:
+def _hashed(coded: str, size: str) -> RecordRow:
     algorithm, _, value = coded.partition("=")
     algorithm = algorithm.lower()
     if algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith("shake"):
-        return Row()
+        return RecordRow()
     try:
         digest = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        return Row()
+        return RecordRow()
     if len(digest) != hashlib.new(algorithm, usedforsecurity=False).digest_size:
-        return Row()
-    return Row(sha256=digest.hex() if algorithm == "sha256" else "", hash=f"{algorithm}={value}", size=size)
+        return RecordRow()
+    return RecordRow(sha256=digest.hex() if algorithm == "sha256" else "", hash=f"{algorithm}={value}", size=size)

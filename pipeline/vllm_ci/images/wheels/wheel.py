@@ -14,11 +14,11 @@ from installer.scripts import Script
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.image_spec import Files
 from vllm_ci.domain.paths import shown
-from vllm_ci.images.entries import Content, Entry, Inline, Member, read
+from vllm_ci.images.entries import ArchiveMember, Content, Entry, Inline, read
 from vllm_ci.images.environment import Environment, Installed
 from vllm_ci.images.wheels import entry_points, metadata, record
 from vllm_ci.images.wheels.archive import members, opened
-from vllm_ci.images.wheels.record import REBUILD, Row
+from vllm_ci.images.wheels.record import REBUILD, RecordRow
 
 __all__ = ["Environment", "Wheel", "belongs", "cache_tag", "is_compiled", "pyc_path"]
 
@@ -58,7 +58,7 @@ class Wheel:
         return self.environment.schemes(self.project)
 
     @cached_property
-    def recorded(self) -> dict[str, Row]:
+    def recorded(self) -> dict[str, RecordRow]:
         """What its ``RECORD`` has of its files, by name in the archive."""
         name = f"{self.dist_info}/RECORD"
         return record.parse(self._text(name), wheel=self.path.name, member=name, names=self._members)
@@ -66,7 +66,7 @@ class Wheel:
     def _text(self, name: str) -> str:
         if name not in self._members:
             raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
-        return record.decoded(read(Member(self.archive, self._members[name])), wheel=self.path.name, member=name)
+        return record.decoded(read(ArchiveMember(self.archive, self._members[name])), wheel=self.path.name, member=name)
 
     def _place(self, name: str) -> tuple[str, str]:
         """Scheme and path below it for a name in the archive."""
@@ -113,19 +113,19 @@ class Wheel:
             scheme, below = self._place(name)
             if name in written or (scheme == "scripts" and _SUFFIX.sub("", below) in wrappers):
                 continue
-            row = self.recorded.get(name, Row())
-            content: Content = Member(self.archive, info)
+            row = self.recorded.get(name, RecordRow())
+            content: Content = ArchiveMember(self.archive, info)
             executable = bool((info.external_attr >> 16) & stat.S_IXUSR)
             if scheme == "scripts":
                 content, row, executable = _script(content, self.environment.interpreter, row)
             entry = Entry(path=self._path(name, scheme, below), mode=0o755 if executable else 0o644, content=content)
             installed.add(entry, row, source=name)
         site, info_folder = self.environment.site_packages, self.dist_info
-        installed.add(Entry(path=f"{site}/{info_folder}/INSTALLER", content=Inline(INSTALLER)), Row(), source="INSTALLER")
+        installed.add(Entry(path=f"{site}/{info_folder}/INSTALLER", content=Inline(INSTALLER)), RecordRow(), source="INSTALLER")
         for script in scripts:
             name, code = script.generate(self.environment.interpreter, "posix")
             entry = Entry(path=f"{self.environment.root}/bin/{name}", mode=0o755, content=Inline(code))
-            installed.add(entry, Row(), source=f"the script {name} of entry_points.txt")
+            installed.add(entry, RecordRow(), source=f"the script {name} of entry_points.txt")
         installed.check()
         yield from ((entry, row.sha256) for entry, row in installed.rows)
         yield Entry(path=f"{site}/{info_folder}/RECORD", content=Inline(installed.record(info_folder))), ""
@@ -138,17 +138,17 @@ class Wheel:
         name = f"{self.dist_info}/METADATA"
         if name not in self._members:
             raise BuildError(f"{self.path.name} has no {name}", remedy=REBUILD)
-        # A description in another encoding is nobody's business here; uv reads it the same way.
-        return read(Member(self.archive, self._members[name])).decode("utf-8", "replace")
+        # A description in another encoding does not matter here; uv reads it the same way.
+        return read(ArchiveMember(self.archive, self._members[name])).decode("utf-8", "replace")
 
 
-def _script(content: Content, interpreter: str, row: Row) -> tuple[Content, Row, bool]:
+def _script(content: Content, interpreter: str, row: RecordRow) -> tuple[Content, RecordRow, bool]:
     """A script of the wheel, its ``#!python`` pointing at the environment's interpreter."""
     text = read(content)
     if not text.startswith(b"#!python"):
         return content, row, True
     _, newline, rest = text.partition(b"\n")
-    return Inline(b"#!" + interpreter.encode() + newline + rest), Row(), True
+    return Inline(b"#!" + interpreter.encode() + newline + rest), RecordRow(), True
 
 
 def is_compiled(entry: Entry) -> bool:

@@ -62,10 +62,10 @@ def show_move(moved: Moved, *, as_json: bool) -> None:
     release = moved.release
     previous = f" (before: {moved.previous.commit[:12]})" if moved.previous else ""
     if not moved.changed:
-        click.echo(f"{moved.channel} stands at {release.commit[:12]} {release.digest[:19]}: nothing to change")
+        click.echo(f"{moved.channel} already points to {release.commit[:12]} {release.digest[:19]}: nothing to change")
     else:
-        stands = "would stand" if moved.dry_run else "stands"
-        click.echo(f"{moved.channel} {stands} at {release.commit[:12]} {release.digest[:19]}{previous}")
+        points = "would point to" if moved.dry_run else "now points to"
+        click.echo(f"{moved.channel} {points} {release.commit[:12]} {release.digest[:19]}{previous}")
 
 
 def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
@@ -99,31 +99,23 @@ def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
     return True
 
 
-def check_ledger(context: click.Context, *, mend: bool, as_json: bool) -> int:
-    """Print what ledger, registry and kustomizations disagree about; exit code 1 when something is left."""
+def check_ledger(context: click.Context, *, repair: bool, as_json: bool) -> int:
+    """Print differences between ledger, registry and kustomizations; exit code 1 when some remain."""
     from vllm_ci.release import doctor
 
-    found = doctor.check(opened(context).setup, mend=mend)
-    left = [each for each in found if not each.mended]
+    found = doctor.check(opened(context).setup, repair=repair)
+    left = [each for each in found if not each.repaired]
     if as_json:
         print_json(doctor.to_json(found))
         return FailedError.exit_code if left else 0
     for each in found:
-        click.echo(
-            f"{'mended' if each.mended else 'differs'}  {each.channel} {each.what}: expected {each.expected}, got {each.got}"
-        )
+        state = "repaired" if each.repaired else "differs"
+        click.echo(f"{state}  {each.channel} {each.what}: expected {each.expected}, got {each.got}")
         if each.remedy:
             click.echo(f"  do: {each.remedy}")
     click.echo(
         "ledger, registry and kustomizations agree"
         if not left
-        else f"{len(left)} disagreements{'' if mend else '; repair them with --repair'}"
+        else f"{len(left)} disagreements{'' if repair else '; repair them with --repair'}"
     )
     return FailedError.exit_code if left else 0
-
-
-def narrate(*, as_json: bool, dry_run: bool = False) -> Callable[[str], None]:
-    """Tells of each step on standard error, where nobody reads a program's output."""
-    if as_json or dry_run or not sys.stderr.isatty():
-        return lambda _: None
-    return lambda step: click.echo(f"... {step}", err=True)

@@ -1,0 +1,27 @@
+"""Live progress for commands that often have nothing to tell: the display loads when the first step begins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from vllm_ci.domain.events import Emit, Event
+
+
+@contextmanager
+def watch() -> Iterator[Emit]:
+    """Show the steps of a command on standard error, as ``vllm-ci run`` shows its own, for as long as the context lasts."""
+    lock = threading.Lock()
+    display: list[Emit] = []
+    with ExitStack() as stack:
+
+        def emit(event: Event) -> None:
+            with lock:
+                if not display:
+                    from vllm_ci.cli import progress  # takes as long to load as an unchanged build has left
+
+                    display.append(stack.enter_context(progress.watch(progress.console())))
+                display[0](event)
+
+        yield emit
