@@ -202,7 +202,7 @@ async def pipeline(ci: Pipeline) -> Report:
         ("    async with ci.serve(None): pass\n", 3, "ci.serve() got nothing (None)"),
         ("    await ci.test(ci.serve(await ci.build()), 'unit')\n", 3, "a server that was not started"),
         ("    await ci.test(await ci.build(), 'integration')\n", 3, "the stage integration needs a server"),
-        ("    await ci.test(await ci.build(), 'unti')\n", 3, "there is no stage unti"),
+        ("    await ci.test(await ci.build(), 'unti')\n", 3, "unknown stage: unti"),
         ("    await ci.test(await ci.build(), 7)\n", 3, "what ci.test() got is no stage"),
         ("    await ci.build()\n", 2, "the pipeline returned nothing"),
         ("    await ci.build()\n    return ci.report()\n", 2, "the pipeline ran no stage"),
