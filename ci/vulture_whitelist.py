@@ -75,3 +75,15 @@ _.retry_ms
 _.unfinished
 _.token68  # the one value of a challenge that has no parameters (RFC 9110, 11.2)
 InconclusiveError  # the documented class of exit code 4
+
+# The public interface for pipelines in Python (docs/api.md), which the package itself loads by name.
+__getattr__
+__dir__
+open_pipeline
+run_pipeline
+MemoryEngine
+_.on
+passes
+fails
+times_out
+kills_the_server

@@ -17,7 +17,8 @@ import pytest
 
 import vllm_ci
 from standin.repository import repository
-from vllm_ci import MemoryEngine, Verdict, api_reference, run_pipeline
+from vllm_ci import MemoryEngine, Verdict, run_pipeline
+from vllm_ci.cli import api_reference
 from vllm_ci.stages.installed import GROUP
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_every_example_is_of_a_kind_that_is_run() -> None:
 
 def test_the_reference_is_what_the_docstrings_say() -> None:
     assert (ROOT / "docs" / "api-reference.md").read_text() == api_reference.text(), (
-        "write it anew: python -m vllm_ci.api_reference > docs/api-reference.md"
+        "write it anew: python -m vllm_ci.cli.api_reference > docs/api-reference.md"
     )
 
 

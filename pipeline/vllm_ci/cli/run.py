@@ -185,6 +185,7 @@ class _Closing:
 def _reported(main: Callable[[steps.Record], Awaitable[steps.Run]], screen: Console, closing: _Closing) -> int:
     """Run ``main``; whatever happens to it, interruptions too, ends in a report, configuration errors apart."""
     from vllm_ci.cli import interruptible, progress
+    from vllm_ci.pipeline.execute import STEP, foreign
     from vllm_ci.pipeline.steps import Record
 
     with progress.watch(screen, closing.secrets) as emit:
@@ -199,5 +200,8 @@ def _reported(main: Callable[[steps.Record], Awaitable[steps.Run]], screen: Cons
             result = interruptible.run(lambda: main(record), stopping)
         except ErroredError as error:
             record.failed("engine", error)
+            result = record.run()
+        except SystemExit as error:  # a task of the user's own, which nothing else can catch
+            record.failed(STEP, foreign(error))
             result = record.run()
     return closing.write(result, screen)

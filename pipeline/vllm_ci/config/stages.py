@@ -54,7 +54,7 @@ class StageConfig(Section):
     enabled: bool = True
     """Whether it runs when no stage is named on the command line."""
     suite: bool = True
-    """Run the cases this tool brings."""
+    """Run the built-in cases."""
     paths: list[TestPath] = Field(default_factory=list)
     """Your own tests, relative to the checkout; they get the same fixtures."""
     promises: Annotated[int, Field(ge=1)] = 1
@@ -94,7 +94,7 @@ class ServerStageConfig(StageConfig):
     """Against the server."""
 
     budget_s: Annotated[float, Field(ge=0)] = 90.0
-    """Time for the cases this tool brings, in seconds: on a slow server they ask for less; 0 runs all at full size."""
+    """Time for the built-in cases, in seconds: on a slow server they ask for less; 0 runs all at full size."""
     require: list[str] = Field(default_factory=list)
     """Capabilities the server must have, e.g. `tools`, `embeddings`; without this a missing one is a skip with a reason."""
 
@@ -142,7 +142,7 @@ class OwnStageConfig(Section):
     run: list[str] = Field(default_factory=list)
     """A command and its arguments, run in the directory of this file; exit code 0 passes, any other fails."""
     use: str = ""
-    """Name of a stage that an installed package brings (entry point group `vllm_ci.stages`)."""
+    """Name of a stage that an installed package provides (entry point group `vllm_ci.stages`)."""
     in_: Annotated[Literal["image", "tool"], Field(alias="in")] = "tool"
     """Where it runs: inside the `image`, or beside it in the environment of this `tool`."""
     server: bool | None = None

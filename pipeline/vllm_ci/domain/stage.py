@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 SEVERITIES = ("low", "medium", "high", "critical")
 BUILT_IN = ("unit", "integration", "streaming", "security")
-"""Names of the stages that this tool brings, in the order in which they run."""
+"""Names of the built-in stages, in the order in which they run."""
 # Rows, steps and log files of a run have these names already.
 _TAKEN = ("build", "model", "server", "settings", "engine", "run", "pipeline", "interrupted", "tools", "machine")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 def refusal_of_name(name: str) -> str:
     """Why a stage of the user's own cannot have this name; empty when it can."""
     if name in BUILT_IN:
-        return f"{name} is the name of a stage that vllm-ci brings"
+        return f"{name} is the name of a built-in stage"
     if name in _TAKEN:
         return f"{name} is the name of a step of every run"
     if not _NAME.fullmatch(name):

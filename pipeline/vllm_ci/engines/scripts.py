@@ -1,4 +1,4 @@
-"""What programs leave behind where nobody says otherwise: the endings of the memory engine."""
+"""How the memory engine's programs end, and what they leave, where the test does not say."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import posixpath
+import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dagger import dag
 
 from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
+from vllm_ci.config.pipeline_file import PLACE
 from vllm_ci.config.stages import BUDGETED
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
@@ -137,16 +139,27 @@ async def configuration(settings: Settings, *, deep: bool = False) -> Loaded:
         raise ConfigError(
             f"the source has no {settings.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
         )
-    return _loaded(settings.config, await settings.source.file(settings.config).contents(), overrides)
+    files = {settings.config: await settings.source.file(settings.config).contents()}
+    for path in _pipelines(settings.config, files[settings.config]):
+        if await settings.source.exists(path):
+            files[path] = await settings.source.file(path).contents()
+    return _loaded(settings.config, files, overrides)
 
 
-def _loaded(config: str, text: str, overrides: Mapping[str, Override]) -> Loaded:
+def _pipelines(config: str, text: str) -> list[str]:
+    """Where a pipeline of the user's own may be in the source: policies may name the stages that it defines."""
+    named = re.findall(r"""^pipeline: *["']?([^"'#\s]+)""", text, re.MULTILINE)
+    paths = [posixpath.normpath(posixpath.join(posixpath.dirname(config), path)) for path in (PLACE, *named)]
+    return [path for path in paths if not path.startswith(("/", "..")) and path.endswith(".py")]
+
+
+def _loaded(config: str, files: Mapping[str, str], overrides: Mapping[str, Override]) -> Loaded:
     """The configuration, read in a folder of its own, so that every message names the path in the checkout."""
     with scratch.folder("configuration-") as folder, contextlib.chdir(folder):
-        path = Path(config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return load(path, overrides)
+        for name, text in files.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(text, encoding="utf-8")
+        return load(Path(config), overrides)
 
 
 async def tool_of(settings: Settings) -> Tool:

@@ -175,12 +175,12 @@ class Pipeline:
         Args:
             work: Coroutines, e.g. ``ci.test(image, "unit")`` and one that serves the image and tests the server.
         """
-        errors: list[Exception] = []
+        errors: list[Exception | SystemExit] = []
 
         async def one(each: Awaitable[object]) -> None:
             try:
                 await each
-            except Exception as error:  # noqa: BLE001 - raised below
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised below
                 errors.append(error)
 
         async with anyio.create_task_group() as group:

@@ -34,7 +34,7 @@ async def execute(ci: Pipeline, function: Function) -> Run:
         ci.calls.check()
         _check(ci, returned, function)
         _check_tested(ci, function)
-    except Exception as error:  # noqa: BLE001 - told apart below
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - told apart below
         for each in _leaves(error):
             _note(ci, each)
         with contextlib.suppress(PipelineError):  # closes what was never awaited; the first error is the one that counts
@@ -42,7 +42,7 @@ async def execute(ci: Pipeline, function: Function) -> Run:
     return ci.record.run()
 
 
-def _note(ci: Pipeline, error: Exception) -> None:
+def _note(ci: Pipeline, error: Exception | SystemExit) -> None:
     if ci.notes.has(error):
         return
     if isinstance(error, UsageError):
@@ -53,8 +53,8 @@ def _note(ci: Pipeline, error: Exception) -> None:
         ci.record.failed(STEP, error)
     elif isinstance(error, VllmCiError):
         ci.record.failed(STEP if user_code.place(error) else "engine", _placed(error))
-    elif user_code.place(error):
-        ci.record.failed(STEP, _foreign(error))
+    elif user_code.place(error) or isinstance(error, SystemExit):
+        ci.record.failed(STEP, foreign(error))
     else:  # a fault of ours
         raise error
 
@@ -73,9 +73,11 @@ def _placed(error: VllmCiError) -> ErroredError:
     return ErroredError(message, why=error.why, remedy=error.remedy, log=log)
 
 
-def _foreign(error: Exception) -> ErroredError:
+def foreign(error: BaseException) -> ErroredError:
+    """An error of the user's code as one of ours, with its line; ``sys.exit`` is one, too: it ends no run with success."""
+    where = user_code.place(error)
     return ErroredError(
-        f"{user_code.place(error)}: {user_code.words(error)}",
+        f"{where}: {user_code.words(error)}" if where else user_code.words(error),
         why="the code of the pipeline raised this error, so its remaining steps did not run",
         remedy="fix that line and run again; the log has the whole traceback",
         log=user_code.trace(error),
@@ -116,7 +118,7 @@ def _check_tested(ci: Pipeline, function: Function) -> None:
         )
 
 
-def _leaves(error: Exception) -> Iterator[Exception]:
+def _leaves(error: Exception | SystemExit) -> Iterator[Exception | SystemExit]:
     """The errors in a group of a task group, or the error itself."""
     if isinstance(error, ExceptionGroup):
         for each in error.exceptions:

@@ -62,12 +62,12 @@ class FunctionStage:
         """Call the function, and turn what it returns or raises into cases."""
         begun = time.monotonic()
         found: list[Found] = []
-        raised: list[Exception] = []
+        raised: list[Exception | SystemExit] = []
 
         async def call(scope: anyio.CancelScope) -> None:
             try:
                 found.append(await self.function(target_of(self, context, engine)))
-            except Exception as error:  # noqa: BLE001 - it becomes a case
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes a case
                 raised.append(error)
             scope.cancel()
 
@@ -100,7 +100,7 @@ class FunctionStage:
             return self._of([self._case(CaseStatus.ERRORED, f"{said}; {why}")], seconds)
         return self._of(cases, seconds, promised=promised)
 
-    def _raised(self, error: Exception) -> Case:
+    def _raised(self, error: Exception | SystemExit) -> Case:
         where = user_code.place(error)
         status = CaseStatus.FAILED if isinstance(error, AssertionError) else CaseStatus.ERRORED
         said = error.message if isinstance(error, VllmCiError) else user_code.words(error)

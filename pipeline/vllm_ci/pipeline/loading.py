@@ -91,7 +91,7 @@ def _imported(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except VllmCiError as error:  # a stage that cannot be one: it names its line
         raise ConfigError(error.message, why=error.why, remedy=error.remedy) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = user_code.place(error) or user_code.shown(str(path))
         raise ConfigError(
             f"{where}: {user_code.words(error)}",

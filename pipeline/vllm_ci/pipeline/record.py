@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -96,14 +95,6 @@ class Record:
             self._running.pop(event.step, None)
             self._seconds[event.step] = round(event.seconds, 3)
         self.emit(event)
-
-    @contextmanager
-    def watching(self, step: str) -> Iterator[None]:
-        """Take down what breaks within as the run's problem, in place of raising it; configuration errors are still raised."""
-        try:
-            yield
-        except ErroredError as error:
-            self.failed(step, error)
 
     def failed(self, step: str, error: ErroredError) -> None:
         """A step that all other stages needed broke: the first one that does is the run's problem."""

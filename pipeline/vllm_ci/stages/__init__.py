@@ -50,4 +50,4 @@ def unknown(name: str, known: Iterable[str]) -> UsageError:
     names = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-    return UsageError(f"there is no stage {name}", remedy=remedy)
+    return UsageError(f"unknown stage: {name}", remedy=remedy)

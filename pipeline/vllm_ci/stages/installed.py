@@ -1,4 +1,4 @@
-"""Stages that other packages bring: entry points of the group ``vllm_ci.stages``, one object or function each."""
+"""Stages that other packages provide: entry points of the group ``vllm_ci.stages``, one object or function each."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def load(name: str) -> Stage:
     """The installed stage of this name.
 
     Raises:
-        ConfigError: No package brings one, or it cannot be used.
+        ConfigError: No package provides one, or it cannot be used.
     """
     entry = _entry_points().get(name)
     if entry is None:
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
         known = f"did you mean {near[0]}? " if near else f"installed are: {', '.join(names())}. " if names() else ""
         raise ConfigError(
-            f"no installed package brings a stage {name}",
+            f"no installed package provides a stage {name}",
             why=f"no package here has an entry point {name} in the group {GROUP}",
             remedy=f"{known}Install the package beside vllm-ci, or remove the stage",
         )

@@ -112,6 +112,25 @@ def test_stages_are_those_that_were_named(tmp_path: Path) -> None:
         project(loaded(tmp_path), Wanted(stages=("nonsense",)))
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(("key", "place"), [("", "serving/ci/pipeline.py"), ("pipeline: ../mine.py\n", "")])
+async def test_a_policy_may_require_a_stage_that_the_pipeline_of_the_source_defines(
+    monkeypatch: pytest.MonkeyPatch, key: str, place: str
+) -> None:
+    async def checked(_: Any) -> None:
+        """The source is a checkout."""
+
+    monkeypatch.setattr(checkout, "check", checked)
+    text = f"version: 1\n{key}release: {{channels: {{staging: {{tests: {{smoke: passed}}}}}}}}\n"
+    files = {"serving/vllm-ci.yaml": text, place or "mine.py": "@stage\nasync def smoke(server): ...\n"}
+    if place:
+        found = await session.configuration(settings(source=Held(**files)))
+        assert list(found.config.release.channels["staging"].tests or ()) == ["smoke"]
+    else:  # a path that leaves the project's directory is no pipeline
+        with pytest.raises(ConfigError, match="pipeline is not valid"):
+            await session.configuration(settings(source=Held(**files)))
+
+
 def test_a_model_in_the_source_is_taken_from_there(tmp_path: Path) -> None:
     found = session._model(loaded(tmp_path, "model: {path: ../models/small}\n"), settings(), "serving")
     assert path_of(found) == "models/small"

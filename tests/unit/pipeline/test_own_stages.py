@@ -236,6 +236,7 @@ async def smoke(server: Server) -> None:
         ("    assert server.model == 'other', 'wrong model'", Verdict.FAILED, "ci/pipeline.py:4: wrong model"),
         ("    assert 1 == 2", Verdict.FAILED, "ci/pipeline.py:4: assert 1 == 2"),
         ("    {}['x']", Verdict.ERRORED, "ci/pipeline.py:4: KeyError: 'x'"),
+        ("    raise SystemExit(0)", Verdict.ERRORED, "ci/pipeline.py:4: SystemExit: 0"),
         ("    return 'yes'", Verdict.ERRORED, "ci/pipeline.py:2: the stage returned str"),
         ("    return []", Verdict.ERRORED, ""),
         ("    import anyio; await anyio.sleep(60)", Verdict.ERRORED, "its time ran out after 0.05 s"),

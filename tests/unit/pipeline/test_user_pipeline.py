@@ -202,7 +202,7 @@ async def pipeline(ci: Pipeline) -> Report:
         ("    async with ci.serve(None): pass\n", 3, "ci.serve() got nothing (None)"),
         ("    await ci.test(ci.serve(await ci.build()), 'unit')\n", 3, "a server that was not started"),
         ("    await ci.test(await ci.build(), 'integration')\n", 3, "the stage integration needs a server"),
-        ("    await ci.test(await ci.build(), 'unti')\n", 3, "there is no stage unti"),
+        ("    await ci.test(await ci.build(), 'unti')\n", 3, "unknown stage: unti"),
         ("    await ci.test(await ci.build(), 7)\n", 3, "what ci.test() got is no stage"),
         ("    await ci.build()\n", 2, "the pipeline returned nothing"),
         ("    await ci.build()\n    return ci.report()\n", 2, "the pipeline ran no stage"),
@@ -210,6 +210,8 @@ async def pipeline(ci: Pipeline) -> Report:
         ("    import dataclasses\n    return dataclasses.replace(ci.report(), stages=())\n", 2, "ci.report() did not make"),
         ("    image = await ci.build()\n    for _ in '12':\n        await ci.test(image, 'unit')\n", 5, "a second time"),
         ("    raise KeyError('x')\n", 3, "KeyError: 'x'"),
+        ("    raise SystemExit(0)\n", 3, "SystemExit: 0"),
+        ("    async def leave(): exit(0)\n    await ci.together(leave())\n", 3, "SystemExit: 0"),
         ("    await (await ci.build()).run('true', secrets=('NOT_SET_ANYWHERE',))\n", 3, "NOT_SET_ANYWHERE"),
     ],
 )
@@ -247,6 +249,7 @@ async def test_a_failed_assertion_of_the_pipeline_is_a_failed_row(tmp_path: Path
     [
         ("import nothing_of_that_name\n", "ci/pipeline.py:1: ModuleNotFoundError"),
         ("x = 1\ndef pipeline(:\n", "ci/pipeline.py:2: SyntaxError"),
+        ("x = 1\nraise SystemExit(0)\n", "ci/pipeline.py:2: SystemExit: 0"),
         ("x = 1\n", "ci/pipeline.py:1: there is no function `pipeline`"),
         ("\ndef pipeline(ci):\n    pass\n", "ci/pipeline.py:2: `pipeline` is not an async function"),
         ("async def pipeline(a, b):\n    pass\n", "ci/pipeline.py:1: `pipeline` does not take one argument"),

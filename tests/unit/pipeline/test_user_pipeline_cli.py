@@ -77,6 +77,14 @@ def test_a_file_that_cannot_be_imported_is_exit_code_2(tmp_path: Path) -> None:
     assert "did you mean smoke?" in unknown.stderr
 
 
+def test_a_pipeline_cannot_end_the_run_with_success_by_exiting(tmp_path: Path) -> None:
+    leave = "import asyncio, sys\n    async def leave(): sys.exit(0)\n    await asyncio.create_task(leave())"
+    ended = with_pipeline(tmp_path, PIPELINE.replace("EXPECTED", "yes").replace("return ci.report()", leave)).run()
+    assert ended.code == 3, ended.stderr
+    assert ended.json["problem"]["cause"].endswith("SystemExit: 0")
+    assert ended.stage("integration")["verdict"] == "passed"
+
+
 def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
     made = with_pipeline(tmp_path, PIPELINE, slow_s=300)
     with made.started() as process:

@@ -1,4 +1,4 @@
-"""Writes ``docs/api-reference.md`` from the public names: ``python -m vllm_ci.api_reference > docs/api-reference.md``.
+"""Writes ``docs/api-reference.md`` from the public names: ``python -m vllm_ci.cli.api_reference > docs/api-reference.md``.
 
 A test compares.
 """
@@ -18,7 +18,7 @@ import vllm_ci
 _TOP = """\
 # Reference of the Python interface
 
-Written by `python -m vllm_ci.api_reference > docs/api-reference.md`. The guide, with examples, is [api.md](api.md).
+Written by `python -m vllm_ci.cli.api_reference > docs/api-reference.md`. The guide, with examples, is [api.md](api.md).
 """
 _ROLE = re.compile(r":(?:class|func|meth|attr|data):`~?(?:[\w.]*\.)?([\w]+)`")
 
