@@ -26,6 +26,8 @@ from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.module import checkout
 from vllm_ci.module.arguments import Settings
 from vllm_ci.module.endings import end
+from vllm_ci.module.own import pipeline as own_pipeline
+from vllm_ci.pipeline.loading import OwnPipeline
 from vllm_ci.pipeline.steps import Source
 from vllm_ci.stages import needs_server
 from vllm_ci.system import scratch
@@ -43,7 +45,8 @@ class Wanted:
 
     Attributes:
         stages: Which stages; none means those that the configuration enables.
-        serves: It starts the server of the project, where its stages need one.
+        serves: It runs the project's pipeline, whose server is started where its stages need one.
+        holds: It starts the server, whatever the stages need.
         foreign: It tests a server that was given.
         deep: No stage has a budget.
         shared: Other functions of the session may want the same server at the same time.
@@ -51,6 +54,7 @@ class Wanted:
 
     stages: tuple[str, ...] = ()
     serves: bool = False
+    holds: bool = False
     foreign: bool = False
     deep: bool = False
     shared: bool = False
@@ -64,12 +68,14 @@ class Work:
         engine: Open.
         project: What the configuration asks for.
         source: Its files.
+        own: The pipeline of the user's own; ``None`` is the default one.
         hidden: Values that may stand in no report.
     """
 
     engine: DaggerEngine
     project: Project
     source: Source
+    own: OwnPipeline | None = None
     hidden: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -94,9 +100,10 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
         wanted: What the call wants.
         tool: The tool's environment; by default that of the settings.
     """
-    async with ending_well():
+    async with ending_well(), contextlib.AsyncExitStack() as stack:
         loaded = await configuration(settings, deep=wanted.deep)
-        project = _project(loaded, settings, wanted)
+        own = await stack.enter_async_context(own_pipeline(settings, loaded)) if wanted.serves else None
+        project = _project(loaded, settings, wanted, own=own.stages if own is not None else ())
         given = await _given(settings, project, wanted)
         made = tool or await tool_of(settings)
         engine = DaggerEngine(
@@ -115,6 +122,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
                 source=replace(
                     await _source(engine, loaded, settings, project), secrets={name: text for name, (_, text) in given.items()}
                 ),
+                own=own,
                 hidden=tuple(text for _, text in given.values()),
             )
 
@@ -221,7 +229,7 @@ async def _given(settings: Settings, project: Project, wanted: Wanted) -> dict[s
 
 
 def _serves(project: Project, wanted: Wanted) -> bool:
-    return wanted.serves and any(needs_server(spec) for spec in project.stages)
+    return wanted.holds or (wanted.serves and any(needs_server(spec) for spec in project.stages))
 
 
 def _needed(project: Project, wanted: Wanted) -> list[str]:
@@ -269,8 +277,8 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)  # noqa: T201 - Dagger shows it at the function
 
 
-def _project(loaded: Loaded, settings: Settings, wanted: Wanted) -> Project:
-    project = loaded.project(settings.config, wanted.stages)
+def _project(loaded: Loaded, settings: Settings, wanted: Wanted, *, own: Iterable[str] = ()) -> Project:
+    project = loaded.project(settings.config, wanted.stages, own=own)
     key = project.server.api_key_env
     if settings.api_key is not None:
         key = key or GENERATED_KEY

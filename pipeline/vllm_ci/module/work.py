@@ -20,7 +20,7 @@ from vllm_ci.engines.dagger_service import PORT, DaggerService
 from vllm_ci.module import image, run, session
 from vllm_ci.module.arguments import Settings
 from vllm_ci.module.session import Wanted, Work, opened, watched
-from vllm_ci.pipeline import steps
+from vllm_ci.pipeline import default, steps
 from vllm_ci.report import folder, redaction
 from vllm_ci.stages import needs_server
 from vllm_ci.stages.stage import StageContext
@@ -36,7 +36,7 @@ async def built(settings: Settings) -> image.Image:
 
 async def served(settings: Settings) -> dagger.Service:
     """The server of the commit's image, for somebody else to start."""
-    async with opened(settings, Wanted(serves=settings.api_key is not None)) as work:
+    async with opened(settings, Wanted(holds=True)) as work:
         with watched() as emit:
             made = await steps.build(work.engine, work.project, work.source, emit)
             model = await steps.model(work.engine, work.project, work.source, made.image, emit)
@@ -67,14 +67,16 @@ async def ran(
         model: Name that it knows its model by.
         shared: Other functions of the session may want the same server at the same time.
     """
+    runs = Path.cwd() / "runs"
     wanted = Wanted(stages=tuple(stages or ()), serves=server is None, foreign=server is not None, deep=deep, shared=shared)
     async with opened(settings, wanted) as work:
         with watched(work.hidden) as emit:
             if server is None:
-                result = await steps.run(work.engine, work.project, work.source, emit)
+                function = work.own or default.pipeline
+                result = await steps.run(work.engine, work.project, work.source, emit, function=function)
             else:
                 result = await _foreign(work, server, model, emit)
-        return await _written(result, work.hidden)
+        return await _written(result, work.hidden, runs)
 
 
 async def checked(settings: Settings, stage: str = "") -> str:
@@ -158,13 +160,13 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
     return await steps.test(work.engine, stages, context, emit)
 
 
-async def _written(result: steps.Run, hidden: tuple[str, ...]) -> run.Run:
+async def _written(result: steps.Run, hidden: tuple[str, ...], runs: Path) -> run.Run:
     """The object of a result, its report written."""
     report = redaction.redacted(result.report, hidden)
-    written = folder.write(Path("runs"), report, result.logs, secrets=hidden)
+    written = folder.write(runs, report, result.logs, secrets=hidden)
     # Exported into a checkout, a report must not make the tree dirty that it is about.
     (written / ".gitignore").write_text("*\n", encoding="utf-8")
     text = io.StringIO()
     progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "the run's field report")
-    made = await dag.current_module().workdir(str(written)).sync()
+    made = await dag.current_module().workdir(f"runs/{written.name}").sync()
     return run.of(report, made, folder.redacted(text.getvalue(), hidden))

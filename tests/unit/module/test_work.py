@@ -12,7 +12,7 @@ from dagger import dag
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
-from vllm_ci.module import checkout, session
+from vllm_ci.module import checkout, own, session
 from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
 from vllm_ci.module.session import Wanted
@@ -34,6 +34,9 @@ class Held:
 
     async def exists(self, path: str, **_: Any) -> bool:
         return path in self._files
+
+    def directory(self, path: str) -> Held:
+        return Held(**{name: text for name, text in self._files.items() if name.startswith(f"{path}/")})
 
     def file(self, path: str) -> Any:
         files = self._files
@@ -76,6 +79,26 @@ def settings(**more: Any) -> Any:
 
 def project(found: Loaded, wanted: Wanted | None = None, **more: Any) -> Any:
     return session._project(found, settings(**more), wanted or Wanted())
+
+
+class Exporting:
+    """The part of the API that copies a folder into a function."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+
+    def directory(self) -> Exporting:
+        return self
+
+    def with_directory(self, path: str, directory: Held, *, include: list[str]) -> Exporting:
+        assert include == ["**/*.py"]
+        self._files |= {name: text for name, text in directory._files.items() if name.startswith(path)}
+        return self
+
+    async def export(self, path: str) -> None:
+        for name, text in self._files.items():
+            Path(path, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(path, name).write_text(text, encoding="utf-8")
 
 
 def path_of(handle: Any) -> str:
@@ -224,3 +247,52 @@ async def test_the_module_s_own_repository_is_a_source_only_of_calls_that_are_ma
     with pytest.raises(UsageError, match=r"no folder \.git"):
         await checkout.check(settings(source=Held()))
     assert (Path(__file__).parents[3] / MODULE_FILE).is_file()
+
+
+PIPELINE = """from vllm_ci import stage
+
+
+async def pipeline(ci):
+    return ci.report()
+
+
+@stage
+async def smoke(server):
+    assert server
+"""
+
+
+@pytest.mark.anyio
+async def test_a_pipeline_of_the_user_s_own_is_run_with_the_stages_that_it_defines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(own, "dag", Exporting())
+    source = Held(**{"serving/ci/pipeline.py": PIPELINE})
+    async with own.pipeline(settings(source=source), loaded(tmp_path)) as found:
+        assert found is not None
+        assert found.stages == ("smoke",)
+        assert [each.name for each in session._project(loaded(tmp_path), settings(), Wanted(), own=found.stages).known]
+        assert session._project(loaded(tmp_path), settings(), Wanted(stages=("smoke",)), own=found.stages).selected == (
+            "smoke",
+        )
+    async with own.pipeline(settings(source=Held()), loaded(tmp_path)) as found:
+        assert found is None
+    async with own.pipeline(settings(source=source), loaded(tmp_path, "pipeline: default\n")) as found:
+        assert found is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "files", "message"),
+    [
+        ("pipeline: other.py\n", {}, r"there is no file serving/other\.py"),
+        ("", {"serving/ci/pipeline.py": "import nothing_of_that_name\n"}, r"^serving/ci/pipeline\.py:1: "),
+    ],
+)
+async def test_a_pipeline_that_cannot_be_run_is_named_as_in_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, files: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(own, "dag", Exporting())
+    with pytest.raises(ConfigError, match=message):
+        async with own.pipeline(settings(source=Held(**files)), loaded(tmp_path, text)):
+            pass
