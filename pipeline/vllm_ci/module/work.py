@@ -97,24 +97,29 @@ async def container(settings: Settings, reference: str) -> dagger.Container:
         return engine.image(ImageRef(repository=repository, digest=digest))
 
 
-async def tarball(built_image: image.Image) -> dagger.File:
+async def tarball(made: image.Image) -> dagger.File:
     """An image that was built, as one file."""
-    argv = ("python", "-m", "vllm_ci", "build", built_image.commit, "--config", f"{{in.source}}/{built_image.config}")
-    async with opened(built_image, Wanted()) as work:
-        program = Program(
-            name="export",
-            argv=(
-                *argv,
-                *("--output", "oci-archive:{out}/image.tar", "--dirty" if built_image.dirty else "--no-dirty"),
-                *work.project.build_args,
-            ),
-            inputs={"source": work.source.checkout},
-            timeout_s=_BUILD_TIMEOUT_S,
-        )
-        outcome = await work.engine.run(program)
-        if not outcome or not isinstance(outcome.output, DaggerDirectory):
-            raise ErroredError("the image could not be exported", why=outcome.log, remedy="see what the builder says above")
-        return outcome.output.handle.file("image.tar")
+    how = ("--output", "oci-archive:{out}/image.tar", "--dirty" if made.dirty else "--no-dirty")
+    async with opened(made, Wanted()) as work:
+        argv = ("python", "-m", "vllm_ci", "build", made.commit, "--config", f"{{in.source}}/{made.config}", *how)
+        return await _file(work, "export", "image.tar", *argv, *work.project.build_args)
+
+
+async def bill(made: image.Image) -> dagger.File:
+    """The bill of materials of an image that was built."""
+    async with opened(made, Wanted()) as work:
+        await _built(work)  # nothing to do where the store still has it
+        argv = ("python", "-m", "vllm_ci.module.bill", made.reference, made.commit, "{out}/sbom.json")
+        return await _file(work, "sbom", "sbom.json", *argv)
+
+
+async def _file(work: Work, name: str, file: str, *argv: str) -> dagger.File:
+    """What a program of the tool writes about the source's image."""
+    program = Program(name=name, argv=argv, inputs={"source": work.source.checkout}, timeout_s=_BUILD_TIMEOUT_S)
+    outcome = await work.engine.run(program)
+    if not outcome or not isinstance(outcome.output, DaggerDirectory):
+        raise ErroredError(f"{file} could not be written", why=outcome.log, remedy="fix the error above and call again")
+    return outcome.output.handle.file(file)
 
 
 async def pushed(
