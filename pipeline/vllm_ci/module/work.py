@@ -19,7 +19,8 @@ from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
 from vllm_ci.engines.dagger_service import PORT, DaggerService
 from vllm_ci.module import image, run, session
 from vllm_ci.module.arguments import Settings
-from vllm_ci.module.session import Wanted, Work, opened, watched
+from vllm_ci.module.session import Work, opened, watched
+from vllm_ci.module.wanted import Wanted, plaintexts
 from vllm_ci.pipeline import default, steps
 from vllm_ci.report import folder, redaction
 from vllm_ci.stages import needs_server
@@ -131,7 +132,7 @@ async def pushed(
 ) -> str:
     """The reference of the commit's image in a registry that it was pushed to."""
     async with session.ending_well():
-        await session.plaintexts([username, password])
+        await plaintexts([username, password])
         tool = await session.tool_of(settings)
     credentials = {"VLLM_CI_REGISTRY_USERNAME": username, "VLLM_CI_REGISTRY_PASSWORD": password}
     tool = replace(

@@ -12,10 +12,10 @@ from dagger import dag
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
-from vllm_ci.module import checkout, own, session
+from vllm_ci.module import checkout, own, session, wanted
 from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
-from vllm_ci.module.session import Wanted
+from vllm_ci.module.wanted import Wanted
 from vllm_ci.programs import FOLDER
 
 MODULE_FILE = "pipeline/vllm_ci/module/main.py"
@@ -77,8 +77,8 @@ def settings(**more: Any) -> Any:
     return make(**{"source": dag.directory(), "config": "serving/vllm-ci.yaml", **more})
 
 
-def project(found: Loaded, wanted: Wanted | None = None, **more: Any) -> Any:
-    return session._project(found, settings(**more), wanted or Wanted())
+def project(found: Loaded, asked: Wanted | None = None, **more: Any) -> Any:
+    return session._project(found, settings(**more), asked or Wanted())
 
 
 class Exporting:
@@ -172,24 +172,24 @@ async def test_settings_of_the_network_reach_the_tool_under_the_names_that_pip_a
 )
 async def test_the_name_of_a_secret_is_the_last_part_of_its_address_or_what_a_module_calls_it(uri: str, name: str) -> None:
     given: Any = Given(uri, name=name)
-    assert await session.name_of(given) == "HF_TOKEN"
+    assert await wanted.name_of(given) == "HF_TOKEN"
 
 
 @pytest.mark.anyio
 async def test_a_secret_without_a_value_is_a_mistake_of_the_call_and_named() -> None:
     given: Any = Given("env://HF_TOKEN", None)
     with pytest.raises(UsageError, match=r"env://HF_TOKEN has no value[\s\S]*export HF_TOKEN=") as caught:
-        await session.plaintexts([None, given])
+        await wanted.plaintexts([None, given])
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.anyio
 async def test_a_secret_that_the_server_needs_is_asked_for_before_anything_is_built(tmp_path: Path) -> None:
     found = project(loaded(tmp_path, "server: {secrets: [HF_TOKEN]}\n"))
-    assert await session._given(settings(), found, Wanted(serves=False)) == {}
+    assert await wanted.given(settings(), found, Wanted(serves=False)) == {}
     with pytest.raises(UsageError, match="--secrets env://HF_TOKEN"):
-        await session._given(settings(), found, Wanted(serves=True))
-    given = await session._given(settings(secrets=[Given("env://HF_TOKEN", "hf_1")]), found, Wanted(serves=True))
+        await wanted.given(settings(), found, Wanted(serves=True))
+    given = await wanted.given(settings(secrets=[Given("env://HF_TOKEN", "hf_1")]), found, Wanted(serves=True))
     assert given["HF_TOKEN"][1] == "hf_1"
 
 
@@ -202,9 +202,9 @@ def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
 
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONHOME", "HOME"])
 def test_a_secret_under_a_name_that_programs_need_is_refused(name: str) -> None:
-    session.check_names(["HF_TOKEN", GENERATED_KEY, ""])
+    wanted.check_names(["HF_TOKEN", GENERATED_KEY, ""])
     with pytest.raises(UsageError, match=name):
-        session.check_names(["HF_TOKEN", name])
+        wanted.check_names(["HF_TOKEN", name])
 
 
 @pytest.mark.anyio
