@@ -5,6 +5,11 @@ HostEngine
 MemoryEngine
 VllmCi
 
+# Read by Dagger's SDK: what it shows of a function, and a member of an enumeration that a caller may choose.
+_.__doc__
+_.__annotations__
+_.CUDA
+
 # Called by the library that they are handed to: asyncio's protocols and writers, httptools' parsers, importlib's loaders.
 _.connection_made
 _.data_received

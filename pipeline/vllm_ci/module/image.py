@@ -46,6 +46,13 @@ class Image(Settings):
         return await work.tarball(self)
 
     @never_cached
+    async def sbom(self) -> dagger.File:
+        """The bill of materials of the image (CycloneDX, JSON), by what was written down when it was built."""
+        from vllm_ci.module import work
+
+        return await work.bill(self)
+
+    @never_cached
     async def push(
         self,
         registry: Annotated[str, Doc("Registry and name, e.g. registry.example.com/team/vllm")],

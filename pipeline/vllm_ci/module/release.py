@@ -65,7 +65,8 @@ class Release(Settings):
         reason: Reason = "",
     ) -> str:
         """Move a channel to the release of another one: the same digest, never a rebuild, by the stricter policy."""
-        from vllm_ci.module.verbs import Verb, done
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done
 
         options: Options = {"from": from_, "channel": channel, "reason": reason, "dry_run": self.dry_run}
         return await done(self, Verb(name="promote", options=options, osv=self.osv, channels=(from_, channel)))
@@ -78,7 +79,8 @@ class Release(Settings):
         reason: Reason = "",
     ) -> str:
         """Move a channel back to the newest earlier release whose evidence still verifies."""
-        from vllm_ci.module.verbs import Verb, done
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done
 
         options: Options = {"to": to, "reason": reason, "dry_run": self.dry_run}
         return await done(self, Verb(name="rollback", about=(channel,), options=options, osv=self.osv, channels=(channel,)))
@@ -86,7 +88,8 @@ class Release(Settings):
     @never_cached
     async def history(self, channel: Annotated[str, Doc("Which channel; by default all")] = "") -> str:
         """Show what was released, newest first, and where each channel points; from the ledger alone."""
-        from vllm_ci.module.verbs import Verb, done
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done
 
         return await done(
             self, Verb(name="history", about=(channel,) if channel else (), channels=(channel,) if channel else ())
@@ -102,7 +105,8 @@ class Release(Settings):
         layers: Annotated[bool, Doc("Read and check every layer as well, not only manifest and config")] = False,
     ) -> str:
         """Verify what is attached to an image by public keys; with keys it needs no checkout."""
-        from vllm_ci.module.verbs import Verb, done, done_anywhere
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done, done_anywhere
 
         options: Options = {"commit": commit, "channel": channel, "layers": layers}
         channels = (channel,) if channel else ()
@@ -116,7 +120,8 @@ class Release(Settings):
         yes: Annotated[bool, Doc("Delete; otherwise only show what would be deleted")] = False,
     ) -> str:
         """Delete images (and their evidence) that no channel could go back to any more."""
-        from vllm_ci.module.verbs import Verb, done
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done
 
         return await done(self, Verb(name="prune", options={"keep": str(keep), "yes": yes and not self.dry_run}))
 
@@ -127,7 +132,8 @@ class Release(Settings):
         commit: Annotated[str, Doc("Released commit, tag or digest to check against it; by default only show the policy")] = "",
     ) -> str:
         """Show every rule of a channel, and what it gets for a released commit if one is named."""
-        from vllm_ci.module.verbs import Verb, done
+        from vllm_ci.module.verb import Verb
+        from vllm_ci.module.verbs import done
 
         about = ("explain", channel, *([commit] if commit else ()))
         return await done(self, Verb(name="policy", about=about, channels=(channel,)))

@@ -4,97 +4,32 @@
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from email.utils import parseaddr
 from urllib.parse import urlsplit
 
 import dagger
-from dagger import dag
 
 from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.program import Program
-from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
+from vllm_ci.engines.dagger import DaggerEngine
 from vllm_ci.engines.dagger_caller import Function
 from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.evidence import keys
 from vllm_ci.module import session, work
 from vllm_ci.module.endings import end, for_the_user
-from vllm_ci.module.release import Options, Release
-from vllm_ci.module.session import Wanted, ending_well, opened, watched
+from vllm_ci.module.release import Release
+from vllm_ci.module.session import ending_well, opened, watched
+from vllm_ci.module.verb import PRINTED, Verb, reports
+from vllm_ci.module.wanted import Wanted, check_names, name_of, plaintexts
 from vllm_ci.pipeline import steps
 
-_TIMEOUT_S = 2 * 3600.0
 _SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
-_PRINTED = "printed"
 _LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
 # Verbs that write a signed record.
 _SIGNING = ("publish", "promote", "rollback")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One of the command line's.
-
-    Attributes:
-        name: Its name.
-        about: What it is about: a commit, a channel, an image.
-        options: By name; those that are empty or false are left out.
-        report: Directory with the reports of runs.
-        osv: OSV data.
-        scan: JSON of a scanner.
-        keys: Public keys.
-        channels: Channels that it names.
-        builds: Whether it needs the image of the source's commit in the builder's store.
-    """
-
-    name: str
-    about: tuple[str, ...] = ()
-    options: Options = field(default_factory=dict)
-    report: dagger.Directory | None = None
-    osv: dagger.Directory | None = None
-    scan: dagger.File | None = None
-    keys: Sequence[dagger.File] = ()
-    channels: tuple[str, ...] = ()
-    builds: bool = False
-
-    async def program(self, source: dagger.Directory | None, *words: str) -> Program:
-        """As it runs in the tool's container; what it prints is its file ``printed``.
-
-        Args:
-            source: The checkout, for ``{in.source}``.
-            words: Further ones of its command line.
-
-        Raises:
-            UsageError: The directory of reports holds none.
-        """
-        said = [self.name, *self.about, *words]
-        for name, value in self.options.items():
-            flag = f"--{name.replace('_', '-')}"
-            said += [flag] if value is True else [f"{flag}={value}"] if value else []
-        if self.report is not None:
-            said += [f"--report={{in.report}}/{path}" for path in await _reports(self.report)]
-        if self.osv is not None:
-            said += ["--osv={in.osv}"]
-        if self.scan is not None:
-            said += ["--scan={in.scan}/scan.json"]
-        names = [await key.name() for key in self.keys]
-        said += [f"--key={{in.keys}}/{name}" for name in names]
-        inputs = {
-            "source": source,
-            "report": self.report,
-            "osv": self.osv,
-            "scan": _holding({"scan.json": self.scan}) if self.scan is not None else None,
-            "keys": _holding(dict(zip(names, self.keys, strict=True))),
-        }
-        return Program(
-            name=self.name,
-            argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{_PRINTED}", *said),
-            inputs={name: DaggerDirectory(each) for name, each in inputs.items() if each is not None},
-            timeout_s=_TIMEOUT_S,
-        )
 
 
 async def done(release: Release, verb: Verb) -> str:
@@ -163,7 +98,7 @@ async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
         raise ConfigError(f"{release.config} has no channel {unknown[0]}", remedy=f"choose from {', '.join(section.channels)}")
     _require_servers(verb, section)
     if verb.report is not None:
-        await _reports(verb.report)
+        await reports(verb.report)
     tool = await equipped(release, await session.tool_of(release), section)
     if release.key is not None and verb.name in _SIGNING:
         await _check_key(release, section)
@@ -172,7 +107,7 @@ async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
 
 async def _check_key(release: Release, section: ReleaseConfig) -> None:
     """Refuse a key that nothing trusts: its own signature would be refused after everything was built."""
-    pem, *passphrase = await session.plaintexts([release.key, release.passphrase])
+    pem, *passphrase = await plaintexts([release.key, release.passphrase])
     environment = {_SIGNING_KEY: pem, keys.PASSPHRASE_ENV: passphrase[0] if passphrase else ""}
     public = keys.load(f"env:{_SIGNING_KEY}", environment=environment).public
     folder = posixpath.dirname(release.config)
@@ -224,8 +159,8 @@ async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool
 
 
 async def _secrets(release: Release) -> dict[str, dagger.Secret]:
-    named = {await session.name_of(each): each for each in release.secrets or ()}
-    session.check_names(named)
+    named = {await name_of(each): each for each in release.secrets or ()}
+    check_names(named)
     given = {
         "VLLM_CI_REGISTRY_USERNAME": release.username,
         "VLLM_CI_REGISTRY_PASSWORD": release.password,
@@ -235,7 +170,7 @@ async def _secrets(release: Release) -> dict[str, dagger.Secret]:
         keys.PASSPHRASE_ENV: release.passphrase,
         **named,
     }
-    await session.plaintexts(given.values())
+    await plaintexts(given.values())
     return {each: value for each, value in given.items() if value is not None}
 
 
@@ -283,22 +218,7 @@ def _is_server(ledger: str) -> bool:
 async def _printed(engine: DaggerEngine, program: Program) -> str:
     """Standard output; a program that fails ends the call with all it said and with its exit code."""
     outcome = await engine.run(program)
-    printed = (await outcome.output.read(_PRINTED)).decode()
+    printed = (await outcome.output.read(PRINTED)).decode()
     if not outcome:
         await end(printed + outcome.log, outcome.exit_code)
     return for_the_user(printed)
-
-
-async def _reports(report: dagger.Directory) -> list[str]:
-    """Paths of the reports in a directory: that of one run, or a folder of several."""
-    found = sorted(await report.glob("**/report.json"))
-    if not found:
-        raise UsageError("the report holds no report.json", remedy="pass what run gives: --report ../report")
-    return found
-
-
-def _holding(files: Mapping[str, dagger.File]) -> dagger.Directory:
-    made = dag.directory()
-    for name, file in files.items():
-        made = made.with_file(name, file)
-    return made

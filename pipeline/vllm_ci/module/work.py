@@ -19,8 +19,9 @@ from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
 from vllm_ci.engines.dagger_service import PORT, DaggerService
 from vllm_ci.module import image, run, session
 from vllm_ci.module.arguments import Settings
-from vllm_ci.module.session import Wanted, Work, opened, watched
-from vllm_ci.pipeline import steps
+from vllm_ci.module.session import Work, opened, watched
+from vllm_ci.module.wanted import Wanted, plaintexts
+from vllm_ci.pipeline import default, steps
 from vllm_ci.report import folder, redaction
 from vllm_ci.stages import needs_server
 from vllm_ci.stages.stage import StageContext
@@ -36,7 +37,7 @@ async def built(settings: Settings) -> image.Image:
 
 async def served(settings: Settings) -> dagger.Service:
     """The server of the commit's image, for somebody else to start."""
-    async with opened(settings, Wanted(serves=settings.api_key is not None)) as work:
+    async with opened(settings, Wanted(holds=True)) as work:
         with watched() as emit:
             made = await steps.build(work.engine, work.project, work.source, emit)
             model = await steps.model(work.engine, work.project, work.source, made.image, emit)
@@ -67,14 +68,16 @@ async def ran(
         model: Name that it knows its model by.
         shared: Other functions of the session may want the same server at the same time.
     """
+    runs = Path.cwd() / "runs"
     wanted = Wanted(stages=tuple(stages or ()), serves=server is None, foreign=server is not None, deep=deep, shared=shared)
     async with opened(settings, wanted) as work:
         with watched(work.hidden) as emit:
             if server is None:
-                result = await steps.run(work.engine, work.project, work.source, emit)
+                function = work.own or default.pipeline
+                result = await steps.run(work.engine, work.project, work.source, emit, function=function)
             else:
                 result = await _foreign(work, server, model, emit)
-        return await _written(result, work.hidden)
+        return await _written(result, work.hidden, runs)
 
 
 async def checked(settings: Settings, stage: str = "") -> str:
@@ -95,24 +98,29 @@ async def container(settings: Settings, reference: str) -> dagger.Container:
         return engine.image(ImageRef(repository=repository, digest=digest))
 
 
-async def tarball(built_image: image.Image) -> dagger.File:
+async def tarball(made: image.Image) -> dagger.File:
     """An image that was built, as one file."""
-    argv = ("python", "-m", "vllm_ci", "build", built_image.commit, "--config", f"{{in.source}}/{built_image.config}")
-    async with opened(built_image, Wanted()) as work:
-        program = Program(
-            name="export",
-            argv=(
-                *argv,
-                *("--output", "oci-archive:{out}/image.tar", "--dirty" if built_image.dirty else "--no-dirty"),
-                *work.project.build_args,
-            ),
-            inputs={"source": work.source.checkout},
-            timeout_s=_BUILD_TIMEOUT_S,
-        )
-        outcome = await work.engine.run(program)
-        if not outcome or not isinstance(outcome.output, DaggerDirectory):
-            raise ErroredError("the image could not be exported", why=outcome.log, remedy="see what the builder says above")
-        return outcome.output.handle.file("image.tar")
+    how = ("--output", "oci-archive:{out}/image.tar", "--dirty" if made.dirty else "--no-dirty")
+    async with opened(made, Wanted()) as work:
+        argv = ("python", "-m", "vllm_ci", "build", made.commit, "--config", f"{{in.source}}/{made.config}", *how)
+        return await _file(work, "export", "image.tar", *argv, *work.project.build_args)
+
+
+async def bill(made: image.Image) -> dagger.File:
+    """The bill of materials of an image that was built."""
+    async with opened(made, Wanted()) as work:
+        await _built(work)  # nothing to do where the store still has it
+        argv = ("python", "-m", "vllm_ci.module.bill", made.reference, made.commit, "{out}/sbom.json")
+        return await _file(work, "sbom", "sbom.json", *argv)
+
+
+async def _file(work: Work, name: str, file: str, *argv: str) -> dagger.File:
+    """What a program of the tool writes about the source's image."""
+    program = Program(name=name, argv=argv, inputs={"source": work.source.checkout}, timeout_s=_BUILD_TIMEOUT_S)
+    outcome = await work.engine.run(program)
+    if not outcome or not isinstance(outcome.output, DaggerDirectory):
+        raise ErroredError(f"{file} could not be written", why=outcome.log, remedy="fix the error above and call again")
+    return outcome.output.handle.file(file)
 
 
 async def pushed(
@@ -124,7 +132,7 @@ async def pushed(
 ) -> str:
     """The reference of the commit's image in a registry that it was pushed to."""
     async with session.ending_well():
-        await session.plaintexts([username, password])
+        await plaintexts([username, password])
         tool = await session.tool_of(settings)
     credentials = {"VLLM_CI_REGISTRY_USERNAME": username, "VLLM_CI_REGISTRY_PASSWORD": password}
     tool = replace(
@@ -158,13 +166,13 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
     return await steps.test(work.engine, stages, context, emit)
 
 
-async def _written(result: steps.Run, hidden: tuple[str, ...]) -> run.Run:
+async def _written(result: steps.Run, hidden: tuple[str, ...], runs: Path) -> run.Run:
     """The object of a result, its report written."""
     report = redaction.redacted(result.report, hidden)
-    written = folder.write(Path("runs"), report, result.logs, secrets=hidden)
+    written = folder.write(runs, report, result.logs, secrets=hidden)
     # Exported into a checkout, a report must not make the tree dirty that it is about.
     (written / ".gitignore").write_text("*\n", encoding="utf-8")
     text = io.StringIO()
     progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "the run's field report")
-    made = await dag.current_module().workdir(str(written)).sync()
+    made = await dag.current_module().workdir(f"runs/{written.name}").sync()
     return run.of(report, made, folder.redacted(text.getvalue(), hidden))

@@ -71,7 +71,7 @@ def test_functions_open_objects() -> None:
     found = {name: set(each.functions) - {""} for name, each in OBJECTS.items()}
     assert found == {
         "VllmCi": {"build", "run", "serve", "release", "doctor", *CHECKS},
-        "Image": {"container", "as_tarball", "push"},
+        "Image": {"container", "as_tarball", "sbom", "push"},
         "Layer": set(),
         "Run": {"stage", "assert_passed"},
         "StageResult": {"assert_passed"},

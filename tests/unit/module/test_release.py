@@ -19,7 +19,8 @@ from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.evidence import keys
 from vllm_ci.module import session, verbs
 from vllm_ci.module.release import Release
-from vllm_ci.module.verbs import Verb, _require_servers
+from vllm_ci.module.verb import Verb
+from vllm_ci.module.verbs import _require_servers
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +118,7 @@ async def test_every_report_of_a_folder_counts() -> None:
 async def test_a_public_key_keeps_its_name_for_the_policy() -> None:
     handed: Any = (held("ci.pub"), held("anna.pub"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_ci.module.verbs._holding", list)
+        patch.setattr("vllm_ci.module.verb._holding", list)
         said = await words(Verb(name="verify", about=("r.example.com/name",), options={"layers": True}, keys=handed))
     assert said == ["verify", "r.example.com/name", "--layers", "--key=/in/keys/ci.pub", "--key=/in/keys/anna.pub"]
 

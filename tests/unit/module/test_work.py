@@ -12,10 +12,10 @@ from dagger import dag
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import Function
-from vllm_ci.module import checkout, session
+from vllm_ci.module import checkout, own, session, wanted
 from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
-from vllm_ci.module.session import Wanted
+from vllm_ci.module.wanted import Wanted
 from vllm_ci.programs import FOLDER
 
 MODULE_FILE = "pipeline/vllm_ci/module/main.py"
@@ -34,6 +34,9 @@ class Held:
 
     async def exists(self, path: str, **_: Any) -> bool:
         return path in self._files
+
+    def directory(self, path: str) -> Held:
+        return Held(**{name: text for name, text in self._files.items() if name.startswith(f"{path}/")})
 
     def file(self, path: str) -> Any:
         files = self._files
@@ -74,8 +77,28 @@ def settings(**more: Any) -> Any:
     return make(**{"source": dag.directory(), "config": "serving/vllm-ci.yaml", **more})
 
 
-def project(found: Loaded, wanted: Wanted | None = None, **more: Any) -> Any:
-    return session._project(found, settings(**more), wanted or Wanted())
+def project(found: Loaded, asked: Wanted | None = None, **more: Any) -> Any:
+    return session._project(found, settings(**more), asked or Wanted())
+
+
+class Exporting:
+    """The part of the API that copies a folder into a function."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+
+    def directory(self) -> Exporting:
+        return self
+
+    def with_directory(self, path: str, directory: Held, *, include: list[str]) -> Exporting:
+        assert include == ["**/*.py"]
+        self._files |= {name: text for name, text in directory._files.items() if name.startswith(path)}
+        return self
+
+    async def export(self, path: str) -> None:
+        for name, text in self._files.items():
+            Path(path, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(path, name).write_text(text, encoding="utf-8")
 
 
 def path_of(handle: Any) -> str:
@@ -168,24 +191,24 @@ async def test_settings_of_the_network_reach_the_tool_under_the_names_that_pip_a
 )
 async def test_the_name_of_a_secret_is_the_last_part_of_its_address_or_what_a_module_calls_it(uri: str, name: str) -> None:
     given: Any = Given(uri, name=name)
-    assert await session.name_of(given) == "HF_TOKEN"
+    assert await wanted.name_of(given) == "HF_TOKEN"
 
 
 @pytest.mark.anyio
 async def test_a_secret_without_a_value_is_a_mistake_of_the_call_and_named() -> None:
     given: Any = Given("env://HF_TOKEN", None)
     with pytest.raises(UsageError, match=r"env://HF_TOKEN has no value[\s\S]*export HF_TOKEN=") as caught:
-        await session.plaintexts([None, given])
+        await wanted.plaintexts([None, given])
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.anyio
 async def test_a_secret_that_the_server_needs_is_asked_for_before_anything_is_built(tmp_path: Path) -> None:
     found = project(loaded(tmp_path, "server: {secrets: [HF_TOKEN]}\n"))
-    assert await session._given(settings(), found, Wanted(serves=False)) == {}
+    assert await wanted.given(settings(), found, Wanted(serves=False)) == {}
     with pytest.raises(UsageError, match="--secrets env://HF_TOKEN"):
-        await session._given(settings(), found, Wanted(serves=True))
-    given = await session._given(settings(secrets=[Given("env://HF_TOKEN", "hf_1")]), found, Wanted(serves=True))
+        await wanted.given(settings(), found, Wanted(serves=True))
+    given = await wanted.given(settings(secrets=[Given("env://HF_TOKEN", "hf_1")]), found, Wanted(serves=True))
     assert given["HF_TOKEN"][1] == "hf_1"
 
 
@@ -198,9 +221,9 @@ def test_the_api_of_the_sdk_is_the_one_that_was_used() -> None:
 
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONHOME", "HOME"])
 def test_a_secret_under_a_name_that_programs_need_is_refused(name: str) -> None:
-    session.check_names(["HF_TOKEN", GENERATED_KEY, ""])
+    wanted.check_names(["HF_TOKEN", GENERATED_KEY, ""])
     with pytest.raises(UsageError, match=name):
-        session.check_names(["HF_TOKEN", name])
+        wanted.check_names(["HF_TOKEN", name])
 
 
 @pytest.mark.anyio
@@ -243,3 +266,52 @@ async def test_the_module_s_own_repository_is_a_source_only_of_calls_that_are_ma
     with pytest.raises(UsageError, match=r"no folder \.git"):
         await checkout.check(settings(source=Held()))
     assert (Path(__file__).parents[3] / MODULE_FILE).is_file()
+
+
+PIPELINE = """from vllm_ci import stage
+
+
+async def pipeline(ci):
+    return ci.report()
+
+
+@stage
+async def smoke(server):
+    assert server
+"""
+
+
+@pytest.mark.anyio
+async def test_a_pipeline_of_the_user_s_own_is_run_with_the_stages_that_it_defines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(own, "dag", Exporting())
+    source = Held(**{"serving/ci/pipeline.py": PIPELINE})
+    async with own.pipeline(settings(source=source), loaded(tmp_path)) as found:
+        assert found is not None
+        assert found.stages == ("smoke",)
+        assert [each.name for each in session._project(loaded(tmp_path), settings(), Wanted(), own=found.stages).known]
+        assert session._project(loaded(tmp_path), settings(), Wanted(stages=("smoke",)), own=found.stages).selected == (
+            "smoke",
+        )
+    async with own.pipeline(settings(source=Held()), loaded(tmp_path)) as found:
+        assert found is None
+    async with own.pipeline(settings(source=source), loaded(tmp_path, "pipeline: default\n")) as found:
+        assert found is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "files", "message"),
+    [
+        ("pipeline: other.py\n", {}, r"there is no file serving/other\.py"),
+        ("", {"serving/ci/pipeline.py": "import nothing_of_that_name\n"}, r"^serving/ci/pipeline\.py:1: "),
+    ],
+)
+async def test_a_pipeline_that_cannot_be_run_is_named_as_in_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, files: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(own, "dag", Exporting())
+    with pytest.raises(ConfigError, match=message):
+        async with own.pipeline(settings(source=Held(**files)), loaded(tmp_path, text)):
+            pass

@@ -1,0 +1,93 @@
+"""A release verb as the command line that the tool's container runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dagger
+from dagger import dag
+
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.program import Program
+from vllm_ci.engines.dagger import DaggerDirectory
+from vllm_ci.module.release import Options
+
+PRINTED = "printed"
+_TIMEOUT_S = 2 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One of the command line's.
+
+    Attributes:
+        name: Its name.
+        about: What it is about: a commit, a channel, an image.
+        options: By name; those that are empty or false are left out.
+        report: Directory with the reports of runs.
+        osv: OSV data.
+        scan: JSON of a scanner.
+        keys: Public keys.
+        channels: Channels that it names.
+        builds: Whether it needs the image of the source's commit in the builder's store.
+    """
+
+    name: str
+    about: tuple[str, ...] = ()
+    options: Options = field(default_factory=dict)
+    report: dagger.Directory | None = None
+    osv: dagger.Directory | None = None
+    scan: dagger.File | None = None
+    keys: Sequence[dagger.File] = ()
+    channels: tuple[str, ...] = ()
+    builds: bool = False
+
+    async def program(self, source: dagger.Directory | None, *words: str) -> Program:
+        """As it runs in the tool's container; what it prints is its file ``printed``.
+
+        Args:
+            source: The checkout, for ``{in.source}``.
+            words: Further ones of its command line.
+
+        Raises:
+            UsageError: The directory of reports holds none.
+        """
+        said = [self.name, *self.about, *words]
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            said += [flag] if value is True else [f"{flag}={value}"] if value else []
+        if self.report is not None:
+            said += [f"--report={{in.report}}/{path}" for path in await reports(self.report)]
+        if self.osv is not None:
+            said += ["--osv={in.osv}"]
+        if self.scan is not None:
+            said += ["--scan={in.scan}/scan.json"]
+        names = [await key.name() for key in self.keys]
+        said += [f"--key={{in.keys}}/{name}" for name in names]
+        inputs = {
+            "source": source,
+            "report": self.report,
+            "osv": self.osv,
+            "scan": _holding({"scan.json": self.scan}) if self.scan is not None else None,
+            "keys": _holding(dict(zip(names, self.keys, strict=True))),
+        }
+        return Program(
+            name=self.name,
+            argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{PRINTED}", *said),
+            inputs={name: DaggerDirectory(each) for name, each in inputs.items() if each is not None},
+            timeout_s=_TIMEOUT_S,
+        )
+
+
+async def reports(report: dagger.Directory) -> list[str]:
+    """Paths of the reports in a directory: that of one run, or a folder of several."""
+    found = sorted(await report.glob("**/report.json"))
+    if not found:
+        raise UsageError("the report holds no report.json", remedy="pass what run gives: --report ../report")
+    return found
+
+
+def _holding(files: Mapping[str, dagger.File]) -> dagger.Directory:
+    made = dag.directory()
+    for name, file in files.items():
+        made = made.with_file(name, file)
+    return made
