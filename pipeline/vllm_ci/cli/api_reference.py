@@ -46,7 +46,8 @@ def _head(name: str, found: object) -> str:
         return f"{name}: {returned}"
     if isinstance(found, type):
         if issubclass(found, enum.Enum):
-            return f"class {name}: {', '.join(member.name for member in found)}"
+            members = ", ".join(member.name for member in found)
+            return f"class {name}:\n    {members}"  # as ruff formats it, which looks into Markdown as well
         if getattr(found, "_is_protocol", False):
             return f"class {name}(Protocol)"
     prefix = "async def " if inspect.iscoroutinefunction(found) else "class " if isinstance(found, type) else "def "
