@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_ci.cli.opened import opened
 from vllm_ci.config import load
+from vllm_ci.config.checkout import open_project
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.events import Emit
 from vllm_ci.domain.project import Project
@@ -126,7 +126,7 @@ def _project(path: str | os.PathLike[str], stages: Sequence[str], source: Source
     own = load_pipeline(file.path) if file is not None else None
     names = own.stages if own else ()
     if source is None:
-        found = opened(loaded, tuple(stages), changes=True, own=names)
+        found = open_project(loaded, tuple(stages), changes=True, own=names)
         return _Found(loaded=loaded, project=found.project, secrets=found.secrets, source=found.source), own
     place = (
         loaded.path.relative_to(top).as_posix() if loaded.path.is_relative_to(top) and loaded.path != top else loaded.path.name

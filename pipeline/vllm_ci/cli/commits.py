@@ -16,4 +16,9 @@ def discover(checkout: Path, revision: str = "HEAD") -> Commit:
     Raises:
         UsageError: There is no such commit.
     """
-    return commits.discover(checkout, revision, note=lambda text: click.echo(f"vllm-ci: {text}", err=True))
+    return commits.discover(checkout, revision, note=note)
+
+
+def note(text: str) -> None:
+    """Print a note about the commit on standard error."""
+    click.echo(f"vllm-ci: {text}", err=True)

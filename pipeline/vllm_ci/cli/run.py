@@ -89,15 +89,15 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
-    from vllm_ci.cli import options, progress
-    from vllm_ci.cli.opened import opened as open_loaded
+    from vllm_ci.cli import commits, options, progress
+    from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
     from vllm_ci.pipeline import default, steps
     from vllm_ci.stages import user_code
 
     loaded = options.loaded(context)
     own = _own_pipeline(loaded)
-    opened = open_loaded(loaded, stages, changes=True, own=own.stages if own else ())
+    opened = open_project(loaded, stages, changes=True, own=own.stages if own else (), note=commits.note)
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")

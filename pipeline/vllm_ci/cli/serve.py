@@ -27,12 +27,12 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
     Once the server has answered a real completion, its URL is printed on standard output (--json: name, url, model, image).
     """
-    from vllm_ci.cli import interruptible, progress, servers
-    from vllm_ci.cli.opened import open_project
+    from vllm_ci.cli import commits, interruptible, options, progress, servers
+    from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
     from vllm_ci.pipeline import steps
 
-    opened = open_project(context)
+    opened = open_project(options.loaded(context), note=commits.note)
     engine_name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {engine_name} ({why})")

@@ -1,17 +1,14 @@
-"""A project as a command works on it: configuration, commit, checkout."""
+"""A project in its checkout: configuration, commit, and the files that an engine gets."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
-from vllm_ci.ci import base
-from vllm_ci.cli import commits, options
+from vllm_ci.ci import base, commits
 from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
@@ -23,8 +20,8 @@ from vllm_ci.system import base_branch, vcs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """What a command works on.
+class OpenProject:
+    """A project in its checkout.
 
     Attributes:
         loaded: The configuration.
@@ -71,17 +68,14 @@ class Opened:
         return tuple(os.environ[name] for name in names if name and os.environ.get(name))
 
 
-def open_project(context: click.Context, stages: tuple[str, ...] = (), *, changes: bool = False) -> Opened:
-    """Configuration and commit for a command; with ``changes`` also what rules of a stage are to be compared with.
-
-    Raises:
-        ConfigError: The configuration is not valid, or a stage has no such name.
-        UsageError: The configuration lies in no git checkout.
-    """
-    return opened(options.loaded(context), stages, changes=changes)
-
-
-def opened(loaded: Loaded, stages: tuple[str, ...] = (), *, changes: bool = False, own: Iterable[str] = ()) -> Opened:
+def open_project(
+    loaded: Loaded,
+    stages: tuple[str, ...] = (),
+    *,
+    changes: bool = False,
+    own: Iterable[str] = (),
+    note: Callable[[str], None] = lambda _: None,
+) -> OpenProject:
     """The project of a configuration.
 
     Args:
@@ -89,13 +83,14 @@ def opened(loaded: Loaded, stages: tuple[str, ...] = (), *, changes: bool = Fals
         stages: Which stages run; by default those that it enables.
         changes: Compare the commit with its base branch, where rules of a stage ask for that.
         own: Names of the stages that the user's pipeline defines.
+        note: Told when a statement about the commit is ignored.
 
     Raises:
         ConfigError: A stage has no such name.
         UsageError: The configuration lies in no git checkout.
     """
     checkout = vcs.root(loaded.folder)
-    commit = commits.discover(checkout)
+    commit = commits.discover(checkout, note=note)
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
     place = loaded.path.resolve().relative_to(checkout.resolve()).as_posix()
@@ -104,4 +99,4 @@ def opened(loaded: Loaded, stages: tuple[str, ...] = (), *, changes: bool = Fals
     if changes and any(stage.changed for stage in project.stages):
         folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()
         changed = base_branch.changes(checkout, commit, base.base(), folder=folder)
-    return Opened(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)
+    return OpenProject(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)
