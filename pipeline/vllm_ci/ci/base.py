@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ci.ci.current import Provider, provider
-from vllm_ci.system.base_branch import Base
+from vllm_ci.system.base_branch import BaseBranch
 
 _ID = re.compile(r"[0-9a-f]{40}")
 # Variables of providers without their own entry in Provider: Azure Pipelines, Bitbucket, Buildkite, Drone and Woodpecker.
@@ -20,33 +20,33 @@ _TARGETS = (
 )
 
 
-def base(env: Mapping[str, str] = os.environ) -> Base:
+def base(env: Mapping[str, str] = os.environ) -> BaseBranch:
     """The base branch, as far as the provider names it. ``VLLM_CI_BASE`` (a branch or a commit) overrides the provider."""
     if named := env.get("VLLM_CI_BASE", ""):
-        return Base(sha=named) if _ID.fullmatch(named) else Base(branch=named)
+        return BaseBranch(sha=named) if _ID.fullmatch(named) else BaseBranch(branch=named)
     match provider(env):
         case Provider.GITHUB:
             return _github(env)
         case Provider.GITLAB:
             return _gitlab(env)
         case Provider.JENKINS:
-            return Base(branch=env.get("CHANGE_TARGET", ""))
+            return BaseBranch(branch=env.get("CHANGE_TARGET", ""))
         case _:
             found = next((value for name in _TARGETS if (value := env.get(name, ""))), "")
-            return Base(branch=found.removeprefix("refs/heads/"))
+            return BaseBranch(branch=found.removeprefix("refs/heads/"))
 
 
-def _github(env: Mapping[str, str]) -> Base:
+def _github(env: Mapping[str, str]) -> BaseBranch:
     """https://docs.github.com/actions/reference/workflows-and-actions/variables, and the event's payload."""
     event = _event(env.get("GITHUB_EVENT_PATH", ""))
     if branch := env.get("GITHUB_BASE_REF", ""):
-        return Base(branch=branch)
+        return BaseBranch(branch=branch)
     queue = event.get("merge_group")
     if isinstance(queue, dict):
-        return Base(branch=str(queue.get("base_ref", "")).removeprefix("refs/heads/"), sha=_id(queue.get("base_sha")))
+        return BaseBranch(branch=str(queue.get("base_ref", "")).removeprefix("refs/heads/"), sha=_id(queue.get("base_sha")))
     repository = event.get("repository")
     default = repository.get("default_branch") if isinstance(repository, dict) else ""
-    return Base(branch=str(default or ""), before=_id(event.get("before")))
+    return BaseBranch(branch=str(default or ""), before=_id(event.get("before")))
 
 
 def _event(path: str) -> Mapping[str, Any]:
@@ -57,13 +57,13 @@ def _event(path: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _gitlab(env: Mapping[str, str]) -> Base:
+def _gitlab(env: Mapping[str, str]) -> BaseBranch:
     """https://docs.gitlab.com/ci/variables/predefined_variables/."""
     before = _id(env.get("CI_COMMIT_BEFORE_SHA"))
     if target := env.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", ""):
         sha = _id(env.get("CI_MERGE_REQUEST_TARGET_BRANCH_SHA")) or _id(env.get("CI_MERGE_REQUEST_DIFF_BASE_SHA"))
-        return Base(branch=target, sha=sha, before=before)
-    return Base(branch=env.get("CI_DEFAULT_BRANCH", ""), before=before)
+        return BaseBranch(branch=target, sha=sha, before=before)
+    return BaseBranch(branch=env.get("CI_DEFAULT_BRANCH", ""), before=before)
 
 
 def _id(value: object) -> str:

@@ -21,7 +21,7 @@ _ENGINE_VARIABLES = ("DAGGER_SESSION_PORT", "_EXPERIMENTAL_DAGGER_RUNNER_HOST")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """The result of one check.
 
     Attributes:
@@ -73,61 +73,63 @@ def doctor(context: click.Context, /, *, as_json: bool, offline: bool, ledger: b
     return 0 if ready else 3
 
 
-def _python() -> Iterator[Finding]:
-    yield Finding(about="python", ok=True, needed=True, found=f"{platform.python_version()} at {sys.executable}")
+def _python() -> Iterator[CheckResult]:
+    yield CheckResult(about="python", ok=True, needed=True, found=f"{platform.python_version()} at {sys.executable}")
 
 
-def _git() -> Iterator[Finding]:
+def _git() -> Iterator[CheckResult]:
     path = shutil.which("git")
-    yield Finding(
+    yield CheckResult(
         about="git", ok=path is not None, needed=True, found=path or "not found on PATH", remedy="apt-get install git"
     )
 
 
-def _host() -> Iterator[Finding]:
+def _host() -> Iterator[CheckResult]:
     machine, system = platform.machine(), platform.system()
     ok = system == "Linux" and machine in ("x86_64", "aarch64")
     remedy = "use an engine with containers: --engine dagger"
-    yield Finding(about="engine host", ok=ok, needed=True, found=f"{system} on {machine}", remedy=remedy)
+    yield CheckResult(about="engine host", ok=ok, needed=True, found=f"{system} on {machine}", remedy=remedy)
 
 
-def _dagger() -> Iterator[Finding]:
+def _dagger() -> Iterator[CheckResult]:
     import importlib.util
 
     about, variables = "engine dagger", [name for name in _ENGINE_VARIABLES if os.environ.get(name)]
     cli = os.environ.get("_EXPERIMENTAL_DAGGER_CLI_BIN") or shutil.which("dagger")
     if importlib.util.find_spec("dagger") is None:
         remedy = "pip install 'vllm-ci[dagger]' for --engine dagger; `dagger call` needs only the dagger command"
-        yield Finding(about=about, ok=False, found=f"no dagger package; command: {cli or 'none'}", remedy=remedy)
+        yield CheckResult(about=about, ok=False, found=f"no dagger package; command: {cli or 'none'}", remedy=remedy)
     elif variables:
-        yield Finding(about=about, ok=True, found=f"configured by {variables[0]}")
+        yield CheckResult(about=about, ok=True, found=f"configured by {variables[0]}")
     elif cli is None:
-        yield Finding(
+        yield CheckResult(
             about=about, ok=False, found="the dagger package is installed, but not the command", remedy="install the Dagger CLI"
         )
     else:
         found = "docker" if shutil.which("docker") else "no container runtime"
-        yield Finding(
+        yield CheckResult(
             about=about, ok=found == "docker", found=f"{cli}, {found}", remedy="install Docker, or point to a running engine"
         )
 
 
-def _gpu() -> Iterator[Finding]:
+def _gpu() -> Iterator[CheckResult]:
     from vllm_ci.engines import machine
 
     names = machine.gpus()
     devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
     if names:
-        yield Finding(about="gpu", ok=True, found="; ".join(names))
+        yield CheckResult(about="gpu", ok=True, found="; ".join(names))
     elif devices:
         remedy = "install the driver's tools, and check that nvidia-smi lists the GPU"
-        yield Finding(about="gpu", ok=False, found=f"{devices[0]} exists, but nvidia-smi is missing or fails", remedy=remedy)
+        yield CheckResult(
+            about="gpu", ok=False, found=f"{devices[0]} exists, but nvidia-smi is missing or fails", remedy=remedy
+        )
     else:
         remedy = "CPU images need no GPU; CUDA images need one to serve, but not to build"
-        yield Finding(about="gpu", ok=False, found="no NVIDIA device", remedy=remedy)
+        yield CheckResult(about="gpu", ok=False, found="no NVIDIA device", remedy=remedy)
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Iterator[CheckResult]:
     from vllm_ci.system.home import home
 
     folder = home()
@@ -137,16 +139,16 @@ def _disk() -> Iterator[Finding]:
     have = sum(path.stat().st_size for path in home().glob("wheels/*") if path.is_file()) if home().exists() else 0
     ok = free + have >= _RUN_NEEDS_BYTES
     remedy = "free some space (vllm-ci cache prune), or set VLLM_CI_HOME to another directory"
-    yield Finding(about="disk", ok=ok, needed=True, found=f"{free / 1e9:.0f} GB free for {home()}", remedy=remedy)
+    yield CheckResult(about="disk", ok=ok, needed=True, found=f"{free / 1e9:.0f} GB free for {home()}", remedy=remedy)
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[CheckResult]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     remedy = "use a machine with at least 4 GB; vLLM on the CPU with a tiny model takes about 2 GB"
-    yield Finding(about="memory", ok=total >= 4e9, needed=True, found=f"{total / 1e9:.0f} GB", remedy=remedy)
+    yield CheckResult(about="memory", ok=total >= 4e9, needed=True, found=f"{total / 1e9:.0f} GB", remedy=remedy)
 
 
-def _index() -> Iterator[Finding]:
+def _index() -> Iterator[CheckResult]:
     import httpx
 
     from vllm_ci.images import index
@@ -159,10 +161,10 @@ def _index() -> Iterator[Finding]:
         except httpx.HTTPError as error:
             found, ok = f"{shown}: {error or type(error).__name__}", False
         remedy = "check the index, proxy and certificates in pip's or uv's configuration"
-        yield Finding(about="index", ok=ok, found=found, remedy=remedy)
+        yield CheckResult(about="index", ok=ok, found=found, remedy=remedy)
 
 
-def _registries() -> Iterator[Finding]:
+def _registries() -> Iterator[CheckResult]:
     import json
 
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
@@ -170,15 +172,15 @@ def _registries() -> Iterator[Finding]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         remedy = "run docker login REGISTRY (or skopeo login) before you push to a registry that requires a login"
-        yield Finding(about="registries", ok=False, found=f"no {folder / 'config.json'}", remedy=remedy)
+        yield CheckResult(about="registries", ok=False, found=f"no {folder / 'config.json'}", remedy=remedy)
         return
     except (OSError, ValueError) as error:
-        yield Finding(about="registries", ok=False, found=f"{folder / 'config.json'}: {error}", remedy="correct that file")
+        yield CheckResult(about="registries", ok=False, found=f"{folder / 'config.json'}: {error}", remedy="correct that file")
         return
     names = sorted({*config.get("auths", {}), *config.get("credHelpers", {})}) or (
         [config["credsStore"]] if "credsStore" in config else []
     )
-    yield Finding(
+    yield CheckResult(
         about="registries", ok=bool(names), found=", ".join(names) or "no credentials", remedy="run docker login REGISTRY"
     )
 
@@ -190,6 +192,6 @@ def _without_password(address: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[], Iterator[CheckResult]], ...] = (
     *(_python, _git, _host, _dagger, _gpu, _memory, _disk, _index, _registries),
 )

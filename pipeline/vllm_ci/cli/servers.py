@@ -29,7 +29,7 @@ _FREE_WITHIN_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RegisteredServer:
     """A registered server; its lock file is held.
 
     Attributes:
@@ -50,7 +50,7 @@ class Entry:
 
 
 @contextmanager
-def register(name: str) -> Iterator[Entry]:
+def register(name: str) -> Iterator[RegisteredServer]:
     """Reserve the name for as long as the context lasts.
 
     Raises:
@@ -68,7 +68,7 @@ def register(name: str) -> Iterator[Entry]:
                 remedy=f"choose another name with --name, or run vllm-ci server stop {name}",
             ) from error
         stack.callback(_remove, name)
-        entry = Entry(name=name)
+        entry = RegisteredServer(name=name)
         entry.announce({})
         yield entry
 

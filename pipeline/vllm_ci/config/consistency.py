@@ -19,7 +19,7 @@ OWN_SIGNER = "release"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Conflict:
     """A value that conflicts with others.
 
     Attributes:
@@ -33,7 +33,7 @@ class Problem:
     remedy: str
 
 
-def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[Problem]:
+def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[Conflict]:
     """All problems, grouped by channel.
 
     Args:
@@ -50,7 +50,7 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[P
         yield from _kustomization(name, release.channels)
 
 
-def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Problem]:
+def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Conflict]:
     place: Place = ("release", "channels", name)
     signers = tuple(release.signers) or (OWN_SIGNER,)
     for stage in channel.tests or ():
@@ -60,11 +60,11 @@ def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages:
             yield from _unknown((*place, key, index), signer, "signer (release.signers)", signers)
 
 
-def _after(name: str, channel: ChannelConfig, channels: Mapping[str, ChannelConfig]) -> Iterator[Problem]:
+def _after(name: str, channel: ChannelConfig, channels: Mapping[str, ChannelConfig]) -> Iterator[Conflict]:
     place: Place = ("release", "channels", name)
     if not channel.after:
         if channel.soak_hours:
-            yield Problem(
+            yield Conflict(
                 place=(*place, "soak_hours"),
                 why="soak_hours needs a channel to soak in",
                 remedy="set `after` to that channel, or remove soak_hours",
@@ -72,12 +72,12 @@ def _after(name: str, channel: ChannelConfig, channels: Mapping[str, ChannelConf
         return
     if channel.after == name:
         why = "a channel cannot come after itself"
-        yield Problem(place=(*place, "after"), why=why, remedy="name another channel, or remove it")
+        yield Conflict(place=(*place, "after"), why=why, remedy="name another channel, or remove it")
     elif channel.after not in channels:
         yield from _unknown((*place, "after"), channel.after, "channel", channels)
     elif circle := _circle(name, channels):
         why = f"{' after '.join(circle)}: a cycle, so none of them could ever get a release"
-        yield Problem(place=(*place, "after"), why=why, remedy="remove one `after` of these channels")
+        yield Conflict(place=(*place, "after"), why=why, remedy="remove one `after` of these channels")
 
 
 def _circle(name: str, channels: Mapping[str, ChannelConfig]) -> tuple[str, ...]:
@@ -92,25 +92,25 @@ def _circle(name: str, channels: Mapping[str, ChannelConfig]) -> tuple[str, ...]
     return ()
 
 
-def _kustomization(name: str, channels: Mapping[str, ChannelConfig]) -> Iterator[Problem]:
+def _kustomization(name: str, channels: Mapping[str, ChannelConfig]) -> Iterator[Conflict]:
     paths = {each: channel.overlay(each) for each, channel in channels.items()}
     place: Place = ("release", "channels", name, "kustomization")
     remedy = "write another path, such as deploy/NAME/kustomization.yaml"
     try:
         overlay_path.normalised(paths[name])
     except ValueError as error:
-        yield Problem(place=place, why=f"{paths[name]}: {error}", remedy=remedy)
+        yield Conflict(place=place, why=f"{paths[name]}: {error}", remedy=remedy)
         return
     found = overlay_path.collision(name, paths)
     if found:
         other, why = found
-        yield Problem(place=place, why=f"{paths[name]} and {paths[other]} of channel {other} collide: {why}", remedy=remedy)
+        yield Conflict(place=place, why=f"{paths[name]} and {paths[other]} of channel {other} collide: {why}", remedy=remedy)
 
 
-def _unknown(place: Place, name: str, what: str, known: Iterable[str]) -> Iterator[Problem]:
+def _unknown(place: Place, name: str, what: str, known: Iterable[str]) -> Iterator[Conflict]:
     names = list(known)
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
-    yield Problem(place=place, why=f"there is no {what} named {name}", remedy=remedy)
+    yield Conflict(place=place, why=f"there is no {what} named {name}", remedy=remedy)

@@ -45,7 +45,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class CpuSettings:
     """Computed settings.
 
     Attributes:
@@ -64,7 +64,7 @@ class Settings:
         return tuple(f"--{name}={value}" for name, value in self.flags.items())
 
 
-def compute(shape: ModelShape | None, machine: Machine, said: Said) -> Settings:
+def compute(shape: ModelShape | None, machine: Machine, said: Said) -> CpuSettings:
     """Compute the settings that the user did not choose.
 
     Args:
@@ -78,7 +78,7 @@ def compute(shape: ModelShape | None, machine: Machine, said: Said) -> Settings:
     if "config" not in said.flags:  # that file may hold any setting of vLLM, and our flags would override it
         more = _unknown(machine, said, workers) if shape is None else _known(shape, machine, said, shards, workers)
         env, flags, reasons = {**env, **more.env}, {**flags, **more.flags}, {**reasons, **more.reasons}
-    return Settings(env=env, flags=flags, reasons=reasons)
+    return CpuSettings(env=env, flags=flags, reasons=reasons)
 
 
 def _threads(machine: Machine, said: Said, workers: int) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
@@ -112,7 +112,7 @@ def _cache_is_said(said: Said) -> bool:
     return KV_CACHE in said.env or bool(flags & said.flags.keys())
 
 
-def _unknown(machine: Machine, said: Said, workers: int) -> Settings:
+def _unknown(machine: Machine, said: Said, workers: int) -> CpuSettings:
     """A fixed cache size; vLLM computes the longest sequence that fits once it has downloaded the model."""
     env, flags, reasons = {}, {}, {}
     if not _cache_is_said(said):
@@ -124,10 +124,10 @@ def _unknown(machine: Machine, said: Said, workers: int) -> Settings:
     if SEQUENCES not in said.flags:
         flags[SEQUENCES] = str(MOST_SEQUENCES)
         reasons[SEQUENCES] = "a default: the model is known only after its download"
-    return Settings(env=env, flags=flags, reasons=reasons)
+    return CpuSettings(env=env, flags=flags, reasons=reasons)
 
 
-def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers: int) -> Settings:
+def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers: int) -> CpuSettings:
     env: dict[str, str] = {}
     flags: dict[str, str] = {}
     reasons: dict[str, str] = {}
@@ -152,7 +152,7 @@ def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers
         fit = given * GIB // usual if given is not None else MOST_SEQUENCES
         flags[SEQUENCES] = str(max(1, min(MOST_SEQUENCES, fit)))
         reasons[SEQUENCES] = f"at most {MOST_SEQUENCES}, with {min(length, _USUAL)} tokens of the cache each"
-    return Settings(env=env, flags=flags, reasons=reasons)
+    return CpuSettings(env=env, flags=flags, reasons=reasons)
 
 
 def _given_gib(said: Said) -> int | None:

@@ -19,7 +19,7 @@ from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import VllmCiError
 from vllm_ci.system import vcs
-from vllm_ci.system.base_branch import Base, changes, of_mapping
+from vllm_ci.system.base_branch import BaseBranch, changes, of_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def _images(home: Path) -> int:
 
 def _changes(checkout: Path, commit: Commit, folder: str) -> Changes:
     try:
-        return changes(checkout, commit, Base(), folder=folder)
+        return changes(checkout, commit, BaseBranch(), folder=folder)
     except VllmCiError as error:
         return Changes(unknown=str(error))
 

@@ -13,7 +13,7 @@ from vllm_ci.registry.layout import REF_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class ComparedLayer:
     """A layer of an image.
 
     Attributes:
@@ -39,7 +39,7 @@ class Difference:
         pulled_bytes: Of layers it lacks, manifest and config included.
     """
 
-    pulled: tuple[Layer, ...]
+    pulled: tuple[ComparedLayer, ...]
     shared_bytes: int
     pulled_bytes: int
 
@@ -73,14 +73,14 @@ def _means(name: str, full: str, digest: str) -> bool:
     )
 
 
-def layers(store: Store, digest: str, *, platform: str = "") -> tuple[Layer, ...]:
+def layers(store: Store, digest: str, *, platform: str = "") -> tuple[ComparedLayer, ...]:
     """The layers of an image, lowest first."""
     platform = platform or host_platform()
     manifest = image_manifest(digest, platform=platform, store=store)
     config = image_config(digest, platform=platform, store=store)
     history = [item for item in config.get("history", []) if not item.get("empty_layer")]
     return tuple(
-        Layer(
+        ComparedLayer(
             tier=_tier(item),
             digest=descriptor["digest"],
             size_bytes=descriptor["size"],

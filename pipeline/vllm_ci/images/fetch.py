@@ -27,7 +27,7 @@ PARALLEL = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Download:
     """A file to have.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wanted:
 
 # Finds the places that may serve a file, and says why others do not; called only for files that are not there, from several
 # threads.
-Locate = Callable[[Wanted, "httpx.Client", Callable[[str], None]], Iterable[str]]
+Locate = Callable[[Download, "httpx.Client", Callable[[str], None]], Iterable[str]]
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def _netrc() -> httpx.NetRCAuth | None:
         return None
 
 
-def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", name: str = "fetch", emit: Emit) -> None:
+def have(wanted: Iterable[Download], locate: Locate, *, certificates: str = "", name: str = "fetch", emit: Emit) -> None:
     """Make sure that every wanted file lies at its target.
 
     Args:
@@ -104,14 +104,14 @@ def have(wanted: Iterable[Wanted], locate: Locate, *, certificates: str = "", na
             raise
 
 
-def _present(item: Wanted) -> bool:
+def _present(item: Download) -> bool:
     try:
         return item.target.stat().st_size == item.size_bytes or not item.size_bytes
     except FileNotFoundError:
         return False
 
 
-def _have(item: Wanted, locate: Locate, http: httpx.Client) -> None:
+def _have(item: Download, locate: Locate, http: httpx.Client) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
     with hold(item.target.parent / ".lock"):
         if _present(item):
@@ -157,7 +157,7 @@ class _Unavailable(Exception):
     """This place does not serve the file."""
 
 
-def _download(place: str, part: Path, item: Wanted, http: httpx.Client) -> None:
+def _download(place: str, part: Path, item: Download, http: httpx.Client) -> None:
     """Download ``place`` to ``part``, resuming an earlier try; the hash is checked."""
     if not place.startswith(("http://", "https://")):
         try:
@@ -206,7 +206,7 @@ def shown(place: str) -> str:
     return place.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
-def _verify(part: Path, item: Wanted, place: str) -> None:
+def _verify(part: Path, item: Download, place: str) -> None:
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != item.sha256:

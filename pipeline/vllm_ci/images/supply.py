@@ -11,7 +11,7 @@ from vllm_ci.domain.events import Emit
 from vllm_ci.images import fetch, index
 from vllm_ci.images.debian import mirrors
 from vllm_ci.images.debian.mirrors import AptSource
-from vllm_ci.images.fetch import Wanted
+from vllm_ci.images.fetch import Download
 from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.store import Store
 
@@ -37,14 +37,14 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> 
     """
     by_hash = {wheel.sha256: wheel for wheel in wheels}
     wanted = [
-        Wanted(name=wheel.filename, sha256=wheel.sha256, size_bytes=wheel.size_bytes, target=wheel_path(store, wheel))
+        Download(name=wheel.filename, sha256=wheel.sha256, size_bytes=wheel.size_bytes, target=wheel_path(store, wheel))
         for wheel in by_hash.values()
     ]
     if all(item.target.exists() for item in wanted):
         return
     indexes = index.configured()
 
-    def locate(item: Wanted, http: httpx.Client, complain: Callable[[str], None]) -> Iterator[str]:
+    def locate(item: Download, http: httpx.Client, complain: Callable[[str], None]) -> Iterator[str]:
         yield from _linked(item.name, indexes.find_links)
         for root in indexes.urls:
             yield from _listed(root, by_hash[item.sha256], http, complain)
@@ -84,14 +84,14 @@ def fetch_debs(store: Store, debs: Iterable[LockedDeb], *, sources: Callable[[],
     """
     by_hash = {deb.sha256: deb for deb in debs}
     wanted = [
-        Wanted(name=f"{deb.name} {deb.version}", sha256=deb.sha256, size_bytes=deb.size_bytes, target=deb_path(store, deb))
+        Download(name=f"{deb.name} {deb.version}", sha256=deb.sha256, size_bytes=deb.size_bytes, target=deb_path(store, deb))
         for deb in by_hash.values()
     ]
     if all(item.target.exists() for item in wanted):
         return
     roots = mirrors.roots(sources())
 
-    def locate(item: Wanted, _: httpx.Client, __: Callable[[str], None]) -> Iterator[str]:
+    def locate(item: Download, _: httpx.Client, __: Callable[[str], None]) -> Iterator[str]:
         for root in roots:
             path = by_hash[item.sha256].path
             yield f"{root}/{quote(path)}" if root.startswith(("http://", "https://")) else f"{root}/{path}"

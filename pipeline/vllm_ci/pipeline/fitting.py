@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from vllm_ci.domain import cpu_serving, model_shape
-from vllm_ci.domain.cpu_serving import Machine, Settings
+from vllm_ci.domain.cpu_serving import CpuSettings, Machine
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.events import Emit, Finished
 from vllm_ci.domain.model_shape import ModelShape
@@ -58,7 +58,7 @@ async def fitted(
     return replace(project, server=replace(server, args=(*found.args, *server.args), env={**found.env, **server.env}))
 
 
-def settings(server: ServerSpec, shape: ModelShape | None, machine: Machine, image_env: Mapping[str, str]) -> Settings:
+def settings(server: ServerSpec, shape: ModelShape | None, machine: Machine, image_env: Mapping[str, str]) -> CpuSettings:
     """What is computed for a server; the image's environment counts as said by the user, the server's own goes over it."""
     return cpu_serving.compute(shape, machine, said(server.args, {**image_env, **server.env}, server.secrets))
 

@@ -13,7 +13,7 @@ from vllm_ci.domain.report import Case, CaseStatus, StageResult
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.suite import ServerStage
 from vllm_ci.suites import leaks
-from vllm_ci.suites.findings import Finding, Policy
+from vllm_ci.suites.findings import Finding, FindingPolicy
 
 LOG_CASE = "security/server_log::test_holds_no_secret_no_prompt_and_no_line_of_a_user"
 
@@ -50,7 +50,7 @@ async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message=message)
     found = leaks.in_log(await context.service.log(), secrets={"the API key": key}, prompts=words)
     found += [finding for outcome in outcomes for finding in await _in_artefacts(outcome, key)]
-    policy = Policy(accepted=context.spec.accept, fail_on=context.spec.fail_on, today=dt.datetime.now(dt.UTC).date())
+    policy = FindingPolicy(accepted=context.spec.accept, fail_on=context.spec.fail_on, today=dt.datetime.now(dt.UTC).date())
     judgement = policy.judge(found)
     properties = {"findings": [str(finding) for finding in found], "accepted": [finding.id for finding in judgement.accepted]}
     status = CaseStatus.FAILED if judgement.failing else CaseStatus.PASSED

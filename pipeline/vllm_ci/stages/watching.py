@@ -16,7 +16,7 @@ _INTERVAL_S = 1.0
 
 
 @dataclass(kw_only=True)
-class Tally:
+class CaseCounts:
     """What the lines of ``cases.jsonl`` add up to.
 
     Attributes:
@@ -66,7 +66,7 @@ async def watch(engine: Engine, programs: Iterable[str], step: str, emit: Emit) 
     said = ""
     while True:
         await anyio.sleep(_INTERVAL_S)
-        tally = Tally()
+        tally = CaseCounts()
         for name in programs:
             for entry in await _lines(engine, name):
                 tally.add(entry)

@@ -17,7 +17,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Client:
+class ApiClient:
     """Sends requests for one model to one server.
 
     Attributes:

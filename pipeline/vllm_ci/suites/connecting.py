@@ -10,11 +10,11 @@ import pytest
 
 from vllm_ci.loadgen.exchange import Timeouts
 from vllm_ci.loadgen.recorder import Recorder
-from vllm_ci.suites.server import Server, probe
+from vllm_ci.suites.server import ServerFacts, probe
 
 TIMEOUT_S = 120.0
 """Timeout for one response of a server that is not slow."""
-_SERVER = pytest.StashKey[Server]()
+_SERVER = pytest.StashKey[ServerFacts]()
 
 
 def api_key(config: pytest.Config) -> str:
@@ -43,7 +43,7 @@ def recorder(config: pytest.Config, base_url: str, timeout_s: float) -> Recorder
     return Recorder(base_url, headers={"authorization": f"Bearer {key}"} if key else {}, timeouts=timeouts)
 
 
-def server(config: pytest.Config, client: httpx.Client) -> Server:
+def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:
     """Facts about the server; probed once.
 
     Raises:

@@ -56,7 +56,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class FindingPolicy:
     """Decides which findings fail.
 
     Attributes:

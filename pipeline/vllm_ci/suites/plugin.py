@@ -21,9 +21,9 @@ import httpx
 import pytest
 
 from vllm_ci.suites import connecting
-from vllm_ci.suites.client import Client
+from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.plugins.stash import MASKS
-from vllm_ci.suites.server import CAPABILITIES, Server
+from vllm_ci.suites.server import CAPABILITIES, ServerFacts
 
 if TYPE_CHECKING:
     import openai
@@ -101,7 +101,7 @@ def http(pytestconfig: pytest.Config, base_url: str | None, answer_s: float) -> 
 
 
 @pytest.fixture(scope="session")
-def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> Server:
+def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> ServerFacts:
     """Facts about the server, probed once per session."""
     found = connecting.server(pytestconfig, http)
     note("server", found.facts)
@@ -109,13 +109,13 @@ def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str,
 
 
 @pytest.fixture(scope="session")
-def client(http: httpx.Client, server: Server) -> Client:
+def client(http: httpx.Client, server: ServerFacts) -> ApiClient:
     """Client for requests and responses as plain JSON."""
-    return Client(http=http, model=server.model)
+    return ApiClient(http=http, model=server.model)
 
 
 @pytest.fixture(scope="session")
-def openai_client(server: Server, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
+def openai_client(server: ServerFacts, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
     """The official SDK without retries, because retries would hide failures of the server."""
     import openai  # imported here because it takes a second and only a few cases need it
 
@@ -154,7 +154,7 @@ def _capabilities(request: pytest.FixtureRequest) -> None:
     names = [name for marker in request.node.iter_markers("requires_capability") for name in marker.args]
     if not names:
         return
-    found: Server = request.getfixturevalue("server")
+    found: ServerFacts = request.getfixturevalue("server")
     required = _required(request.config)
     for name in names:
         assert name in CAPABILITIES, f"unknown capability {name}; known are {', '.join(CAPABILITIES)}"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class RawResponse:
     """A response.
 
     Attributes:
@@ -32,7 +32,7 @@ def send(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
     timeout_s: float = 30.0,
-) -> Answer:
+) -> RawResponse:
     """Send one request on a new connection.
 
     Args:
@@ -58,8 +58,8 @@ def send(
         connection.endheaders(body or None)
         answer = connection.getresponse()
         found = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(status=answer.status, body=answer.read(), headers=found)
+        return RawResponse(status=answer.status, body=answer.read(), headers=found)
     except (http.client.HTTPException, ConnectionError, BrokenPipeError):
-        return Answer(status=0, headers={})
+        return RawResponse(status=0, headers={})
     finally:
         connection.close()

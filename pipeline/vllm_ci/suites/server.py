@@ -27,7 +27,7 @@ _PIXEL = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
+class ServerFacts:
     """Facts about a server.
 
     Attributes:
@@ -69,7 +69,7 @@ class Server:
         }
 
 
-def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0, quantization: str = "") -> Server:
+def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0, quantization: str = "") -> ServerFacts:
     """Probe a server.
 
     Args:
@@ -100,7 +100,7 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         absent["tensor_parallel"] = "the server is not known to run with several shards"
     if not quantization:
         absent["quantization"] = "the server is not known to run with a quantized model"
-    return Server(
+    return ServerFacts(
         url=str(http.base_url),
         model=model,
         models=tuple(cards),

@@ -44,7 +44,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class CaseCost:
     """The cost of one case.
 
     Attributes:
@@ -66,7 +66,7 @@ class Work:
         share = {name: getattr(sizes, name) / full if (full := getattr(self.full, name)) else 1.0 for name in DIMENSIONS}
         return sum(_scaled(each, share).seconds(speed) for each in self.rounds)
 
-    def with_prompts(self, factor: float) -> Work:
+    def with_prompts(self, factor: float) -> CaseCost:
         """The same work with prompts scaled by ``factor``, for cases that fill the context."""
         return replace(self, rounds=[replace(each, prompt_tokens=each.prompt_tokens * factor) for each in self.rounds])
 

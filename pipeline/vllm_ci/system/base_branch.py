@@ -22,7 +22,7 @@ _MORE = (50, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class BaseBranch:
     """What the caller knows about the base branch.
 
     Attributes:
@@ -36,7 +36,7 @@ class Base:
     before: str = ""
 
 
-def changes(checkout: Path, commit: Commit, base: Base, *, folder: str = "") -> Changes:
+def changes(checkout: Path, commit: Commit, base: BaseBranch, *, folder: str = "") -> Changes:
     """Files that differ between ``commit`` (or the work tree, if dirty) and the point where it branched off the base branch.
 
     A commit that is already on the base branch is compared with the previous tip of that branch: the one that the caller knows,
@@ -63,7 +63,7 @@ class _UnknownError(Exception):
     """The changes cannot be determined; the message says why."""
 
 
-def _start(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
+def _start(checkout: Path, commit: Commit, base: BaseBranch) -> tuple[str, str]:
     """The commit to compare with, and its description."""
     name, tip = _tip(checkout, commit, base)
     fork = _merge_base(checkout, commit.sha, tip) or _deepened(checkout, commit.sha, tip, name)
@@ -87,7 +87,7 @@ def _first_parent(checkout: Path, sha: str, name: str) -> tuple[str, str]:
     return parents[0], f"the previous commit on {name}"
 
 
-def _tip(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
+def _tip(checkout: Path, commit: Commit, base: BaseBranch) -> tuple[str, str]:
     """Name and tip of the base branch."""
     if base.sha:
         return base.branch or base.sha[:12], base.sha
@@ -105,7 +105,7 @@ def _tip(checkout: Path, commit: Commit, base: Base) -> tuple[str, str]:
     return base.branch, listed[0]
 
 
-def _candidates(checkout: Path, commit: Commit, base: Base) -> Iterator[str]:
+def _candidates(checkout: Path, commit: Commit, base: BaseBranch) -> Iterator[str]:
     """Refs that may be the base branch, in order of preference."""
     if base.branch:
         places = ("", "refs/remotes/origin/", "refs/remotes/", "refs/heads/", "refs/tags/")
@@ -193,5 +193,5 @@ def of_mapping(values: Mapping[str, object]) -> Changes:
 if __name__ == "__main__":
     # Run by an engine when only the engine has the checkout: base_branch.py CHECKOUT FOLDER FILE
     _checkout = Path(sys.argv[1])
-    _found = changes(_checkout, discover(_checkout), Base(), folder=sys.argv[2])
+    _found = changes(_checkout, discover(_checkout), BaseBranch(), folder=sys.argv[2])
     Path(sys.argv[3]).write_text(json.dumps(asdict(_found)), encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_ci.domain import model_shape
-from vllm_ci.domain.cpu_serving import BINDING, GIB, KV_CACHE, THREADS, Machine, Settings, compute, needed_bytes
+from vllm_ci.domain.cpu_serving import BINDING, GIB, KV_CACHE, THREADS, CpuSettings, Machine, compute, needed_bytes
 from vllm_ci.domain.model_shape import ModelShape
 from vllm_ci.domain.project import TinyModel
 from vllm_ci.domain.vllm_flags import said
@@ -32,7 +32,7 @@ SERVER = Machine(memory_bytes=250 * GIB, cores=64)
 FULL = Machine(memory_bytes=5 * GIB, cores=1)
 
 
-def computed(shape: ModelShape | None, machine: Machine, *args: str, **env: str) -> Settings:
+def computed(shape: ModelShape | None, machine: Machine, *args: str, **env: str) -> CpuSettings:
     return compute(shape, machine, said(args, env))
 
 

@@ -11,7 +11,7 @@ import pytest
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.domain.events import ignore
 from vllm_ci.images import fetch
-from vllm_ci.images.fetch import Wanted
+from vllm_ci.images.fetch import Download
 
 CONTENT = bytes(range(256)) * 2000
 
@@ -55,8 +55,8 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     found.server.server_close()
 
 
-def wanted(folder: Path) -> Wanted:
-    return Wanted(
+def wanted(folder: Path) -> Download:
+    return Download(
         name="file", sha256=hashlib.sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT), target=folder / "hash" / "file"
     )
 

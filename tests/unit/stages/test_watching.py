@@ -14,7 +14,7 @@ from vllm_ci.domain.events import Event, Progress
 from vllm_ci.domain.program import Directory, Program
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.stages import watching
-from vllm_ci.stages.watching import Tally
+from vllm_ci.stages.watching import CaseCounts
 
 LINES: list[dict[str, Any]] = [
     {"plan": {"cases": 3, "estimate_s": 85.2}},
@@ -32,7 +32,7 @@ def anyio_backend() -> str:
 
 
 def after(count: int) -> str:
-    tally = Tally()
+    tally = CaseCounts()
     for line in LINES[:count]:
         tally.add(line)
     return str(tally)

@@ -10,7 +10,7 @@ from vllm_ci.suites import manifest
 from vllm_ci.suites.plugins import budget
 from vllm_ci.suites.plugins.budget import Load, Plan
 from vllm_ci.suites.speed import Speed
-from vllm_ci.suites.work import DIMENSIONS, Round, Sizes, Work
+from vllm_ci.suites.work import DIMENSIONS, CaseCost, Round, Sizes
 
 SPEED = Speed(request_s=0.1, step_s=0.05, crowd_request_s=0.3, crowd_step_s=0.1, prompt_token_s=0.002)
 
@@ -18,7 +18,7 @@ SPEED = Speed(request_s=0.1, step_s=0.05, crowd_request_s=0.3, crowd_step_s=0.1,
 def load(name: str, tokens: int, least: int = 0, *, deep: bool = False, times: float = 1) -> Load:
     rounds = [Round(times=times, streams=1, tokens=tokens, prompt_tokens=0)]
     sizes = {"full": Sizes(tokens=tokens), "least": Sizes(tokens=least)} if least else {}
-    return Load(name=name, work=Work(rounds=rounds, **sizes), deep=deep)
+    return Load(name=name, work=CaseCost(rounds=rounds, **sizes), deep=deep)
 
 
 positive = st.floats(min_value=1e-5, max_value=2.0)
@@ -34,7 +34,7 @@ speeds = st.builds(
 
 
 @st.composite
-def works(draw: st.DrawFn) -> Work:
+def works(draw: st.DrawFn) -> CaseCost:
     full = {name: draw(st.integers(0, 200)) for name in DIMENSIONS}
     least = {name: draw(st.integers(1, value)) if value else 0 for name, value in full.items()}
     rounds = draw(
@@ -49,7 +49,7 @@ def works(draw: st.DrawFn) -> Work:
             max_size=3,
         )
     )
-    return Work(rounds=rounds, full=Sizes(**full), least=Sizes(**least))
+    return CaseCost(rounds=rounds, full=Sizes(**full), least=Sizes(**least))
 
 
 loads = st.lists(st.tuples(works(), st.booleans()), min_size=1, max_size=12).map(
@@ -82,7 +82,7 @@ def test_a_fast_server_runs_everything_at_full_size_in_the_given_order() -> None
     fast = Speed(request_s=0.01, step_s=0.001, crowd_request_s=0.02, crowd_step_s=0.002, prompt_token_s=0)
     for suite in ("integration", "streaming", "security"):
         cases = [
-            Load(name=f"{name}[{n}]", work=Work(rounds=manifest.rounds(name) or ()), deep=True)
+            Load(name=f"{name}[{n}]", work=CaseCost(rounds=manifest.rounds(name) or ()), deep=True)
             for name, count in manifest.promised(suite).items()
             for n in range(count)
         ]
@@ -137,7 +137,7 @@ def test_a_server_that_became_slower_loses_its_deep_cases_and_one_that_became_fa
 
 
 def test_prompts_that_fill_the_context_cost_more_where_it_is_longer() -> None:
-    work = Work(rounds=[Round(times=1, streams=1, tokens=1, prompt_tokens=2000)])
+    work = CaseCost(rounds=[Round(times=1, streams=1, tokens=1, prompt_tokens=2000)])
     assert work.with_prompts(4).seconds(SPEED, Sizes()) == pytest.approx(0.1 + (8000 - 12) * 0.002)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_ci.domain.stage import AcceptedFinding
 from vllm_ci.suites import leaks
-from vllm_ci.suites.findings import Finding, Policy
+from vllm_ci.suites.findings import Finding, FindingPolicy
 
 TODAY = dt.date(2026, 11, 21)
 HIGH = Finding(id="open-route:POST /x", severity="high", message="is open")
@@ -18,25 +18,25 @@ def accepted(finding: Finding, until: dt.date) -> AcceptedFinding:
 
 
 def test_a_finding_fails_from_its_severity_on() -> None:
-    judgement = Policy(today=TODAY).judge([HIGH, LOW])
+    judgement = FindingPolicy(today=TODAY).judge([HIGH, LOW])
     assert judgement.failing == (HIGH,)
     assert judgement.minor == (LOW,)
-    assert Policy(today=TODAY, fail_on="low").judge([LOW]).failing == (LOW,)
-    assert Policy(today=TODAY, fail_on="critical").judge([HIGH]).failing == ()
+    assert FindingPolicy(today=TODAY, fail_on="low").judge([LOW]).failing == (LOW,)
+    assert FindingPolicy(today=TODAY, fail_on="critical").judge([HIGH]).failing == ()
 
 
 def test_acceptance_ends_with_its_day() -> None:
-    last_day = Policy(accepted=[accepted(HIGH, TODAY)], today=TODAY).judge([HIGH])
+    last_day = FindingPolicy(accepted=[accepted(HIGH, TODAY)], today=TODAY).judge([HIGH])
     assert last_day.accepted == (HIGH,)
     assert last_day.failing == ()
-    after = Policy(accepted=[accepted(HIGH, TODAY - dt.timedelta(days=1))], today=TODAY).judge([HIGH])
+    after = FindingPolicy(accepted=[accepted(HIGH, TODAY - dt.timedelta(days=1))], today=TODAY).judge([HIGH])
     assert after.failing == after.expired == (HIGH,)
     assert "has expired" in str(after)
 
 
 def test_acceptance_is_for_one_id_only() -> None:
     other = Finding(id="open-route:POST /y", severity="high", message="is open")
-    judgement = Policy(accepted=[accepted(HIGH, TODAY)], today=TODAY).judge([HIGH, other])
+    judgement = FindingPolicy(accepted=[accepted(HIGH, TODAY)], today=TODAY).judge([HIGH, other])
     assert judgement.failing == (other,)
 
 

@@ -19,9 +19,9 @@ from vllm_ci.suites.raw import send
 from vllm_ci.suites.security import test_image, test_transport
 from vllm_ci.suites.security.hostile import ATTACKS
 from vllm_ci.suites.security.routes import Route, catalogue, spellings
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
-SERVER = Server(
+SERVER = ServerFacts(
     url="",
     model="m",
     models=("m",),
@@ -139,7 +139,7 @@ def test_a_server_that_hangs_up_is_status_zero() -> None:
     assert send("http://127.0.0.1:9", "/").status == 0
 
 
-def verdict_of(case: object, server: Server) -> list[str]:
+def verdict_of(case: object, server: ServerFacts) -> list[str]:
     found: list[str] = []
 
     def judge(findings: Iterator[Finding]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from vllm_ci.ci import base
 from vllm_ci.domain.changes import Changes
 from vllm_ci.system import base_branch, vcs
-from vllm_ci.system.base_branch import Base, changes
+from vllm_ci.system.base_branch import BaseBranch, changes
 
 Commits = Callable[..., str]
 
@@ -64,8 +64,8 @@ def clone(origin: Path, *arguments: str, branch: str = "topic") -> Path:
     return place
 
 
-def found(place: Path, base: Base | None = None, folder: str = "") -> Changes:
-    return changes(place, vcs.discover(place), base or Base(), folder=folder)
+def found(place: Path, base: BaseBranch | None = None, folder: str = "") -> Changes:
+    return changes(place, vcs.discover(place), base or BaseBranch(), folder=folder)
 
 
 def test_a_branch_is_compared_with_where_it_left_the_default_branch(origin: Path) -> None:
@@ -76,9 +76,9 @@ def test_a_branch_is_compared_with_where_it_left_the_default_branch(origin: Path
     assert found(place).files == TOPIC
 
 
-@pytest.mark.parametrize("base", [Base(), Base(branch="main")])
+@pytest.mark.parametrize("base", [BaseBranch(), BaseBranch(branch="main")])
 def test_a_rename_counts_under_both_names_whatever_git_is_configured_to_find(
-    origin: Path, base: Base, monkeypatch: pytest.MonkeyPatch
+    origin: Path, base: BaseBranch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "diff.renames")
@@ -89,7 +89,7 @@ def test_a_rename_counts_under_both_names_whatever_git_is_configured_to_find(
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_a_shallow_clone_of_the_branch_alone_is_deepened(origin: Path, depth: int) -> None:
     place = clone(origin, f"--depth={depth}", "--single-branch")
-    assert found(place, Base(branch="main")).files == TOPIC
+    assert found(place, BaseBranch(branch="main")).files == TOPIC
 
 
 @pytest.mark.parametrize("depth", [1, 3, 30])
@@ -104,13 +104,13 @@ def test_the_merge_commit_that_a_provider_makes_of_a_pull_request_is_compared_wi
     git(place, "remote", "add", "origin", f"file://{origin}")
     git(place, "fetch", "--quiet", "--no-tags", f"--depth={depth}", "origin", "+refs/pull/7/merge:refs/remotes/pull/7/merge")
     git(place, "checkout", "--quiet", "refs/remotes/pull/7/merge")
-    assert found(place, Base(branch="main")).files == TOPIC
+    assert found(place, BaseBranch(branch="main")).files == TOPIC
 
 
 def test_a_deep_clone_is_never_made_shallow_or_shallower(origin: Path) -> None:
     whole = clone(origin, "--single-branch")
     before = git(whole, "rev-list", "--count", "HEAD")
-    assert found(whole, Base(branch="main")).files == TOPIC
+    assert found(whole, BaseBranch(branch="main")).files == TOPIC
     assert git(whole, "rev-list", "--count", "HEAD") == before
     assert git(whole, "rev-parse", "--is-shallow-repository") == "false"
 
@@ -120,7 +120,7 @@ def test_a_shallow_clone_with_a_commit_that_was_never_pushed_is_compared_all_the
     commit(place, {"mine": "1"})
     git(place, "update-ref", "-d", "refs/remotes/origin/main")
     git(place, "remote", "set-head", "origin", "--delete")
-    assert found(place, Base(branch="main")).files == tuple(sorted((*TOPIC, "mine")))
+    assert found(place, BaseBranch(branch="main")).files == tuple(sorted((*TOPIC, "mine")))
 
 
 def test_a_partial_clone_is_compared(origin: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_partial_clone_is_compared(origin: Path) -> None:
 def test_a_shallow_clone_without_its_server_reports_unknown_changes(origin: Path) -> None:
     place = clone(origin, "--depth=1", "--single-branch")
     origin.rename(origin.with_name("gone"))
-    said = found(place, Base(branch="main"))
+    said = found(place, BaseBranch(branch="main"))
     assert said.files == ()
     assert "git ls-remote" in said.unknown
 
@@ -154,9 +154,9 @@ def test_a_commit_of_the_base_branch_itself_is_compared_with_its_parent_or_what_
     place = clone(origin, branch="main")
     assert found(place).files == ("two",)
     assert "the previous commit on" in found(place).base
-    assert found(place, Base(branch="main", before=start)).files == ("one", "two")
-    assert found(place, Base(branch="main", before=one)).files == ("two",)
-    assert found(place, Base(branch="main", before="f" * 40)).files == ("two",)
+    assert found(place, BaseBranch(branch="main", before=start)).files == ("one", "two")
+    assert found(place, BaseBranch(branch="main", before=one)).files == ("two",)
+    assert found(place, BaseBranch(branch="main", before="f" * 40)).files == ("two",)
 
 
 def test_a_merge_on_the_base_branch_is_compared_with_its_first_parent(origin: Path) -> None:
@@ -191,18 +191,18 @@ def test_a_repository_without_a_base_branch_says_how_to_name_one(tmp_path: Path)
     first = commit(tmp_path, {"a": "1"})
     commit(tmp_path, {"b": "2"})
     assert "VLLM_CI_BASE" in found(tmp_path).unknown
-    assert found(tmp_path, Base(sha=first)).files == ("b",)
+    assert found(tmp_path, BaseBranch(sha=first)).files == ("b",)
 
 
 def test_histories_that_have_nothing_in_common_cannot_be_compared(origin: Path) -> None:
     place = clone(origin)
     git(place, "checkout", "--quiet", "--orphan", "other")
     commit(place, {"z": "1"})
-    assert "no common history" in found(place, Base(branch="main")).unknown
+    assert "no common history" in found(place, BaseBranch(branch="main")).unknown
 
 
 def test_a_base_that_does_not_exist_is_reported(origin: Path) -> None:
-    assert "exists neither locally nor on origin" in found(clone(origin), Base(branch="nonsense")).unknown
+    assert "exists neither locally nor on origin" in found(clone(origin), BaseBranch(branch="nonsense")).unknown
 
 
 def test_an_engine_finds_the_same_from_a_checkout_alone(origin: Path, tmp_path: Path) -> None:
@@ -218,37 +218,37 @@ ID, OTHER = "1" * 40, "2" * 40
 @pytest.mark.parametrize(
     ("env", "event", "expected"),
     [
-        ({}, {}, Base()),
-        ({"VLLM_CI_BASE": "release-1"}, {}, Base(branch="release-1")),
-        ({"VLLM_CI_BASE": ID, "GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": "main"}, {}, Base(sha=ID)),
-        ({"GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": "main"}, {"before": ID}, Base(branch="main")),
+        ({}, {}, BaseBranch()),
+        ({"VLLM_CI_BASE": "release-1"}, {}, BaseBranch(branch="release-1")),
+        ({"VLLM_CI_BASE": ID, "GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": "main"}, {}, BaseBranch(sha=ID)),
+        ({"GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": "main"}, {"before": ID}, BaseBranch(branch="main")),
         (
             {"GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": ""},
             {"before": ID, "repository": {"default_branch": "trunk"}},
-            Base(branch="trunk", before=ID),
+            BaseBranch(branch="trunk", before=ID),
         ),
-        ({"GITHUB_ACTIONS": "true"}, {"before": "0" * 40}, Base()),
+        ({"GITHUB_ACTIONS": "true"}, {"before": "0" * 40}, BaseBranch()),
         (
             {"GITHUB_ACTIONS": "true"},
             {"merge_group": {"base_ref": "refs/heads/main", "base_sha": ID}},
-            Base(branch="main", sha=ID),
+            BaseBranch(branch="main", sha=ID),
         ),
         (
             {"GITLAB_CI": "true", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main", "CI_MERGE_REQUEST_DIFF_BASE_SHA": ID},
             {},
-            Base(branch="main", sha=ID),
+            BaseBranch(branch="main", sha=ID),
         ),
         (
             {"GITLAB_CI": "true", "CI_DEFAULT_BRANCH": "main", "CI_COMMIT_BEFORE_SHA": OTHER},
             {},
-            Base(branch="main", before=OTHER),
+            BaseBranch(branch="main", before=OTHER),
         ),
-        ({"JENKINS_URL": "http://x", "CHANGE_TARGET": "main"}, {}, Base(branch="main")),
-        ({"CI": "true", "SYSTEM_PULLREQUEST_TARGETBRANCH": "refs/heads/main"}, {}, Base(branch="main")),
+        ({"JENKINS_URL": "http://x", "CHANGE_TARGET": "main"}, {}, BaseBranch(branch="main")),
+        ({"CI": "true", "SYSTEM_PULLREQUEST_TARGETBRANCH": "refs/heads/main"}, {}, BaseBranch(branch="main")),
     ],
 )
 def test_the_base_is_read_from_the_variables_of_each_provider(
-    env: dict[str, str], event: object, expected: Base, tmp_path: Path
+    env: dict[str, str], event: object, expected: BaseBranch, tmp_path: Path
 ) -> None:
     (tmp_path / "event.json").write_text(json.dumps(event), encoding="utf-8")
     assert base.base({**env, "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}) == expected
@@ -258,4 +258,4 @@ def test_the_base_is_read_from_the_variables_of_each_provider(
 def test_an_unexpected_event_names_no_base(content: str, tmp_path: Path) -> None:
     (tmp_path / "event.json").write_text(content, encoding="utf-8")
     env = {"GITHUB_ACTIONS": "true", "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
-    assert base.base(env) == Base()
+    assert base.base(env) == BaseBranch()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.client import ApiClient, Json
+from vllm_ci.suites.server import ServerFacts
 
 _BLANKS = (" ", "\n", "\t", "\r", "  ", "\n\n", "\r\n")
 
 
 @pytest.fixture(scope="session")
-def blankless(client: Client, server: Server) -> Json:
+def blankless(client: ApiClient, server: ServerFacts) -> Json:
     """A bias against white space, which a model with random weights may generate endlessly inside JSON."""
     if not server.can("tokenize"):
         return {}

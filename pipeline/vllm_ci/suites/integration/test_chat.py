@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json, at_once, system, user
+from vllm_ci.suites.client import ApiClient, Json, at_once, system, user
 
 pytestmark = pytest.mark.requires_capability("chat")
 
@@ -14,7 +14,7 @@ _DAY_S = 86_400
 
 
 @pytest.fixture(scope="module")
-def answer(client: Client) -> Json:
+def answer(client: ApiClient) -> Json:
     """One short answer that several cases check."""
     return client.chat("Tell me about the weather.", max_tokens=8)
 
@@ -45,14 +45,14 @@ def test_says_when_it_was_made(answer: Json) -> None:
     assert distance < _DAY_S, f"created is {answer['created']}, which is {distance:.0f} s away from now"
 
 
-def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
+def test_every_answer_has_an_id_of_its_own(client: ApiClient) -> None:
     """Requests are traced and aborted by id."""
     ids = [answer["id"] for answer in at_once(lambda _: client.chat("hello", max_tokens=1), range(4))]
     assert len(set(ids)) == 4, f"4 answers have the ids {sorted(ids)}"
 
 
 @pytest.mark.requires_capability("tokenize")
-def test_a_system_message_is_part_of_the_prompt(client: Client) -> None:
+def test_a_system_message_is_part_of_the_prompt(client: ApiClient) -> None:
     """If the system message is dropped, the operator's rules are lost."""
     # Many templates add a default system message, so a long one is compared with a short one.
     messages = [system("You speak in short sentences about weather."), user("hello")]
@@ -62,7 +62,7 @@ def test_a_system_message_is_part_of_the_prompt(client: Client) -> None:
     assert ruled == len(client.tokens(messages)), "the prompt differs from the one that the chat template renders"
 
 
-def test_text_parts_say_the_same_as_plain_text(client: Client) -> None:
+def test_text_parts_say_the_same_as_plain_text(client: ApiClient) -> None:
     """Many clients always send content as a list of parts."""
     parts = {"role": "user", "content": [{"type": "text", "text": "hello world"}]}
     listed = client.chat([parts], max_tokens=1)["usage"]["prompt_tokens"]
@@ -70,12 +70,12 @@ def test_text_parts_say_the_same_as_plain_text(client: Client) -> None:
     assert listed == plain, f"{listed} prompt tokens as a list of parts, {plain} as text"
 
 
-def test_max_completion_tokens_bounds_the_answer(client: Client) -> None:
+def test_max_completion_tokens_bounds_the_answer(client: ApiClient) -> None:
     """The newer name of max_tokens must limit the answer too."""
     usage = client.chat("hello", max_completion_tokens=3)["usage"]
     assert usage["completion_tokens"] <= 3, f"asked for at most 3 tokens, got {usage['completion_tokens']}"
 
 
-def test_unknown_fields_do_no_harm(client: Client) -> None:
+def test_unknown_fields_do_no_harm(client: ApiClient) -> None:
     """Newer clients send fields that an older server does not know; the server must ignore them."""
     assert client.chat("hello", max_tokens=1, a_field_of_the_future=True)["choices"], "no choice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json
+from vllm_ci.suites.client import ApiClient, Json
 
 pytestmark = pytest.mark.requires_capability("completions")
 
@@ -12,7 +12,7 @@ PROMPTS = ("the quick brown fox", "tell me a secret", "what is your name")
 
 
 @pytest.fixture(scope="module")
-def answer(client: Client) -> Json:
+def answer(client: ApiClient) -> Json:
     """One short answer that several cases check."""
     return client.complete("hello world", max_tokens=6)
 
@@ -30,7 +30,7 @@ def test_holds_one_choice_with_text(answer: Json) -> None:
     assert answer["choices"][0]["finish_reason"] in ("stop", "length"), f"{answer['choices'][0]['finish_reason']!r}"
 
 
-def test_echo_returns_the_prompt_before_the_answer(client: Client) -> None:
+def test_echo_returns_the_prompt_before_the_answer(client: ApiClient) -> None:
     """Scoring and evaluation depend on echo."""
     plain = client.complete("hello world", max_tokens=4, temperature=0)["choices"][0]["text"]
     echoed = client.complete("hello world", max_tokens=4, temperature=0, echo=True)["choices"][0]["text"]
@@ -38,7 +38,7 @@ def test_echo_returns_the_prompt_before_the_answer(client: Client) -> None:
 
 
 @pytest.mark.requires_capability("tokenize")
-def test_a_prompt_of_token_ids_is_the_same_prompt(client: Client) -> None:
+def test_a_prompt_of_token_ids_is_the_same_prompt(client: ApiClient) -> None:
     """Clients that render prompts themselves send ids, which must be treated like the same text."""
     ids = client.tokens("the quick brown fox")
     by_text = client.complete("the quick brown fox", max_tokens=6, temperature=0)
@@ -47,7 +47,7 @@ def test_a_prompt_of_token_ids_is_the_same_prompt(client: Client) -> None:
     assert by_ids["choices"][0]["text"] == by_text["choices"][0]["text"], "the same prompt as ids gets another answer"
 
 
-def test_a_batch_answers_every_prompt_in_its_order(client: Client) -> None:
+def test_a_batch_answers_every_prompt_in_its_order(client: ApiClient) -> None:
     """Each answer of a batch belongs to its prompt; with echo, its start shows which one."""
     choices = client.complete(PROMPTS, max_tokens=2, echo=True)["choices"]
     assert [choice["index"] for choice in choices] == [0, 1, 2], f"indices are {[choice['index'] for choice in choices]}"
@@ -55,7 +55,7 @@ def test_a_batch_answers_every_prompt_in_its_order(client: Client) -> None:
         assert choice["text"].startswith(prompt), f"the answer to {prompt!r} starts with {choice['text'][:40]!r}"
 
 
-def test_a_batch_counts_the_tokens_of_all_its_prompts(client: Client) -> None:
+def test_a_batch_counts_the_tokens_of_all_its_prompts(client: ApiClient) -> None:
     """Billing depends on usage."""
     alone = [client.complete(prompt, max_tokens=1)["usage"]["prompt_tokens"] for prompt in PROMPTS]
     together = client.complete(PROMPTS, max_tokens=1)["usage"]

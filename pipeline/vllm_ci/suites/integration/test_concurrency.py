@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json, at_once
+from vllm_ci.suites.client import ApiClient, Json, at_once
 from vllm_ci.suites.work import Sizes
 
 pytestmark = pytest.mark.requires_capability("completions")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.requires_capability("completions")
 _MANY = 24
 
 
-def test_concurrent_answers_belong_to_their_questions(client: Client, canary: Callable[[], str]) -> None:
+def test_concurrent_answers_belong_to_their_questions(client: ApiClient, canary: Callable[[], str]) -> None:
     """Every prompt contains a unique word; with echo it appears in its own answer, and in no other."""
     words = [canary() for _ in range(_MANY)]
     texts = at_once(lambda word: client.complete(word, max_tokens=4, echo=True)["choices"][0]["text"], words)
@@ -25,7 +25,7 @@ def test_concurrent_answers_belong_to_their_questions(client: Client, canary: Ca
 
 
 @pytest.mark.requires_capability("chat", "token_ids", "tokenize")
-def test_concurrent_conversations_have_prompts_of_their_own(client: Client, canary: Callable[[], str]) -> None:
+def test_concurrent_conversations_have_prompts_of_their_own(client: ApiClient, canary: Callable[[], str]) -> None:
     """The same for chat, checked by the prompt that the server rendered."""
     words = [canary() for _ in range(8)]
 
@@ -39,7 +39,7 @@ def test_concurrent_conversations_have_prompts_of_their_own(client: Client, cana
 
 
 @pytest.mark.sized(tokens=(24, 4))
-def test_concurrent_requests_count_their_own_tokens(client: Client, size: Sizes) -> None:
+def test_concurrent_requests_count_their_own_tokens(client: ApiClient, size: Sizes) -> None:
     """With concurrent prompts and answers of different lengths, each usage belongs to its own request."""
 
     def asked(number: int, tokens: int) -> Json:
@@ -54,7 +54,7 @@ def test_concurrent_requests_count_their_own_tokens(client: Client, size: Sizes)
 
 
 @pytest.mark.sized(tokens=(32, 16))
-def test_more_requests_than_slots_are_all_answered(client: Client, size: Sizes) -> None:
+def test_more_requests_than_slots_are_all_answered(client: ApiClient, size: Sizes) -> None:
     """Requests that do not fit are queued, and none is dropped."""
     answers = at_once(lambda _: client.complete("hello", max_tokens=size.tokens, ignore_eos=True), range(48))
     counts = {answer["usage"]["completion_tokens"] for answer in answers}
@@ -62,7 +62,7 @@ def test_more_requests_than_slots_are_all_answered(client: Client, size: Sizes) 
 
 
 @pytest.mark.sized(tokens=(24, 8))
-def test_seeded_answers_do_not_depend_on_the_company(client: Client, size: Sizes) -> None:
+def test_seeded_answers_do_not_depend_on_the_company(client: ApiClient, size: Sizes) -> None:
     """Requests do not share sampling state: a seed gives the same first token alone and with concurrent requests."""
 
     def drawn(seed: int) -> object:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json, assistant, system, user
+from vllm_ci.suites.client import ApiClient, Json, assistant, system, user
 
 pytestmark = pytest.mark.requires_capability("chat")
 
@@ -18,7 +18,7 @@ _TURNS = 4
 
 
 @pytest.mark.requires_capability("tokenize")
-def test_the_prompt_grows_by_what_was_said(client: Client) -> None:
+def test_the_prompt_grows_by_what_was_said(client: ApiClient) -> None:
     """Every prompt has exactly the tokens that the chat template renders for the conversation so far."""
     messages: list[Json] = [system("You are brief.")]
     counted, rendered = [], []
@@ -33,7 +33,7 @@ def test_the_prompt_grows_by_what_was_said(client: Client) -> None:
 
 
 @pytest.mark.requires_capability("token_ids", "tokenize")
-def test_a_fact_planted_early_is_in_the_prompt_of_a_late_turn(client: Client, canary: Callable[[], str]) -> None:
+def test_a_fact_planted_early_is_in_the_prompt_of_a_late_turn(client: ApiClient, canary: Callable[[], str]) -> None:
     """The start of a conversation must not be dropped."""
     fact = canary()
     messages: list[Json] = [user(f"Remember the word {fact}.")]
@@ -45,7 +45,7 @@ def test_a_fact_planted_early_is_in_the_prompt_of_a_late_turn(client: Client, ca
 
 
 @pytest.mark.requires_capability("token_ids", "tokenize")
-def test_turns_stay_in_their_order(client: Client, canary: Callable[[], str]) -> None:
+def test_turns_stay_in_their_order(client: ApiClient, canary: Callable[[], str]) -> None:
     """The order of the turns must not change."""
     words = [canary() for _ in range(4)]
     messages = [system(words[0]), user(words[1]), assistant(words[2]), user(words[3])]
@@ -56,7 +56,7 @@ def test_turns_stay_in_their_order(client: Client, canary: Callable[[], str]) ->
 
 
 @pytest.mark.requires_capability("token_ids", "tokenize")
-def test_a_new_conversation_knows_nothing_of_the_last_one(client: Client, canary: Callable[[], str]) -> None:
+def test_a_new_conversation_knows_nothing_of_the_last_one(client: ApiClient, canary: Callable[[], str]) -> None:
     """State that is kept between requests would mix the conversations of users."""
     fact = canary()
     client.chat(f"Remember the word {fact}.", max_tokens=1)
@@ -65,7 +65,7 @@ def test_a_new_conversation_knows_nothing_of_the_last_one(client: Client, canary
 
 
 @pytest.mark.requires_capability("tokenize")
-def test_earlier_answers_are_part_of_the_prompt(client: Client) -> None:
+def test_earlier_answers_are_part_of_the_prompt(client: ApiClient) -> None:
     """Messages of the assistant are part of the context too."""
     short = [user("hello"), assistant("yes"), user("and then?")]
     long = [user("hello"), assistant("yes, and here is a much longer story about a fox and a dog"), user("and then?")]

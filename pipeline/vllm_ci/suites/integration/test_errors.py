@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from vllm_ci.suites.client import Client, shown, user
+from vllm_ci.suites.client import ApiClient, shown, user
 
 _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
@@ -58,7 +58,7 @@ _BAD_BODIES: list[tuple[str, bytes]] = [
 @pytest.mark.parametrize(
     ("path", "fields", "status"), [each[1:] for each in _BAD_FIELDS], ids=[each[0] for each in _BAD_FIELDS]
 )
-def test_a_bad_field_is_refused_and_named(client: Client, path: str, fields: dict[str, Any], status: int) -> None:
+def test_a_bad_field_is_refused_and_named(client: ApiClient, path: str, fields: dict[str, Any], status: int) -> None:
     """The response has the documented status and an error object, and a valid request works afterwards."""
     good = {"model": client.model, "max_tokens": 2, **({"messages": _HELLO} if path == _CHAT else {"prompt": "hello"})}
     answer = client.post(path, {name: value for name, value in {**good, **fields}.items() if value is not None})
@@ -69,7 +69,7 @@ def test_a_bad_field_is_refused_and_named(client: Client, path: str, fields: dic
 
 @pytest.mark.requires_capability("chat", "completions")
 @pytest.mark.parametrize("body", [each[1] for each in _BAD_BODIES], ids=[each[0] for each in _BAD_BODIES])
-def test_a_bad_body_is_refused(client: Client, http: httpx.Client, body: bytes) -> None:
+def test_a_bad_body_is_refused(client: ApiClient, http: httpx.Client, body: bytes) -> None:
     """The response to any invalid body is 4xx, and a valid request works afterwards."""
     answer = http.post(_CHAT, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), shown(answer)
@@ -78,7 +78,7 @@ def test_a_bad_body_is_refused(client: Client, http: httpx.Client, body: bytes) 
 
 
 @pytest.mark.requires_capability("chat", "completions")
-def test_another_content_type_is_refused(client: Client, http: httpx.Client) -> None:
+def test_another_content_type_is_refused(client: ApiClient, http: httpx.Client) -> None:
     """A browser form must not be accepted as an API call (cross-site requests cannot set this header)."""
     good = b'{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}'
     answer = http.post(_CHAT, content=good, headers={"content-type": "text/plain"})
@@ -102,14 +102,14 @@ def test_the_wrong_method_is_not_allowed(http: httpx.Client) -> None:
 
 
 @pytest.mark.requires_capability("chat")
-def test_the_refusal_of_an_unknown_model_names_it(client: Client) -> None:
+def test_the_refusal_of_an_unknown_model_names_it(client: ApiClient) -> None:
     """A wrong model name is the most common mistake, so the message must help."""
     answer = client.post(_CHAT, {"model": "no-such-model", "messages": _HELLO})
     assert "no-such-model" in answer.text, f"the refusal does not name the model: {shown(answer)}"
 
 
 @pytest.mark.requires_capability("chat")
-def test_refusals_are_json(client: Client) -> None:
+def test_refusals_are_json(client: ApiClient) -> None:
     """Clients must be able to parse the error."""
     answer = client.post(_CHAT, {"model": client.model})
     kind = answer.headers.get("content-type", "")

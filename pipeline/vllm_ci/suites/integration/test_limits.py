@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ci.suites.client import Client, shown
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.client import ApiClient, shown
+from vllm_ci.suites.server import ServerFacts
 
 pytestmark = [pytest.mark.requires_capability("completions", "tokenize"), pytest.mark.fills_context]
 
@@ -14,7 +14,7 @@ _PATIENCE_TOKENS = 65_536
 
 
 @pytest.fixture(scope="module")
-def limit(server: Server) -> int:
+def limit(server: ServerFacts) -> int:
     """Longest sequence in tokens."""
     if not server.max_model_len:
         pytest.skip("the server does not report the maximum length of a sequence")
@@ -24,20 +24,20 @@ def limit(server: Server) -> int:
 
 
 @pytest.fixture(scope="module")
-def token(client: Client) -> int:
+def token(client: ApiClient) -> int:
     """Some plain token."""
     return client.tokens("hello")[-1]
 
 
 @pytest.mark.deep
-def test_a_prompt_at_the_limit_is_served(client: Client, limit: int, token: int) -> None:
+def test_a_prompt_at_the_limit_is_served(client: ApiClient, limit: int, token: int) -> None:
     """A prompt that is one token shorter than the limit leaves room for an answer of one token."""
     usage = client.complete([token] * (limit - 1), max_tokens=1)["usage"]
     assert usage["prompt_tokens"] == limit - 1, f"a prompt of {limit - 1} tokens is counted as {usage['prompt_tokens']}"
     assert usage["completion_tokens"] == 1, f"got {usage['completion_tokens']} tokens, but there was room for one"
 
 
-def test_a_prompt_over_the_limit_is_refused(client: Client, server: Server, limit: int, token: int) -> None:
+def test_a_prompt_over_the_limit_is_refused(client: ApiClient, server: ServerFacts, limit: int, token: int) -> None:
     """The prompt is refused with a reason, not silently truncated."""
     answer = client.post("/v1/completions", {"model": server.model, "prompt": [token] * (limit + 1), "max_tokens": 1})
     assert answer.status_code == 400, f"a prompt of {limit + 1} tokens: {shown(answer)}"
@@ -46,7 +46,7 @@ def test_a_prompt_over_the_limit_is_refused(client: Client, server: Server, limi
 
 
 @pytest.mark.requires_capability("chat")
-def test_a_conversation_over_the_limit_is_refused(client: Client, server: Server, limit: int) -> None:
+def test_a_conversation_over_the_limit_is_refused(client: ApiClient, server: ServerFacts, limit: int) -> None:
     """The same for a prompt that the chat template renders."""
     body = {"model": server.model, "messages": [{"role": "user", "content": "hello " * limit}], "max_tokens": 1}
     answer = client.post("/v1/chat/completions", body)
@@ -54,14 +54,14 @@ def test_a_conversation_over_the_limit_is_refused(client: Client, server: Server
     client.works()
 
 
-def test_more_tokens_than_the_limit_are_refused(client: Client, server: Server, limit: int) -> None:
+def test_more_tokens_than_the_limit_are_refused(client: ApiClient, server: ServerFacts, limit: int) -> None:
     """A max_tokens above the limit is an error."""
     answer = client.post("/v1/completions", {"model": server.model, "prompt": "hello", "max_tokens": limit + 1})
     assert answer.status_code == 400, shown(answer)
 
 
 @pytest.mark.deep
-def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit: int, token: int) -> None:
+def test_prompt_and_answer_together_stay_within_the_limit(client: ApiClient, limit: int, token: int) -> None:
     """An answer that reaches the limit is truncated, with the finish reason `length`."""
     answer = client.complete([token] * (limit - 8), max_tokens=limit, ignore_eos=True)
     usage = answer["usage"]
@@ -70,7 +70,7 @@ def test_prompt_and_answer_together_stay_within_the_limit(client: Client, limit:
 
 
 @pytest.mark.deep
-def test_a_long_prompt_arrives_whole(client: Client, limit: int) -> None:
+def test_a_long_prompt_arrives_whole(client: ApiClient, limit: int) -> None:
     """With echo, a prompt of half the limit comes back complete."""
     sixteen = client.complete("hello " * 16, max_tokens=1)["usage"]["prompt_tokens"]
     middle = "hello " * (limit // 2 * 16 // sixteen)

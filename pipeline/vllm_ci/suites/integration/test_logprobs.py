@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json
+from vllm_ci.suites.client import ApiClient, Json
 
 pytestmark = pytest.mark.requires_capability("logprobs")
 
@@ -14,7 +14,7 @@ _ROUNDING = 1e-3
 
 
 @pytest.fixture(scope="module")
-def chosen(client: Client) -> Json:
+def chosen(client: ApiClient) -> Json:
     """A greedy chat answer of six tokens with the three most likely candidates for each."""
     answer = client.chat("hello", temperature=0, max_tokens=6, ignore_eos=True, logprobs=True, top_logprobs=3)
     return dict(answer["choices"][0])
@@ -46,14 +46,14 @@ def test_greedy_decoding_takes_the_likeliest_candidate(chosen: Json) -> None:
         )
 
 
-def test_no_logprobs_unless_asked(client: Client) -> None:
+def test_no_logprobs_unless_asked(client: ApiClient) -> None:
     """They are large, so they are only sent on request."""
     answer = client.chat("hello", max_tokens=1)
     assert not answer["choices"][0].get("logprobs"), "got log probabilities without requesting them"
 
 
 @pytest.mark.requires_capability("completions")
-def test_completions_align_tokens_and_offsets(client: Client) -> None:
+def test_completions_align_tokens_and_offsets(client: ApiClient) -> None:
     """The lists of the completions format have the same length and order."""
     answer = client.complete("hello", temperature=0, max_tokens=6, ignore_eos=True, logprobs=2)
     found = answer["choices"][0]["logprobs"]
@@ -63,7 +63,7 @@ def test_completions_align_tokens_and_offsets(client: Client) -> None:
 
 
 @pytest.mark.requires_capability("completions")
-def test_a_token_has_the_same_probability_when_it_is_scored_later(client: Client) -> None:
+def test_a_token_has_the_same_probability_when_it_is_scored_later(client: ApiClient) -> None:
     """Scoring an answer with echo gives the same probability as its generation; evaluations depend on it."""
     first = client.complete("hello world", temperature=0, max_tokens=1, logprobs=1)["choices"][0]
     generated = first["logprobs"]["token_logprobs"][0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from vllm_ci.suites.client import Client, shown
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.client import ApiClient, shown
+from vllm_ci.suites.server import ServerFacts
 
 
 def test_lists_its_models_as_the_wire_format_says(http: httpx.Client) -> None:
@@ -21,14 +21,14 @@ def test_lists_its_models_as_the_wire_format_says(http: httpx.Client) -> None:
 
 
 @pytest.mark.requires_capability("completions")
-def test_a_completion_names_the_model_that_was_asked(client: Client, server: Server) -> None:
+def test_a_completion_names_the_model_that_was_asked(client: ApiClient, server: ServerFacts) -> None:
     """Another model name means wrong routing or a wrong list."""
     answer = client.complete("hello", max_tokens=1)
     assert answer["model"] == server.model, f"requested {server.model!r}, but {answer['model']!r} answered"
 
 
 @pytest.mark.requires_capability("chat")
-def test_a_chat_completion_names_the_model_that_was_asked(client: Client, server: Server) -> None:
+def test_a_chat_completion_names_the_model_that_was_asked(client: ApiClient, server: ServerFacts) -> None:
     """The same for chat, which is another code path."""
     answer = client.chat("hello", max_tokens=1)
     assert answer["model"] == server.model, f"requested {server.model!r}, but {answer['model']!r} answered"
@@ -43,7 +43,7 @@ def test_says_that_it_is_healthy(http: httpx.Client) -> None:
 
 
 @pytest.mark.requires_capability("completions")
-def test_answers_the_fortieth_request_like_the_first(client: Client, server: Server) -> None:
+def test_answers_the_fortieth_request_like_the_first(client: ApiClient, server: ServerFacts) -> None:
     """Some errors appear only after several requests, such as leaked connections or slots."""
     body = {"model": server.model, "prompt": "hello", "max_tokens": 1, "temperature": 0}
     statuses = [client.post("/v1/completions", body).status_code for _ in range(40)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json
+from vllm_ci.suites.client import ApiClient, Json
 from vllm_ci.suites.verdicts import inconclusive
 
 pytestmark = pytest.mark.requires_capability("completions")
@@ -13,7 +13,7 @@ _PROMPT = "Tell me a story about a fox."
 
 
 @pytest.fixture(scope="module")
-def story(client: Client) -> Json:
+def story(client: ApiClient) -> Json:
     """A greedy answer of 48 tokens, from which stop strings and tokens are taken."""
     answer = client.complete(_PROMPT, temperature=0, max_tokens=48, ignore_eos=True, return_token_ids=True)
     return dict(answer["choices"][0])
@@ -32,7 +32,7 @@ def words(story: Json) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_max_tokens_cuts_the_answer(client: Client, count: int) -> None:
+def test_max_tokens_cuts_the_answer(client: ApiClient, count: int) -> None:
     """The answer has exactly this many tokens and the finish reason `length`."""
     answer = client.complete(_PROMPT, max_tokens=count, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == count, f"requested {count} tokens, got {answer['usage']}"
@@ -42,7 +42,7 @@ def test_max_tokens_cuts_the_answer(client: Client, count: int) -> None:
 
 
 @pytest.mark.requires_capability("chat")
-def test_max_tokens_cuts_a_chat_answer(client: Client) -> None:
+def test_max_tokens_cuts_a_chat_answer(client: ApiClient) -> None:
     """The same for chat, which is another code path."""
     answer = client.chat(_PROMPT, max_tokens=5, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == 5, f"requested 5 tokens, got {answer['usage']}"
@@ -51,7 +51,7 @@ def test_max_tokens_cuts_a_chat_answer(client: Client) -> None:
     )
 
 
-def test_a_stop_string_ends_the_answer(client: Client, story: Json, words: list[str]) -> None:
+def test_a_stop_string_ends_the_answer(client: ApiClient, story: Json, words: list[str]) -> None:
     """The answer ends before the stop string, with the finish reason `stop`."""
     stop = words[len(words) // 2]
     choice = stopped(client, stop=stop)
@@ -60,7 +60,7 @@ def test_a_stop_string_ends_the_answer(client: Client, story: Json, words: list[
     assert choice["text"] == story["text"].partition(stop)[0], f"the answer does not end just before {stop!r}"
 
 
-def test_the_first_of_several_stop_strings_wins(client: Client, story: Json, words: list[str]) -> None:
+def test_the_first_of_several_stop_strings_wins(client: ApiClient, story: Json, words: list[str]) -> None:
     """Stop strings can be given in any order."""
     late, early = words[-1], words[1]
     choice = stopped(client, stop=[late, early, "never-in-there"])
@@ -68,7 +68,7 @@ def test_the_first_of_several_stop_strings_wins(client: Client, story: Json, wor
     assert choice["text"] == expected, f"the answer should end at the first of {early!r} and {late!r}"
 
 
-def test_a_stop_string_is_kept_where_that_is_asked_for(client: Client, words: list[str]) -> None:
+def test_a_stop_string_is_kept_where_that_is_asked_for(client: ApiClient, words: list[str]) -> None:
     """With vLLM's include_stop_str_in_output the stop string is kept, for clients that need it."""
     stop = words[len(words) // 2]
     choice = stopped(client, stop=stop, include_stop_str_in_output=True)
@@ -76,7 +76,7 @@ def test_a_stop_string_is_kept_where_that_is_asked_for(client: Client, words: li
 
 
 @pytest.mark.requires_capability("token_ids")
-def test_a_stop_token_ends_the_answer(client: Client, story: Json) -> None:
+def test_a_stop_token_ends_the_answer(client: ApiClient, story: Json) -> None:
     """With vLLM's stop_token_ids the answer ends at the token, with the finish reason `stop` and the token as stop_reason."""
     ids = story["token_ids"]
     token = ids[len(ids) // 2]
@@ -86,7 +86,7 @@ def test_a_stop_token_ends_the_answer(client: Client, story: Json) -> None:
     assert len(choice["token_ids"]) == ids.index(token) + 1, "the answer does not end at the stop token"
 
 
-def test_a_stop_string_that_never_comes_changes_nothing(client: Client, story: Json) -> None:
+def test_a_stop_string_that_never_comes_changes_nothing(client: ApiClient, story: Json) -> None:
     """A stop string that does not occur must not change the answer."""
     choice = stopped(client, stop="never-in-there")
     assert choice["text"] == story["text"], "the answer changes with a stop string that does not occur"
@@ -94,7 +94,7 @@ def test_a_stop_string_that_never_comes_changes_nothing(client: Client, story: J
 
 
 @pytest.mark.requires_capability("tokenize")
-def test_min_tokens_holds_the_end_back(client: Client, story: Json) -> None:
+def test_min_tokens_holds_the_end_back(client: ApiClient, story: Json) -> None:
     """Before vLLM's min_tokens are reached, no stop token is generated."""
     first = story["token_ids"][0] if story.get("token_ids") else client.tokens(story["text"])[0]
     answer = client.complete(_PROMPT, temperature=0, max_tokens=12, min_tokens=8, stop_token_ids=[first])
@@ -102,7 +102,7 @@ def test_min_tokens_holds_the_end_back(client: Client, story: Json) -> None:
     assert count >= 8, f"requested at least 8 tokens, got {count}"
 
 
-def stopped(client: Client, **parameters: object) -> Json:
+def stopped(client: ApiClient, **parameters: object) -> Json:
     """The story, requested again with stop parameters."""
     answer = client.complete(_PROMPT, temperature=0, max_tokens=48, ignore_eos=True, return_token_ids=True, **parameters)
     return dict(answer["choices"][0])

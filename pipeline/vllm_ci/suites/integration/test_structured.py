@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vllm_ci.suites.client import Client, Json, shown, user
+from vllm_ci.suites.client import ApiClient, Json, shown, user
 from vllm_ci.suites.verdicts import inconclusive
 
 pytestmark = pytest.mark.requires_capability("chat", "structured_output")
@@ -39,7 +39,7 @@ _SCHEMAS: dict[str, Json] = {
 }
 
 
-def finished(client: Client, **parameters: Any) -> str:
+def finished(client: ApiClient, **parameters: Any) -> str:
     """The text of a complete answer; inconclusive if it was truncated."""
     answer = client.chat("Describe an animal.", temperature=0, max_tokens=200, **parameters)
     choice = answer["choices"][0]
@@ -49,7 +49,7 @@ def finished(client: Client, **parameters: Any) -> str:
 
 
 @pytest.mark.parametrize("name", _SCHEMAS)
-def test_output_validates_against_its_schema(client: Client, blankless: Json, name: str) -> None:
+def test_output_validates_against_its_schema(client: ApiClient, blankless: Json, name: str) -> None:
     """Programs parse these answers."""
     wanted = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": _SCHEMAS[name]}}
     text = finished(client, response_format=wanted, **blankless)
@@ -59,13 +59,13 @@ def test_output_validates_against_its_schema(client: Client, blankless: Json, na
         pytest.fail(f"the answer {text[:200]!r} does not match the schema: {str(error).splitlines()[0]}")
 
 
-def test_a_choice_is_one_of_those_offered(client: Client) -> None:
+def test_a_choice_is_one_of_those_offered(client: ApiClient) -> None:
     """With vLLM's structured_outputs, the answer is exactly one of the given words."""
     text = finished(client, structured_outputs={"choice": ["red", "green", "blue"]})
     assert text in ("red", "green", "blue"), f"the answer {text!r} is not one of the choices"
 
 
-def test_a_pattern_is_matched_whole(client: Client) -> None:
+def test_a_pattern_is_matched_whole(client: ApiClient) -> None:
     """With a regular expression (vLLM's structured_outputs), the whole answer matches it."""
     text = finished(client, structured_outputs={"regex": "[0-9]{3}-[a-c]{2}"})
     assert re.fullmatch("[0-9]{3}-[a-c]{2}", text), f"the answer {text!r} does not match the pattern"
@@ -81,7 +81,7 @@ def test_a_pattern_is_matched_whole(client: Client) -> None:
     ],
     ids=["no-schema", "bad-schema", "bad-format", "bad-pattern"],
 )
-def test_a_structure_that_cannot_be_is_refused(client: Client, wanted: Json) -> None:
+def test_a_structure_that_cannot_be_is_refused(client: ApiClient, wanted: Json) -> None:
     """An invalid structure is the client's error, and the server keeps working."""
     answer = client.post("/v1/chat/completions", {"model": client.model, "messages": [user("x")], "max_tokens": 4, **wanted})
     assert answer.status_code == 400, shown(answer)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.suites.speed import Speed
-from vllm_ci.suites.work import Sizes, Work
+from vllm_ci.suites.work import CaseCost, Sizes
 
 _LONG_S = 5.0
 """Cases that take longer than this run after the others."""
@@ -28,7 +28,7 @@ class Load:
     """
 
     name: str
-    work: Work
+    work: CaseCost
     deep: bool = False
 
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from vllm_ci.domain.stage import SEVERITIES, AcceptedFinding
-from vllm_ci.suites.findings import Finding, Policy
+from vllm_ci.suites.findings import Finding, FindingPolicy
 
-_POLICY = pytest.StashKey[Policy]()
+_POLICY = pytest.StashKey[FindingPolicy]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the policy at the start, so that an unreadable list is an error."""
     today = dt.datetime.now(dt.UTC).date()
     accepted = _accepted(config.option.vllm_accept)
-    config.stash[_POLICY] = Policy(accepted=accepted, fail_on=config.option.vllm_fail_on, today=today)
+    config.stash[_POLICY] = FindingPolicy(accepted=accepted, fail_on=config.option.vllm_fail_on, today=today)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from vllm_ci.suites import connecting, manifest
 from vllm_ci.suites.plugins import budget
 from vllm_ci.suites.plugins.reporter import case_name
 from vllm_ci.suites.plugins.stash import FACTS
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.speed import Speed, Unmeasured, measure
-from vllm_ci.suites.work import DIMENSIONS, Sizes, Work
+from vllm_ci.suites.work import DIMENSIONS, CaseCost, Sizes
 
 BUDGET_S = 90.0
 _VARIABLE = "VLLM_CI_BUDGET"
@@ -135,7 +135,7 @@ class Planner:
         items.sort(key=lambda item: places[_name(item)])
         self._note()
 
-    def _measured(self, server: Server) -> Speed | Unmeasured:
+    def _measured(self, server: ServerFacts) -> Speed | Unmeasured:
         if not (server.can("completions") or server.can("chat")):
             return Unmeasured(why="it supports neither chat nor completions")
         with connecting.recorder(self._config, server.url, self.answer_s) as recorder:
@@ -212,19 +212,19 @@ class Planner:
             recorder.append({"plan": plan})
 
 
-def work_of(item: pytest.Item, max_model_len: int) -> Work:
+def work_of(item: pytest.Item, max_model_len: int) -> CaseCost:
     """The cost of a case: as recorded in the manifest, with the sizes of its mark."""
     rounds = manifest.rounds(manifest.function_of(_name(item))) or ()
     mark = item.get_closest_marker("sized")
     given: dict[str, tuple[int, int]] = dict(mark.kwargs) if mark else {}
     assert set(given) <= set(DIMENSIONS), f"sized() takes {', '.join(DIMENSIONS)}, not {sorted(set(given) - set(DIMENSIONS))}"
     full, least = (Sizes(**{name: pair[place] for name, pair in given.items()}) for place in (0, 1))
-    work = Work(rounds=rounds, full=full, least=least)
+    work = CaseCost(rounds=rounds, full=full, least=least)
     grows = item.get_closest_marker("fills_context") is not None and max_model_len > 0
     return work.with_prompts(max_model_len / _CONTEXT_RECORDED) if grows else work
 
 
-def _load(item: pytest.Item, server: Server, required: set[str]) -> budget.Load:
+def _load(item: pytest.Item, server: ServerFacts, required: set[str]) -> budget.Load:
     needs = {str(name) for marker in item.iter_markers("requires_capability") for name in marker.args}
     runs = all(server.can(name) for name in needs)
     work = work_of(item, server.max_model_len)

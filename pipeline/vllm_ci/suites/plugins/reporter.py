@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FACTS] = {"commit": config.option.vllm_commit, "image_digest": config.option.vllm_image_digest}
     config.stash[MASKS] = []
     if config.option.vllm_report and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(config, Path(config.option.vllm_report)), "vllm-ci-recorder")
+        config.pluginmanager.register(ReportWriter(config, Path(config.option.vllm_report)), "vllm-ci-recorder")
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     return None
 
 
-class Recorder:
+class ReportWriter:
     """Collects pytest's results and writes them to the report directory."""
 
     def __init__(self, config: pytest.Config, directory: Path) -> None:

@@ -9,8 +9,8 @@ from importlib import resources
 from typing import Any
 
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.raw import Answer, send
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.raw import RawResponse, send
+from vllm_ci.suites.server import ServerFacts
 
 # Statuses of a refused request; gateways answer 404 or 405 for routes that they do not forward.
 CLOSED = (401, 403, 404, 405)
@@ -46,14 +46,14 @@ class Catalogue:
     always: tuple[str, ...]
     development: Mapping[str, str]
 
-    def routes(self, server: Server) -> tuple[Route, ...]:
+    def routes(self, server: ServerFacts) -> tuple[Route, ...]:
         """Routes of the server's OpenAPI document and known routes that are not in it, except development routes."""
         live = [f"{method} {path}" for path, methods in server.routes.items() for method in methods]
         named = dict.fromkeys((*live, *self.unlisted, *self.always))
         found = (Route(method=name.split(" ", 1)[0], path=name.split(" ", 1)[1]) for name in named)
         return tuple(route for route in found if route.path not in self.development)
 
-    def request(self, server: Server, route: Route, headers: Mapping[str, str]) -> Answer:
+    def request(self, server: ServerFacts, route: Route, headers: Mapping[str, str]) -> RawResponse:
         """Send a harmless request to a route."""
         body = b""
         if route.method in ("POST", "PUT", "PATCH"):

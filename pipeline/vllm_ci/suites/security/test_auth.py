@@ -16,7 +16,7 @@ from vllm_ci.suites.client import at_once
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import send
 from vllm_ci.suites.security.routes import CLOSED, Catalogue, Route, catalogue, spellings
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -34,7 +34,7 @@ class ProtectedServer:
         guarded: Routes that refuse requests without a key.
     """
 
-    server: Server
+    server: ServerFacts
     key: str
     known: Catalogue
     guarded: tuple[Route, ...]
@@ -51,14 +51,14 @@ class ProtectedServer:
 
 
 @pytest.fixture(scope="module")
-def protected(server: Server, api_key: str) -> ProtectedServer:
+def protected(server: ServerFacts, api_key: str) -> ProtectedServer:
     """The server with its protected routes, found by one request to each route without a key."""
     unprobed = ProtectedServer(server=server, key=api_key, known=catalogue(), guarded=())
     answers = unprobed.answers(unprobed.known.routes(server), {})
     return replace(unprobed, guarded=tuple(route for route, status in answers if status in (401, 403)))
 
 
-def test_asks_for_a_key(server: Server, judge: Judge) -> None:
+def test_asks_for_a_key(server: ServerFacts, judge: Judge) -> None:
     """A server without a key serves everybody who can reach it."""
     message = "lists its models and completes prompts for anyone; start it with VLLM_API_KEY set, or use a gateway"
     judge([] if server.can("auth") else [Finding(id="no-authentication", severity="medium", message=message)])
@@ -118,7 +118,7 @@ def test_the_right_key_opens_every_guarded_route(protected: ProtectedServer) -> 
 
 @with_key
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/completions"])
-def test_no_spelling_of_a_path_gets_past_the_guard(server: Server, judge: Judge, path: str) -> None:
+def test_no_spelling_of_a_path_gets_past_the_guard(server: ServerFacts, judge: Judge, path: str) -> None:
     """An access check that parses a path differently than the router can be bypassed."""
     method = "GET" if path == "/v1/models" else "POST"
     body = b"" if method == "GET" else known_body(server)
@@ -135,7 +135,7 @@ def test_no_spelling_of_a_path_gets_past_the_guard(server: Server, judge: Judge,
 
 @with_key
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PATCH"])
-def test_no_other_method_gets_past_the_guard(server: Server, judge: Judge, method: str) -> None:
+def test_no_other_method_gets_past_the_guard(server: ServerFacts, judge: Judge, method: str) -> None:
     """No other method returns content without a key, or reflects the request (TRACE)."""
     answer = send(server.url, "/v1/models", method=method)
     leaks = answer.status == 200 and (server.model.encode() in answer.body or method == "TRACE")
@@ -144,7 +144,7 @@ def test_no_other_method_gets_past_the_guard(server: Server, judge: Judge, metho
 
 
 @with_key
-def test_a_refusal_tells_nothing(server: Server, api_key: str) -> None:
+def test_a_refusal_tells_nothing(server: ServerFacts, api_key: str) -> None:
     """The error contains no part of the key and no traceback."""
     key = api_key or os.urandom(8).hex()
     answer = send(server.url, "/v1/models", headers={"authorization": f"Bearer {key[:-1]}"})
@@ -154,6 +154,6 @@ def test_a_refusal_tells_nothing(server: Server, api_key: str) -> None:
     assert "Traceback" not in text, "the error contains a traceback"
 
 
-def known_body(server: Server) -> bytes:
+def known_body(server: ServerFacts) -> bytes:
     """A small valid request for a completion."""
     return f'{{"model": "{server.model}", "prompt": "x", "max_tokens": 1}}'.encode()

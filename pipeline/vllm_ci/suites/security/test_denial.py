@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from vllm_ci.suites.client import Client, shown
+from vllm_ci.suites.client import ApiClient, shown
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import send
 from vllm_ci.suites.security.hostile import ATTACKS, Attack
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import inconclusive
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -46,7 +46,7 @@ def victims() -> list[str]:
 @pytest.mark.requires_capability("chat", "completions")
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 def test_a_hostile_request_does_no_harm(
-    client: Client,
+    client: ApiClient,
     judge: Judge,
     metric: Callable[[str, object], None],
     victims: list[str],
@@ -86,7 +86,7 @@ def _verdict(attack: Attack, status: int, took_s: float, bound_s: float) -> Find
     return None
 
 
-def _trouble(client: Client, bound_s: float) -> str:
+def _trouble(client: ApiClient, bound_s: float) -> str:
     """The problem with a valid request now; empty if it succeeds in time."""
     good = {"model": client.model, "prompt": "hello", "max_tokens": 1}
     try:
@@ -98,7 +98,7 @@ def _trouble(client: Client, bound_s: float) -> str:
 
 @pytest.mark.requires_capability("completions")
 @pytest.mark.parametrize("size", [70_000, 1_000_000], ids=["70kB", "1MB"])
-def test_giant_headers_are_refused(client: Client, server: Server, judge: Judge, size: int) -> None:
+def test_giant_headers_are_refused(client: ApiClient, server: ServerFacts, judge: Judge, size: int) -> None:
     """Servers read headers before they authenticate the client."""
     answer = send(server.url, "/health", headers={"x-large": "x" * size})
     taken = answer.status == 200 and size >= 1_000_000
@@ -108,7 +108,7 @@ def test_giant_headers_are_refused(client: Client, server: Server, judge: Judge,
 
 
 @pytest.mark.requires_capability("completions")
-def test_slow_clients_do_not_hold_the_server(client: Client, server: Server, bound_s: float) -> None:
+def test_slow_clients_do_not_hold_the_server(client: ApiClient, server: ServerFacts, bound_s: float) -> None:
     """Connections that never finish their request must not delay other clients."""
     begun = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     with ExitStack() as stack:
@@ -120,7 +120,9 @@ def test_slow_clients_do_not_hold_the_server(client: Client, server: Server, bou
 
 
 @pytest.mark.requires_capability("completions")
-def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Server, api_key: str, bound_s: float) -> None:
+def test_a_client_that_does_not_read_holds_nobody_up(
+    client: ApiClient, server: ServerFacts, api_key: str, bound_s: float
+) -> None:
     """Streams that a client does not read fill buffers, but must not delay other clients."""
     request = streaming(server, api_key, max_tokens=1900, logprobs=5)
     with ExitStack() as stack:
@@ -133,7 +135,9 @@ def test_a_client_that_does_not_read_holds_nobody_up(client: Client, server: Ser
 
 
 @pytest.mark.requires_capability("completions", "metrics")
-def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Server, api_key: str, bound_s: float) -> None:
+def test_clients_that_hang_up_leave_nothing_running(
+    client: ApiClient, server: ServerFacts, api_key: str, bound_s: float
+) -> None:
     """Requests of disconnected clients are aborted."""
     request = streaming(server, api_key, max_tokens=1500)
     for _ in range(8):
@@ -146,7 +150,7 @@ def test_clients_that_hang_up_leave_nothing_running(client: Client, server: Serv
     assert not running, f"{running:.0f} requests are still running {bound_s:.0f} s after their clients disconnected"
 
 
-def _longest_wait_s(client: Client, times: int, bound_s: float) -> float:
+def _longest_wait_s(client: ApiClient, times: int, bound_s: float) -> float:
     """Seconds of the slowest of several valid requests; stops at the first one that takes too long."""
     longest_s = 0.0
     for _ in range(times):
@@ -158,7 +162,7 @@ def _longest_wait_s(client: Client, times: int, bound_s: float) -> float:
     return longest_s
 
 
-def streaming(server: Server, api_key: str, **fields: int) -> bytes:
+def streaming(server: ServerFacts, api_key: str, **fields: int) -> bytes:
     """The raw bytes of a request for a long stream."""
     asked = {"model": server.model, "prompt": "x", "ignore_eos": True, "stream": True, **fields}
     body = json.dumps(asked).encode()

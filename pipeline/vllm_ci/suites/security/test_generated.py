@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from vllm_ci.suites.client import Client
+from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.security.routes import catalogue
 from vllm_ci.suites.verdicts import Errored
@@ -25,7 +25,7 @@ _NOT_IMPLEMENTED = 501
 
 @pytest.mark.requires_capability("completions")
 def test_no_generated_request_breaks_the_server(
-    pytestconfig: pytest.Config, client: Client, judge: Judge, metric: Callable[[str, object], None]
+    pytestconfig: pytest.Config, client: ApiClient, judge: Judge, metric: Callable[[str, object], None]
 ) -> None:
     """No generated request is answered with 5xx or takes too long."""
     seconds = pytestconfig.option.vllm_deep

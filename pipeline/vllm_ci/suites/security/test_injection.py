@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from vllm_ci.suites.client import Client, shown, system, user
+from vllm_ci.suites.client import ApiClient, shown, system, user
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -30,7 +30,7 @@ _PIECES = ("{{ 7 * 7 }}", "{% for i in range(9) %}x{% endfor %}", "${7*7}", "<%=
 
 
 @pytest.mark.requires_capability("chat", "tokenize")
-def test_text_of_users_cannot_forge_a_turn(client: Client, judge: Judge) -> None:
+def test_text_of_users_cannot_forge_a_turn(client: ApiClient, judge: Judge) -> None:
     """A marker in a user's text must be treated as text; otherwise a user can write messages of other roles."""
     rendered = client.tokens([system("Be kind."), user("hello")])
     borders = set(rendered)
@@ -46,14 +46,14 @@ def test_text_of_users_cannot_forge_a_turn(client: Client, judge: Judge) -> None
 
 @pytest.mark.requires_capability("chat", "tokenize")
 @pytest.mark.parametrize("piece", _PIECES)
-def test_text_of_users_is_no_template(client: Client, piece: str) -> None:
+def test_text_of_users_is_no_template(client: ApiClient, piece: str) -> None:
     """Template code in a message is rendered unchanged."""
     text = client.text(client.tokens([user(f"before {piece} after")]))
     assert piece in text, f"{piece!r} in a message is changed: {text[:200]!r}"
 
 
 @pytest.mark.requires_capability("chat", "tokenize")
-def test_a_name_or_role_is_no_template(client: Client, server: Server) -> None:
+def test_a_name_or_role_is_no_template(client: ApiClient, server: ServerFacts) -> None:
     """Other fields of a message are passed to the template too."""
     message = {"role": "user", "name": "{{ 7 * 7 }}", "content": "hello"}
     answer = client.post("/tokenize", {"model": server.model, "messages": [message]})
@@ -74,7 +74,7 @@ _PLACES = {
 
 @pytest.mark.requires_capability("chat")
 @pytest.mark.parametrize("place", _PLACES)
-def test_media_urls_open_nothing_inside(client: Client, server: Server, judge: Judge, place: str) -> None:
+def test_media_urls_open_nothing_inside(client: ApiClient, server: ServerFacts, judge: Judge, place: str) -> None:
     """The server must not fetch URLs from its own disk or network; a server without image support refuses."""
     picture = {"type": "image_url", "image_url": {"url": _PLACES[place]}}
     body = {"model": server.model, "messages": [{"role": "user", "content": [picture]}], "max_tokens": 1}
@@ -91,7 +91,7 @@ def test_media_urls_open_nothing_inside(client: Client, server: Server, judge: J
 
 @pytest.mark.requires_capability("chat")
 @pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "tiny/../../x", "a\r\nx: y"])
-def test_a_model_name_is_no_path(client: Client, name: str) -> None:
+def test_a_model_name_is_no_path(client: ApiClient, name: str) -> None:
     """Model names are looked up in a list, not on disk."""
     answer = client.post("/v1/chat/completions", {"model": name, "messages": [user("x")], "max_tokens": 1})
     assert answer.status_code in (400, 404), shown(answer)
@@ -99,6 +99,6 @@ def test_a_model_name_is_no_path(client: Client, name: str) -> None:
     assert "x" not in answer.headers, "a line break in a model name created a response header"
 
 
-def _times(client: Client, token: int) -> int:
+def _times(client: ApiClient, token: int) -> int:
     """How often a token occurs in a rendered message without markers."""
     return client.tokens([user("hello")]).count(token)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from vllm_ci.suites.client import Client, Json, at_once, user
+from vllm_ci.suites.client import ApiClient, Json, at_once, user
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -18,7 +18,7 @@ _HITS = "vllm:prefix_cache_hits_total"
 
 
 @pytest.mark.requires_capability("completions")
-def test_concurrent_streams_hear_only_themselves(client: Client, canary: Callable[[], str]) -> None:
+def test_concurrent_streams_hear_only_themselves(client: ApiClient, canary: Callable[[], str]) -> None:
     """Each concurrent stream contains its own random word (by echo), and no word of another stream."""
     words = [canary() for _ in range(_MANY)]
     texts = at_once(lambda word: _streamed(client, word), words)
@@ -29,7 +29,7 @@ def test_concurrent_streams_hear_only_themselves(client: Client, canary: Callabl
 
 
 @pytest.mark.requires_capability("completions", "metrics")
-def test_a_salt_keeps_the_prefix_cache_apart(client: Client, canary: Callable[[], str]) -> None:
+def test_a_salt_keeps_the_prefix_cache_apart(client: ApiClient, canary: Callable[[], str]) -> None:
     """With another salt the same prompt has no cache hits, which would reveal prompts of others by timing."""
     secret = f"{canary()} " * 40
 
@@ -46,7 +46,7 @@ def test_a_salt_keeps_the_prefix_cache_apart(client: Client, canary: Callable[[]
 
 
 @pytest.mark.requires_capability("completions", "metrics")
-def test_metrics_hold_no_prompt(client: Client, canary: Callable[[], str], api_key: str) -> None:
+def test_metrics_hold_no_prompt(client: ApiClient, canary: Callable[[], str], api_key: str) -> None:
     """More people can read metrics than may read prompts."""
     word = canary()
     client.complete(f"{word} {word}", max_tokens=2, user=word)
@@ -56,7 +56,9 @@ def test_metrics_hold_no_prompt(client: Client, canary: Callable[[], str], api_k
 
 
 @pytest.mark.requires_capability("chat")
-def test_errors_hold_no_prompt(client: Client, server: Server, canary: Callable[[], str], api_key: str, judge: Judge) -> None:
+def test_errors_hold_no_prompt(
+    client: ApiClient, server: ServerFacts, canary: Callable[[], str], api_key: str, judge: Judge
+) -> None:
     """Clients, proxies and error trackers log errors, so they must not contain prompts."""
     found = []
     mistakes: dict[str, Json] = {
@@ -77,7 +79,7 @@ def test_errors_hold_no_prompt(client: Client, server: Server, canary: Callable[
 
 
 @pytest.mark.requires_capability("chat")
-def test_answers_carry_no_key(client: Client, server: Server, api_key: str) -> None:
+def test_answers_carry_no_key(client: ApiClient, server: ServerFacts, api_key: str) -> None:
     """Responses do not contain the API key."""
     if not api_key:
         pytest.skip("the API key was not given (--vllm-api-key-env)")
@@ -90,7 +92,7 @@ def test_answers_carry_no_key(client: Client, server: Server, api_key: str) -> N
         assert api_key not in str(answer.headers), f"{answer.request.url.path} returns the key in its headers"
 
 
-def _streamed(client: Client, word: str) -> str:
+def _streamed(client: ApiClient, word: str) -> str:
     """The text of a stream."""
     body = {"model": client.model, "prompt": word, "max_tokens": 8, "echo": True, "stream": True}
     with client.http.stream("POST", "/v1/completions", json=body) as answer:

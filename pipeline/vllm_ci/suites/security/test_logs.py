@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.suites import leaks
-from vllm_ci.suites.client import Client, user
+from vllm_ci.suites.client import ApiClient, user
 from vllm_ci.suites.findings import Finding
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -31,7 +31,7 @@ def log(request: pytest.FixtureRequest) -> Callable[[], str]:
 
 @pytest.mark.requires_capability("chat")
 def test_the_log_holds_no_secret_and_no_prompt(
-    client: Client, log: Callable[[], str], canary: Callable[[], str], api_key: str, judge: Judge
+    client: ApiClient, log: Callable[[], str], canary: Callable[[], str], api_key: str, judge: Judge
 ) -> None:
     """Logs are kept for long and read by many people."""
     word = canary()
@@ -42,7 +42,7 @@ def test_the_log_holds_no_secret_and_no_prompt(
 
 @pytest.mark.requires_capability("chat")
 def test_nobody_writes_lines_into_the_log(
-    client: Client, log: Callable[[], str], canary: Callable[[], str], judge: Judge
+    client: ApiClient, log: Callable[[], str], canary: Callable[[], str], judge: Judge
 ) -> None:
     """Line breaks in user text must not create log entries that look like the server's."""
     word = canary()

@@ -8,12 +8,12 @@ from vllm_ci.suites.client import at_once
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import send
 from vllm_ci.suites.security.routes import catalogue
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
 
 
-def test_development_routes_are_off(server: Server, api_key: str, judge: Judge) -> None:
+def test_development_routes_are_off(server: ServerFacts, api_key: str, judge: Judge) -> None:
     """They are requested with a method that none of them supports, so that the request has no effect."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     named = catalogue().development
@@ -27,7 +27,7 @@ def test_development_routes_are_off(server: Server, api_key: str, judge: Judge) 
     )
 
 
-def test_errors_show_no_code(server: Server, api_key: str, judge: Judge) -> None:
+def test_errors_show_no_code(server: ServerFacts, api_key: str, judge: Judge) -> None:
     """Errors contain no tracebacks or file names, which would help an attacker."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     bodies = {
@@ -53,7 +53,7 @@ def test_errors_show_no_code(server: Server, api_key: str, judge: Judge) -> None
     judge(found)
 
 
-def test_no_cross_origin_credentials(server: Server, api_key: str, judge: Judge) -> None:
+def test_no_cross_origin_credentials(server: ServerFacts, api_key: str, judge: Judge) -> None:
     """Other web pages must not be able to use credentials that a browser has for this server."""
     header = {"authorization": f"Bearer {api_key}"} if api_key else {}
     answer = send(server.url, "/v1/models", headers={**header, "origin": "https://attacker.example"})

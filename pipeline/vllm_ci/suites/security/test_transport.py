@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
 
 _WEEKS_S = 14 * 86_400
 
 
-def test_plain_http_stays_on_the_machine(server: Server, judge: Judge) -> None:
+def test_plain_http_stays_on_the_machine(server: ServerFacts, judge: Judge) -> None:
     """Plain HTTP would send keys and prompts unencrypted."""
     parts = urlsplit(server.url)
     message = "is reached over plain HTTP from another machine; use TLS"
@@ -27,7 +27,7 @@ def test_plain_http_stays_on_the_machine(server: Server, judge: Judge) -> None:
     judge([Finding(id="plain-http", severity="low", message=message)] if exposed else [])
 
 
-def test_old_versions_of_tls_are_refused(server: Server, judge: Judge) -> None:
+def test_old_versions_of_tls_are_refused(server: ServerFacts, judge: Judge) -> None:
     """TLS 1.0 and 1.1 are broken (RFC 8996)."""
     host, port = _secured(server)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -38,7 +38,7 @@ def test_old_versions_of_tls_are_refused(server: Server, judge: Judge) -> None:
     judge([Finding(id="old-tls", severity="high", message=f"speaks {version}")] if old else [])
 
 
-def test_the_certificate_holds(server: Server, judge: Judge) -> None:
+def test_the_certificate_holds(server: ServerFacts, judge: Judge) -> None:
     """The certificate is trusted, matches the name, and is valid for at least two more weeks."""
     host, port = _secured(server)
     try:
@@ -55,7 +55,7 @@ def test_the_certificate_holds(server: Server, judge: Judge) -> None:
     judge([Finding(id="certificate-ends-soon", severity="medium", message=message)] if left_s < _WEEKS_S else [])
 
 
-def _secured(server: Server) -> tuple[str, int]:
+def _secured(server: ServerFacts) -> tuple[str, int]:
     parts = urlsplit(server.url)
     if parts.scheme != "https":
         pytest.skip("the server is reached over plain HTTP, without TLS")

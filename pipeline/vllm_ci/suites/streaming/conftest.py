@@ -9,7 +9,7 @@ import pytest
 
 from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.suites.integration.conftest import blankless
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint, figures
 
 __all__ = ["blankless"]
@@ -23,7 +23,7 @@ _ENDPOINTS = {
 @pytest.fixture(
     scope="session", params=[pytest.param(name, marks=pytest.mark.requires_capability(name)) for name in _ENDPOINTS]
 )
-def endpoint(request: pytest.FixtureRequest, server: Server) -> Endpoint:
+def endpoint(request: pytest.FixtureRequest, server: ServerFacts) -> Endpoint:
     """Each streaming endpoint in turn."""
     path, chunk_object = _ENDPOINTS[request.param]
     return Endpoint(

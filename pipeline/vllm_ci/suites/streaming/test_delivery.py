@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vllm_ci.loadgen.stream import Stream
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.verdicts import inconclusive
 from vllm_ci.suites.work import Sizes
@@ -28,7 +28,7 @@ def _spread(stream: Stream) -> float:
     return (arrivals[-1] - arrivals[0]) / (arrivals[-1] - stream.exchange.sent_ns) if arrivals else 0.0
 
 
-def _room(server: Server) -> int:
+def _room(server: ServerFacts) -> int:
     """Maximum number of tokens to request."""
     return min(1024, (server.max_model_len or 1024) // 2)
 
@@ -45,7 +45,7 @@ def _long_enough(ask: Asking, endpoint: Endpoint, first: int, limit: int) -> tup
 
 @pytest.mark.sized(tokens=(64, 16))
 def test_chunks_arrive_over_time(
-    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None], size: Sizes
+    ask: Asking, endpoint: Endpoint, server: ServerFacts, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
     """Tokens arrive during generation, not in one burst at the end (because of buffering in a proxy or the server).
 
@@ -71,7 +71,7 @@ def test_chunks_arrive_over_time(
 
 @pytest.mark.sized(tokens=(64, 16))
 def test_the_first_chunk_comes_before_a_whole_answer_would(
-    ask: Asking, endpoint: Endpoint, server: Server, metric: Callable[[str, Any], None], size: Sizes
+    ask: Asking, endpoint: Endpoint, server: ServerFacts, metric: Callable[[str, Any], None], size: Sizes
 ) -> None:
     """Time to first token is shorter than the time of a complete response of the same length.
 
@@ -110,7 +110,7 @@ def test_tokens_that_share_a_chunk_are_all_there(
 
 
 @pytest.mark.deep
-def test_a_long_response_comes_whole(ask: Asking, endpoint: Endpoint, server: Server) -> None:
+def test_a_long_response_comes_whole(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
     """A response up to the end of the context (or 2000 tokens) is complete; long ones may hit buffer limits or timeouts."""
     room = (server.max_model_len or 2048) - 64
     tokens = min(room, 2000)

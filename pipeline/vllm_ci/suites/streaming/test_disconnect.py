@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vllm_ci.suites.client import Client
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.verdicts import inconclusive
 from vllm_ci.suites.work import Sizes
@@ -23,12 +23,12 @@ _TRIES = 3
 
 
 @pytest.fixture
-def long_tokens(server: Server) -> int:
+def long_tokens(server: ServerFacts) -> int:
     """Enough tokens that a stream is still running when its client disconnects."""
     return min((server.max_model_len or 2048) - 64, 16_000)
 
 
-def _busy(client: Client) -> float:
+def _busy(client: ApiClient) -> float:
     samples = client.metrics()
     return samples.total(_RUNNING) + samples.total(_WAITING)
 
@@ -39,7 +39,7 @@ def idle_within_s(patience: Callable[[float], float]) -> float:
     return patience(_PATIENCE_S)
 
 
-def _seconds_until_idle(client: Client, within_s: float) -> float | None:
+def _seconds_until_idle(client: ApiClient, within_s: float) -> float | None:
     """Seconds until no request is running or waiting; ``None`` after the timeout."""
     begun = time.monotonic()
     while time.monotonic() - begun < within_s:
@@ -50,7 +50,7 @@ def _seconds_until_idle(client: Client, within_s: float) -> float | None:
 
 
 @pytest.fixture
-def idle(client: Client, idle_within_s: float) -> None:
+def idle(client: ApiClient, idle_within_s: float) -> None:
     """Wait until the server is idle: these cases check gauges, so no other client may use the server."""
     if _seconds_until_idle(client, idle_within_s) is None:
         inconclusive("another client uses the server, so its gauges do not show the state of our requests")
@@ -61,7 +61,7 @@ def idle(client: Client, idle_within_s: float) -> None:
 def test_a_client_that_hangs_up_frees_its_slot(
     ask: Asking,
     endpoint: Endpoint,
-    client: Client,
+    client: ApiClient,
     long_tokens: int,
     metric: Callable[[str, Any], None],
     idle_within_s: float,
@@ -98,7 +98,7 @@ def test_a_client_that_hangs_up_frees_its_slot(
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
 def test_many_clients_that_hang_up_leave_nothing_behind(
-    ask: Asking, endpoint: Endpoint, client: Client, long_tokens: int, idle_within_s: float
+    ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float
 ) -> None:
     """Detects slots that are lost when clients disconnect, with three rounds of sixteen clients."""
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_many_clients_that_hang_up_leave_nothing_behind(
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
 def test_clients_that_leave_before_the_first_token_free_their_place(
-    ask: Asking, endpoint: Endpoint, client: Client, long_tokens: int, idle_within_s: float
+    ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float
 ) -> None:
     """Requests are aborted also while they are queued or their prompt is processed."""
     prompt = "the quick brown fox jumps over the lazy dog " * 8

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vllm_ci.loadgen.exchange import Exchange
-from vllm_ci.suites.server import Server
+from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 
 _BAD: dict[str, tuple[dict[str, Any], set[int]]] = {
@@ -41,7 +41,7 @@ def test_a_bad_request_is_refused_before_the_stream(ask: Asking, endpoint: Endpo
     ask.stream(endpoint, endpoint.body("hello", max_tokens=2, ignore_eos=True))
 
 
-def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, server: Server) -> None:
+def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
     """A prompt above the limit is the most common error in production."""
     if not server.max_model_len:
         pytest.skip("the server does not report the maximum length of a prompt")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from vllm_ci.loadgen.stream import Stream
-from vllm_ci.suites.client import Client
+from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.work import Sizes
 
@@ -39,7 +39,7 @@ def test_concurrent_streams_are_kept_apart(ask: Asking, endpoint: Endpoint, size
 
 @pytest.mark.requires_capability("token_ids", "tokenize")
 def test_concurrent_streams_answer_their_own_question(
-    ask: Asking, endpoint: Endpoint, client: Client, canary: Callable[[], str]
+    ask: Asking, endpoint: Endpoint, client: ApiClient, canary: Callable[[], str]
 ) -> None:
     """The prompt token ids in the stream are those of the prompt that was sent on this connection."""
     words = [canary() for _ in range(8)]
