@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import shutil
@@ -170,23 +171,26 @@ async def _connection() -> AsyncIterator[None]:
         yield
 
 
-class _Tail:
-    """The last lines that the command line writes to standard error, which the SDK copies here in a thread."""
+class _Tail(io.TextIOBase):
+    """The last lines that the command line writes to standard error, which the SDK copies here in a thread.
+
+    The SDK also gives it to a console for its own progress, which is not kept.
+    """
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=20)
         self._ended = threading.Event()
 
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Take lines until there are no more."""
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        """Take lines of the command line until there are no more."""
         try:
             self._lines.extend(lines)
         finally:
             self._ended.set()
 
-    def write(self, text: str) -> None:
-        """Take one line."""
-        self._lines.append(text)
+    def write(self, text: str) -> int:
+        """Take progress of the SDK."""
+        return len(text)
 
     async def lines(self) -> list[str]:
         """Those kept when the command line has ended; a process of its own that lives on is not waited for."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TextIO, cast
 
 import anyio
 import pytest
+from rich.console import Console
 
 from vllm_ci.domain.errors import EngineError
 from vllm_ci.engines import dagger_caller
@@ -61,3 +63,10 @@ async def test_a_command_line_that_fails_is_the_reason(program: Path) -> None:
     with pytest.raises(EngineError, match=r"(?s)Dagger could not be reached.*no such engine"):
         async with DaggerEngine():
             pass
+
+
+async def test_the_sdk_can_show_its_progress_where_the_command_line_s_words_are_kept() -> None:
+    tail = dagger_caller._Tail()
+    with Console(file=cast(TextIO, tail)).status("Connecting"):
+        tail.writelines(["no such engine\n"])
+    assert await tail.lines() == ["no such engine"]
