@@ -110,7 +110,7 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
     variants = opened.loaded.config.matrix.domain() if matrix else None
     directory = opened.loaded.folder / opened.loaded.config.report.directory
 
-    async def main(record: steps.Record) -> steps.Run:
+    async def main(record: steps.RunRecord) -> steps.RunResult:
         record.engine, record.commit = name, opened.commit
         if own is None:  # a pipeline of the user's own announces its stages itself
             record.rows = steps.rows(opened.project, variants)
@@ -142,7 +142,7 @@ def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bo
     screen = progress.console()
     screen.print(f"testing {url}")
 
-    async def main(record: steps.Record) -> steps.Run:
+    async def main(record: steps.RunRecord) -> steps.RunResult:
         record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]
         async with open_engine(foreign.engine) as engine:
             source = engine.directory(foreign.folder) if foreign.folder else None
@@ -168,7 +168,7 @@ class _Closing:
     as_json: bool
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
-    def write(self, result: steps.Run, screen: Console) -> int:
+    def write(self, result: steps.RunResult, screen: Console) -> int:
         """Write the report, show its end, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
         from vllm_ci.report import document, folder, redaction
@@ -182,14 +182,14 @@ class _Closing:
         return int(report.verdict.exit_code)
 
 
-def _reported(main: Callable[[steps.Record], Awaitable[steps.Run]], screen: Console, closing: _Closing) -> int:
+def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], screen: Console, closing: _Closing) -> int:
     """Run ``main``; whatever happens to it, interruptions too, ends in a report, configuration errors apart."""
     from vllm_ci.cli import interruptible, progress
     from vllm_ci.pipeline.execute import STEP, foreign
-    from vllm_ci.pipeline.steps import Record
+    from vllm_ci.pipeline.steps import RunRecord
 
     with progress.watch(screen, closing.secrets) as emit:
-        record = Record(emit=emit)
+        record = RunRecord(emit=emit)
         written: list[int] = []
 
         async def stopping(signal: str) -> None:

@@ -34,7 +34,7 @@ except ImportError as error:
     ) from error
 
 from vllm_ci.engines import dagger_service, dagger_tool, guard
-from vllm_ci.engines.dagger_caller import Caller, Machine
+from vllm_ci.engines.dagger_caller import Caller, MachineCaller
 from vllm_ci.engines.dagger_errors import translated
 from vllm_ci.engines.dagger_service import CONTROL_PORT, PORT, DaggerService, Guarded
 from vllm_ci.engines.dagger_tool import REGISTRY_PORT, Tool
@@ -84,7 +84,7 @@ class DaggerEngine:
     """
 
     port: int = 0
-    caller: Caller = field(default_factory=Machine)
+    caller: Caller = field(default_factory=MachineCaller)
     tool: Tool | None = None
     session: str = ""
     shares_services: bool = False

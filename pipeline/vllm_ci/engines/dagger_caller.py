@@ -50,7 +50,7 @@ class Caller(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineCaller:
     """A machine with its files, its environment, and the loopback interface that tunnels end at."""
 
     def session(self) -> AbstractAsyncContextManager[Any]:
@@ -89,7 +89,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Function:
+class ModuleCaller:
     """A function of a module: no host, but the session's own network.
 
     Attributes:

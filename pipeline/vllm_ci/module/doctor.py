@@ -9,7 +9,7 @@ from dagger import dag
 from vllm_ci.domain.errors import EngineError
 from vllm_ci.domain.program import Program
 from vllm_ci.engines.dagger import DaggerEngine
-from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.module import session
 from vllm_ci.module.arguments import Settings
 
@@ -24,7 +24,7 @@ async def told(settings: Settings) -> str:
     """A line for each thing that was looked at, those that want attention marked."""
     async with session.ending_well():
         tool = await session.tool_of(settings)
-        async with DaggerEngine(caller=Function(package=tool.package), tool=tool) as engine:
+        async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
             facts = await _facts(engine)
             gpus = await _gpus(engine)
     lines = [f"ok       engine        {await dag.version()}, {facts['cpu_count']} cores", gpus, *_volume(settings.cache, facts)]

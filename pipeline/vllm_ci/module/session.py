@@ -20,7 +20,7 @@ from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit
 from vllm_ci.domain.project import Project
 from vllm_ci.engines.dagger import DaggerDirectory, DaggerEngine
-from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.module import checkout
 from vllm_ci.module.arguments import Settings
@@ -85,7 +85,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
         found = await given(settings, project, wanted)
         made = tool or await tool_of(settings)
         engine = DaggerEngine(
-            caller=Function(package=made.package, secrets={name: secret for name, (secret, _) in found.items()}),
+            caller=ModuleCaller(package=made.package, secrets={name: secret for name, (secret, _) in found.items()}),
             tool=made,
             session=await identity(),
             shares_services=wanted.shared,

@@ -15,7 +15,7 @@ from vllm_ci.config.load import Loaded
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.program import Program
 from vllm_ci.engines.dagger import DaggerEngine
-from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.evidence import keys
 from vllm_ci.module import session, work
@@ -52,7 +52,7 @@ async def done_anywhere(release: Release, verb: Verb) -> str:
     """What a verb printed that needs no project: it is about an image, whose keys are given."""
     async with ending_well():
         tool = await equipped(release, await session.tool_of(release), ReleaseConfig(repository=verb.about[0]))
-        async with DaggerEngine(caller=Function(package=tool.package), tool=tool) as engine:
+        async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
             return await _printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
 
 

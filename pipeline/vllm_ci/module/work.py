@@ -150,7 +150,7 @@ async def _built(work: Work) -> steps.Built:
         return await steps.build(work.engine, work.project, work.source, emit)
 
 
-async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -> steps.Run:
+async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -> steps.RunResult:
     """Run the stages that need no more than a server's URL against one that somebody else runs."""
     ports = [await port.port() for port in await server.ports()]
     held = DaggerService(name="vllm", port=ports[0] if ports else PORT, handle=server)
@@ -166,7 +166,7 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
     return await steps.test(work.engine, stages, context, emit)
 
 
-async def _written(result: steps.Run, hidden: tuple[str, ...], runs: Path) -> run.Run:
+async def _written(result: steps.RunResult, hidden: tuple[str, ...], runs: Path) -> run.Run:
     """The object of a result, its report written."""
     report = redaction.redacted(result.report, hidden)
     written = folder.write(runs, report, result.logs, secrets=hidden)

@@ -25,7 +25,7 @@ from vllm_ci.pipeline.choosing import Choice, Named
 from vllm_ci.pipeline.errors import misuse, no_image
 from vllm_ci.pipeline.handles import Image, Server
 from vllm_ci.pipeline.noting import Notes
-from vllm_ci.pipeline.record import Record, rows
+from vllm_ci.pipeline.record import RunRecord, rows
 from vllm_ci.pipeline.source import Source
 from vllm_ci.stages import needs_server, stage_of
 from vllm_ci.stages.running import Runner
@@ -60,11 +60,11 @@ class Pipeline:
         source: Source,
         emit: Emit = _silent,
         matrix: Matrix | None = None,
-        record: Record | None = None,
+        record: RunRecord | None = None,
     ) -> None:
         self.engine = engine
         self._project, self._source, self._matrix = project, source, matrix
-        self.record = record or Record(emit=emit)
+        self.record = record or RunRecord(emit=emit)
         self.record.engine, self.record.commit = engine.name, source.commit
         self.record.double = engine.capabilities.double
         self.record.runner = self._runner = self.record.runner or Runner(engine=engine, emit=self.record)

@@ -9,7 +9,7 @@ from vllm_ci.domain.errors import ErroredError, UsageError, VllmCiError
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
 from vllm_ci.pipeline.api import Pipeline
 from vllm_ci.pipeline.errors import PipelineError, misuse
-from vllm_ci.pipeline.record import Run
+from vllm_ci.pipeline.record import RunResult
 from vllm_ci.stages import user_code
 
 Function = Callable[[Pipeline], Awaitable[Report]]
@@ -17,7 +17,7 @@ Function = Callable[[Pipeline], Awaitable[Report]]
 STEP = "pipeline"
 
 
-async def execute(ci: Pipeline, function: Function) -> Run:
+async def execute(ci: Pipeline, function: Function) -> RunResult:
     """Run a pipeline; what it raises is part of the report, with the line of the user's code.
 
     A failed ``assert`` is a failed row ``pipeline``; any other error is the run's problem.

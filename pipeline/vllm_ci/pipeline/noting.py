@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vllm_ci.domain.errors import EngineError, ErroredError
-from vllm_ci.pipeline.record import Record, problem_of
+from vllm_ci.pipeline.record import RunRecord, problem_of
 from vllm_ci.stages.running import Runner
 
 
@@ -19,7 +19,7 @@ class Notes:
         record: Takes them down.
     """
 
-    record: Record
+    record: RunRecord
     _noted: list[BaseException] = field(default_factory=list)
 
     def has(self, error: BaseException) -> bool:

@@ -35,7 +35,7 @@ _STOP_WITHIN_S = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunResult:
     """A report and the files behind it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class Record:
+class RunRecord:
     """Takes down what a run finds; passes its events on.
 
     Attributes:
@@ -116,7 +116,7 @@ class Record:
         self.rows += [result.name] if result.name not in self.rows else []
         self.added[result.name] = result
 
-    async def stop(self, why: str) -> Run:
+    async def stop(self, why: str) -> RunResult:
         """Stop the stages that run, keeping what they found, and say what is known.
 
         Args:
@@ -140,7 +140,7 @@ class Record:
         )
         return self.run()
 
-    def run(self) -> Run:
+    def run(self) -> RunResult:
         """What is known now; rows without a result are errored, and say why."""
         results = {**(self.runner.results if self.runner is not None else {}), **self.added}
         for row in self.rows:
@@ -163,7 +163,7 @@ class Record:
             skipped=dict(self.skipped),
             problem=self.problem,
         )
-        return Run(report=report, outputs=dict(self.runner.outputs) if self.runner else {}, logs=dict(self.logs))
+        return RunResult(report=report, outputs=dict(self.runner.outputs) if self.runner else {}, logs=dict(self.logs))
 
 
 def problem_of(step: str, error: ErroredError) -> Problem:

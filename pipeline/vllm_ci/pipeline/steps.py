@@ -19,13 +19,13 @@ from vllm_ci.pipeline.api import Pipeline
 from vllm_ci.pipeline.building import Built, build
 from vllm_ci.pipeline.default import pipeline
 from vllm_ci.pipeline.execute import Function, execute
-from vllm_ci.pipeline.record import Record, Run, rows
+from vllm_ci.pipeline.record import RunRecord, RunResult, rows
 from vllm_ci.pipeline.serving import fitted, held, model, service
 from vllm_ci.pipeline.source import Source
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 
-__all__ = ["Built", "Record", "Run", "Source", "build", "fitted", "model", "rows", "run", "serve", "service", "test"]
+__all__ = ["Built", "RunRecord", "RunResult", "Source", "build", "fitted", "model", "rows", "run", "serve", "service", "test"]
 
 
 @asynccontextmanager
@@ -44,10 +44,10 @@ async def run(
     source: Source,
     emit: Emit,
     matrix: Matrix | None = None,
-    record: Record | None = None,
+    record: RunRecord | None = None,
     *,
     function: Function = pipeline,
-) -> Run:
+) -> RunResult:
     """Run a pipeline, by default build, serve, test, report; with a matrix also against its other servers, one after another.
 
     Whatever breaks is part of the report: a stage, a server that dies, and what keeps stages from being run at all.
@@ -64,7 +64,7 @@ async def run(
     Raises:
         ConfigError: What was asked for cannot be built.
     """
-    record = record or Record(emit=emit)
+    record = record or RunRecord(emit=emit)
     ci = Pipeline(engine=engine, project=project, source=source, matrix=matrix, record=record)
     return await execute(ci, function)
 
@@ -74,13 +74,13 @@ async def test(
     stages: Sequence[StageSpec],
     context: StageContext,
     emit: Emit,
-    record: Record | None = None,  # noqa: PT028 - a verb of ours, no test
-) -> Run:
+    record: RunRecord | None = None,  # noqa: PT028 - a verb of ours, no test
+) -> RunResult:
     """Test the server at ``context.url``, whoever runs it: stages that need an image are left out by the caller.
 
     Nothing is known of the machine that the server runs on, and the report has no facts about it.
     """
-    record = record or Record(emit=emit)
+    record = record or RunRecord(emit=emit)
     record.engine, record.rows = engine.name, [spec.name for spec in stages]
     runner = record.runner = Runner(engine=engine, emit=record)
     for spec in stages:

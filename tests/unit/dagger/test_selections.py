@@ -17,7 +17,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Program, ServiceSpec
 from vllm_ci.engines import dagger_errors
 from vllm_ci.engines.dagger import DaggerEngine, _with_gpus
-from vllm_ci.engines.dagger_caller import Function, Machine, _literal
+from vllm_ci.engines.dagger_caller import MachineCaller, ModuleCaller, _literal
 from vllm_ci.engines.dagger_service import DaggerService, Guarded
 from vllm_ci.engines.dagger_tool import HOME, Tool
 
@@ -78,7 +78,7 @@ def test_the_store_of_the_builder_outlives_a_call() -> None:
 
 
 def test_an_image_is_pulled_by_its_digest_from_the_store_of_the_builder() -> None:
-    engine = DaggerEngine(caller=Function(package=dag.directory()), tool=tool())
+    engine = DaggerEngine(caller=ModuleCaller(package=dag.directory()), tool=tool())
     made = engine.image(ImageRef(repository="registry.example.com:5000/team/vllm", digest=DIGEST))
     (pulled,) = named(made, "from")
     assert pulled["address"] == f"localhost:5000/vllm@{DIGEST}"
@@ -110,13 +110,13 @@ async def test_a_server_of_somebody_else_is_taken_for_alive() -> None:
 def test_a_function_takes_its_secrets_from_its_arguments_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "of the machine")
     with pytest.raises(EngineError, match="--secrets env://HF_TOKEN"):
-        Function(package=dag.directory()).secret("HF_TOKEN")
+        ModuleCaller(package=dag.directory()).secret("HF_TOKEN")
 
 
 def test_a_machine_takes_its_secrets_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(EngineError, match="no variable HF_TOKEN"):
-        Machine().secret("HF_TOKEN")
+        MachineCaller().secret("HF_TOKEN")
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -131,7 +131,7 @@ def test_of_a_checkout_what_git_ignores_stays_behind(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     (tmp_path / "tracked.log").write_text("x")
     git(tmp_path, "add", "--force", "tracked.log")
-    (asked,) = named(Machine().directory(tmp_path), "directory")
+    (asked,) = named(MachineCaller().directory(tmp_path), "directory")
     assert sorted(asked["exclude"]) == ["build", r"odd\[1\].log"], "tracked files stay, whatever .gitignore says"
 
 
@@ -145,7 +145,7 @@ def test_a_path_as_a_pattern_matches_itself_alone(path: str, pattern: str) -> No
 def test_a_worktree_is_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / ".git").write_text("gitdir: /elsewhere\n")
     with pytest.raises(UsageError, match="git clone --local"):
-        Machine().directory(tmp_path)
+        MachineCaller().directory(tmp_path)
 
 
 def exec_error(**extensions: Any) -> dagger.QueryError:
@@ -182,7 +182,7 @@ def test_the_command_line_loads_without_dagger() -> None:
 
 
 def engine(session: str = "") -> DaggerEngine:
-    return DaggerEngine(caller=Function(package=dag.directory()), tool=tool(), session=session)
+    return DaggerEngine(caller=ModuleCaller(package=dag.directory()), tool=tool(), session=session)
 
 
 def test_functions_of_a_session_ask_for_the_same_runs() -> None:

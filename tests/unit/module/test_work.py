@@ -11,7 +11,7 @@ from dagger import dag
 
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.engines.dagger_caller import Function
+from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.module import checkout, own, session, wanted
 from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
@@ -169,7 +169,7 @@ def test_a_model_outside_of_the_source_has_to_be_passed(tmp_path: Path, path: st
 
 
 def test_a_function_finds_the_programs_of_this_package_in_its_source() -> None:
-    found = Function(package=dag.directory()).directory(FOLDER)
+    found = ModuleCaller(package=dag.directory()).directory(FOLDER)
     assert found._ctx.selections[-1].args["path"] == "pipeline/vllm_ci/programs"
 
 

@@ -37,7 +37,7 @@ from vllm_ci.config import computed, load, schema
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.evidence.predicates import test_result
-from vllm_ci.pipeline.record import Record
+from vllm_ci.pipeline.record import RunRecord
 from vllm_ci.report import ctrf, document, html, junit
 from vllm_ci.stages import STAGES, installed, running, stage_of
 from vllm_ci.stages.running import Runner
@@ -470,4 +470,4 @@ def test_every_built_in_stage_is_found_by_its_spec() -> None:
     from vllm_ci.config.stages import StagesConfig
 
     assert {name: stage_of(spec) for name, spec in StagesConfig().specs().items()} == STAGES
-    assert Record(emit=lambda _: None).run().report.verdict is Verdict.ERRORED
+    assert RunRecord(emit=lambda _: None).run().report.verdict is Verdict.ERRORED
