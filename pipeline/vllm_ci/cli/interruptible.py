@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -16,21 +17,30 @@ from vllm_ci.domain.errors import Interrupted
 _Result = TypeVar("_Result")
 # CI systems send SIGKILL about ten seconds after the first signal.
 _SAVE_WITHIN_S = 9.0
+_NOTICED_WITHIN_S = 3.0
 
 Stopping = Callable[[str], Awaitable[None]]
 """Called with the name of the signal (``SIGTERM``); has a few seconds to save results."""
 
 
-def run(main: Callable[[], Awaitable[_Result]], stopping: Stopping | None = None) -> _Result:
+def run(
+    main: Callable[[], Awaitable[_Result]], stopping: Stopping | None = None, blocked: Callable[[str], None] | None = None
+) -> _Result:
     """Run ``main()`` and return its result.
 
     At the first signal ``stopping`` is called, then ``main`` is cancelled and its services are stopped. A second signal exits
     immediately (supervisors then stop the remaining processes).
 
+    Args:
+        main: What runs.
+        stopping: Saves results.
+        blocked: Saves results in a thread, where code that never awaits keeps ``stopping`` from being called (a user's
+            ``while True: ...``); the process exits afterwards.
+
     Raises:
         Interrupted: A signal was received.
     """
-    return anyio.run(_Command(main=main, stopping=stopping).run)
+    return anyio.run(_Command(main=main, stopping=stopping, blocked=blocked).run)
 
 
 def _signals() -> list[signal.Signals]:
@@ -43,6 +53,7 @@ def _signals() -> list[signal.Signals]:
 class _Command(Generic[_Result]):
     main: Callable[[], Awaitable[_Result]]
     stopping: Stopping | None
+    blocked: Callable[[str], None] | None
     results: list[_Result] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     caught: str = ""
@@ -50,6 +61,8 @@ class _Command(Generic[_Result]):
     async def run(self) -> _Result:
         saved = anyio.Event()
         with anyio.open_signal_receiver(*_signals()) as signals:
+            for number in _signals():  # beside the event loop, which is told of signals through its own file descriptor
+                signal.signal(number, self._watch)
             async with anyio.create_task_group() as around:
                 async with anyio.create_task_group() as inside:
                     around.start_soon(self._listen, signals, around, inside.cancel_scope, saved)
@@ -63,6 +76,21 @@ class _Command(Generic[_Result]):
         if self.errors:
             raise self.errors[0]
         return self.results[0]
+
+    def _watch(self, number: int, _: object) -> None:
+        """Exit if the event loop has not noticed the signal after a few seconds."""
+        timer = threading.Timer(_NOTICED_WITHIN_S, self._abandon, [signal.Signals(number).name])
+        timer.daemon = True
+        timer.start()
+
+    def _abandon(self, name: str) -> None:
+        if self.caught:
+            return
+        try:
+            if self.blocked is not None:
+                self.blocked(name)
+        finally:
+            os._exit(Interrupted.exit_code)
 
     async def _work(self) -> None:
         try:

@@ -196,8 +196,11 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
             result = await record.stop(f"interrupted by {signal}")
             written.append(closing.write(result, screen))
 
+        def blocked(signal: str) -> None:
+            closing.write(record.interrupted(f"interrupted by {signal}, while code that does not await was running"), screen)
+
         try:
-            result = interruptible.run(lambda: main(record), stopping)
+            result = interruptible.run(lambda: main(record), stopping, blocked)
         except ErroredError as error:
             record.failed("engine", error)
             result = record.run()

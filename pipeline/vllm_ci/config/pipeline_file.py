@@ -29,7 +29,7 @@ class PipelineFile:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of the functions in it that are decorated with ``@stage``, as far as the text of the file tells."""
+        """Names of its functions with ``@stage`` and of its classes of stages, as far as the text of the file tells."""
         try:
             tree = ast.parse(self.path.read_bytes())
         except (OSError, SyntaxError, ValueError):  # whoever runs it says what is wrong
@@ -51,6 +51,7 @@ def find(folder: Path, named: str) -> PipelineFile | None:
         return None
     path = folder / (named or PLACE)
     if path.is_file():
+        _check_inside(path, folder)
         return PipelineFile(path=path, why="named by `pipeline` in vllm-ci.yaml" if named else "found beside vllm-ci.yaml")
     if named:
         raise ConfigError(
@@ -60,14 +61,47 @@ def find(folder: Path, named: str) -> PipelineFile | None:
     return None
 
 
+def _check_inside(path: Path, folder: Path) -> None:
+    """Check that the file is part of the checkout: the code that is run has to be that of the commit.
+
+    Raises:
+        ConfigError: It is a link to another place.
+    """
+    place = folder.resolve()
+    checkout = next((each for each in (place, *place.parents) if (each / ".git").exists()), place)
+    if not path.resolve().is_relative_to(checkout):
+        raise ConfigError(
+            f"the pipeline {path} is outside the checkout",
+            why=f"it is a link to {path.resolve()}, which is no part of the commit",
+            remedy="copy the file into the repository and commit it",
+        )
+
+
 def _decorated(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and (called := _name_of_class(node)):
+            yield called
         if isinstance(node, ast.AsyncFunctionDef):
             for decorator in node.decorator_list:
                 call = decorator if isinstance(decorator, ast.Call) else None
                 name = call.func if call else decorator
                 if (name.id if isinstance(name, ast.Name) else getattr(name, "attr", "")) == "stage":
                     yield _name(call) or node.name.replace("_", "-")
+
+
+def _name_of_class(node: ast.ClassDef) -> str:
+    """The name of a stage that is written as a class, as far as it is a constant; empty for any other class."""
+    methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+    values = [each.value for each in node.body if isinstance(each, ast.Assign) and _assigns(each, "name")]
+    values += [each.value for each in node.body if isinstance(each, ast.AnnAssign) and each.value and _assigns(each, "name")]
+    if not {"programs", "result"} <= methods or not values or not isinstance(values[0], ast.Constant):
+        return ""
+    return str(values[0].value)
+
+
+def _assigns(node: ast.Assign | ast.AnnAssign, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return any(isinstance(each, ast.Name) and each.id == name for each in targets)
 
 
 def _name(call: ast.Call | None) -> str:

@@ -13,9 +13,10 @@ import anyio
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import EngineError
 from vllm_ci.domain.events import Emit, Event
+from vllm_ci.domain.program import Service
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report, StageResult
-from vllm_ci.domain.stage import StageSpec
+from vllm_ci.domain.stage import StageSpec, refusal_of_name
 from vllm_ci.domain.variant import Matrix, Variant
 from vllm_ci.engine import Engine, single_error
 from vllm_ci.pipeline import building, serving, tools
@@ -74,6 +75,7 @@ class Pipeline:
         self.notes = Notes(record=self.record)
         self._reports: list[Report] = []
         self._tested: set[str] = set()
+        self._stopped: list[Service] = []
         chosen = (*(name for name in self.stages if name in project.selected), *project.selected)
         self._announce(dict.fromkeys(chosen))  # who asks for a stage gets a result of it, or is told that there is none
 
@@ -120,7 +122,9 @@ class Pipeline:
             stages: Names or stages; none means all that ``vllm-ci.yaml`` enables, with those of the matrix.
         """
         at = caller()
-        announced = [self._choice.find(each, at)[0].name for each in stages] if stages else rows(self._project, self._matrix)
+        with self.calls.refusing():
+            named = [self._choice.find(each, at)[0].name for each in stages]
+        announced = named if stages else rows(self._project, self._matrix)
         self._announce([name for name in announced if stages == () or self._choice.wants(name)])
 
     def build(self) -> Coroutine[Any, Any, Image]:
@@ -144,9 +148,13 @@ class Pipeline:
             ErroredError: The model could not be made, or the server did not start; the report says why.
         """
         at = caller()
-        if not isinstance(image, Image):
-            raise no_image(image, "ci.serve()", at)
-        return self._serve(self._built_of(image, at), image, variant, name or (variant.name if variant else ""))
+        with self.calls.refusing():
+            if not isinstance(image, Image):
+                raise no_image(image, "ci.serve()", at)
+            built = self._built_of(image, at)
+            if name and (reason := refusal_of_name(name)):
+                raise misuse(f"a server cannot be called {name}", why=reason.replace("a stage's", "its"), at=at)
+        return self._serve(built, image, variant, name or (variant.name if variant else ""))
 
     def test(self, target: Image | Server, *stages: Named) -> Coroutine[Any, Any, tuple[StageResult, ...]]:
         """Run stages against a server, or inside an image, one after another. A stage that fails does not raise.
@@ -164,9 +172,11 @@ class Pipeline:
             PipelineError: There is no such stage, or the target is of the wrong kind.
         """
         at = caller()
-        if not isinstance(target, Image | Server):
-            raise no_image(target, "ci.test()", at)
-        planned = [self._planned(target, each, at) for each in stages]
+        with self.calls.refusing():
+            if not isinstance(target, Image | Server):
+                raise no_image(target, "ci.test()", at)
+            self._check_served(target, at)
+            planned = [self._planned(target, each, at) for each in stages]
         return self.calls.add("ci.test()", at, self._test(target, [each for each in planned if each is not None]))
 
     async def together(self, *work: Awaitable[object]) -> None:
@@ -232,7 +242,10 @@ class Pipeline:
             base = replace(base, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
         async with serving.watched(self.engine, project, self._source, built, self.notes, name=name) as held:
             context = replace(base, service=held)
-            yield Server(image=image, url=held.url, model=base.model, name=name, engine=self.engine, context=context)
+            try:
+                yield Server(image=image, url=held.url, model=base.model, name=name, engine=self.engine, context=context)
+            finally:
+                self._stopped.append(held)
 
     async def _test(self, target: Image | Server, planned: Sequence[StageContext]) -> tuple[StageResult, ...]:
         at = f"@{target.name}" if isinstance(target, Server) and target.name else ""
@@ -271,6 +284,20 @@ class Pipeline:
         self._tested.add(row)
         base = target.context if isinstance(target, Server) else self._context(target)
         return replace(base, spec=spec, stage=None if isinstance(named, str) else stage)
+
+    def _check_served(self, target: Image | Server, at: str) -> None:
+        """Check that the server has not been stopped.
+
+        Raises:
+            PipelineError: It has.
+        """
+        if isinstance(target, Server) and any(target.service is each for each in self._stopped):
+            raise misuse(
+                "ci.test() got a server that is stopped",
+                why="a server runs until the end of its `async with ci.serve(...)` block",
+                remedy="test it inside that block",
+                at=at,
+            )
 
     def _announce(self, rows: Iterable[str]) -> None:
         self.record.rows += [row for row in rows if row not in self.record.rows]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_ci.pipeline.errors import misuse
+from vllm_ci.pipeline.errors import PipelineError, misuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,23 @@ class _Call:
 
 @dataclass(kw_only=True)
 class Calls:
-    """All calls of a pipeline's steps."""
+    """All calls of a pipeline's steps.
 
+    Attributes:
+        refused: Errors of calls that cannot work: a pipeline that catches them cannot hide them.
+    """
+
+    refused: list[PipelineError] = field(default_factory=list)
     _calls: list[_Call] = field(default_factory=list)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Keep the error of a call that cannot work, and raise it."""
+        try:
+            yield
+        except PipelineError as error:
+            self.refused.append(error)
+            raise
 
     def add(self, text: str, at: str, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Remember a call.
@@ -47,6 +62,11 @@ class Calls:
         for call, state in states:
             if state == inspect.CORO_CREATED:
                 call.work.close()  # or Python warns about it, in its own words
+        with self.refusing():
+            self._refuse(states)
+
+    @staticmethod
+    def _refuse(states: Sequence[tuple[_Call, str]]) -> None:
         for call, state in states:
             if state == inspect.CORO_CREATED:
                 raise misuse(f"{call.text} was not awaited: it did not run", remedy=f"write `await {call.text}`", at=call.at)

@@ -40,10 +40,17 @@ class Choice:
         if named in known:
             return known[named], stage_of(known[named])
         if named in installed.names():
-            stage = installed.load(named)
+            stage = self._installed(named, at)
             return StageSpec(name=named, suite=False, own=OwnStage(use=named)), stage
         error = unknown(named, (*known, *installed.names()))
         raise misuse(error.message, why=error.why, remedy=error.remedy, at=at)
+
+    @staticmethod
+    def _installed(name: str, at: str) -> Stage:
+        try:
+            return installed.load(name)
+        except ConfigError as error:  # of a package that only the pipeline names: what was found before is kept
+            raise misuse(error.message, why=error.why, remedy=error.remedy, at=at) from error
 
     @staticmethod
     def _described(stage: Stage, known: dict[str, StageSpec], at: str) -> StageSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from vllm_ci.domain.errors import ErroredError, UsageError, VllmCiError
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
@@ -35,15 +35,24 @@ async def execute(ci: Pipeline, function: Function) -> RunResult:
         _check(ci, returned, function)
         _check_tested(ci, function)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - told apart below
-        for each in _leaves(error):
+        _note_refused(ci)
+        for each in user_code.leaves(error):
             _note(ci, each)
         with contextlib.suppress(PipelineError):  # closes what was never awaited; the first error is the one that counts
             ci.calls.check()
+    else:
+        _note_refused(ci)
     return ci.record.run()
 
 
+def _note_refused(ci: Pipeline) -> None:
+    """Take down the calls that could not work, also those whose errors the pipeline caught."""
+    for error in ci.calls.refused:
+        ci.record.failed(STEP, error)
+
+
 def _note(ci: Pipeline, error: Exception | SystemExit) -> None:
-    if ci.notes.has(error):
+    if ci.notes.has(error) or any(error is each for each in ci.calls.refused):
         return
     if isinstance(error, UsageError):
         raise error
@@ -116,12 +125,3 @@ def _check_tested(ci: Pipeline, function: Function) -> None:
             remedy="call ci.test() in it, or enable a stage in vllm-ci.yaml",
             at=user_code.defined_at(function),
         )
-
-
-def _leaves(error: Exception | SystemExit) -> Iterator[Exception | SystemExit]:
-    """The errors in a group of a task group, or the error itself."""
-    if isinstance(error, ExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error

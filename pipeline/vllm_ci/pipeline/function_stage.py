@@ -10,11 +10,12 @@ from typing import Any, overload
 
 import anyio
 
-from vllm_ci.domain.errors import ConfigError, EngineError, ErroredError, VllmCiError
+from vllm_ci.domain.errors import EngineError, ErroredError, VllmCiError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, verdict_of
 from vllm_ci.domain.stage import refusal_of_name
 from vllm_ci.engine import Engine
+from vllm_ci.pipeline.errors import misuse
 from vllm_ci.pipeline.handles import Image, Server
 from vllm_ci.stages import user_code
 from vllm_ci.stages.command import case_of
@@ -80,7 +81,9 @@ class FunctionStage:
         if limit.cancelled_caught:
             return self._of([self._case(CaseStatus.ERRORED, f"its time ran out after {context.spec.timeout_s:g} s")], seconds)
         if raised:
-            return self._of([self._raised(raised[0])], seconds, log=user_code.trace(raised[0]))
+            leaves = list(user_code.leaves(raised[0]))
+            log = user_code.trace(raised[0])
+            return self._of([self._raised(each) for each in leaves], seconds, log=log)
         if not found:  # stopped from outside, or without its server
             return self._of([self._case(CaseStatus.ERRORED, "was stopped before its end")], seconds)
         return self._returned(found[0], seconds, promised=context.spec.promises)
@@ -179,21 +182,19 @@ def stage(
         promises: Least number of cases that it returns; fewer is ``errored``.
 
     Raises:
-        ConfigError: The function is not async, or its name belongs to another stage.
+        PipelineError: The function is not async, or its name belongs to another stage.
     """
 
     def made(function: Judge) -> FunctionStage:
         called = name or getattr(function, "__name__", "").replace("_", "-")
         if not inspect.iscoroutinefunction(function):
-            raise ConfigError(
-                f"{user_code.caller()}: the stage {called} is not async",
+            raise misuse(
+                f"the stage {called} is not async",
                 why="the pipeline awaits its stages",
                 remedy=f"write `async def {getattr(function, '__name__', called)}(server)`",
             )
         if reason := refusal_of_name(called):
-            raise ConfigError(
-                f"{user_code.caller()}: a stage cannot be called {called}", why=reason, remedy='name it: @stage(name="...")'
-            )
+            raise misuse(f"a stage cannot be called {called}", why=reason, remedy='name it: @stage(name="...")')
         return FunctionStage(function=function, name=called, needs_server=needs_server, timeout_s=timeout_s, promises=promises)
 
     return made if function is None else made(function)

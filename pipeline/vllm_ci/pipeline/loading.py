@@ -109,13 +109,12 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def _stages(module: ModuleType) -> tuple[str, ...]:
-    """Names of the stages among the module's values: decorated functions, and objects with the members of a stage."""
+    """Names of the stages among the module's values: decorated functions, objects and classes with a stage's members."""
     members = ("programs", "result", "needs_server")
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, FunctionStage)
-        or (not isinstance(value, type) and all(hasattr(value, member) for member in members))
+        if isinstance(value, FunctionStage) or all(hasattr(value, member) for member in members)
     ]
     return tuple(dict.fromkeys(str(each.name) for each in found if isinstance(getattr(each, "name", None), str)))
 

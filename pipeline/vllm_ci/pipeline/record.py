@@ -132,6 +132,14 @@ class RunRecord:
                     self.logs[name] = await service.log()
                 except EngineError as error:
                     self.logs[name] = f"(the log is out of reach: {error})"
+        return self.interrupted(why)
+
+    def interrupted(self, why: str) -> RunResult:
+        """What is known when the run was stopped from outside.
+
+        Args:
+            why: Who wanted it, as in ``interrupted by SIGTERM``.
+        """
         self.problem = self.problem or Problem(
             step=INTERRUPTED,
             summary=why,

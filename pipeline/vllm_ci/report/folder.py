@@ -40,7 +40,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     try:
         for name, text in _files(report, logs).items():
             (made / name).parent.mkdir(exist_ok=True)
-            (made / name).write_text(redacted(text, secrets), encoding="utf-8")
+            (made / name).write_text(redacted(text, secrets), encoding="utf-8", errors="backslashreplace")
         made.chmod(0o755)
         return _appear(made, parent, _name(report))
     except OSError as error:
@@ -73,7 +73,8 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
         if value:
             text = text.replace(value, HIDDEN)
             # The secret escaped as in a JSON string.
-            text = text.replace(json.dumps(value)[1:-1], HIDDEN)
+            for ascii_only in (True, False):
+                text = text.replace(json.dumps(value, ensure_ascii=ascii_only)[1:-1], HIDDEN)
     return text
 
 

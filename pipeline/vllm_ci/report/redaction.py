@@ -11,7 +11,7 @@ from vllm_ci.report.folder import redacted as redacted_text
 
 
 def redacted(report: Report, secrets: Iterable[str]) -> Report:
-    """The report with every secret replaced by ``***`` in all output of programs; names and verdicts are unchanged."""
+    """The report with every secret replaced by ``***`` in all output of programs; verdicts and names of stages stay."""
     hidden = tuple(secret for secret in secrets if secret)
     if not hidden:
         return report
@@ -38,6 +38,7 @@ def _stage(stage: StageResult, hidden: tuple[str, ...]) -> StageResult:
 def _case(case: Case, hidden: tuple[str, ...]) -> Case:
     return replace(
         case,
+        name=redacted_text(case.name, hidden),  # a parametrized test has its parameters in it
         message=redacted_text(case.message, hidden),
         details=redacted_text(case.details, hidden),
         properties=_value(case.properties, hidden),
@@ -53,7 +54,7 @@ def _value(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return redacted_text(value, hidden)
     if isinstance(value, Mapping):
-        return {key: _value(inner, hidden) for key, inner in value.items()}
+        return {redacted_text(str(key), hidden): _value(inner, hidden) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_value(inner, hidden) for inner in value]
     return value

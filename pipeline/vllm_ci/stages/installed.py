@@ -39,9 +39,13 @@ def load(name: str) -> Stage:
             why=f"no package here has an entry point {name} in the group {GROUP}",
             remedy=f"{known}Install the package beside vllm-ci, or remove the stage",
         )
+    if reason := refusal_of_name(name):
+        raise ConfigError(
+            f"the entry point {name} of {_package(entry)} cannot be a stage", why=reason, remedy="update or remove that package"
+        )
     try:
         found = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the stage {name} of {_package(entry)} cannot be loaded", why=words(error), remedy="update or remove that package"
         ) from error

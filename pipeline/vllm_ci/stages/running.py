@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -12,10 +13,12 @@ import anyio
 from vllm_ci.domain.errors import EngineError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service
-from vllm_ci.domain.report import CaseStatus, StageResult, Verdict
+from vllm_ci.domain.report import StageResult, Verdict
+from vllm_ci.domain.stage import BUILT_IN
 from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine, is_gone, single_error
 from vllm_ci.stages import stage_of
+from vllm_ci.stages.accepting import accepted
 from vllm_ci.stages.stage import Judges, Stage, StageContext
 from vllm_ci.stages.user_code import place, trace, words
 from vllm_ci.stages.watching import watch
@@ -129,7 +132,7 @@ class Runner:
         """Tell how far the stage is while it runs."""
         try:
             names = [program.name for program in _stage(context).programs(context)]
-        except Exception:  # noqa: BLE001 - told by whoever runs them
+        except (Exception, SystemExit):  # noqa: BLE001 - told by whoever runs them
             return
         await watch(self.engine, names, row, self.emit)
 
@@ -137,35 +140,38 @@ class Runner:
         outcomes: list[Outcome] = []
         begun = time.monotonic()
         try:
-            result = await self._judged(_stage(context), context, row, stop, outcomes)
+            found = await self._judged(_stage(context), context, row, stop, outcomes)
+            name, own = context.spec.name, context.spec.name not in BUILT_IN
+            result = accepted(found, name=name, promised=context.spec.promises if own else 1)
             cut = self.interrupted and stop.is_set() and (any(outcome.stopped for outcome in outcomes) or not outcomes)
-            return _cut(result, self.interrupted) if cut else _not_empty(result)
+            return _cut(result, self.interrupted) if cut else result
         except UsageError:
             raise
         except VllmCiError as error:
             return _errored(context, str(error), begun, outcomes)
-        except Exception as error:
-            if not (where := place(error)):
+        except (Exception, SystemExit) as error:
+            where = place(error)
+            if not where and context.spec.name in BUILT_IN:
                 raise
             log = trace(error)
-            return _errored(context, f"{where}: {words(error)}\n(raised by the stage itself)", begun, outcomes, log)
+            said = f"{where}: {words(error)}" if where else words(error)
+            return _errored(context, f"{said}\n(raised by the stage itself)", begun, outcomes, log)
 
     async def _judged(
         self, stage: Stage, context: StageContext, row: str, stop: anyio.Event, outcomes: list[Outcome]
-    ) -> StageResult:
+    ) -> object:
         """Run the programs of the stage, adding to ``outcomes`` as they end, and have it read them."""
         if isinstance(stage, Judges):
             return await stage.judge(context, self.engine, stop)
-        for program in stage.programs(context):
+        for program in _programs(stage, context):
             outcomes.append(await self._outcome(program, stop))  # noqa: PERF401 - one after another
         self.outputs[row] = tuple(outcome.output for outcome in outcomes)
-        result = await stage.result(context, outcomes)
-        if not isinstance(result, StageResult):
+        result: object = stage.result(context, outcomes)
+        if not inspect.isawaitable(result):
             raise EngineError(
-                f"the stage {context.spec.name} returned {type(result).__name__} in place of a StageResult",
-                remedy="return one from its method result() (docs/api.md)",
+                f"the method result() of the stage {context.spec.name} is not async", remedy="write `async def result(...)`"
             )
-        return result
+        return await result
 
     async def _outcome(self, program: Program, stop: anyio.Event) -> Outcome:
         if stop.is_set():
@@ -177,18 +183,21 @@ def _stage(context: StageContext) -> Stage:
     return context.stage if context.stage is not None else stage_of(context.spec)
 
 
+def _programs(stage: Stage, context: StageContext) -> tuple[Program, ...]:
+    found: object = stage.programs(context)
+    programs = tuple(found) if isinstance(found, Iterable) else (found,)
+    if not all(isinstance(each, Program) for each in programs):
+        raise EngineError(
+            f"the method programs() of the stage {context.spec.name} returned {type(found).__name__}",
+            remedy="return a tuple of Program (docs/api.md)",
+        )
+    return programs
+
+
 def _errored(context: StageContext, message: str, begun: float, outcomes: Sequence[Outcome], trouble: str = "") -> StageResult:
     log = "\n".join([*(outcome.log for outcome in outcomes), *([trouble] if trouble else [])])
     seconds = time.monotonic() - begun
     return StageResult(name=context.spec.name, verdict=Verdict.ERRORED, seconds=seconds, message=message, log=log)
-
-
-def _not_empty(result: StageResult) -> StageResult:
-    """A stage in which no case ran has checked nothing, whatever verdict it gives itself."""
-    if result.verdict is not Verdict.PASSED or any(case.status is not CaseStatus.SKIPPED for case in result.cases):
-        return result
-    said = f"all {len(result.cases)} cases were skipped" if result.cases else "no case ran"
-    return replace(result, verdict=Verdict.ERRORED, message=f"{said}: nothing was checked")
 
 
 def _cut(result: StageResult, why: str) -> StageResult:

@@ -8,6 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -47,10 +48,19 @@ def defined_at(function: object) -> str:
 
 def words(error: BaseException) -> str:
     """What the error says in one line; an ``assert`` without a message is shown as it is written in the file."""
-    text = str(error).strip().splitlines()
+    text = printable(str(error)).strip().splitlines()
     if isinstance(error, AssertionError):
         return text[0] if text else _source(error) or "an assertion failed"
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def leaves(error: Exception | SystemExit) -> Iterator[Exception | SystemExit]:
+    """The errors in a group of a task group, or the error itself."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error
 
 
 def trace(error: BaseException) -> str:
@@ -58,7 +68,12 @@ def trace(error: BaseException) -> str:
     begin: TracebackType | None = error.__traceback__
     while begin is not None and not _is_users(begin.tb_frame.f_code.co_filename):
         begin = begin.tb_next
-    return "".join(traceback.format_exception(type(error), error, begin))
+    return printable("".join(traceback.format_exception(type(error), error, begin)))
+
+
+def printable(text: str) -> str:
+    """Text that can be encoded: half of a surrogate pair, as undecodable bytes become, is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def shown(path: str) -> str:

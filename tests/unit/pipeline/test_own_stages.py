@@ -327,9 +327,21 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "from unit.pipeline.test_own_stages import LICENCES, NO_STAGE\n"
         "UNIT = replace(LICENCES, name='unit')\n"
     )
+    (folder / "company_quits.py").write_text("raise SystemExit(0)\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: company-stages\nVersion: 1.0\n")
     lines = ("licences = company_stages:LICENCES", "broken = company_stages:gone", "odd = company_stages:NO_STAGE")
-    (info / "entry_points.txt").write_text("\n".join(["[vllm_ci.stages]", *lines, "shadow = company_stages:UNIT", ""]))
+    (info / "entry_points.txt").write_text(
+        "\n".join(
+            [
+                "[vllm_ci.stages]",
+                *lines,
+                "shadow = company_stages:UNIT",
+                "quits = company_quits:Q",
+                "a/../B = company_stages:LICENCES",
+                "",
+            ]
+        )
+    )
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "company_stages", raising=False)
     installed._entry_points.cache_clear()
@@ -361,6 +373,8 @@ async def test_a_pipeline_may_name_an_installed_stage_without_any_configuration(
         ("broken", "the stage broken of company-stages cannot be loaded"),
         ("odd", "is no stage"),
         ("shadow", "cannot be called unit"),
+        ("quits", "the stage quits of company-stages cannot be loaded"),
+        ("a/../B", "cannot be a stage"),
     ],
 )
 async def test_a_stage_that_no_package_brings_is_refused_before_the_build(tmp_path: Path, name: str, said: str) -> None:
@@ -369,6 +383,17 @@ async def test_a_stage_that_no_package_brings_is_refused_before_the_build(tmp_pa
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         await run_pipeline(tmp_path, engine=engine)
     assert engine.programs == []
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("name", ["broken", "odd", "shadow", "quits", "a/../B"])
+async def test_a_broken_stage_of_a_package_that_only_the_pipeline_names_keeps_what_was_found(tmp_path: Path, name: str) -> None:
+    body = f"async def pipeline(ci):\n    await ci.test(await ci.build(), 'licences', {name!r})\n    return ci.report()\n"
+    repository(tmp_path, body)
+    report = await run_pipeline(tmp_path, engine=MemoryEngine(), report_dir=tmp_path / "runs")
+    assert report.verdict is Verdict.ERRORED
+    assert report.problem is not None
+    assert report.problem.cause.startswith("ci/pipeline.py:2: ")
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,24 @@ def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
     assert ended.report["problem"]["summary"] == "interrupted by SIGTERM"
     assert ended.stage("integration")["message"] == "interrupted by SIGTERM before its end"
     assert ended.stage("smoke")["message"] == "not run (interrupted by SIGTERM)"
+
+
+def test_a_stage_that_never_awaits_is_stopped_by_a_signal_and_the_report_is_written(tmp_path: Path) -> None:
+    blocking = "    open('blocked', 'w').close()\n    while True: pass\n"
+    made = with_pipeline(
+        tmp_path,
+        PIPELINE.replace("    async with server.client() as http:", f"{blocking}    async with server.client() as http:"),
+    )
+    with made.started() as process:
+        end = time.monotonic() + 60
+        while not (made.folder / "blocked").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=30)
+    ended = Ended(process.returncode, stdout, stderr)
+    assert ended.code == 130, ended.stderr
+    verdicts = {stage["name"]: stage["verdict"] for stage in ended.report["stages"]}
+    assert verdicts == {"integration": "passed", "smoke": "errored", "lint": "errored"}
+    assert ended.report["problem"]["summary"].startswith("interrupted by SIGTERM, while code that does not await")
