@@ -37,7 +37,7 @@ def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
         (["--help"], ["--source", "Checkout of the repository", "--variant CONFIGURED,CPU,CUDA", "--gpus"]),
         (["run", "--help"], ["verdict", "How it ended", "report", "report.html and the logs", "--stages"]),
         (["run", "stage", "--name=unit", "--help"], ["failed", "Number of cases that failed"]),
-        (["build", "--help"], ["dirty", "changes that are not committed", "as-tarball", "push"]),
+        (["build", "--help"], ["dirty", "uncommitted changes", "as-tarball", "push"]),
         (["release", "--help"], ["--key", "Private key (PEM)", "publish", "rollback", "policy"]),
         (["release", "publish", "--help"], ["--run", "Run the stages now", "--channel"]),
     ],
@@ -139,7 +139,7 @@ def test_a_call_that_fails_with_a_red_stage_has_its_exit_code_and_the_message_al
         (["--source=.", "run", "--stages=strming", "verdict"], 2, "unknown stage: strming"),
         (["--source=.", "--secrets=env://NOT_SET_ANYWHERE", "test"], 2, "NOT_SET_ANYWHERE"),
         (["--source=.", "release", "rollback", "--channel=nowhere"], 2, "no channel nowhere"),
-        (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository names no server"),
+        (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository is not a server"),
     ],
 )
 def test_a_mistake_ends_the_call_before_anything_is_built_with_the_message_alone(
@@ -239,7 +239,7 @@ def test_the_example_module_builds_and_tries_the_server(dagger_engine: None, che
         SIGNING_KEY="not a key",
     )
     assert refused.code != 0
-    assert "release.ledger.repository names no server" in refused.stderr
+    assert "release.ledger.repository is not a server" in refused.stderr
 
 
 def make_red(checkout: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Pa
 def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> None:
     ended = dagger("call", "--source=.", "release", "rollback", "--channel=staging")
     assert ended.code == 2
-    assert "release.ledger.repository names no server" in ended.stderr
+    assert "release.ledger.repository is not a server" in ended.stderr
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class Chat:
 
     @function(cache="session")
     async def build(self) -> dagger.Container:
-        """Build the image of the commit, refusing changes that are not committed."""
+        """Build the image of the commit, refusing uncommitted changes."""
         image = self._ci().build()
         if await image.dirty():
             raise ValueError("commit your changes first: git status")
