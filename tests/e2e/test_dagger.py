@@ -35,11 +35,11 @@ def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ("call", "shown"),
     [
         (["--help"], ["--source", "Checkout of the repository", "--variant CONFIGURED,CPU,CUDA", "--gpus"]),
-        (["run", "--help"], ["verdict", "How it ended", "report", "report.html and the logs", "--stages"]),
+        (["run", "--help"], ["verdict", "Verdict of the run", "report", "report.html and logs", "--stages"]),
         (["run", "stage", "--name=unit", "--help"], ["failed", "Number of cases that failed"]),
         (["build", "--help"], ["dirty", "uncommitted changes", "as-tarball", "push"]),
         (["release", "--help"], ["--key", "Private key (PEM)", "publish", "rollback", "policy"]),
-        (["release", "publish", "--help"], ["--run", "Run the stages now", "--channel"]),
+        (["release", "publish", "--help"], ["--run", "Run the stages first", "--channel"]),
     ],
 )
 def test_help_explains_functions_fields_and_arguments(dagger: Dagger, call: list[str], shown: list[str]) -> None:
@@ -69,7 +69,7 @@ def test_an_image_of_changes_that_are_not_committed_says_so(dagger: Dagger, chec
     (checkout / "README.md").write_text("changed\n")
     ended = dagger("call", "--source", ".", "build", "dirty")
     assert ended.stdout.strip() == "true"
-    assert "note: the tree is dirty" in ended.stderr
+    assert "note: the work tree is dirty" in ended.stderr
 
 
 @pytest.mark.usefixtures("dagger_engine")
@@ -167,7 +167,7 @@ def test_a_worktree_is_refused(dagger: Dagger, checkout: Path, tmp_path: Path) -
 
 
 def test_an_engine_without_gpus_says_how_to_start_one_with_before_it_builds(dagger: Dagger) -> None:
-    if "GPUs          handed out" in dagger("call", "doctor").stdout:
+    if "GPUs          available" in dagger("call", "doctor").stdout:
         pytest.skip("this engine hands out GPUs")
     ended = dagger("call", "--source", ".", "--gpus", "all", "integration")
     assert ended.code == 3

@@ -67,7 +67,7 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
             "call", "--source=.", "release", "--key=env://OTHER_KEY", "publish", "--run", OTHER_KEY=another_key(tmp_path)
         )
         assert without.code == 2, "refused before anything is built"
-        assert "no signer of the configuration has the key" in without.stderr
+        assert "the key passed with --key belongs to no configured signer" in without.stderr
 
         first = run_of(dagger, checkout, tmp_path / "first", "one")
         published = done(call("publish", "--report", str(tmp_path / "first"), "--channel=staging", "--as-json"))

@@ -14,7 +14,7 @@ class StageResult:
     """The result of one stage."""
 
     name: Annotated[str, Doc("Name of the stage")] = field()
-    verdict: Annotated[Verdict, Doc("Verdict")] = field()
+    verdict: Annotated[Verdict, Doc("Verdict of the stage")] = field()
     seconds: Annotated[float, Doc("Duration in seconds")] = field()
     passed: Annotated[int, Doc("Number of cases that passed")] = field()
     failed: Annotated[int, Doc("Number of cases that failed")] = field()
@@ -34,7 +34,7 @@ class StageResult:
 class Run:
     """The result of a run of the stages. It has a report even if the run did not pass."""
 
-    verdict: Annotated[Verdict, Doc("Verdict")] = field()
+    verdict: Annotated[Verdict, Doc("Verdict of the run")] = field()
     exit_code: Annotated[int, Doc("0 passed, 1 failed, 3 errored, 4 inconclusive")] = field()
     digest: Annotated[str, Doc("Digest of the tested image; empty for a given server")] = field()
     dirty: Annotated[bool, Doc("The checkout had uncommitted changes: the report cannot be published")] = field()
