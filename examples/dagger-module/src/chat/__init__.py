@@ -1,4 +1,4 @@
-"""The pipeline of a team that serves a chat model: vllm-ci's functions, and some of its own."""
+"""The pipeline of a team that serves a chat model: functions of vllm-ci and its own."""
 
 from typing import Annotated
 
