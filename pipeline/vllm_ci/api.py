@@ -1,4 +1,4 @@
-"""What ``import vllm_ci`` offers beside the pipeline's own objects: opening a project, and running its pipeline anywhere."""
+"""Functions of ``vllm_ci`` to open a project and to run its pipeline from Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vllm_ci.report import folder, redaction
 
 
 def _silent(event: object) -> None:
-    """Report to no one."""
+    """Ignore events."""
 
 
 @asynccontextmanager
@@ -39,20 +39,20 @@ async def open_pipeline(
     emit: Emit = _silent,
     source: Source | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """Open a project, to call its steps one by one: in a notebook, a script or a test.
+    """Open a project to call its pipeline steps one by one: in a notebook, a script or a test.
 
     Args:
-        path: A directory with ``vllm-ci.yaml`` in it or above it, or that file itself.
+        path: The configuration file, or a directory with ``vllm-ci.yaml`` in it or in a parent directory.
         engine: ``auto``, ``host``, ``dagger``, ``memory``, or an open engine.
-        stages: Which stages to run; by default those that the configuration enables.
-        matrix: Test the other servers of ``matrix:`` as well.
-        emit: Is told of every start and end of a step; by default no one is.
-        source: Commit and files as directories of the engine, where git cannot be asked (a function of a Dagger module);
-            ``path`` then holds only ``vllm-ci.yaml`` at its place in the checkout.
+        stages: Stages to run; by default the enabled ones.
+        matrix: Also test the servers of ``matrix:``.
+        emit: Called at every start and end of a step; by default events are ignored.
+        source: Commit and files as directories of the engine, if git is not available (in a Dagger module);
+            ``path`` then needs only ``vllm-ci.yaml`` at its path in the checkout.
 
     Raises:
-        ConfigError: The configuration is not valid, or there is no such stage.
-        UsageError: It lies in no git checkout.
+        ConfigError: The configuration is invalid, or there is no such stage.
+        UsageError: The project is not in a git checkout.
     """
     found, _ = _project(path, stages, source)
     async with _entered(engine, found.loaded) as entered:
@@ -70,23 +70,23 @@ async def run_pipeline(
     report_dir: str | os.PathLike[str] | None = None,
     source: Source | None = None,
 ) -> Report:
-    """Run a project's pipeline to its report: as ``vllm-ci run`` does, from Python.
+    """Run a project's pipeline and return its report, like ``vllm-ci run``.
 
     Args:
-        path: A directory with ``vllm-ci.yaml`` in it or above it, or that file itself.
+        path: The configuration file, or a directory with ``vllm-ci.yaml`` in it or in a parent directory.
         engine: ``auto``, ``host``, ``dagger``, ``memory``, or an open engine.
-        pipeline: The pipeline; by default the project's own (``ci/pipeline.py``), or else that of vllm-ci.
-        stages: Which stages to run; by default those that the configuration enables.
-        matrix: Test the other servers of ``matrix:`` as well.
-        emit: Is told of every start and end of a step; by default no one is.
-        report_dir: Directory that gets one directory per run, with all reports and logs; by default nothing is written.
-        source: Commit and files as directories of the engine, where git cannot be asked (a function of a Dagger module);
-            ``path`` then holds only ``vllm-ci.yaml``, and the pipeline's file if there is one, at their places in the checkout.
+        pipeline: The pipeline; by default the project's (``ci/pipeline.py``), otherwise the default pipeline.
+        stages: Stages to run; by default the enabled ones.
+        matrix: Also test the servers of ``matrix:``.
+        emit: Called at every start and end of a step; by default events are ignored.
+        report_dir: Directory for reports and logs, with a subdirectory per run; by default nothing is written.
+        source: Commit and files as directories of the engine, if git is not available (in a Dagger module);
+            ``path`` then needs only ``vllm-ci.yaml`` and the pipeline file, if any, at their paths in the checkout.
 
     Raises:
-        ConfigError: The configuration or the pipeline's file is not valid, there is no such stage, or what is asked for cannot
+        ConfigError: The configuration or the pipeline file is invalid, there is no such stage, or the configuration cannot
             be built.
-        UsageError: The project lies in no git checkout.
+        UsageError: The project is not in a git checkout.
     """
     found, own = _project(path, stages, source)
     async with _entered(engine, found.loaded) as entered:
@@ -103,10 +103,10 @@ class _Found:
     """A project that can be run.
 
     Attributes:
-        loaded: Its configuration.
-        project: What that asks for.
-        secrets: Values that may stand in no report.
-        source: Its files, as directories of an engine.
+        loaded: The configuration.
+        project: The configured project.
+        secrets: Values that must not appear in reports.
+        source: The files, as directories of an engine.
     """
 
     loaded: Loaded
@@ -137,7 +137,7 @@ def _project(path: str | os.PathLike[str], stages: Sequence[str], source: Source
 
 @asynccontextmanager
 async def _entered(engine: str | Engine, loaded: Loaded) -> AsyncIterator[Engine]:
-    """An engine by its name, opened for as long as the context lasts; one that is given is the caller's to open."""
+    """Open an engine by name for the duration of the context; an engine object is used as it is."""
     async with AsyncExitStack() as stack:
         if isinstance(engine, str):
             name = choose(engine if engine != "auto" else loaded.config.engine)[0]

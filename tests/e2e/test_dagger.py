@@ -35,11 +35,11 @@ def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ("call", "shown"),
     [
         (["--help"], ["--source", "Checkout of the repository", "--variant CONFIGURED,CPU,CUDA", "--gpus"]),
-        (["run", "--help"], ["verdict", "How it ended", "report", "report.html and the logs", "--stages"]),
+        (["run", "--help"], ["verdict", "Verdict of the run", "report", "report.html and logs", "--stages"]),
         (["run", "stage", "--name=unit", "--help"], ["failed", "Number of cases that failed"]),
-        (["build", "--help"], ["dirty", "changes that are not committed", "as-tarball", "push"]),
+        (["build", "--help"], ["dirty", "uncommitted changes", "as-tarball", "push"]),
         (["release", "--help"], ["--key", "Private key (PEM)", "publish", "rollback", "policy"]),
-        (["release", "publish", "--help"], ["--run", "Run the stages now", "--channel"]),
+        (["release", "publish", "--help"], ["--run", "Run the stages first", "--channel"]),
     ],
 )
 def test_help_explains_functions_fields_and_arguments(dagger: Dagger, call: list[str], shown: list[str]) -> None:
@@ -69,7 +69,7 @@ def test_an_image_of_changes_that_are_not_committed_says_so(dagger: Dagger, chec
     (checkout / "README.md").write_text("changed\n")
     ended = dagger("call", "--source", ".", "build", "dirty")
     assert ended.stdout.strip() == "true"
-    assert "note: the tree is dirty" in ended.stderr
+    assert "note: the work tree is dirty" in ended.stderr
 
 
 @pytest.mark.usefixtures("dagger_engine")
@@ -139,7 +139,7 @@ def test_a_call_that_fails_with_a_red_stage_has_its_exit_code_and_the_message_al
         (["--source=.", "run", "--stages=strming", "verdict"], 2, "unknown stage: strming"),
         (["--source=.", "--secrets=env://NOT_SET_ANYWHERE", "test"], 2, "NOT_SET_ANYWHERE"),
         (["--source=.", "release", "rollback", "--channel=nowhere"], 2, "no channel nowhere"),
-        (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository names no server"),
+        (["--source=.", "release", "publish", "--run"], 2, "release.ledger.repository is not a server"),
     ],
 )
 def test_a_mistake_ends_the_call_before_anything_is_built_with_the_message_alone(
@@ -167,7 +167,7 @@ def test_a_worktree_is_refused(dagger: Dagger, checkout: Path, tmp_path: Path) -
 
 
 def test_an_engine_without_gpus_says_how_to_start_one_with_before_it_builds(dagger: Dagger) -> None:
-    if "GPUs          handed out" in dagger("call", "doctor").stdout:
+    if "GPUs          available" in dagger("call", "doctor").stdout:
         pytest.skip("this engine hands out GPUs")
     ended = dagger("call", "--source", ".", "--gpus", "all", "integration")
     assert ended.code == 3
@@ -239,7 +239,7 @@ def test_the_example_module_builds_and_tries_the_server(dagger_engine: None, che
         SIGNING_KEY="not a key",
     )
     assert refused.code != 0
-    assert "release.ledger.repository names no server" in refused.stderr
+    assert "release.ledger.repository is not a server" in refused.stderr
 
 
 def make_red(checkout: Path) -> None:

@@ -67,7 +67,7 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
             "call", "--source=.", "release", "--key=env://OTHER_KEY", "publish", "--run", OTHER_KEY=another_key(tmp_path)
         )
         assert without.code == 2, "refused before anything is built"
-        assert "no signer of the configuration has the key" in without.stderr
+        assert "the key passed with --key belongs to no configured signer" in without.stderr
 
         first = run_of(dagger, checkout, tmp_path / "first", "one")
         published = done(call("publish", "--report", str(tmp_path / "first"), "--channel=staging", "--as-json"))
@@ -141,7 +141,7 @@ def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Pa
 def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> None:
     ended = dagger("call", "--source=.", "release", "rollback", "--channel=staging")
     assert ended.code == 2
-    assert "release.ledger.repository names no server" in ended.stderr
+    assert "release.ledger.repository is not a server" in ended.stderr
 
 
 @contextlib.contextmanager

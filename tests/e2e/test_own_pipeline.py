@@ -36,7 +36,7 @@ def test_the_example_runs_its_own_stages_on_the_real_vllm(own_pipeline: Path) ->
         "smoke": "passed",
         "latency": "passed",
     }
-    assert "pipeline ci/pipeline.py (found beside vllm-ci.yaml; stages in it: latency)" in ended.stderr
+    assert "pipeline ci/pipeline.py (found next to vllm-ci.yaml; stages: latency)" in ended.stderr
     report = json.loads(Path(result["report_dir"], "report.json").read_text(encoding="utf-8"))
     cases = {stage["name"]: len(stage["cases"]) for stage in report["stages"]}
     assert cases == {"versions": 1, "smoke": 2, "latency": 3}

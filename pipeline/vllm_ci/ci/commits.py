@@ -1,7 +1,7 @@
-"""Which branch or tag a commit was reached by, and for which pull request: what git knows, and which claims of a CI count.
+"""Determine the branch or tag of a commit and its pull request, from git and from variables of the CI provider.
 
-A ref decides what may be released, so it counts only where something outside the run confirms it: the provider's own commit id,
-or a ref of git that the checked out code cannot make.
+A ref decides what may be released, so it is accepted only if something outside the run confirms it: the commit id of the
+provider, or a git ref that the checked out code cannot create.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def discover(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> Commit:
-    """The commit that ``revision`` names, with the ref and the pull request that are believed.
+    """The commit that ``revision`` names, with its confirmed ref and pull request.
 
     Args:
-        checkout: Top folder of the repository.
-        revision: Any name that git takes.
+        checkout: Top directory of the repository.
+        revision: Any revision that git accepts.
         env: Environment variables of this process.
-        note: Told when a statement of the user is ignored.
+        note: Called with a message when a ref set by the user is ignored.
 
     Raises:
         UsageError: There is no such commit.
@@ -50,17 +50,17 @@ def discover(
 
 
 def believe(commit: Commit, *, provider: Provider, claim: Claim, stated: str, refs: Collection[str]) -> tuple[Commit, str]:
-    """The commit with the ref and the pull request that are believed, and a note about a statement that is not.
+    """The commit with its confirmed ref and pull request, and a note if a ref set by the user is ignored.
 
     Args:
-        commit: As git has it.
-        provider: Who runs us.
-        claim: What they say.
-        stated: What the user says (``VLLM_CI_REF``), a full or a short name.
-        refs: Full names of git's refs that point at the commit.
+        commit: The commit according to git.
+        provider: The CI provider of this run.
+        claim: Ref and pull request according to the provider.
+        stated: Ref set by the user (``VLLM_CI_REF``), a full or a short name.
+        refs: Full names of git refs that point at the commit.
     """
     if claim.pull_request:
-        note = f"{STATED}={stated} is ignored: this run is for pull request {claim.pull_request}" if stated else ""
+        note = f"ignoring {STATED}={stated}: this run is for pull request {claim.pull_request}" if stated else ""
         return replace(commit, ref="", pull_request=claim.pull_request), note
     local = provider is Provider.NONE
     if stated and (found := confirmed(stated, refs, local=local)):
@@ -69,9 +69,9 @@ def believe(commit: Commit, *, provider: Provider, claim: Claim, stated: str, re
 
 
 def confirmed(name: str, refs: Collection[str], *, local: bool) -> str:
-    """Full name of the branch or tag that ``name`` means, where git's own refs at the commit confirm it; else empty.
+    """Full name of the branch or tag ``name`` if git refs at the commit confirm it, otherwise empty.
 
-    Of a short name, a branch is looked for first. A local branch confirms nothing in a CI: the checkout chose its name.
+    For a short name, branches are tried first. In a CI, a local branch confirms nothing: its name comes from the checkout.
     """
     if name.startswith("refs/"):
         full = [name] if name.startswith(("refs/heads/", "refs/tags/")) else []
@@ -99,8 +99,8 @@ def _without_statement(commit: Commit, provider: Provider, claim: Claim, refs: C
 def _note(stated: str, *, local: bool) -> str:
     if not stated:
         return ""
-    where = "the branch here, " if local else ""
+    where = "a local branch, " if local else ""
     return (
-        f"{STATED}={stated} is ignored: no such branch or tag points at this commit "
-        f"(what counts: {where}the branch as origin has it, or the tag; fetch it first)"
+        f"ignoring {STATED}={stated}: no such branch or tag points at this commit "
+        f"(accepted: {where}a branch of origin or a tag; run git fetch first)"
     )

@@ -1,4 +1,4 @@
-"""The commit that a command is about; a statement of the user that is ignored is said on standard error."""
+"""The commit of a command; notes about ignored refs and pull requests go to standard error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_ci.domain.commit import Commit
 
 
 def discover(checkout: Path, revision: str = "HEAD") -> Commit:
-    """The commit that ``revision`` names, with the ref and the pull request that are believed.
+    """The commit that ``revision`` names, with its verified ref and pull request.
 
     Raises:
         UsageError: There is no such commit.

@@ -1,4 +1,4 @@
-"""A server that somebody else runs, as ``vllm-ci test --url`` works on it."""
+"""External servers, for ``vllm-ci test --url``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vllm_ci.stages.stage import StageContext
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """What is tested, and how.
+    """An external server and how to test it.
 
     Attributes:
-        context: URL, model and key of the server.
-        stages: Which stages run.
-        engine: Where their programs run.
-        folder: The project's folder, when there is a configuration.
-        report_directory: Folder that gets one folder per run.
+        context: URL, model and API key of the server.
+        stages: Stages to run.
+        engine: Name of the engine for their programs.
+        folder: Directory of the project, if there is a configuration.
+        report_directory: Directory with a subdirectory per run.
     """
 
     context: StageContext
@@ -44,11 +44,11 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
     """Read options, and the configuration if there is one.
 
     Raises:
-        UsageError: The URL is none, a stage cannot do without an image, or the key's variable is not set.
+        UsageError: The URL is invalid, a stage needs an image, or the variable of the API key is not set.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{url!r} is no URL of a server", remedy="give scheme and host: --url http://127.0.0.1:8000")
+        raise UsageError(f"invalid server URL: {url!r}", remedy="include scheme and host: --url http://127.0.0.1:8000")
     loaded = _configuration(context)
     config = loaded.config if loaded else ProjectConfig()
     specs = config.stages.specs()
@@ -59,7 +59,7 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
             raise unknown(name, specs)
         if not needs_server(specs[name]):
             raise UsageError(
-                f"the stage {name} looks inside an image or at the checkout, and --url names only a server",
+                f"the stage {name} needs an image or the checkout, but --url gives only a server",
                 remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
             )
     chosen = named or tuple(name for name in config.stages.enabled() if needs_server(specs[name]))
@@ -67,7 +67,7 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
     if key and (reason := refusal_of_secret(key)):
         raise UsageError(f"--api-key-env {key} cannot be used", why=reason, remedy="export the key under another name")
     if key and key not in os.environ:
-        raise UsageError(f"the environment has no variable {key}", remedy=f"export {key}=... before the call")
+        raise UsageError(f"the environment variable {key} is not set", remedy=f"export {key}=... before the call")
     return Foreign(
         context=StageContext(
             spec=StageSpec(name=""), url=url.rstrip("/"), model=context.params.get("model") or "", api_key_env=key
@@ -80,12 +80,12 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
 
 
 def _configuration(context: click.Context) -> Loaded | None:
-    """The named configuration, or one found here or above; none is fine unless one was named on the command line."""
+    """The configuration of --config, otherwise one found in this directory or above; optional without --config."""
     if context.params.get("config") is None and not any(
         (folder / FILE_NAME).is_file() for folder in (Path.cwd(), *Path.cwd().parents)
     ):
         return None
-    # --model is the served name here: it does not choose which model is served.
+    # --model is the served name here: it does not select the model to serve.
     given = context.params.pop("model")
     try:
         return options.loaded(context)

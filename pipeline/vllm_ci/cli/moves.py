@@ -1,4 +1,4 @@
-"""What the release commands share: their options, the project's set-up, and how results are printed."""
+"""Common parts of the release commands: options, setup and output."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def release_options(command: _Command) -> _Command:
-    """What every command that moves a channel takes."""
+    """Options of every command that changes a channel."""
     for each in (
         json_option,
-        option("--key", metavar="KEY", help="Key to sign with (PEM file, env:NAME or URI); by default release.key."),
-        option("--reason", default="", help="Why, for the record."),
-        option("--osv", type=click.Path(exists=True, path_type=Path), help="OSV data (file, ZIP or folder) to scan with, now."),
-        click.option("--dry-run", is_flag=True, help="Say exactly what would change, and change nothing."),
+        option("--key", metavar="KEY", help="Signing key (PEM file, env:NAME or URI); by default release.key."),
+        option("--reason", default="", help="Reason, for the release record."),
+        option(
+            "--osv",
+            type=click.Path(exists=True, path_type=Path),
+            help="OSV data (file, ZIP or directory) for a vulnerability scan during this command.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Only show what would change."),
         config_option,
     ):
         command = each(command)
@@ -36,10 +40,10 @@ def release_options(command: _Command) -> _Command:
 
 
 def opened(context: click.Context) -> Releases:
-    """Configuration and set-up for a command.
+    """Configuration and setup for a command.
 
     Raises:
-        ConfigError: The configuration is not valid, or a trusted key cannot be read.
+        ConfigError: The configuration is invalid, or a trusted key cannot be read.
     """
     from vllm_ci.config import releases
 
@@ -47,7 +51,7 @@ def opened(context: click.Context) -> Releases:
 
 
 def show_move(moved: Moved, *, as_json: bool) -> None:
-    """Print a move; a refused one ends the command with exit code 1."""
+    """Print a change of a channel; if it was refused, end the command with exit code 1."""
     if as_json:
         print_json(moved.to_json())
         if not moved.decision.allowed:
@@ -69,7 +73,7 @@ def show_move(moved: Moved, *, as_json: bool) -> None:
 
 
 def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
-    """Print what is known about a commit, tag or digest that was released; false when it never was."""
+    """Print a released commit, tag or digest; false if it was never released."""
     from vllm_ci.release.show import show
 
     try:
@@ -83,7 +87,7 @@ def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
         release = each.release
         click.echo(f"commit      {release.commit}")
         click.echo(f"image       {release.repository}@{release.digest}")
-        click.echo(f"channels    {', '.join(each.current) or 'none now'}")
+        click.echo(f"channels    {', '.join(each.current) or 'none'}")
         for record in each.records:
             click.echo(
                 f"released    {record.at}  {record.action} to {record.channel}{f'  ({record.reason})' if record.reason else ''}"
@@ -100,7 +104,7 @@ def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
 
 
 def check_ledger(context: click.Context, *, repair: bool, as_json: bool) -> int:
-    """Print differences between ledger, registry and kustomizations; exit code 1 when some remain."""
+    """Print differences between ledger, registry and kustomizations; exit code 1 if any remain."""
     from vllm_ci.release import doctor
 
     found = doctor.check(opened(context).setup, repair=repair)
@@ -116,6 +120,6 @@ def check_ledger(context: click.Context, *, repair: bool, as_json: bool) -> int:
     click.echo(
         "ledger, registry and kustomizations agree"
         if not left
-        else f"{len(left)} disagreements{'' if repair else '; repair them with --repair'}"
+        else f"{len(left)} differences{'' if repair else '; repair them with --repair'}"
     )
     return FailedError.exit_code if left else 0

@@ -25,15 +25,15 @@ if TYPE_CHECKING:  # loaded when a command runs
 _STAGE = {
     "multiple": True,
     "metavar": "NAME",
-    "help": "Run only this stage, one of vllm-ci's or of your own; repeat for several.",
+    "help": "Run only this stage (built-in or your own); repeat for several.",
 }
-_DEEP = {"is_flag": True, "help": "Run every case at its full size, however long it takes: no budget."}
+_DEEP = {"is_flag": True, "help": "Run every case at full size, without a time budget."}
 _BUDGET = {
     "type": click.FloatRange(min=0),
     "metavar": "SECONDS",
-    "help": "Time for each stage against the server; 0 is no limit. By default what the configuration says (90).",
+    "help": "Time budget for each stage against the server; 0 is no limit. Default: as configured (90).",
 }
-_REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets one folder per run."}
+_REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for reports; each run gets its own subdirectory."}
 
 
 @click.command()
@@ -41,12 +41,12 @@ _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Folder that gets on
 @option("--stage", **_STAGE)
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
-@option("--matrix", is_flag=True, help="Test the other servers of `matrix:` as well, one after another.")
+@option("--matrix", is_flag=True, help="Also test the servers of `matrix:`, one after another.")
 @option("--report-dir", **_REPORT_DIR)
 @json_option
 @click.pass_context
 def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_json: bool, **_: Any) -> int:
-    """Build the image of the checkout's commit, serve it, test it, report.
+    """Build the image of the checked-out commit, serve it, test it, report.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
       vllm-ci run --engine dagger --json
       vllm-ci run --deep
 
-    Where the project has a file ci/pipeline.py beside vllm-ci.yaml, or `pipeline:` names one, that pipeline is run
+    If there is a file ci/pipeline.py next to vllm-ci.yaml, or `pipeline:` names a file, that pipeline is run
     (docs/api.md).
 
     Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (no verdict), 4 inconclusive, 130 interrupted.
@@ -65,8 +65,8 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 
 @click.command()
 @project_options
-@option("--url", help="Test the OpenAI-compatible server at this URL; nothing is built.")
-@option("--api-key-env", metavar="NAME", help="Name of the environment variable with that server's API key.")
+@option("--url", help="Test the OpenAI-compatible server at this URL instead of building an image.")
+@option("--api-key-env", metavar="NAME", help="Environment variable with that server's API key.")
 @option("--stage", **_STAGE)
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
@@ -74,7 +74,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 @json_option
 @click.pass_context
 def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], as_json: bool, **_: Any) -> int:
-    """Test a server: the one at --url, or else that of the commit's image (as `run` does).
+    """Test the server at --url, or build and test the commit's image (like `run`).
 
     \b
     Examples:
@@ -82,8 +82,8 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
       vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
       vllm-ci test --stage unit
 
-    With --url, --model is the name that the server knows the model by (default: the first it lists), a configuration file is
-    used if there is one, and stages that look inside an image are left out unless they are named.
+    With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
+    if there is one, and stages that need an image are skipped unless selected with --stage.
     """
     return _test(context, url, stage, as_json) if url else _run(context, stage, as_json)
 
@@ -102,28 +102,28 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")
     if opened.commit.dirty:
-        screen.print("the work tree is dirty: its image can be tested, never published", style="yellow")
+        screen.print("the work tree is dirty: its image can be tested but not published", style="yellow")
     if own and loaded.pipeline:
-        told = f"; stages in it: {', '.join(own.stages)}" if own.stages else ""
-        screen.print(f"pipeline {user_code.shown(str(own.path))} ({loaded.pipeline.why}{told})")
+        defined = f"; stages: {', '.join(own.stages)}" if own.stages else ""
+        screen.print(f"pipeline {user_code.shown(str(own.path))} ({loaded.pipeline.why}{defined})")
 
     variants = opened.loaded.config.matrix.domain() if matrix else None
     directory = opened.loaded.folder / opened.loaded.config.report.directory
 
     async def main(record: steps.RunRecord) -> steps.RunResult:
         record.engine, record.commit = name, opened.commit
-        if own is None:  # a pipeline of the user's own announces its stages itself
+        if own is None:  # a user's pipeline declares its stages itself
             record.rows = steps.rows(opened.project, variants)
         async with open_engine(name, port=opened.loaded.config.server.port) as engine:
             source, function = opened.source(engine), own or default.pipeline
-            with redirect_stdout(sys.stderr):  # what a pipeline prints is no part of --json
+            with redirect_stdout(sys.stderr):  # output of the pipeline must not mix with --json
                 return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
     return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
 
 
 def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
-    """The user's pipeline, imported; ``None`` where the project has none."""
+    """Import the user's pipeline; ``None`` if the project has none."""
     from vllm_ci.pipeline.loading import load
 
     with redirect_stdout(sys.stderr):
@@ -154,13 +154,13 @@ def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bo
 
 @dataclass(frozen=True, kw_only=True)
 class _Closing:
-    """Where a report goes.
+    """Where to write a report.
 
     Attributes:
-        directory: Folder that gets one folder per run.
-        secrets: Values that must stand nowhere.
+        directory: Directory with a subdirectory per run.
+        secrets: Values that must not appear anywhere.
         as_json: Print the summary on standard output.
-        stdout: Standard output, whatever the pipeline has in its place.
+        stdout: The real standard output, while it is redirected for the pipeline.
     """
 
     directory: Path
@@ -169,7 +169,7 @@ class _Closing:
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
     def write(self, result: steps.RunResult, screen: Console) -> int:
-        """Write the report, show its end, and return the exit code of its verdict."""
+        """Write the report, print its summary, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
         from vllm_ci.report import document, folder, redaction
 
@@ -183,7 +183,7 @@ class _Closing:
 
 
 def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], screen: Console, closing: _Closing) -> int:
-    """Run ``main``; whatever happens to it, interruptions too, ends in a report, configuration errors apart."""
+    """Run ``main`` and always write a report, also when interrupted, except for configuration errors."""
     from vllm_ci.cli import interruptible, progress
     from vllm_ci.pipeline.execute import STEP, foreign
     from vllm_ci.pipeline.steps import RunRecord
@@ -204,7 +204,7 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
         except ErroredError as error:
             record.failed("engine", error)
             result = record.run()
-        except SystemExit as error:  # a task of the user's own, which nothing else can catch
+        except SystemExit as error:  # raised in a task of the user's code, and not caught elsewhere
             record.failed(STEP, foreign(error))
             result = record.run()
     return closing.write(result, screen)

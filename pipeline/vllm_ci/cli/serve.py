@@ -1,4 +1,4 @@
-"""``vllm-ci serve``, and ``vllm-ci server list|stop`` for those that run."""
+"""``vllm-ci serve`` and ``vllm-ci server list|stop``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vllm_ci.domain.errors import ErroredError
 
 @click.command()
 @project_options
-@option("--name", help="Name to stop it by; by default the project's.")
+@option("--name", help="Name of the server, for `server stop`; by default the name of the project.")
 @json_option
 @click.pass_context
 def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: Any) -> None:
-    """Build the image of the checkout's commit and serve it in the foreground until Ctrl-C.
+    """Build the image of the checked-out commit and serve it in the foreground until Ctrl-C.
 
     \b
     Examples:
@@ -25,7 +25,7 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
       vllm-ci serve --name second --model ./checkpoint &
       vllm-ci server stop second
 
-    Once the server has answered a real completion, its URL is printed on standard output (--json: name, url, model, image).
+    When the server has answered a first completion, its URL is printed on standard output (--json: name, url, model, image).
     """
     from vllm_ci.cli import commits, interruptible, options, progress, servers
     from vllm_ci.config.checkout import open_project
@@ -49,8 +49,8 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
             else:
                 click.echo(service.url)
             if opened.project.server.api_key_env:
-                screen.print(f"its API key is in {entry.write_key(opened.project.server.api_key_env)}")
-            screen.print("Ctrl-C stops it")
+                screen.print(f"API key: {entry.write_key(opened.project.server.api_key_env)}")
+            screen.print("press Ctrl-C to stop")
             await servers.until_gone(service)
 
     with servers.register(name or opened.project.name) as entry, progress.watch(screen, opened.secrets) as emit:
@@ -61,7 +61,7 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
 
 def _with_log(error: ErroredError, name: str, secrets: tuple[str, ...]) -> ErroredError:
-    """The error, its message with the place of the full log, and both without secrets."""
+    """Write the log of an error to a file, add its path to the error, and remove secrets from both."""
     from vllm_ci.report.folder import redacted
     from vllm_ci.system.home import home
 
@@ -76,13 +76,13 @@ def _with_log(error: ErroredError, name: str, secrets: tuple[str, ...]) -> Error
 
 @click.group()
 def server() -> None:
-    """List and stop the servers that `vllm-ci serve` runs on this machine."""
+    """List and stop servers started with `vllm-ci serve` on this machine."""
 
 
 @server.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List them: name, URL, model, process.
+    """List running servers: name, URL, model, process id.
 
     \b
     Example:
@@ -97,14 +97,14 @@ def list_(*, as_json: bool) -> None:
     for each in found:
         click.echo(f"{each['name']:<20} {each.get('url', 'starting'):<28} {each.get('model', ''):<16} pid {each['pid']}")
     if not found:
-        click.echo("no server runs", err=True)
+        click.echo("no servers are running", err=True)
 
 
 @server.command()
 @click.argument("name")
 @json_option
 def stop(*, name: str, as_json: bool) -> None:
-    """Stop the server NAME: streams in flight end first, as far as server.stop_grace_s goes.
+    """Stop the server NAME; requests in progress get server.stop_grace_s seconds to finish.
 
     \b
     Example:
@@ -116,4 +116,4 @@ def stop(*, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"stopped": name})
     else:
-        click.echo(f"{name} is stopped", err=True)
+        click.echo(f"stopped {name}", err=True)

@@ -1,4 +1,4 @@
-"""Live progress for commands that often have nothing to tell: the display loads when the first step begins."""
+"""Live progress for commands that often have none: the display is loaded when the first step begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_ci.domain.events import Emit, Event
 
 @contextmanager
 def watch() -> Iterator[Emit]:
-    """Show the steps of a command on standard error, as ``vllm-ci run`` shows its own, for as long as the context lasts."""
+    """Show the steps of a command on standard error, like ``vllm-ci run``, for the duration of the context."""
     lock = threading.Lock()
     display: list[Emit] = []
     with ExitStack() as stack:
@@ -19,7 +19,7 @@ def watch() -> Iterator[Emit]:
         def emit(event: Event) -> None:
             with lock:
                 if not display:
-                    from vllm_ci.cli import progress  # takes as long to load as an unchanged build has left
+                    from vllm_ci.cli import progress  # slow to load compared with an unchanged build
 
                     display.append(stack.enter_context(progress.watch(progress.console())))
                 display[0](event)

@@ -1,4 +1,4 @@
-"""A project in its checkout: configuration, commit, and the files that an engine gets."""
+"""A project in its checkout: configuration, commit and files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class OpenProject:
 
     Attributes:
         loaded: The configuration.
-        checkout: Top folder of the repository.
-        commit: HEAD of it.
-        project: What the configuration asks for.
-        changed: What differs from the base branch; ``None`` when nothing asks for it.
+        checkout: Top directory of the repository.
+        commit: HEAD of the checkout.
+        project: The configured project.
+        changed: Differences from the base branch; ``None`` if not needed.
     """
 
     loaded: Loaded
@@ -38,17 +38,17 @@ class OpenProject:
     changed: Changes | None = None
 
     def source(self, engine: Engine) -> Source:
-        """The files, as handles of ``engine``.
+        """The files as handles of ``engine``.
 
         Raises:
-            ConfigError: The folder of the model does not exist.
+            ConfigError: The model directory does not exist.
         """
         model = None
         if self.project.model.path:
             folder = self.loaded.folder / self.project.model.path
             if not folder.is_dir():
                 raise ConfigError(
-                    f"model.path: there is no folder {folder}", remedy="correct the path, or leave it out for a tiny model"
+                    f"model.path: directory not found: {folder}", remedy="correct the path, or remove it to use a tiny model"
                 )
             model = engine.directory(folder)
         return Source(
@@ -61,7 +61,7 @@ class OpenProject:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values that may stand in no report."""
+        """Values that must not appear in reports."""
         server = self.project.server
         own = [secret for stage in self.project.known if stage.own is not None for secret in stage.own.secrets]
         names = (*(name.rpartition("=")[2] for name in (*server.secrets, *own)), server.api_key_env)
@@ -76,18 +76,18 @@ def open_project(
     own: Iterable[str] = (),
     note: Callable[[str], None] = lambda _: None,
 ) -> OpenProject:
-    """The project of a configuration.
+    """Open the project of a configuration.
 
     Args:
         loaded: The configuration.
-        stages: Which stages run; by default those that it enables.
-        changes: Compare the commit with its base branch, where rules of a stage ask for that.
+        stages: Stages to run; by default the enabled ones.
+        changes: Compare the commit with its base branch if rules of a stage need that.
         own: Names of the stages that the user's pipeline defines.
-        note: Told when a statement about the commit is ignored.
+        note: Called with a message when a ref or pull request is ignored.
 
     Raises:
-        ConfigError: A stage has no such name.
-        UsageError: The configuration lies in no git checkout.
+        ConfigError: There is no such stage.
+        UsageError: The configuration is not in a git checkout.
     """
     checkout = vcs.root(loaded.folder)
     commit = commits.discover(checkout, note=note)

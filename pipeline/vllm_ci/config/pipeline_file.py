@@ -1,4 +1,4 @@
-"""The user's pipeline in Python: which file it is, and which stages it defines, found without running it."""
+"""Find the user's pipeline file and the stages that it defines, without running it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from vllm_ci.domain.errors import ConfigError
 
 PLACE = "ci/pipeline.py"
-"""Where it is found beside ``vllm-ci.yaml``."""
+"""Default path, relative to ``vllm-ci.yaml``."""
 DEFAULT = "default"
-"""What ``pipeline:`` says for the pipeline of this tool."""
+"""Value of ``pipeline:`` for the default pipeline of vllm-ci."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class PipelineFile:
 
     Attributes:
         path: The file.
-        why: How it came to be used, as in ``found beside vllm-ci.yaml``.
+        why: Why it is used, as in ``found next to vllm-ci.yaml``.
     """
 
     path: Path
@@ -29,33 +29,33 @@ class PipelineFile:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of its functions with ``@stage`` and of its classes of stages, as far as the text of the file tells."""
+        """Names of its functions with ``@stage`` and of its classes of stages, as far as the source shows."""
         try:
             tree = ast.parse(self.path.read_bytes())
-        except (OSError, SyntaxError, ValueError):  # whoever runs it says what is wrong
+        except (OSError, SyntaxError, ValueError):  # reported when the file is imported
             return ()
         return tuple(_decorated(tree))
 
 
 def find(folder: Path, named: str) -> PipelineFile | None:
-    """The pipeline of a project; ``None`` is the default one.
+    """Find the pipeline of a project; ``None`` means the default one.
 
     Args:
-        folder: That of ``vllm-ci.yaml``.
-        named: ``pipeline`` of the configuration: a path from there, ``default``, or nothing.
+        folder: Directory of ``vllm-ci.yaml``.
+        named: Value of ``pipeline`` in the configuration: a relative path, ``default``, or empty.
 
     Raises:
-        ConfigError: The file that is named does not exist.
+        ConfigError: The configured file does not exist.
     """
     if named == DEFAULT:
         return None
     path = folder / (named or PLACE)
     if path.is_file():
         _check_inside(path, folder)
-        return PipelineFile(path=path, why="named by `pipeline` in vllm-ci.yaml" if named else "found beside vllm-ci.yaml")
+        return PipelineFile(path=path, why="set by `pipeline` in vllm-ci.yaml" if named else "found next to vllm-ci.yaml")
     if named:
         raise ConfigError(
-            f"pipeline: there is no file {path}",
+            f"pipeline: file not found: {path}",
             remedy="correct the path, or remove `pipeline` to use the default pipeline",
         )
     return None

@@ -1,11 +1,11 @@
-"""What a configuration says of releases, ready to be used by the command line and by other callers.
+"""The release settings of a configuration, for the command line and other callers.
 
     found = releases.of(loaded)
     candidate = found.candidate(commit)
     moved = publish(found.setup, candidate, "staging")
 
-The verbs are functions of :mod:`vllm_ci.release` that take a :class:`~vllm_ci.release.setup.Setup`: ``publish``, ``promote``,
-``rollback``, ``prune``, ``past`` (history), ``verify``, ``explain`` (policy). What each returns has a ``to_json``.
+Commands are functions of :mod:`vllm_ci.release` that take a :class:`~vllm_ci.release.setup.Setup`: ``publish``, ``promote``,
+``rollback``, ``prune``, ``past`` (history), ``verify``, ``explain`` (policy). Their results have a ``to_json``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ STATE = ".vllm-ci"
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """A project as releases see it.
+    """The release settings of a project.
 
     Attributes:
         loaded: The configuration.
-        setup: What it says of releases.
-        state: Folder on this machine for what is not configured elsewhere.
-        embedded: No registry is configured: everything stays in that folder.
+        setup: Its release settings.
+        state: Local directory for everything that is not configured elsewhere.
+        embedded: No registry is configured: everything is kept in that directory.
     """
 
     loaded: Loaded
@@ -61,20 +61,20 @@ class Releases:
         scanner: Path | None = None,
         run: str = "",
     ) -> Candidate:
-        """What is to be published of a commit.
+        """What to publish for a commit.
 
         Args:
-            commit: Which.
-            reports: Folders of runs; by default all runs of the commit in the report directory. Without any, the image is what
-                the repository has under the commit's tag.
+            commit: The commit.
+            reports: Directories of runs; by default all runs of the commit in the report directory. If there are none, the
+                image with the commit's tag in the repository is used.
             osv: OSV data to scan with.
-            scanner: Result of another scanner.
+            scanner: Report of another scanner.
             run: URL or id of the CI run.
 
         Raises:
-            BuildError: There is no record of what the image is made of.
+            BuildError: The materials of the image were not recorded.
             ConfigError: A report cannot be read.
-            UsageError: There is no report of the commit, and it was never published.
+            UsageError: The commit has no report and was never published.
         """
         folder = self.loaded.folder / self.loaded.config.report.directory
         found = [files.read(path) for path in reports] or [each for each in files.read_all(folder) if each.is_of(commit)]
@@ -86,11 +86,11 @@ class Releases:
         return replace(chosen, materials=made, osv=osv, scanner=scanner, run=run)
 
     def with_local_key(self, folder: Path | None = None, *, note: Callable[[str], None] = lambda _: None) -> Releases:
-        """The same, with a new key where everything stays on this machine and no key is configured.
+        """The same, with a new key if no registry and no key are configured.
 
         Args:
-            folder: Where the key goes; by default the state folder.
-            note: Told when a key was made in the state folder.
+            folder: Directory for the key; by default in the state directory.
+            note: Called with a message when a key was created in the state directory.
         """
         section = self.loaded.config.release
         place = folder or self.state / "keys"
@@ -98,7 +98,7 @@ class Releases:
             return self
         if folder is None:
             keep_out_of_git(self.state)
-            note(f"made a key to sign with: {place / PRIVATE_NAME}")
+            note(f"created a signing key: {place / PRIVATE_NAME}")
         public = keys.generate(place)
         setup = replace(
             self.setup,
@@ -109,10 +109,10 @@ class Releases:
 
 
 def of(loaded: Loaded) -> Releases:
-    """What a configuration says of releases: registry, ledger, channels, trusted signers, key.
+    """Read the release settings of a configuration: registry, ledger, channels, trusted signers, key.
 
     Raises:
-        ConfigError: A trusted key cannot be read, or the ledger's repository is not known.
+        ConfigError: A trusted key cannot be read, or the ledger's repository is unknown.
     """
     section = loaded.config.release
     state = loaded.folder.resolve() / STATE
@@ -121,7 +121,7 @@ def of(loaded: Loaded) -> Releases:
     setup = Setup(
         repository=section.repository or f"oci:{state / 'registry'}",
         subject=section.repository or f"localhost/{loaded.name}",
-        # Only a path that was written down may be made: a remote that is not there is out of reach, not empty.
+        # Only a configured path may be created: a remote that is missing is unreachable, not empty.
         ledger=Ledger(_ledger(loaded, state), section.ledger.branch, create=not _remote(loaded)),
         channels=channels,
         signers=_signers(loaded, state),
@@ -132,7 +132,7 @@ def of(loaded: Loaded) -> Releases:
 
 
 def keep_out_of_git(state: Path) -> None:
-    """Make the state folder, and let git ignore all of it: there are keys in it."""
+    """Create the state directory, and make git ignore it: it contains keys."""
     state.mkdir(exist_ok=True)
     if not (state / ".gitignore").exists():
         (state / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -157,7 +157,7 @@ def _ledger(loaded: Loaded, state: Path) -> str:
 
 
 def _remote(loaded: Loaded) -> bool:
-    """Whether the ledger's repository is named as a remote of the project's own."""
+    """Whether the ledger's repository is a remote of the project's repository."""
     named = loaded.config.release.ledger.repository
     return bool(named) and "/" not in named and ":" not in named and not (loaded.folder / named).exists()
 

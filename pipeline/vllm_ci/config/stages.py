@@ -1,4 +1,4 @@
-"""``stages:``."""
+"""The section ``stages:``."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class AcceptedFindingConfig(Section):
     reason: Annotated[str, Field(min_length=1)]
     """Why it is accepted."""
     until: dt.date
-    """Last day on which it is accepted, e.g. `2027-06-30`; afterwards it fails again."""
+    """Last day on which it is accepted, e.g. `2027-06-30`; after that it fails again."""
 
     def domain(self) -> AcceptedFinding:
-        """As the stages take it."""
+        """Convert to the domain type."""
         return AcceptedFinding(id=self.id, reason=self.reason, until=self.until)
 
 
 class ChangedRuleConfig(Section):
-    """Which tests a change calls for."""
+    """Tests to run for certain changes."""
 
     changed: Annotated[list[Pattern], Field(min_length=1)]
     """Patterns of changed files, e.g. `vllm/entrypoints/**`."""
     run: Annotated[list[TestPath], Field(min_length=1)]
-    """Tests that are then run, relative to the checkout."""
+    """Tests to run then, relative to the checkout."""
 
     def domain(self) -> ChangedRule:
-        """As the stages take it."""
+        """Convert to the domain type."""
         return ChangedRule(changed=tuple(self.changed), run=tuple(self.run))
 
 
@@ -58,16 +58,16 @@ class StageConfig(Section):
     paths: list[TestPath] = Field(default_factory=list)
     """Your own tests, relative to the checkout; they get the same fixtures."""
     promises: Annotated[int, Field(ge=1)] = 1
-    """Least number of cases of your own tests; fewer is an error, not a pass."""
+    """Minimum number of cases of your own tests; fewer is an error, not a pass."""
     timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Longest time for each run of tests, in seconds."""
+    """Timeout for each run of tests, in seconds."""
     pytest_args: list[str] = Field(default_factory=list)
-    """Further arguments for pytest, e.g. `-k`, `not embeddings`."""
+    """Additional arguments for pytest, e.g. `-k`, `not embeddings`."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment for the tests."""
+    """Environment variables for the tests."""
 
     def domain(self, name: str) -> StageSpec:
-        """As the stage takes it."""
+        """Convert to the domain type."""
         return StageSpec(
             name=name,
             suite=self.suite,
@@ -83,10 +83,10 @@ class UnitStageConfig(StageConfig):
     """Inside the image, without a server."""
 
     changed: list[ChangedRuleConfig] = Field(default_factory=list)
-    """Rules that add tests by what changed since the base branch (a fork's own tests)."""
+    """Rules that add tests for files changed since the base branch (a fork's own tests)."""
 
     def domain(self, name: str) -> StageSpec:
-        """As the stage takes it."""
+        """Convert to the domain type."""
         return replace(super().domain(name), changed=tuple(rule.domain() for rule in self.changed))
 
 
@@ -94,12 +94,12 @@ class ServerStageConfig(StageConfig):
     """Against the server."""
 
     budget_s: Annotated[float, Field(ge=0)] = 90.0
-    """Time for the built-in cases, in seconds: on a slow server they ask for less; 0 runs all at full size."""
+    """Time budget for the built-in cases, in seconds: on a slow server they are reduced; 0 runs all at full size."""
     require: list[str] = Field(default_factory=list)
-    """Capabilities the server must have, e.g. `tools`, `embeddings`; without this a missing one is a skip with a reason."""
+    """Capabilities that the server must have, e.g. `tools`, `embeddings`; tests of others are skipped if missing."""
 
     def domain(self, name: str) -> StageSpec:
-        """As the stage takes it."""
+        """Convert to the domain type."""
         return replace(super().domain(name), budget_s=self.budget_s, require=tuple(self.require))
 
 
@@ -107,13 +107,13 @@ class SecurityStageConfig(ServerStageConfig):
     """Against the server, as an attacker would."""
 
     accept: list[AcceptedFindingConfig] = Field(default_factory=list)
-    """Known findings that do not fail the stage until their date. Left out, it is what is known of vLLM itself and of a server
-    that lives for one test; written, it holds what you write (`[]`: nothing is accepted)."""
+    """Known findings that do not fail the stage until their date. Default: known findings of vLLM itself and of a server
+    that runs only for tests. A list replaces the default (`[]`: nothing is accepted)."""
     fail_on: Severity = "medium"
-    """Least severity that fails the stage."""
+    """Lowest severity that fails the stage."""
 
     def domain(self, name: str) -> StageSpec:
-        """As the stage takes it."""
+        """Convert to the domain type."""
         return replace(super().domain(name), accept=tuple(entry.domain() for entry in self.accept), fail_on=self.fail_on)
 
 
@@ -128,7 +128,7 @@ _Paths = Annotated[
 
 
 class OwnStageConfig(Section):
-    """A stage of your own: exactly one of `pytest`, `run` and `use` says what it does."""
+    """A stage of your own, with exactly one of `pytest`, `run` and `use`."""
 
     model_config = ConfigDict(
         populate_by_name=True,
@@ -138,25 +138,25 @@ class OwnStageConfig(Section):
     enabled: bool = True
     """Whether it runs when no stage is named on the command line."""
     pytest: _Paths = Field(default_factory=list)
-    """Tests of yours, relative to this file: a path or a list of paths."""
+    """Your tests, relative to this file: a path or a list of paths."""
     run: list[str] = Field(default_factory=list)
     """A command and its arguments, run in the directory of this file; exit code 0 passes, any other fails."""
     use: str = ""
     """Name of a stage that an installed package provides (entry point group `vllm_ci.stages`)."""
     in_: Annotated[Literal["image", "tool"], Field(alias="in")] = "tool"
-    """Where it runs: inside the `image`, or beside it in the environment of this `tool`."""
+    """Where it runs: inside the `image`, or outside in the environment of vllm-ci (`tool`)."""
     server: bool | None = None
-    """Whether it needs the server; by default tests outside the image do, and nothing else."""
+    """Whether it needs the server; by default only tests outside the image do."""
     promises: Annotated[int, Field(ge=1)] = 1
-    """Least number of cases; fewer is an error, not a pass."""
+    """Minimum number of cases; fewer is an error, not a pass."""
     timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Longest time, in seconds."""
+    """Timeout in seconds."""
     pytest_args: list[str] = Field(default_factory=list)
-    """Further arguments for pytest, e.g. `-k`, `not slow`."""
+    """Additional arguments for pytest, e.g. `-k`, `not slow`."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment for the tests or the command."""
+    """Environment variables for the tests or the command."""
     secrets: list[str] = Field(default_factory=list)
-    """Names of environment variables handed through from the caller; values never stand here."""
+    """Names of environment variables to pass from the caller; never put values here."""
 
     @field_validator("secrets")
     @classmethod
@@ -170,18 +170,18 @@ class OwnStageConfig(Section):
     def _one(self) -> OwnStageConfig:
         given = [name for name in ("pytest", "run", "use") if getattr(self, name)]
         if len(given) != 1:
-            said = f"it has {' and '.join(given)}" if given else "it has none of them"
-            raise ValueError(f"a stage of your own has exactly one of `pytest`, `run` and `use`; {said}")
+            found = f"it has {' and '.join(given)}" if given else "it has none of them"
+            raise ValueError(f"a stage of your own needs exactly one of `pytest`, `run` and `use`; {found}")
         if self.pytest_args and not self.pytest:
             raise ValueError("`pytest_args` is only for a stage with `pytest`")
         if self.run and self.promises > 1:
             raise ValueError("a command is one case: `promises` above 1 is only for a stage with `pytest` or `use`")
         if self.use and (self.in_ == "image" or self.server is not None):
-            raise ValueError("an installed stage knows by itself where it runs: remove `in` and `server`")
+            raise ValueError("an installed stage defines where it runs: remove `in` and `server`")
         return self
 
     def domain(self, name: str) -> StageSpec:
-        """As the stage takes it."""
+        """Convert to the domain type."""
         inside = self.in_ == "image"
         own = OwnStage(
             run=tuple(self.run),
@@ -203,19 +203,19 @@ class OwnStageConfig(Section):
 
 
 class StagesConfig(Section):
-    """Which stages run, and what each of them asks; any other name is a stage of your own."""
+    """Settings of the stages; any other name is a stage of your own."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": {"pattern": "^[a-z][a-z0-9_-]{0,39}$"}})
     __pydantic_extra__: dict[str, OwnStageConfig] = Field(init=False)
 
     unit: UnitStageConfig = Field(default_factory=UnitStageConfig)
-    """Inside the image: it is what its locks say, and your own tests pass in it."""
+    """Inside the image: it matches its locks, and your own tests pass in it."""
     integration: ServerStageConfig = Field(default_factory=ServerStageConfig)
-    """The API answers as the wire format says."""
+    """The API follows the wire format."""
     streaming: ServerStageConfig = Field(default_factory=ServerStageConfig)
-    """Streams are well formed, progressive and true."""
+    """Streams are well formed, progressive and correct."""
     security: SecurityStageConfig = Field(default_factory=SecurityStageConfig)
-    """Who may call what, what hostile input does, what leaks."""
+    """Access control, hostile input and leaks."""
 
     @model_validator(mode="before")
     @classmethod
@@ -227,15 +227,15 @@ class StagesConfig(Section):
 
     @property
     def own(self) -> Mapping[str, OwnStageConfig]:
-        """Stages of the user's own by name, in the order of the file."""
+        """The user's stages by name, in the order of the file."""
         return self.__pydantic_extra__ or {}
 
     def specs(self) -> dict[str, StageSpec]:
-        """Every stage by name, in the order they run."""
+        """All stages by name, in run order."""
         return {name: stage.domain(name) for name, stage in self._all().items()}
 
     def enabled(self) -> tuple[str, ...]:
-        """Names of the stages that run when none is named."""
+        """Names of the stages that run by default."""
         return tuple(name for name, stage in self._all().items() if stage.enabled)
 
     def _all(self) -> dict[str, StageConfig | OwnStageConfig]:
@@ -243,7 +243,7 @@ class StagesConfig(Section):
 
 
 class UnknownStage(ValueError):
-    """A key of ``stages:`` that is neither a stage of ours nor a whole one of the user's.
+    """A key of ``stages:`` that is neither a built-in stage nor a complete user-defined one.
 
     Args:
         name: The key.
@@ -257,10 +257,10 @@ class UnknownStage(ValueError):
 
 
 def _check_own(name: str, value: Any, ours: list[str]) -> None:
-    """Refuse what looks like a mistyped name of ours, and names that are taken.
+    """Refuse misspelled names of built-in stages, and reserved names.
 
     Raises:
-        UnknownStage: It is one of these.
+        UnknownStage: The name is refused.
     """
     if reason := refusal_of_name(name):
         raise UnknownStage(name, why=reason, remedy="give the stage another name")

@@ -1,4 +1,4 @@
-"""Programs and services as containers of a Dagger engine."""
+"""Run programs and services in containers of a Dagger engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise UsageError(
         "the engine dagger needs Dagger's SDK",
-        why="it is an extra of this package, which is not installed",
+        why="the extra `dagger` of this package is not installed",
         remedy="install vllm-ci[dagger]",
     ) from error
 
@@ -45,19 +45,19 @@ _STATE = f"{_ROOT}/state"
 _RESULT = f"{_STATE}/result.json"
 _GUARD = f"{_ROOT}/guard.py"
 _GUARD_SOURCE = Path(__file__).with_name("guard.py")
-# The guard runs on whatever Python the image has, without its site packages.
+# The guard runs on any Python of the image, without its site packages.
 _GUARDED = ("sh", "-c", 'exec "$(command -v python || command -v python3)" -I -S "$@"', "guard", _GUARD)
 _SHM_MAX_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class DaggerDirectory:
-    """A directory that the engine holds."""
+    """A directory on the engine."""
 
     handle: dagger.Directory
 
     async def read(self, name: str) -> bytes:
-        """Content of one file, byte by byte: as a string of the API it would have to be text."""
+        """Content of one file, exported as bytes: the API returns only text."""
         with translated(f"read {name}"), scratch.folder("read-") as folder:
             if not await self.handle.exists(name):
                 raise FileNotFoundError(name)
@@ -66,7 +66,7 @@ class DaggerDirectory:
             return await path.read_bytes()
 
     async def names(self) -> tuple[str, ...]:
-        """All files below, sorted."""
+        """All files in the directory, sorted."""
         with translated("list a directory"):
             return tuple(sorted(name for name in await self.handle.glob("**/*") if not name.endswith("/")))
 
@@ -76,11 +76,11 @@ class DaggerEngine:
     """Runs programs and services in containers; use it as an asynchronous context.
 
     Attributes:
-        port: The port at the caller's that a service which does not ask for one gets; 0 is any free port.
-        caller: From where it is called.
-        tool: The tool's own environment; by default this package with the network of this machine.
-        session: Identity of a session; with it, callers that ask for the same program in that session get one run of it.
-        shares_services: Those callers also get one service, which nobody stops before the session ends, and take turns at it.
+        port: Local port for services that do not set one; 0 is any free port.
+        caller: Where the engine is called from.
+        tool: The tool's environment; by default this package with the network settings of this machine.
+        session: Identity of a session; callers that run the same program in that session share one run of it.
+        shares_services: Those callers also share one service, which runs until the session ends, and use it in turns.
     """
 
     port: int = 0
@@ -109,7 +109,7 @@ class DaggerEngine:
             await self._stack.__aexit__(kind, error, trace)
 
     def directory(self, path: Path) -> DaggerDirectory:
-        """Handle on a folder of the caller's."""
+        """Handle for a directory of the caller."""
         return DaggerDirectory(self.caller.directory(path))
 
     async def export(self, directory: Directory, path: Path) -> None:
@@ -118,19 +118,21 @@ class DaggerEngine:
             await _handle(directory).export(str(await anyio.Path(path).absolute()))
 
     async def hardware(self) -> Mapping[str, object]:
-        """That of the machine with the engine. Its GPUs are unknown: only containers that ask for some see them."""
+        """Hardware of the engine's machine. GPUs are unknown: only containers that request them can see them."""
         outcome = await self.run(
             Program(name="hardware", argv=("python", "-m", "vllm_ci.engines.machine", "{out}/facts.json"), timeout_s=60.0)
         )
         if not outcome:
-            raise EngineError("the engine's machine cannot be looked at", why=outcome.log, remedy="see docs/dagger.md")
+            raise EngineError(
+                "the hardware of the engine's machine cannot be read", why=outcome.log, remedy="see docs/dagger.md"
+            )
         facts: dict[str, object] = json.loads(await outcome.output.read("facts.json"))
         return {name: value for name, value in facts.items() if value or name != "gpus"}
 
     async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
         """Run a program to its end; see :class:`vllm_ci.engine.Engine`.
 
-        What a program wrote that was stopped is lost: a container's files can be read only when its command has ended.
+        The output of a stopped program is lost: files of a container can be read only after its command has ended.
         """
         begun = time.monotonic()
         found: list[Outcome] = []
@@ -157,11 +159,11 @@ class DaggerEngine:
         if not program.cache_key:
             return await self._run(program, self._nonce(program))
         outcome = await self._run(program, "")
-        # Dagger remembers failures as well; only a success may stand for a run.
+        # Dagger caches failures as well; only a success may be reused.
         return outcome or await self._run(program, self._nonce(program))
 
     def _nonce(self, program: Program) -> str:
-        """What keeps a program from being answered from memory; in a session, the n-th run of a program is the same for all."""
+        """A value that prevents a cached answer; in a session, the n-th run of a program has the same value for all callers."""
         if not self.session:
             return uuid.uuid4().hex
         key = (program.name, *program.argv)
@@ -176,7 +178,7 @@ class DaggerEngine:
         container = container.with_env_variable(guard.UNIQUE, nonce or program.cache_key)
         container = self._with_environment(_bound(container, program.needs), program, values)
         if program.needs and self.shares_services:
-            # One program at a time: what one of them does to the server must not be found by another.
+            # One program at a time: programs must not see each other's effects on the server.
             turn = dag.cache_volume(f"vllm-ci-turn-{self.session[:16]}")
             container = container.with_mounted_cache(f"{_ROOT}/turn", turn, sharing=CacheSharingMode.LOCKED)
         guarded = ("run", _RESULT, str(program.timeout_s), *(fill(word, values) for word in program.argv))
@@ -188,7 +190,7 @@ class DaggerEngine:
             result = json.loads(await ran.file(_RESULT).contents())
         if missing := result.get("missing"):
             raise EngineError(
-                f"{missing} was not found", why="it is on no folder of PATH", remedy=f"name an image with {missing}"
+                f"program not found: {missing}", why="it is not on PATH", remedy=f"use an image that has {missing}"
             )
         reused = result["run"] != this_run
         return Outcome(
@@ -202,22 +204,22 @@ class DaggerEngine:
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
-        """Hold a service; see :class:`vllm_ci.engine.Engine`."""
+        """Run a service; see :class:`vllm_ci.engine.Engine`."""
         shared = self.session if self.shares_services else ""
         async with dagger_service.held(await self.guarded(spec), self.caller, wanted=self.port, shared=shared) as service:
             yield service
 
     async def guarded(self, spec: ServiceSpec) -> Guarded:
-        """A service that somebody else will start (``dagger call serve up``)."""
+        """A service that is started by someone else (``dagger call serve up``)."""
         port = spec.port or PORT
-        values = {"out": _OUT, "host": "0.0.0.0", "port": str(port), "url": f"http://127.0.0.1:{port}"}  # noqa: S104 - inside
+        values = {"out": _OUT, "host": "0.0.0.0", "port": str(port), "url": f"http://127.0.0.1:{port}"}  # noqa: S104 - in the container
         values |= {f"in.{name}": f"{_ROOT}/in/{name}" for name in spec.inputs}
         with translated(f"prepare {spec.name}"):
             container = self._with_environment(await self._container(spec.image), spec, values)
         if spec.shm_bytes:
-            # The API's number has 31 bits; without one the engine takes half of the memory.
+            # The API accepts at most 31 bits; without a size the engine uses half of the memory.
             size = spec.shm_bytes if spec.shm_bytes <= _SHM_MAX_BYTES else None
-            container = container.with_mounted_temp("/dev/shm", size=size)  # noqa: S108 - of the container
+            container = container.with_mounted_temp("/dev/shm", size=size)  # noqa: S108 - in the container
         check = json.dumps([fill(word, values) for word in spec.ready])
         argv = ("serve", str(CONTROL_PORT), str(spec.stop_grace_s), check, *(fill(word, values) for word in spec.argv))
         return Guarded(
@@ -228,15 +230,15 @@ class DaggerEngine:
         )
 
     async def check_gpus(self, gpus: str) -> None:
-        """See whether the engine hands out GPUs, before anything is built for them.
+        """Check that the engine provides GPUs, before anything is built for them.
 
         Raises:
-            EngineError: It does not.
+            EngineError: It provides none.
         """
         await _with_gpus(dag.container().from_(self._tool.python_image), gpus)
 
     def image(self, ref: ImageRef) -> dagger.Container:
-        """The built image as a container, pulled by its digest straight from the builder's store."""
+        """A container with a built image, pulled by digest from the builder's store."""
         name = ref.repository.rpartition("/")[2].partition(":")[0]
         address = f"localhost:{REGISTRY_PORT}/{name}@{ref.digest}"
         return dag.container().from_(address, registry_service=self._tool.registry())
@@ -249,7 +251,7 @@ class DaggerEngine:
 
     async def _container(self, image: ImageRef | None) -> dagger.Container:
         made = self._tool.container() if image is None else self.image(image)
-        # Folders that everybody may write to would be a finding of the suite that looks into the image.
+        # World-writable directories would be reported by the suite that checks the image.
         user = "" if image is None else await made.user()
         writable = dag.directory().with_new_directory("it", permissions=0o755).directory("it")
         script = dag.directory().with_new_file("guard.py", _GUARD_SOURCE.read_text(encoding="utf-8")).file("guard.py")
@@ -269,7 +271,7 @@ class DaggerEngine:
             container = container.with_env_variable(name, fill(value, values))
         for secret in wanted.secrets:
             if reason := refusal_of_secret(secret, ours=True):
-                raise EngineError("a secret cannot be handed through", why=reason, remedy="give it another name")
+                raise EngineError("a secret cannot be passed on", why=reason, remedy="give it another name")
             new, _, old = secret.rpartition("=")
             container = container.with_secret_variable(new or old, self.caller.secret(old))
         return container
@@ -277,18 +279,18 @@ class DaggerEngine:
 
 def _handle(directory: Directory) -> dagger.Directory:
     if not isinstance(directory, DaggerDirectory):
-        raise EngineError(f"{directory!r} is another engine's directory", remedy="hand over directories of the Dagger engine")
+        raise EngineError(f"{directory!r} is a directory of another engine", remedy="pass directories of the Dagger engine")
     return directory.handle
 
 
 def _service(service: Service) -> DaggerService:
     if not isinstance(service, DaggerService):
-        raise EngineError(f"{service!r} is another engine's service", remedy="hand over services of the Dagger engine")
+        raise EngineError(f"{service!r} is a service of another engine", remedy="pass services of the Dagger engine")
     return service
 
 
 def _bound(container: dagger.Container, needs: Mapping[str, Service]) -> dagger.Container:
-    """With the services that a program needs under their names, and no proxy in between."""
+    """Bind the services that a program needs, without a proxy in between."""
     for name, service in needs.items():
         container = container.with_service_binding(name, _service(service).handle)
     if needs:
@@ -298,7 +300,7 @@ def _bound(container: dagger.Container, needs: Mapping[str, Service]) -> dagger.
 
 
 async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container:
-    """Hand over devices; first see whether the engine has any, which costs nothing where none are asked for."""
+    """Add GPUs to a container, after checking that the engine has them; no check if none are requested."""
     if gpus == "none":
         return container
     given = container.experimental_with_all_gp_us() if gpus == "all" else container.experimental_with_gpu(gpus.split(","))
@@ -306,7 +308,7 @@ async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container
         await given.with_env_variable(guard.UNIQUE, uuid.uuid4().hex).with_exec(["true"]).sync()
     except dagger.QueryError as error:
         raise EngineError(
-            f"the Dagger engine hands out no GPUs ({gpus} asked for)",
+            f"the Dagger engine provides no GPUs (requested: {gpus})",
             why=str(error),
             remedy="start it on a machine with the NVIDIA container toolkit, with _EXPERIMENTAL_DAGGER_GPU_SUPPORT=1 in "
             "its environment (docs/dagger.md), or test with --gpus none",

@@ -1,4 +1,4 @@
-"""The two places from which a Dagger engine is called: a machine (plain client), and a function of a module."""
+"""The two kinds of callers of a Dagger engine: a machine (plain client) and a module function."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ _PATIENCE_S = 60.0
 
 
 class Caller(Protocol):
-    """What differs between the two."""
+    """Differences between the two."""
 
     def session(self) -> AbstractAsyncContextManager[Any]:
-        """The session with the engine."""
+        """Context with a session of the engine."""
 
     def directory(self, path: Path) -> dagger.Directory:
-        """A folder of the caller."""
+        """A directory of the caller."""
 
     def secret(self, name: str) -> dagger.Secret:
-        """The secret that a variable of this name would hold.
+        """The secret with this variable name.
 
         Raises:
-            EngineError: There is none.
+            EngineError: It is missing.
         """
 
     async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
-        """``host:port`` at which the caller reaches a port of a service; ``wanted`` is the port it would like, 0 for any."""
+        """``host:port`` where the caller reaches a port of a service; ``wanted`` is the preferred port, 0 for any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineCaller:
-    """A machine with its files, its environment, and the loopback interface that tunnels end at."""
+    """A machine: its files, environment and loopback interface (for tunnels)."""
 
     def session(self) -> AbstractAsyncContextManager[Any]:
-        """A new one; or, under ``dagger run``, the one that is there."""
-        # The SDK would download a CLI where PATH has one.
+        """A new session, or the existing one under ``dagger run``."""
+        # Otherwise the SDK downloads a CLI although PATH has one.
         if found := shutil.which("dagger"):
             os.environ.setdefault("_EXPERIMENTAL_DAGGER_CLI_BIN", found)
         return _connection()
 
     def directory(self, path: Path) -> dagger.Directory:
-        """Of a checkout, what git ignores stays behind: it is no part of any commit, and it may be large.
+        """A directory; in a checkout without files ignored by git, which are not part of a commit and may be large.
 
         Raises:
-            UsageError: It is a worktree, whose repository lies somewhere else.
+            UsageError: It is a git worktree, whose repository is in another directory.
         """
         if (path / ".git").is_file():
             raise UsageError(
                 f"{path} is a git worktree",
-                why="its repository lies in another folder, which a container does not see",
+                why="its repository is in another directory, which is not available in containers",
                 remedy="use the main checkout or a clone (git clone --local), or --engine host",
             )
         exclude = _ignored(path) if (path / ".git").is_dir() else []
@@ -78,11 +78,11 @@ class MachineCaller:
     def secret(self, name: str) -> dagger.Secret:
         """A variable of the environment."""
         if name not in os.environ:
-            raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+            raise EngineError(f"the environment variable {name} is not set", remedy=f"export {name}=... before the call")
         return dag.set_secret(name, os.environ[name])
 
     async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:
-        """Through a tunnel."""
+        """The local end of a tunnel."""
         tunnel = dag.host().tunnel(service, ports=[dagger.PortForward(backend=port, frontend=wanted)])
         endpoint = await (await tunnel.start()).endpoint()
         return f"127.0.0.1:{endpoint.rpartition(':')[2]}"
@@ -90,50 +90,50 @@ class MachineCaller:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleCaller:
-    """A function of a module: no host, but the session's own network.
+    """A module function: no host, but the network of the session.
 
     Attributes:
-        package: Holds ``pipeline/vllm_ci``.
-        secrets: Those that the function was given, by the name of the variable that would hold them.
+        package: Directory with ``pipeline/vllm_ci``.
+        secrets: Secrets passed to the function, by variable name.
     """
 
     package: dagger.Directory
     secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
 
     def session(self) -> AbstractAsyncContextManager[Any]:
-        """That in which the function was called."""
+        """The session of the function call; nothing to open."""
         return contextlib.nullcontext()
 
     def directory(self, path: Path) -> dagger.Directory:
-        """A folder of this package; a function has no others."""
+        """A directory of this package; a function has no others."""
         inside = path.relative_to(Path(vllm_ci.__file__).parent)
         return self.package.directory(f"pipeline/vllm_ci/{inside}")
 
     def secret(self, name: str) -> dagger.Secret:
-        """An argument of the function."""
+        """A secret passed to the function."""
         if name not in self.secrets:
-            raise EngineError(f"no secret {name} was given", remedy=f"pass it: --secrets env://{name}")
+            raise EngineError(f"the secret {name} is missing", remedy=f"pass it: --secrets env://{name}")
         return self.secrets[name]
 
-    async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG002 - it has its own address
-        """By the service's name."""
+    async def endpoint(self, service: dagger.Service, port: int, *, wanted: int = 0) -> str:  # noqa: ARG002 - not needed without tunnels
+        """The address of the service in the session."""
         return await service.endpoint(port=port)
 
 
 @asynccontextmanager
 async def _connection() -> AsyncIterator[None]:
-    """That of the SDK, which may be given up.
+    """A connection of the SDK that can be cancelled and has a timeout.
 
-    Dagger's command line waits ten minutes for an engine that is not there, whatever signal asks it to end, and the SDK waits
-    for the command line in a thread. Before there is a session it holds nothing that would be lost with it.
+    Dagger's command line waits ten minutes for a missing engine and ignores signals meanwhile; the SDK waits for it in a
+    thread. It can be killed safely as long as there is no session.
 
     Raises:
-        EngineError: An engine that is named by its address does not answer, or the command line ended; with its last words.
+        EngineError: An engine with a configured address does not answer, or the command line ended; with its last output.
     """
     address = os.environ.get("_EXPERIMENTAL_DAGGER_RUNNER_HOST", "")
     patience_s = _PATIENCE_S if address.startswith(("unix://", "tcp://")) else math.inf
     waiting, problem = True, None
-    said = _Tail()
+    tail = _Tail()
 
     async def give_up() -> None:
         try:
@@ -150,7 +150,7 @@ async def _connection() -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
             group.start_soon(give_up)
             try:
-                await stack.enter_async_context(dagger.connection(dagger.Config(log_output=cast(TextIO, said))))
+                await stack.enter_async_context(dagger.connection(dagger.Config(log_output=cast(TextIO, tail))))
             except dagger.DaggerError as error:
                 problem = error
             finally:
@@ -159,22 +159,22 @@ async def _connection() -> AsyncIterator[None]:
         if problem is not None and time.monotonic() - begun < patience_s:
             raise EngineError(
                 "Dagger could not be reached",
-                why="\n".join([str(problem), *(await said.lines())]),
+                why="\n".join([str(problem), *(await tail.lines())]),
                 remedy=REMEDY,
             ) from problem
         if problem is not None:
             raise EngineError(
                 f"no Dagger engine answers at {address}",
-                why=f"it was given {patience_s:.0f} s",
-                remedy="start it, or correct _EXPERIMENTAL_DAGGER_RUNNER_HOST",
+                why=f"timed out after {patience_s:.0f} s",
+                remedy="start the engine, or correct _EXPERIMENTAL_DAGGER_RUNNER_HOST",
             ) from problem
         yield
 
 
 class _Tail(io.TextIOBase):
-    """The last lines that the command line writes to standard error, which the SDK copies here in a thread.
+    """The last lines of the command line's standard error, which the SDK copies here in a thread.
 
-    The SDK also gives it to a console for its own progress, which is not kept.
+    The SDK also writes its own progress here, which is discarded.
     """
 
     def __init__(self) -> None:
@@ -182,18 +182,18 @@ class _Tail(io.TextIOBase):
         self._ended = threading.Event()
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
-        """Take lines of the command line until there are no more."""
+        """Keep lines of the command line until it ends."""
         try:
             self._lines.extend(lines)
         finally:
             self._ended.set()
 
     def write(self, text: str) -> int:
-        """Take progress of the SDK."""
+        """Discard progress of the SDK."""
         return len(text)
 
     async def lines(self) -> list[str]:
-        """Those kept when the command line has ended; a process of its own that lives on is not waited for."""
+        """The last lines, once the command line has ended; waits at most 2 s, since child processes may keep the pipe open."""
         with anyio.move_on_after(2):
             while not self._ended.is_set():
                 await anyio.sleep(0.02)
@@ -201,7 +201,7 @@ class _Tail(io.TextIOBase):
 
 
 def _sessions() -> list[int]:
-    """Processes of Dagger's command line that the SDK started here."""
+    """Process ids of Dagger command lines that this process's SDK started."""
     found = []
     for task in Path("/proc/self/task").glob("*/children"):
         for child in map(int, task.read_text(encoding="utf-8").split()):
@@ -212,7 +212,7 @@ def _sessions() -> list[int]:
 
 
 def _ignored(checkout: Path) -> list[str]:
-    """What git ignores in a checkout, as patterns that match these paths alone."""
+    """Paths ignored by git in a checkout, as patterns that match exactly these paths."""
     listed = git("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", cwd=checkout)
     return [_literal(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
 

@@ -1,4 +1,4 @@
-"""What goes wrong in Dagger, as errors of ours: told apart by type, never by the words of a message."""
+"""Convert Dagger errors to vllm-ci errors: by type, never by message text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import dagger
 
 from vllm_ci.domain.errors import EngineError
 
-REMEDY = "dagger core version shows whether the engine answers; its own log says more (docs/dagger.md)"
+REMEDY = "check the engine with `dagger core version`, and see its log (docs/dagger.md)"
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise what Dagger raises as :class:`EngineError`; ``doing`` ends the sentence "Dagger could not ..."."""
+    """Convert Dagger errors to :class:`EngineError`; ``doing`` completes the message "Dagger could not ..."."""
     try:
         yield
     except dagger.ExecError as error:

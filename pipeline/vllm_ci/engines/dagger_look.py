@@ -1,7 +1,7 @@
-"""What only a container of the tool can see: the commit of a checkout, what it changes, and the builder's store.
+"""Read what is only available in the tool's container: the commit of a checkout, its changes, and the builder's store.
 
-A program, run in that container: ``dagger_look.py CHECKOUT FILE [FOLDER]``; with FOLDER it also says what differs from the
-base branch below that folder. With FILE alone it looks at the builder's store and the machine.
+A program that runs in that container: ``dagger_look.py CHECKOUT FILE [FOLDER]``; with FOLDER it also writes the differences
+from the base branch in that directory. With only FILE it writes facts about the builder's store and the machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Volume:
 
     Attributes:
         images: Number of images in it.
-        bytes: Size of everything in it.
-        free_bytes: What the engine's disk has left.
-        disk_bytes: Size of that disk.
+        bytes: Total size in bytes.
+        free_bytes: Free bytes of the engine's disk.
+        disk_bytes: Size of that disk in bytes.
     """
 
     images: int
@@ -41,12 +41,12 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen.
+    """Facts about a checkout.
 
     Attributes:
-        commit: Of the checkout.
-        changed: What differs from the base branch; ``None`` when it was not asked for.
-        empty: The builder's store holds no image.
+        commit: Commit of the checkout.
+        changed: Differences from the base branch; ``None`` if not requested.
+        empty: Whether the builder's store has no image.
     """
 
     commit: Commit
@@ -55,7 +55,7 @@ class Seen:
 
 
 def seen(values: Mapping[str, Any]) -> Seen:
-    """From the JSON object that the program writes."""
+    """Create the object from the JSON that the program writes."""
     found = values["changed"]
     return Seen(
         commit=Commit(**values["commit"]), changed=None if found is None else of_mapping(found), empty=values["images"] == 0
@@ -63,7 +63,7 @@ def seen(values: Mapping[str, Any]) -> Seen:
 
 
 def volume(home: Path) -> Volume:
-    """Of the store below ``home`` (``VLLM_CI_HOME``)."""
+    """Measure the store in ``home`` (``VLLM_CI_HOME``)."""
     files = (Path(folder, name) for folder, _, names in os.walk(home) for name in names)
     size = sum(path.lstat().st_size for path in files if path.exists())
     disk = shutil.disk_usage(home)
@@ -86,7 +86,7 @@ def _changes(checkout: Path, commit: Commit, folder: str) -> Changes:
 
 
 def look(checkout: str, file: str, folder: str = "") -> None:
-    """Write what there is to see of a checkout."""
+    """Write facts about a checkout."""
     commit = vcs.discover(Path(checkout))
     changed = asdict(_changes(Path(checkout), commit, folder)) if folder else None
     found = {"commit": asdict(commit), "changed": changed, "images": _images(Path(os.environ["VLLM_CI_HOME"]))}
@@ -94,7 +94,7 @@ def look(checkout: str, file: str, folder: str = "") -> None:
 
 
 def measure(file: str) -> None:
-    """Write what there is to see of the machine and the builder's store."""
+    """Write facts about the machine and the builder's store."""
     found = {**asdict(volume(Path(os.environ["VLLM_CI_HOME"]))), "cpu_count": os.cpu_count()}
     Path(file).write_text(json.dumps(found), encoding="utf-8")
 

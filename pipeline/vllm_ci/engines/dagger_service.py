@@ -1,4 +1,4 @@
-"""A service in a container, held for as long as its context lasts."""
+"""Run a service in a container for the duration of a context."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ASK_TIMEOUT_S = 10.0
 
 @dataclass(kw_only=True)
 class DaggerService:
-    """Something that listens. Its guard answers for it; without one (it is somebody else's) nothing more is known of it."""
+    """A service. Its guard reports its state; an external service has no guard, and its state is unknown."""
 
     name: str
     url: str = ""
@@ -39,27 +39,27 @@ class DaggerService:
     _control: str = field(default="", init=False)
 
     async def locate(self, caller: Caller, wanted: int) -> None:
-        """Find out where it and its guard listen."""
+        """Look up the addresses of the service and its guard."""
         self.url = f"http://{await caller.endpoint(self.handle, self.port, wanted=wanted)}"
         self._control = f"http://{await caller.endpoint(self.handle, CONTROL_PORT)}"
 
     async def log(self) -> str:
-        """All it wrote so far."""
+        """The log so far."""
         if not self._control:
             return ""
         try:
             return (await self._ask("/log")).text
         except httpx.HTTPError as error:
-            return f"(the log is out of reach: {error})"
+            return f"(the log cannot be read: {error})"
 
     async def alive(self) -> bool:
-        """Whether its process still runs."""
+        """Whether the process is still running."""
         if not self._control:
             return True
         try:
             answer = await self._ask("/alive")
         except httpx.TimeoutException:
-            return True  # a busy machine is no death
+            return True  # a slow machine does not mean that it died
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK and bool(answer.json()["alive"])
@@ -74,10 +74,10 @@ class Guarded:
     """A service before it is started.
 
     Attributes:
-        spec: What was asked for.
-        container: With everything mounted, the guard included.
-        argv: Command line of the service, guarded.
-        ready: Command line of its check, guarded.
+        spec: The requested service.
+        container: Container with all mounts, including the guard.
+        argv: Command line of the service, run by the guard.
+        ready: Command line of its readiness check, run by the guard.
     """
 
     spec: ServiceSpec
@@ -86,7 +86,7 @@ class Guarded:
     ready: tuple[str, ...]
 
     def service(self) -> dagger.Service:
-        """Whoever starts it waits until it is ready, with the patience that its spec asks for."""
+        """The Dagger service; starting it waits until it is ready, with the timeout of its spec."""
         interval = f"{max(self.spec.ready_interval_s, 0.1):g}s"
         return (
             self.container.with_exposed_port(self.spec.port or PORT)
@@ -104,19 +104,19 @@ class Guarded:
 
 @asynccontextmanager
 async def held(guarded: Guarded, caller: Caller, *, wanted: int, shared: str = "") -> AsyncIterator[DaggerService]:
-    """Start it, wait until it is ready, hold, stop.
+    """Start a service, wait until it is ready, and stop it when the context ends.
 
     Args:
         guarded: The service.
-        caller: Who wants to reach it.
-        wanted: Port it shall have at the caller's, 0 for any.
-        shared: Something that only the callers know who share it; it is not stopped then, it ends with their session.
+        caller: The caller that connects to it.
+        wanted: Local port for the caller, 0 for any.
+        shared: A secret of the callers that share the service; it is then not stopped, and ends with their session.
 
     Raises:
-        ServiceError: It died, or did not become ready in time.
+        ServiceError: The service died, or did not become ready in time.
     """
     spec = guarded.spec
-    # The same token makes it the same service, which an engine starts once.
+    # With the same token it is the same service, which an engine starts once.
     token = hashlib.sha256(f"guard {shared}".encode()).hexdigest()[:32] if shared else secrets.token_urlsafe(24)
     container = (
         guarded.container.with_secret_variable(guard.TOKEN, dag.set_secret(f"guard-{token[:8]}", token))
@@ -146,21 +146,21 @@ async def _started(spec: ServiceSpec, service: dagger.Service, ready: tuple[str,
         if tuple(error.command) == ready:
             raise ServiceError(
                 f"{spec.name} was not ready after {spec.ready_timeout_s:.0f} s",
-                why=f"the last check, and the end of the log:\n{log}",
+                why=f"output of the last check, and the end of the log:\n{log}",
                 remedy="give it more time (server.ready_timeout_s), or a smaller model",
                 log=log,
             ) from error
         raise ServiceError(
             f"{spec.name} ended with exit code {error.exit_code} before it was ready",
             why="the end of its log:\n" + "\n".join(log.splitlines()[-25:]),
-            remedy="correct what the log names, then try it by hand: vllm-ci serve",
+            remedy="fix the error in the log, then try again: vllm-ci serve",
             log=log,
             ended=error.exit_code,
         ) from error
 
 
 async def _stop(service: dagger.Service, grace_s: float) -> None:
-    """Ask it to end, and end it when it does not; that it is gone already is no error."""
+    """Stop a service, and kill it after the grace period; it may be gone already."""
     try:
         with anyio.move_on_after(grace_s):
             await service.stop()

@@ -1,4 +1,4 @@
-"""The tool's own environment as a container: the Python of the module, git, the locked dependencies, this package."""
+"""The tool's environment as a container: Python, git, locked dependencies, this package."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CERTIFICATES = "/vllm-ci/certificates.pem"
 _LOCK = "/vllm-ci/requirements.lock"
 _SSH_AGENT = "/vllm-ci/ssh-agent"
 _KNOWN_HOSTS = "/vllm-ci/known_hosts"
-# What a caller's environment says about the network. Values go as secrets: they may hold credentials, and a cache must not
-# depend on which mirror served the same bytes.
+# Network settings from the caller's environment. They are passed as secrets: they may contain credentials, and caching must
+# not depend on which mirror served the same bytes.
 _NETWORK = (
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "VLLM_CI_DEBIAN_MIRROR"),
@@ -31,18 +31,18 @@ _NETWORK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """What the tool's container is made from.
+    """Settings of the tool's container.
 
     Attributes:
-        package: Holds ``pipeline/vllm_ci``, ``images`` and ``requirements.lock``.
-        python_image: Debian with the Python of the module; a mirror's, where the public one is out of reach.
-        certificates: Certificate authorities to trust, in place of the image's own.
-        network: Variables that say how to reach package indexes and mirrors.
-        variables: Further variables for what runs in it.
-        secrets: Likewise, secret ones (a registry's password).
-        services: Hosts that are services of this session (a registry to push to); registries among them have no TLS.
-        ssh_agent: Socket of an agent whose keys git may use.
-        known_hosts: File with the hosts that it may use them with.
+        package: Directory with ``pipeline/vllm_ci``, ``images`` and ``requirements.lock``.
+        python_image: Debian image with Python; from a mirror if the public registry cannot be reached.
+        certificates: Certificate authorities to trust, instead of those of the image.
+        network: Variables that configure package indexes, mirrors and proxies.
+        variables: Further environment variables.
+        secrets: Further secret environment variables (a registry's password).
+        services: Services of this session by host (a registry to push to); registries among them have no TLS.
+        ssh_agent: Socket of an SSH agent for git.
+        known_hosts: Known SSH hosts for that agent.
         volume: Cache volume with the builder's store.
     """
 
@@ -58,7 +58,7 @@ class Tool:
     volume: str = "vllm-ci"
 
     def container(self) -> dagger.Container:
-        """Ready to run ``python -m vllm_ci``; the builder's store lies at ``VLLM_CI_HOME``."""
+        """A container that can run ``python -m vllm_ci``; the builder's store is at ``VLLM_CI_HOME``."""
         made = dag.container().from_(self.python_image)
         if self.certificates is not None:
             made = made.with_mounted_file(_CERTIFICATES, self.certificates)
@@ -104,14 +104,14 @@ class Tool:
         return made
 
     def registry(self) -> dagger.Service:
-        """Serves what the builder keeps, by digest, so that nothing is pushed anywhere in order to be tested."""
-        argv = ["python", "-m", "vllm_ci.registry.server", "--layout", f"{HOME}/images", "--host", "0.0.0.0"]  # noqa: S104 - inside
+        """A registry that serves the builder's store by digest, so that testing needs no push."""
+        argv = ["python", "-m", "vllm_ci.registry.server", "--layout", f"{HOME}/images", "--host", "0.0.0.0"]  # noqa: S104 - in the container
         argv += ["--port", str(REGISTRY_PORT)]
         return self.container().with_exposed_port(REGISTRY_PORT).as_service(args=argv)
 
 
 def of_this_machine() -> Tool:
-    """The package that runs, with the network as this user configured it for pip, uv and apt."""
+    """The running package, with the user's network settings of pip, uv and apt."""
     indexes = index.configured()
     named = {name: os.environ[name] for name in _NETWORK if os.environ.get(name)}
     if not named.keys() & {"PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"}:
@@ -120,7 +120,9 @@ def of_this_machine() -> Tool:
         named.setdefault("PIP_EXTRA_INDEX_URL", " ".join(indexes.urls[1:]))
     certificates = Path(indexes.certificates) if indexes.certificates else None
     if certificates is not None and not certificates.is_file():
-        raise EngineError(f"there is no file {certificates} with certificates", remedy="correct SSL_CERT_FILE or pip's cert")
+        raise EngineError(
+            f"certificate file not found: {certificates}", remedy="correct SSL_CERT_FILE or the option cert of pip"
+        )
     return Tool(
         package=_package(),
         python_image=os.environ.get("VLLM_CI_PYTHON_IMAGE") or f"python:{PYTHON}-slim",
@@ -130,7 +132,7 @@ def of_this_machine() -> Tool:
 
 
 def _install(program: str, package: str) -> str:
-    """Shell command that installs a Debian package where its program is not there."""
+    """Shell command that installs a Debian package if its program is missing."""
     return (
         f"command -v {program} >/dev/null || "
         f"{{ apt-get update -qq && apt-get install -y -qq --no-install-recommends {package} && rm -rf /var/lib/apt/lists/*; }}"
@@ -138,12 +140,12 @@ def _install(program: str, package: str) -> str:
 
 
 def _host(address: str) -> str:
-    """Without its port."""
+    """The host of an address, without the port."""
     return address.partition(":")[0]
 
 
 def _package() -> dagger.Directory:
-    """This very package, from a checkout or as it is installed."""
+    """This package, from a checkout or as installed."""
     here = Path(__file__).resolve().parents[1]
     checkout = here.parent.parent
     made = dag.directory().with_directory("pipeline/vllm_ci", dag.host().directory(str(here), exclude=["**/__pycache__"]))

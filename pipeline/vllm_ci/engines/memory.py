@@ -1,4 +1,4 @@
-"""A double of an engine: nothing runs, and every program ends as the test says. For tests of pipelines, in milliseconds.
+"""A test double of an engine: it runs nothing, and every program ends as scripted. Tests of pipelines take milliseconds.
 
 ::
 
@@ -7,8 +7,8 @@
     report = await run_pipeline("path/to/project", engine=engine)
     assert report.verdict is Verdict.FAILED
 
-Where nothing is said, everything goes well: the image is built, the server is ready, and all cases of a stage pass. A report
-that was made with it is marked (``Report.double``), and satisfies no policy.
+Programs without a script succeed: the image is built, the server is ready, and all cases of a stage pass. Reports of this
+engine are marked (``Report.double``) and satisfy no policy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vllm_ci.engines import scripts
 from vllm_ci.engines.scripts import Ends
 
 Answer = Callable[[httpx.Request], httpx.Response] | Mapping[str, object]
-"""What a server answers: a JSON object, or a function from request to response."""
+"""The answer of a server: a JSON object, or a function from request to response."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MemoryDirectory:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A directory of this machine, as the user's project is one."""
+    """A directory of this machine, such as the user's project."""
 
     path: Path
 
@@ -70,12 +70,12 @@ class _Folder:
 
 @dataclass(kw_only=True)
 class MemoryService:
-    """A server that only says that it is ready.
+    """A server with scripted answers.
 
     Attributes:
-        transport: Gives HTTP clients the scripted answers, without a network.
-        text: Its log.
-        dead: It has died.
+        transport: Returns scripted answers to HTTP clients, without a network.
+        text: The log.
+        dead: Whether it has died.
     """
 
     name: str
@@ -86,26 +86,26 @@ class MemoryService:
     dead: bool = False
 
     async def log(self) -> str:
-        """Its log."""
+        """The log."""
         return self.text
 
     async def alive(self) -> bool:
-        """Whether it has not died yet."""
+        """Whether it is alive."""
         return not self.dead
 
 
 @dataclass(kw_only=True)
 class MemoryEngine:
-    """An engine that acts as if. It is open from the start; ``async with`` does no harm.
+    """An engine that runs nothing. It is always open; ``async with`` is optional.
 
     Attributes:
-        answers: What servers answer, by path (``/v1/completions``); another path is 404.
-        gpus: Number of devices that it claims to have.
-        cores: Number of processors that it claims to have.
-        ran: Every program that was run, in order.
-        served: Every service that was started, in order.
-        services: The services themselves.
-        stopped: Names of services that were stopped.
+        answers: Answers of servers by path (``/v1/completions``); other paths return 404.
+        gpus: Reported number of GPUs.
+        cores: Reported number of CPU cores.
+        ran: All programs that ran, in order.
+        served: Specs of all services that were started, in order.
+        services: The services.
+        stopped: Names of stopped services.
     """
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
@@ -121,24 +121,24 @@ class MemoryEngine:
     _kept: dict[str, Outcome] = field(default_factory=dict, init=False)
 
     def on(self, program: str, *endings: Ends | Exception) -> Self:
-        """Say how a program, or the start of a server, ends: one ending for each time; the last one holds from then on.
+        """Script how a program or the start of a server ends: one ending per run; the last one is repeated.
 
         Args:
             program: ``build``, ``model``, ``machine``, the name of a stage (``integration``; ``integration-own`` for your
-                tests in it), of a command (``image.run(..., name="lint")``), or ``vllm`` for the server.
-            endings: Endings (:func:`passes`, :func:`fails`, :class:`Ends` ...), or exceptions that are raised.
+                tests in it) or of a command (``image.run(..., name="lint")``), or ``vllm`` for the server.
+            endings: Endings (:func:`passes`, :func:`fails`, :class:`Ends` ...), or exceptions to raise.
         """
         self._scripts[program] = deque(endings)
         return self
 
     @property
     def programs(self) -> list[str]:
-        """Names of the programs that were run, in order."""
+        """Names of all programs that ran, in order."""
         return [program.name for program in self.ran]
 
     @property
     def capabilities(self) -> Capabilities:
-        """Isolated and of every platform, as nothing runs; marked as a double."""
+        """Isolated, all platforms, marked as a double."""
         return Capabilities(
             isolated=True, gpus=self.gpus, shm=True, cores=self.cores, platforms=("linux/amd64", "linux/arm64"), double=True
         )
@@ -150,11 +150,11 @@ class MemoryEngine:
         pass
 
     async def hardware(self) -> Mapping[str, object]:
-        """Of no machine."""
+        """Fixed facts; there is no machine."""
         return {"system": "memory", "machine": "none", "cores": self.cores, "memory_bytes": 2**34}
 
     def directory(self, path: Path) -> Directory:
-        """Handle on a folder of this machine, which is only read."""
+        """Handle for a directory of this machine, which is only read."""
         return _Folder(path.absolute())
 
     async def export(self, directory: Directory, path: Path) -> None:
@@ -168,7 +168,7 @@ class MemoryEngine:
             await anyio.Path(path / name).write_bytes(await directory.read(name))
 
     async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
-        """End the program as was said, at once."""
+        """End the program as scripted, immediately."""
         if program.cache_key in self._kept:
             return replace(self._kept[program.cache_key], reused=True)
         _check(program.secrets)
@@ -194,10 +194,10 @@ class MemoryEngine:
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
-        """Be ready at once, or fail as was said."""
+        """Start a server that is ready immediately, or fail as scripted."""
         _check(spec.secrets)
         self.served.append(spec)
-        ending = self._ending(spec.name) or Ends(log="the memory engine's server")
+        ending = self._ending(spec.name) or Ends(log="server of the memory engine")
         if isinstance(ending, Exception):
             raise ending
         if ending.timed_out or ending.exit_code:
@@ -221,7 +221,7 @@ class MemoryEngine:
         if answer is None:
             known = ", ".join(self.answers) or "none"
             return httpx.Response(
-                404, json={"error": f"the memory engine has no answer for {request.url.path}; it has: {known}"}
+                404, json={"error": f"the memory engine has no answer for {request.url.path}; it has answers for: {known}"}
             )
         return answer(request) if callable(answer) else httpx.Response(200, json=answer)
 
@@ -235,21 +235,21 @@ def fails(case: str, message: str = "it failed", *, passing: Iterable[str] = ())
     """A run of pytest in which one case fails, and others pass.
 
     Args:
-        case: Name of the one that fails.
-        message: Why.
-        passing: Names of those that pass.
+        case: Name of the failing case.
+        message: Failure message.
+        passing: Names of passing cases.
     """
     found = {**dict.fromkeys(passing, ("passed", "")), case: ("failed", message)}
     return Ends(exit_code=1, files={"cases.json": scripts.cases(found)})
 
 
 def times_out(log: str = "") -> Ends:
-    """A program whose time runs out; for a service, it never becomes ready."""
+    """A program that times out; a service that never becomes ready."""
     return Ends(timed_out=True, log=log)
 
 
 def hangs(log: str = "") -> Ends:
-    """A program that runs until it is stopped, as by an interruption of the run."""
+    """A program that runs until it is stopped, for example by interrupting the run."""
     return Ends(hangs=True, log=log)
 
 
@@ -263,7 +263,7 @@ def kills_the_server(log: str = "the server died") -> Ends:
 
 
 async def _waited(ending: Ends, stop: anyio.Event | None) -> bool:
-    """Whether the program was stopped before its end."""
+    """Wait for the end of the program; true if it was stopped before."""
     if stop is not None and stop.is_set():
         return True
     if not ending.hangs:
@@ -280,17 +280,17 @@ def _not_started(spec: ServiceSpec, ending: Ends) -> ServiceError:
 
 
 def _check(secrets: Iterable[str]) -> None:
-    """Refuse what every engine refuses: secrets that are not there, or whose name a program needs.
+    """Refuse the same secrets as every engine: missing ones, and those with reserved names.
 
     Raises:
-        EngineError: There is one.
+        EngineError: A secret is refused.
     """
     for secret in secrets:
         if reason := refusal_of_secret(secret, ours=True):
-            raise EngineError("a secret cannot be handed through", why=reason, remedy="give it another name")
+            raise EngineError("a secret cannot be passed on", why=reason, remedy="give it another name")
         name = secret.rpartition("=")[2]
         if name not in os.environ:
-            raise EngineError(f"the environment has no variable {name}", remedy=f"export {name}=... before the call")
+            raise EngineError(f"the environment variable {name} is not set", remedy=f"export {name}=... before the call")
 
 
 def _bytes(content: Any) -> bytes:

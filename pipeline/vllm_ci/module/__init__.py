@@ -1,1 +1,1 @@
-"""The Dagger module: the same verbs as the command line, as objects."""
+"""The Dagger module: the commands of vllm-ci as objects and functions."""

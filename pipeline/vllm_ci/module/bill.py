@@ -1,6 +1,6 @@
-"""The bill of materials of an image that is in the builder's store.
+"""Write the bill of materials of an image in the builder's store.
 
-A program, run in the tool's container, where that store is: ``bill.py REFERENCE COMMIT FILE``.
+A program that runs in the tool's container, which has that store: ``bill.py REFERENCE COMMIT FILE``.
 """
 
 import json
@@ -17,10 +17,10 @@ from vllm_ci.images.store import Store
 
 
 def bill(store: Store, reference: str, commit: str, *, at: datetime) -> str:
-    """CycloneDX 1.6 in JSON: what the image was made of, as it was written down when it was built.
+    """CycloneDX 1.6 in JSON: the materials of the image, as recorded when it was built.
 
     Raises:
-        BuildError: It was not built here.
+        BuildError: The image was not built here.
     """
     repository, _, digest = reference.partition("@")
     statement = sbom.statement(

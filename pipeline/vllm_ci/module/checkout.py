@@ -1,4 +1,4 @@
-"""The source of a call: whether it is a checkout, whose it is, and what a container sees of it."""
+"""The source of a call: check that it is the right checkout, and read its state in a container."""
 
 import json
 
@@ -12,30 +12,30 @@ from vllm_ci.engines.dagger_look import Seen, seen
 from vllm_ci.module.arguments import Settings
 from vllm_ci.stages import reading
 
-# What only the repository of the module has.
+# A file that exists only in the module's own repository.
 _OURS = "pipeline/vllm_ci/module/main.py"
 
 
 async def check(settings: Settings) -> None:
-    """Refuse what is no checkout, and the module's own where the call is made in another one.
+    """Check that the source is a checkout, and not the module's own repository unless the call is made there.
 
-    Without ``--source``, a module that is named by ``-m`` gets its own repository: the default path is one of its context.
+    Without ``--source``, a module called with ``-m`` gets its own repository, because the default path is resolved there.
 
     Raises:
-        UsageError: It is one of these.
+        UsageError: The source is invalid.
     """
     source = settings.source
     if await source.exists(_OURS) and not await _called_in_the_modules_own():
         raise UsageError(
             "the source is the repository of the module itself",
-            why="without --source, a module that is named with -m takes its own repository",
+            why="without --source, a module called with -m uses its own repository",
             remedy="pass --source . before the function: dagger -m ... call --source . test",
         )
     if not await source.exists(".git", expected_type=dagger.ExistsType.DIRECTORY_TYPE):
         raise UsageError(
-            "the source has no folder .git",
-            why="it is a part of a checkout, or a git worktree, whose repository lies in another folder",
-            remedy="name the root of a checkout or a clone: --source .",
+            "the source has no directory .git",
+            why="it is a subdirectory of a checkout, or a git worktree, whose repository is in another directory",
+            remedy="pass the root of a checkout or a clone: --source .",
         )
 
 
@@ -47,7 +47,7 @@ async def _called_in_the_modules_own() -> bool:
 
 
 async def look(engine: DaggerEngine, checkout: DaggerDirectory, folder: str) -> Seen:
-    """What git says, which a container has and a function has not; with a folder also what differs from the base branch.
+    """Read the commit with git, which only a container has; with a directory, also the differences from the base branch.
 
     Raises:
         UsageError: The source has no commit.

@@ -1,4 +1,4 @@
-"""What an engine has, as far as a pipeline needs it."""
+"""Check an engine for what a pipeline needs."""
 
 import json
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.module import session
 from vllm_ci.module.arguments import Settings
 
-# A build keeps about this much in the cache volume, and the engine about as much again for the image it runs.
+# A build needs about this much in the cache volume, and the engine about the same again for the image it runs.
 _NEEDED_BYTES = 30e9
-# What an engine leaves free with Dagger's defaults, by removing what it has cached down to 10 GB.
+# With Dagger's defaults an engine keeps this share free, by removing its cache down to 10 GB.
 _DEFAULT_FREE = 0.2
 _PAGE = "docs/dagger.md, Disk space"
 
 
-async def told(settings: Settings) -> str:
-    """A line for each thing that was looked at, those that want attention marked."""
+async def checked(settings: Settings) -> str:
+    """One line for each check, marked if it needs attention."""
     async with session.ending_well():
         tool = await session.tool_of(settings)
         async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
@@ -45,13 +45,13 @@ async def _gpus(engine: DaggerEngine) -> str:
     try:
         await engine.check_gpus("all")
     except EngineError:
-        return "ok       GPUs          none: --gpus none (docs/dagger.md says how an engine hands them out)"
-    return "ok       GPUs          handed out: --gpus all"
+        return "ok       GPUs          none: use --gpus none (see docs/dagger.md to enable GPUs)"
+    return "ok       GPUs          available: --gpus all"
 
 
 def _volume(name: str, facts: Mapping[str, Any]) -> list[str]:
     images, size, free = facts["images"], facts["bytes"], facts["free_bytes"]
-    held = f"{name}: {images} images, {size / 1e9:.1f} GB" if images else f"{name}: empty, the next build makes every layer"
+    held = f"{name}: {images} images, {size / 1e9:.1f} GB" if images else f"{name}: empty, the next build creates every layer"
     return [
         f"{'ok' if images else 'note':<8} cache volume  {held}",
         f"{'ok' if free + size > _NEEDED_BYTES else 'warning':<8} disk          {free / 1e9:.1f} GB free",
@@ -59,11 +59,11 @@ def _volume(name: str, facts: Mapping[str, Any]) -> list[str]:
 
 
 def collection(free_bytes: int, disk_bytes: int) -> str:
-    """A line on the engine's garbage collection, which may remove the cache volume; its settings no function can see.
+    """A line about the engine's garbage collection, which may remove the cache volume; functions cannot read its settings.
 
     Args:
-        free_bytes: Bytes of the engine's disk that are free.
-        disk_bytes: Its size.
+        free_bytes: Free bytes of the engine's disk.
+        disk_bytes: Its size in bytes.
     """
     remedy = f"unless gc.reservedSpace of engine.json is {_NEEDED_BYTES / 1e9:.0f}GB or more ({_PAGE})"
     share = f"{100 * free_bytes / disk_bytes:.0f} % of the disk is free"

@@ -1,4 +1,4 @@
-"""How a call ends that did not succeed: with the message alone, and with the exit code of the command line."""
+"""End a failed call with only its message and the exit code of the command line."""
 
 import json
 from typing import NoReturn
@@ -6,15 +6,15 @@ from typing import NoReturn
 import dagger
 from dagger import dag
 
-# Where the containers of the tool have the checkout (engines/dagger.py); the user has it where the call was made.
+# Path of the checkout in the tool's containers (engines/dagger.py).
 _SOURCE = "/vllm-ci/in/source/"
 
 
 async def end(text: str, exit_code: int) -> NoReturn:
-    """End the call with this text and this exit code.
+    """End the call with this message and exit code.
 
-    ``dagger call`` exits with 1 for every error but that of a command, whose exit code it takes on; callers that are modules
-    get a ``dagger.ExecError``. An exception would do neither: the SDK prints its traceback and forgets its exit code.
+    ``dagger call`` exits with 1 for every error except that of a command, whose exit code it uses; calling modules get a
+    ``dagger.ExecError``. An exception would give neither: the SDK prints its traceback and drops the exit code.
     """
     text = for_the_user(text).strip()
     error = dag.error(text)
@@ -26,5 +26,5 @@ async def end(text: str, exit_code: int) -> NoReturn:
 
 
 def for_the_user(text: str) -> str:
-    """A message with paths as they are in the checkout, not as the container has them."""
+    """Replace container paths in a message with paths in the checkout."""
     return text.replace(_SOURCE, "")

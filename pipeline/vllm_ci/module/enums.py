@@ -1,6 +1,6 @@
-"""Enumerations as Dagger shows them: members in capitals, each with its description.
+"""Enumerations of the module: members in capitals, each with a description.
 
-The SDK reads the descriptions of members from the source, so each stands below its member.
+The SDK reads descriptions from the source: the string below each member.
 """
 
 import enum
@@ -13,23 +13,23 @@ class Verdict(enum.Enum):
     """How a run or a stage ended."""
 
     PASSED = "passed"
-    """Everything that was checked is good."""
+    """All checks passed."""
     FAILED = "failed"
-    """Something that was checked is not good."""
+    """A check failed."""
     ERRORED = "errored"
     """No verdict: the pipeline itself failed."""
     INCONCLUSIVE = "inconclusive"
-    """Measured, and not decisive."""
+    """Measured, but the result is not conclusive."""
 
 
 @enum_type
 class Variant(enum.Enum):
-    """Which image is built."""
+    """Image variant to build."""
 
-    # An enumeration cannot be left out: the engine looks for the name of its default.
+    # An enumeration argument cannot be optional: the engine looks up the name of its default.
     CONFIGURED = ""
-    """The one that the configuration names."""
+    """The configured image spec."""
     CPU = "cpu"
-    """The image spec cpu of vllm-ci: vLLM for machines without a GPU."""
+    """The built-in image spec cpu: vLLM for machines without a GPU."""
     CUDA = "cuda"
-    """The image spec cuda of vllm-ci: vLLM for NVIDIA GPUs."""
+    """The built-in image spec cuda: vLLM for NVIDIA GPUs."""

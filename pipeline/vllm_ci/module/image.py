@@ -13,41 +13,41 @@ from vllm_ci.module.caching import never_cached
 class Layer:
     """One layer of an image."""
 
-    tier: Annotated[str, Doc("What is in it, as the image spec calls it")] = field()
-    digest: Annotated[str, Doc("Its digest")] = field()
-    size_bytes: Annotated[int, Doc("Size of its compressed blob, in bytes")] = field()
-    built: Annotated[bool, Doc("Made by this build; otherwise the cache volume had it")] = field()
+    tier: Annotated[str, Doc("Name of the layer in the image spec")] = field()
+    digest: Annotated[str, Doc("Digest of the layer")] = field()
+    size_bytes: Annotated[int, Doc("Compressed size in bytes")] = field()
+    built: Annotated[bool, Doc("Whether this build created it; otherwise it came from the cache volume")] = field()
 
 
 @object_type
 class Image(Settings):
-    """The image of a commit. It is identified by its digest, which is the same wherever it is built."""
+    """The image of a commit. Its digest is the same wherever it is built."""
 
-    digest: Annotated[str, Doc("Digest of its manifest, or of its index if it is for several platforms")] = field()
-    reference: Annotated[str, Doc("Its name and its digest")] = field()
-    tags: Annotated[list[str], Doc("Tags that a push gives it; none if the tree is dirty")] = field()
-    commit: Annotated[str, Doc("Commit that it is made from")] = field()
-    dirty: Annotated[bool, Doc("The checkout had changes that are not committed: it can be tested, not published")] = field()
-    layers: Annotated[list[Layer], Doc("Its layers, lowest first")] = field()
-    summary: Annotated[str, Doc("All of this as text")] = field()
+    digest: Annotated[str, Doc("Digest of its manifest, or of its index for several platforms")] = field()
+    reference: Annotated[str, Doc("Name and digest: repository@sha256:...")] = field()
+    tags: Annotated[list[str], Doc("Tags that a push sets; none if the tree is dirty")] = field()
+    commit: Annotated[str, Doc("Commit that it was built from")] = field()
+    dirty: Annotated[bool, Doc("The checkout had uncommitted changes: the image can be tested but not published")] = field()
+    layers: Annotated[list[Layer], Doc("Layers, lowest first")] = field()
+    summary: Annotated[str, Doc("All fields as text")] = field()
 
     @never_cached
     async def container(self) -> dagger.Container:
-        """A container of the image, to chain on."""
+        """Return a container with the image, for further Dagger calls."""
         from vllm_ci.module import work
 
         return await work.container(self, self.reference)
 
     @never_cached
     async def as_tarball(self) -> dagger.File:
-        """The image as one file (an OCI layout in a tar archive), with the same digest."""
+        """Return the image as one file (an OCI layout in a tar archive), with the same digest."""
         from vllm_ci.module import work
 
         return await work.tarball(self)
 
     @never_cached
     async def sbom(self) -> dagger.File:
-        """The bill of materials of the image (CycloneDX, JSON), by what was written down when it was built."""
+        """Return the bill of materials of the image (CycloneDX, JSON), as recorded when it was built."""
         from vllm_ci.module import work
 
         return await work.bill(self)
@@ -60,16 +60,16 @@ class Image(Settings):
         password: Password = None,
         registry_service: RegistryService = None,
     ) -> str:
-        """Push the image under the tag of its commit and return its reference there: the digest stays the same."""
+        """Push the image with the tag of its commit; return its reference there, with the same digest."""
         from vllm_ci.module import work
 
         return await work.pushed(self, registry, username, password, registry_service)
 
 
 def of(holder: Settings, summary: dict[str, Any]) -> Image:
-    """The object of what ``vllm-ci build --json`` prints."""
+    """Create the object from the output of ``vllm-ci build --json``."""
     image, commit = summary["image"], summary["commit"]
-    made: Any = Image  # a dataclass, which the types of the SDK's decorator do not say
+    made: Any = Image  # a dataclass, but the types of the SDK's decorator lose that
     found: Image = made(
         **settings(holder),
         digest=image["digest"],
@@ -78,16 +78,16 @@ def of(holder: Settings, summary: dict[str, Any]) -> Image:
         commit=commit["sha"],
         dirty=commit["dirty"],
         layers=[_layer(each) for each in summary["layers"]],
-        summary=_told(summary),
+        summary=_text(summary),
     )
     return found
 
 
-def _told(summary: dict[str, Any]) -> str:
+def _text(summary: dict[str, Any]) -> str:
     image, commit = summary["image"], summary["commit"]
     lines = [f"image    {image['reference']}", f"commit   {commit['sha']}"]
     if commit["dirty"]:
-        lines.append("dirty    it holds changes that are not committed, and cannot be published")
+        lines.append("dirty    it contains uncommitted changes and cannot be published")
     else:
         lines.append(f"tags     {' '.join(image['tags'])}")
     lines += [

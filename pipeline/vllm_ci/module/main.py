@@ -1,6 +1,6 @@
 """From a commit to a tested vLLM image: build it, serve it, run the stages, release it.
 
-The same verbs as the command line, with the same verdicts and digests: `dagger call --source . test` and `ci/run` agree.
+The same commands as vllm-ci, with the same verdicts and digests: `dagger call --source . test` and `ci/run` agree.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _up(function: _Function) -> _Function:
-    """A service for `dagger up`, where the engine's SDK knows of them."""
+    """Mark a service for `dagger up`, if the engine's SDK supports that."""
     mark: Callable[[_Function], _Function] = getattr(dagger, "up", lambda each: each)
     return mark(function)
 
@@ -30,21 +30,21 @@ class VllmCi(Settings):
 
     @cached_for_the_session
     async def build(self) -> Image:
-        """Build the image of the commit: digest, reference, container, tarball, push."""
+        """Build the image of the commit; return it with digest, reference, container, tarball and push."""
         from vllm_ci.module import work
 
         return await work.built(self)
 
-    # Once a session, so that a shell can take report and verdict from one run: run=$(run ...); $run | report ...
+    # Once per session, so that a shell can take report and verdict from one run: run=$(run ...); $run | report ...
     @cached_for_the_session
     async def run(
         self,
-        stages: Annotated[list[str] | None, Doc("Stages to run; by default those that the configuration enables")] = None,
-        deep: Annotated[bool, Doc("Run every case at its full size, however long it takes: no budget")] = False,
-        server: Annotated[dagger.Service | None, Doc("Test this server (tcp://host:port) instead; nothing is built")] = None,
-        model: Annotated[str, Doc("Name that the given server knows its model by; by default the first it lists")] = "",
+        stages: Annotated[list[str] | None, Doc("Stages to run; by default all enabled ones")] = None,
+        deep: Annotated[bool, Doc("Run every case at full size, without a time budget")] = False,
+        server: Annotated[dagger.Service | None, Doc("Test this server (tcp://host:port) instead of building an image")] = None,
+        model: Annotated[str, Doc("Model name on the given server; by default the first that it lists")] = "",
     ) -> Run:
-        """Build the image of the commit, serve it, run the stages: verdict, report, results of stages."""
+        """Build the image of the commit, serve it and run the stages; return verdict, report and results."""
         from vllm_ci.module import work
 
         return await work.ran(self, stages, deep=deep, server=server, model=model)
@@ -52,7 +52,7 @@ class VllmCi(Settings):
     @never_cached
     @_up
     async def serve(self) -> dagger.Service:
-        """Build the image of the commit and return its server, to try it by hand: `up --ports 8000:8000`."""
+        """Build the image of the commit and return its server, for manual use: `up --ports 8000:8000`."""
         from vllm_ci.module import work
 
         return await work.served(self)
@@ -60,7 +60,7 @@ class VllmCi(Settings):
     @never_cached
     @check
     async def test(self) -> str:
-        """Run all stages that the configuration enables and print their table; fail unless all pass."""
+        """Run all enabled stages and return a table of results; fail unless all pass."""
         from vllm_ci.module import work
 
         return await work.checked(self)
@@ -68,7 +68,7 @@ class VllmCi(Settings):
     @never_cached
     @check
     async def unit(self) -> str:
-        """Run the unit stage, inside the image; fail unless it passes."""
+        """Run the unit stage inside the image; fail unless it passes."""
         from vllm_ci.module import work
 
         return await work.checked(self, "unit")
@@ -99,13 +99,11 @@ class VllmCi(Settings):
 
     @never_cached
     async def doctor(self) -> str:
-        """Tell what the engine has: its version, GPUs, disk, garbage collection, and what the cache volume holds."""
+        """Check the engine: version, GPUs, disk, garbage collection and content of the cache volume."""
         from vllm_ci.module import doctor
 
-        return await doctor.told(self)
+        return await doctor.checked(self)
 
     release = cached_for_the_session(
-        opening(
-            Release, "release", "Release the project, with the credentials that it needs: publish, promote, roll back, verify."
-        )
+        opening(Release, "release", "Release the project with the given credentials: publish, promote, roll back, verify.")
     )

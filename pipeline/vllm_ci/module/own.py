@@ -1,4 +1,4 @@
-"""A pipeline of the user's own (``ci/pipeline.py``), taken out of the source and imported."""
+"""Import a user's pipeline (``ci/pipeline.py``) from the source."""
 
 import contextlib
 import posixpath
@@ -18,25 +18,26 @@ from vllm_ci.system import scratch
 
 @asynccontextmanager
 async def pipeline(settings: Settings, loaded: Loaded) -> AsyncIterator[OwnPipeline | None]:
-    """The project's own pipeline; ``None`` is the default one.
+    """The project's pipeline; ``None`` means the default one.
 
-    While it lasts, the working directory has the folder of that file, so that messages name it as in the checkout.
+    During the context, the working directory contains the directory of that file, so that messages show its path in the
+    checkout.
 
     Raises:
-        ConfigError: The file that the configuration names does not exist, or cannot be imported.
+        ConfigError: The configured file does not exist, or cannot be imported.
     """
     named = loaded.config.pipeline
     path = posixpath.normpath(posixpath.join(posixpath.dirname(settings.config), named or PLACE))
     if named == DEFAULT or not await settings.source.exists(path):
         if named not in {DEFAULT, ""}:
             raise ConfigError(
-                f"pipeline: there is no file {path}",
+                f"pipeline: file not found: {path}",
                 remedy="correct the path, or remove `pipeline` to use the default pipeline",
             )
         yield None
         return
     folder = posixpath.dirname(path) or "."
-    # Python alone: modules beside the file can be imported, and nothing large is copied.
+    # Only Python files: modules next to the file can be imported, and nothing large is copied.
     files = dag.directory().with_directory(folder, settings.source.directory(folder), include=["**/*.py"])
     with scratch.folder("pipeline-") as place, contextlib.chdir(place):
         await files.export(str(place))

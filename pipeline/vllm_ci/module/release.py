@@ -1,4 +1,4 @@
-"""Releases as an object: its credentials are given once, its functions are the verbs of the command line."""
+"""Releases as an object: credentials are passed once, and its functions are the release commands."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -10,49 +10,51 @@ from vllm_ci.module.arguments import Password, RegistryService, Settings, Userna
 from vllm_ci.module.caching import never_cached
 
 Options = Mapping[str, str | bool]
-Channel = Annotated[str, Doc("Which channel of the configuration")]
-Reason = Annotated[str, Doc("Why, for the record")]
+Channel = Annotated[str, Doc("Channel of the configuration")]
+Reason = Annotated[str, Doc("Reason, for the release record")]
 
 
 @object_type
 class Release(Settings):
-    """Releases of a project: what moves its channels, and what is known about them."""
+    """Releases of a project: change its channels, and show their state."""
 
     username: Username = None
     password: Password = None
     registry_service: RegistryService = None
     ledger_username: Annotated[
-        dagger.Secret | None, Doc("User name for the ledger's repository; most servers take any with a token")
+        dagger.Secret | None, Doc("User name for the ledger's repository; most servers accept any name with a token")
     ] = None
     ledger_password: Annotated[dagger.Secret | None, Doc("Password or token for the ledger's repository")] = None
     ledger_service: Annotated[
-        dagger.Service | None, Doc("That repository's server as a service (tcp://host:port), if DNS does not know it")
+        dagger.Service | None, Doc("Git server of the ledger as a service (tcp://host:port), if DNS cannot resolve it")
     ] = None
     ssh_agent: Annotated[dagger.Socket | None, Doc("SSH agent for the ledger's repository, e.g. $SSH_AUTH_SOCK")] = None
-    known_hosts: Annotated[dagger.File | None, Doc("Host keys to trust with that agent, e.g. ~/.ssh/known_hosts")] = None
-    key: Annotated[dagger.Secret | None, Doc("Private key (PEM) to sign with; its public half is in release.signers")] = None
+    known_hosts: Annotated[dagger.File | None, Doc("Trusted SSH host keys for that agent, e.g. ~/.ssh/known_hosts")] = None
+    key: Annotated[dagger.Secret | None, Doc("Private key (PEM) to sign with; its public key must be in release.signers")] = (
+        None
+    )
     passphrase: Annotated[dagger.Secret | None, Doc("Passphrase of the private key")] = None
-    osv: Annotated[dagger.Directory | None, Doc("OSV data to scan with, now")] = None
-    by: Annotated[str, Doc("Who releases, as git writes it: Anna <anna@example.com>")] = ""
-    ref: Annotated[str, Doc("Branch or tag that is released, where the checkout has none; its git has to confirm it")] = ""
-    pull_request: Annotated[str, Doc("Number of the pull request that the CI run is for, empty when none")] = ""
-    run_url: Annotated[str, Doc("Page of the CI run that releases, for the record")] = ""
-    dry_run: Annotated[bool, Doc("Say exactly what would change, and change nothing")] = False
+    osv: Annotated[dagger.Directory | None, Doc("OSV data for a vulnerability scan during this call")] = None
+    by: Annotated[str, Doc("Author of the release, in git format: Anna <anna@example.com>")] = ""
+    ref: Annotated[str, Doc("Branch or tag that is released, if the checkout has none; verified with git")] = ""
+    pull_request: Annotated[str, Doc("Number of the pull request of the CI run; empty if none")] = ""
+    run_url: Annotated[str, Doc("URL of the CI run, for the release record")] = ""
+    dry_run: Annotated[bool, Doc("Only show what would change")] = False
     as_json: Annotated[bool, Doc("Return JSON")] = False
 
     @never_cached
     async def publish(
         self,
-        channel: Annotated[str, Doc("Which channel of the configuration; by default its first")] = "",
-        run: Annotated[bool, Doc("Run the stages now and publish by their report, all in this call")] = False,
+        channel: Annotated[str, Doc("Channel of the configuration; by default the first")] = "",
+        run: Annotated[bool, Doc("Run the stages first, and publish with that report")] = False,
         report: Annotated[
-            dagger.Directory | None, Doc("Report of a run; without one, the registry must have the commit")
+            dagger.Directory | None, Doc("Report of a run; without it, the commit must be in the registry")
         ] = None,
-        commit: Annotated[str, Doc("Commit to publish; its report has to be given, or it was published before")] = "HEAD",
-        scan: Annotated[dagger.File | None, Doc("JSON of Trivy or Grype for the image")] = None,
+        commit: Annotated[str, Doc("Commit to publish; needs a report, unless it was published before")] = "HEAD",
+        scan: Annotated[dagger.File | None, Doc("JSON report of Trivy or Grype for the image")] = None,
         reason: Reason = "",
     ) -> str:
-        """Publish the tested image of a commit to a channel: check the evidence, push, sign, tag, record."""
+        """Publish the tested image of a commit to a channel: check evidence, push, sign, tag, record."""
         from vllm_ci.module import verbs
 
         return await verbs.publish(self, channel, commit, reason, run=run, report=report, scan=scan)
@@ -60,11 +62,11 @@ class Release(Settings):
     @never_cached
     async def promote(
         self,
-        from_: Annotated[str, Name("from"), Doc("Channel to take the release from")],
-        channel: Annotated[str, Doc("Channel to take it to")],
+        from_: Annotated[str, Name("from"), Doc("Channel to promote from")],
+        channel: Annotated[str, Doc("Channel to promote to")],
         reason: Reason = "",
     ) -> str:
-        """Move a channel to the release of another one: the same digest, never a rebuild, by the stricter policy."""
+        """Promote the release of one channel to another: same digest, no rebuild, the stricter policy applies."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done
 
@@ -75,10 +77,10 @@ class Release(Settings):
     async def rollback(
         self,
         channel: Channel,
-        to: Annotated[str, Doc("Commit or digest to go back to; by default the newest earlier one that verifies")] = "",
+        to: Annotated[str, Doc("Commit or digest to roll back to; by default the newest earlier one that verifies")] = "",
         reason: Reason = "",
     ) -> str:
-        """Move a channel back to the newest earlier release whose evidence still verifies."""
+        """Roll a channel back to an earlier release whose evidence verifies."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done
 
@@ -86,8 +88,8 @@ class Release(Settings):
         return await done(self, Verb(name="rollback", about=(channel,), options=options, osv=self.osv, channels=(channel,)))
 
     @never_cached
-    async def history(self, channel: Annotated[str, Doc("Which channel; by default all")] = "") -> str:
-        """Show what was released, newest first, and where each channel points; from the ledger alone."""
+    async def history(self, channel: Annotated[str, Doc("Channel; by default all")] = "") -> str:
+        """Show the releases, newest first, and the current release of each channel; reads only the ledger."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done
 
@@ -98,13 +100,13 @@ class Release(Settings):
     @never_cached
     async def verify(
         self,
-        image: Annotated[str, Doc("Image (NAME[:TAG][@DIGEST]), or a channel of the configuration")],
-        keys: Annotated[list[dagger.File] | None, Doc("Public keys (PEM) to trust, in place of the configuration's")] = None,
-        commit: Annotated[str, Doc("Commit that statements have to be about")] = "",
-        channel: Annotated[str, Doc("Also ask this channel's policy")] = "",
-        layers: Annotated[bool, Doc("Read and check every layer as well, not only manifest and config")] = False,
+        image: Annotated[str, Doc("Image (NAME[:TAG][@DIGEST]) or channel of the configuration")],
+        keys: Annotated[list[dagger.File] | None, Doc("Public keys (PEM) to trust, instead of the configured signers")] = None,
+        commit: Annotated[str, Doc("Commit that the statements must be about")] = "",
+        channel: Annotated[str, Doc("Also check the policy of this channel")] = "",
+        layers: Annotated[bool, Doc("Also read and check every layer, not only manifest and config")] = False,
     ) -> str:
-        """Verify what is attached to an image by public keys; with keys it needs no checkout."""
+        """Verify the evidence attached to an image with public keys; with --keys, no checkout is needed."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done, done_anywhere
 
@@ -116,10 +118,10 @@ class Release(Settings):
     @never_cached
     async def prune(
         self,
-        keep: Annotated[int, Doc("Number of earlier releases that each channel keeps to go back to")] = 5,
-        yes: Annotated[bool, Doc("Delete; otherwise only show what would be deleted")] = False,
+        keep: Annotated[int, Doc("Number of earlier releases to keep for rollback, per channel")] = 5,
+        yes: Annotated[bool, Doc("Delete; without it, only show what would be deleted")] = False,
     ) -> str:
-        """Delete images (and their evidence) that no channel could go back to any more."""
+        """Delete images and evidence that no channel can roll back to any more."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done
 
@@ -129,9 +131,9 @@ class Release(Settings):
     async def policy(
         self,
         channel: Channel,
-        commit: Annotated[str, Doc("Released commit, tag or digest to check against it; by default only show the policy")] = "",
+        commit: Annotated[str, Doc("Released commit, tag or digest to check; by default only show the policy")] = "",
     ) -> str:
-        """Show every rule of a channel, and what it gets for a released commit if one is named."""
+        """Show the rules of a channel and, with --commit, the result of each for a released commit."""
         from vllm_ci.module.verb import Verb
         from vllm_ci.module.verbs import done
 

@@ -1,4 +1,4 @@
-"""A run of the stages as an object: its verdict and its report, from one run."""
+"""A run of the stages as an object, with verdict and report."""
 
 from typing import Annotated, Any
 
@@ -11,51 +11,51 @@ from vllm_ci.module.enums import Verdict
 
 @object_type
 class StageResult:
-    """What one stage found."""
+    """The result of one stage."""
 
-    name: Annotated[str, Doc("Its name")] = field()
-    verdict: Annotated[Verdict, Doc("How it ended")] = field()
-    seconds: Annotated[float, Doc("How long it took, in seconds")] = field()
+    name: Annotated[str, Doc("Name of the stage")] = field()
+    verdict: Annotated[Verdict, Doc("Verdict of the stage")] = field()
+    seconds: Annotated[float, Doc("Duration in seconds")] = field()
     passed: Annotated[int, Doc("Number of cases that passed")] = field()
     failed: Annotated[int, Doc("Number of cases that failed")] = field()
     errored: Annotated[int, Doc("Number of cases that errored")] = field()
     skipped: Annotated[int, Doc("Number of cases that were skipped")] = field()
-    message: Annotated[str, Doc("Why it failed or errored, with the names of the cases; empty if it passed")] = field()
-    log: Annotated[dagger.File, Doc("All that its programs wrote")] = field()
+    message: Annotated[str, Doc("Why it failed or errored, with the cases; empty if it passed")] = field()
+    log: Annotated[dagger.File, Doc("Output of its programs")] = field()
 
     @never_cached
     async def assert_passed(self) -> str:
-        """Return a line about the stage if it passed; fail with the verdict's exit code otherwise."""
+        """Return a summary line if the stage passed; otherwise fail with the exit code of its verdict."""
         line = f"{self.name}: {self.verdict.value}, {self.passed} passed, {self.failed} failed, {self.skipped} skipped"
         return await _passed(self.verdict, "\n".join(part for part in (line, self.message) if part))
 
 
 @object_type
 class Run:
-    """What a run of the stages found. A run that did not pass has a report as well."""
+    """The result of a run of the stages. It has a report even if the run did not pass."""
 
-    verdict: Annotated[Verdict, Doc("How it ended")] = field()
+    verdict: Annotated[Verdict, Doc("Verdict of the run")] = field()
     exit_code: Annotated[int, Doc("0 passed, 1 failed, 3 errored, 4 inconclusive")] = field()
-    digest: Annotated[str, Doc("Digest of the image that was tested; empty for a server that was given")] = field()
-    dirty: Annotated[bool, Doc("The checkout had changes that are not committed: the report cannot be published")] = field()
-    summary: Annotated[str, Doc("Table of the stages, with what failed")] = field()
-    report: Annotated[dagger.Directory, Doc("report.json, junit.xml, ctrf.json, report.html and the logs")] = field()
-    junit: Annotated[dagger.File, Doc("The results as JUnit XML")] = field()
-    stages: Annotated[list[StageResult], Doc("What each stage found, in the order of the run")] = field()
+    digest: Annotated[str, Doc("Digest of the tested image; empty for a given server")] = field()
+    dirty: Annotated[bool, Doc("The checkout had uncommitted changes: the report cannot be published")] = field()
+    summary: Annotated[str, Doc("Table of the stages, with failures")] = field()
+    report: Annotated[dagger.Directory, Doc("report.json, junit.xml, ctrf.json, report.html and logs")] = field()
+    junit: Annotated[dagger.File, Doc("Results as JUnit XML")] = field()
+    stages: Annotated[list[StageResult], Doc("Results of the stages, in run order")] = field()
 
     @never_cached
-    async def stage(self, name: Annotated[str, Doc("Its name, e.g. streaming")]) -> StageResult:
-        """What one stage found."""
+    async def stage(self, name: Annotated[str, Doc("Name of the stage, e.g. streaming")]) -> StageResult:
+        """Return the result of one stage."""
         from vllm_ci.module.endings import end
 
         names = [each.name for each in self.stages]
         if name not in names:
-            await end(f"vllm-ci: there is no stage {name} in this run\n  do:  choose from {', '.join(names)}", 2)
+            await end(f"vllm-ci: this run has no stage {name}\n  do:  choose from {', '.join(names)}", 2)
         return self.stages[names.index(name)]
 
     @never_cached
     async def assert_passed(self) -> str:
-        """Return the summary if the verdict is passed; fail with the verdict's exit code otherwise."""
+        """Return the summary if the verdict is passed; otherwise fail with the exit code of the verdict."""
         return await _passed(self.verdict, self.summary)
 
 
@@ -69,8 +69,8 @@ async def _passed(verdict: Verdict, text: str) -> str:
 
 
 def of(result: Any, report: dagger.Directory, summary: str) -> Run:
-    """The object of a report (:class:`vllm_ci.domain.report.Report`) that was written."""
-    made: Any = Run  # a dataclass, which the types of the SDK's decorator do not say
+    """Create the object from a report (:class:`vllm_ci.domain.report.Report`) and its written files."""
+    made: Any = Run  # a dataclass, but the types of the SDK's decorator lose that
     run: Run = made(
         verdict=Verdict(result.verdict.value),
         exit_code=result.verdict.exit_code,

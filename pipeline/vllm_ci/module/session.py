@@ -1,4 +1,4 @@
-"""What the module's functions have in common: an open engine, a project, and endings that a shell understands."""
+"""Common parts of the module's functions: an open engine, a project, and errors with exit codes."""
 
 import contextlib
 import posixpath
@@ -32,22 +32,22 @@ from vllm_ci.pipeline.steps import Source
 from vllm_ci.system import scratch
 
 _EMPTY = (
-    "the cache volume {volume} holds no image: this is the first build with it, or the engine's garbage collection removed it "
+    "the cache volume {volume} has no image: this is its first build, or the engine's garbage collection removed it "
     "(docs/dagger.md, Disk space)"
 )
-_DIRTY = "the tree is dirty: this image holds changes that are not committed, and cannot be published"
+_DIRTY = "the work tree is dirty: this image contains uncommitted changes and cannot be published"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a function works on.
+    """The input of a function.
 
     Attributes:
-        engine: Open.
-        project: What the configuration asks for.
+        engine: The open engine.
+        project: The configured project.
         source: Its files.
-        own: The pipeline of the user's own; ``None`` is the default one.
-        hidden: Values that may stand in no report.
+        own: The user's pipeline; ``None`` means the default one.
+        hidden: Values that must not appear in reports.
     """
 
     engine: DaggerEngine
@@ -59,7 +59,7 @@ class Work:
 
 @asynccontextmanager
 async def ending_well() -> AsyncIterator[None]:
-    """Errors of ours end the call with their message and their exit code."""
+    """End the call with message and exit code of an error from vllm-ci."""
     try:
         yield
     except VllmCiError as error:
@@ -71,12 +71,12 @@ async def ending_well() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -> AsyncIterator[Work]:
-    """What a function works on, with all that can be known checked before anything is built.
+    """Open the input of a function, and check as much as possible before anything is built.
 
     Args:
-        settings: Of the module's object.
-        wanted: What the call wants.
-        tool: The tool's environment; by default that of the settings.
+        settings: Settings of the module's object.
+        wanted: Requirements of the call.
+        tool: The tool's environment; by default from the settings.
     """
     async with ending_well(), contextlib.AsyncExitStack() as stack:
         loaded = await configuration(settings, deep=wanted.deep)
@@ -96,7 +96,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
             yield Work(
                 engine=engine,
                 project=project,
-                # The security stage looks for the key in what the server logged.
+                # The security stage searches the server log for the key.
                 source=replace(
                     await _source(engine, loaded, settings, project), secrets={name: text for name, (_, text) in found.items()}
                 ),
@@ -106,11 +106,11 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
 
 
 async def configuration(settings: Settings, *, deep: bool = False) -> Loaded:
-    """The configuration of the source, with the settings over it. Messages name the file as the user does.
+    """The configuration of the source, overridden by the settings. Messages show the user's path of the file.
 
     Raises:
-        UsageError: The source is no checkout, or the module's own.
-        ConfigError: There is none, or it is not valid.
+        UsageError: The source is not a checkout, or the module's own repository.
+        ConfigError: The file is missing or invalid.
     """
     await checkout.check(settings)
     overrides: dict[str, Override] = {}
@@ -121,7 +121,7 @@ async def configuration(settings: Settings, *, deep: bool = False) -> Loaded:
         overrides |= {f"stages.{name}.budget_s": Override(value=0.0, origin=origin) for name in BUDGETED}
     if not await settings.source.exists(settings.config):
         raise ConfigError(
-            f"the source has no {settings.config}", remedy="name the configuration file: --config path/to/vllm-ci.yaml"
+            f"the source has no {settings.config}", remedy="pass the configuration file: --config path/to/vllm-ci.yaml"
         )
     files = {settings.config: await settings.source.file(settings.config).contents()}
     for path in _pipelines(settings.config, files[settings.config]):
@@ -131,14 +131,14 @@ async def configuration(settings: Settings, *, deep: bool = False) -> Loaded:
 
 
 def _pipelines(config: str, text: str) -> list[str]:
-    """Where a pipeline of the user's own may be in the source: policies may name the stages that it defines."""
+    """Possible paths of a user's pipeline in the source: policies may name the stages that it defines."""
     named = re.findall(r"""^pipeline: *["']?([^"'#\s]+)""", text, re.MULTILINE)
     paths = [posixpath.normpath(posixpath.join(posixpath.dirname(config), path)) for path in (PLACE, *named)]
     return [path for path in paths if not path.startswith(("/", "..")) and path.endswith(".py")]
 
 
 def _loaded(config: str, files: Mapping[str, str], overrides: Mapping[str, Override]) -> Loaded:
-    """The configuration, read in a folder of its own, so that every message names the path in the checkout."""
+    """Load the configuration in a temporary directory, so that messages show the path in the checkout."""
     with scratch.folder("configuration-") as folder, contextlib.chdir(folder):
         for name, text in files.items():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def _loaded(config: str, files: Mapping[str, str], overrides: Mapping[str, Overr
 
 
 async def tool_of(settings: Settings) -> Tool:
-    """The tool's environment, as the settings want it.
+    """The tool's environment, from the settings.
 
     Raises:
         UsageError: A secret has no value.
@@ -169,7 +169,7 @@ async def tool_of(settings: Settings) -> Tool:
 
 
 def package() -> dagger.Directory:
-    """This package with what the builder needs, from the module's own source."""
+    """This package with the files that the builder needs, from the module's source."""
     source = dag.current_module().source()
     made = dag.directory().with_file("requirements.lock", source.file("requirements.lock"))
     for name in ("pipeline/vllm_ci", "images"):
@@ -179,13 +179,13 @@ def package() -> dagger.Directory:
 
 @contextmanager
 def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
-    """One line at each start and end of a step, in the function's log, without the secrets ``hidden``."""
+    """Print a line at each start and end of a step to the function's log, without the secrets ``hidden``."""
     with progress.watch(progress.console(), hidden) as emit:
         yield emit
 
 
 def note(text: str) -> None:
-    """Say something in the function's log that is no error."""
+    """Print a note to the function's log."""
     print(f"note: {text}", file=sys.stderr, flush=True)  # noqa: T201 - Dagger shows it at the function
 
 
@@ -195,15 +195,15 @@ def _project(loaded: Loaded, settings: Settings, wanted: Wanted, *, own: Iterabl
     if settings.api_key is not None:
         key = key or GENERATED_KEY
     elif wanted.foreign and key == GENERATED_KEY:
-        key = ""  # nobody here knows the key of a server that somebody else runs
+        key = ""  # the key of an external server is unknown here
     project = replace(project, server=replace(project.server, api_key_env=key))
     return replace(project, build_args=_build_args(settings.variant.value, settings.spec))
 
 
 def _build_args(variant: str, spec: str) -> tuple[str, ...]:
     if variant and spec:
-        raise UsageError("--variant and --spec both name an image spec", remedy="leave one out")
-    # A path is one of the checkout, which the builder has elsewhere.
+        raise UsageError("--variant and --spec both name an image spec", remedy="pass only one of them")
+    # A path is relative to the checkout, which has another path in the builder.
     name = variant or (f"{{in.source}}/{spec}" if spec else "")
     return ("--image", name) if name else ()
 
@@ -233,8 +233,8 @@ def _model(loaded: Loaded, settings: Settings, folder: str) -> DaggerDirectory |
     path = posixpath.normpath(posixpath.join(folder, loaded.config.model.path))
     if path.startswith(("/", "..")):
         raise ConfigError(
-            f"model.path: {path} lies outside of the source",
-            why="a function sees only what it is given",
-            remedy="pass the folder: --checkpoint /path/to/model",
+            f"model.path: {path} is outside the source",
+            why="a function can read only the directories that are passed to it",
+            remedy="pass the directory: --checkpoint /path/to/model",
         )
     return DaggerDirectory(settings.source.directory(path))

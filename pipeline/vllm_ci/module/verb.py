@@ -1,4 +1,4 @@
-"""A release verb as the command line that the tool's container runs."""
+"""A release command, to be run in the tool's container."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ _TIMEOUT_S = 2 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """One of the command line's.
+    """A release command with its arguments.
 
     Attributes:
-        name: Its name.
-        about: What it is about: a commit, a channel, an image.
-        options: By name; those that are empty or false are left out.
+        name: Name of the command.
+        about: Positional arguments: a commit, a channel, an image.
+        options: Options by name; empty and false ones are omitted.
         report: Directory with the reports of runs.
         osv: OSV data.
-        scan: JSON of a scanner.
+        scan: JSON report of a scanner.
         keys: Public keys.
-        channels: Channels that it names.
-        builds: Whether it needs the image of the source's commit in the builder's store.
+        channels: Channels that it uses.
+        builds: Whether the builder's store must have the image of the source's commit.
     """
 
     name: str
@@ -42,27 +42,27 @@ class Verb:
     builds: bool = False
 
     async def program(self, source: dagger.Directory | None, *words: str) -> Program:
-        """As it runs in the tool's container; what it prints is its file ``printed``.
+        """The program for the tool's container; its standard output goes to the file ``printed``.
 
         Args:
             source: The checkout, for ``{in.source}``.
-            words: Further ones of its command line.
+            words: Further arguments.
 
         Raises:
-            UsageError: The directory of reports holds none.
+            UsageError: The directory of reports has no report.
         """
-        said = [self.name, *self.about, *words]
+        argv = [self.name, *self.about, *words]
         for name, value in self.options.items():
             flag = f"--{name.replace('_', '-')}"
-            said += [flag] if value is True else [f"{flag}={value}"] if value else []
+            argv += [flag] if value is True else [f"{flag}={value}"] if value else []
         if self.report is not None:
-            said += [f"--report={{in.report}}/{path}" for path in await reports(self.report)]
+            argv += [f"--report={{in.report}}/{path}" for path in await reports(self.report)]
         if self.osv is not None:
-            said += ["--osv={in.osv}"]
+            argv += ["--osv={in.osv}"]
         if self.scan is not None:
-            said += ["--scan={in.scan}/scan.json"]
+            argv += ["--scan={in.scan}/scan.json"]
         names = [await key.name() for key in self.keys]
-        said += [f"--key={{in.keys}}/{name}" for name in names]
+        argv += [f"--key={{in.keys}}/{name}" for name in names]
         inputs = {
             "source": source,
             "report": self.report,
@@ -72,17 +72,20 @@ class Verb:
         }
         return Program(
             name=self.name,
-            argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{PRINTED}", *said),
+            argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{PRINTED}", *argv),
             inputs={name: DaggerDirectory(each) for name, each in inputs.items() if each is not None},
             timeout_s=_TIMEOUT_S,
         )
 
 
 async def reports(report: dagger.Directory) -> list[str]:
-    """Paths of the reports in a directory: that of one run, or a folder of several."""
+    """Paths of the reports in a directory of one or several runs."""
     found = sorted(await report.glob("**/report.json"))
     if not found:
-        raise UsageError("the report holds no report.json", remedy="pass what run gives: --report ../report")
+        raise UsageError(
+            "no report.json in the directory passed with --report",
+            remedy="pass the exported report of a run: --report ../report",
+        )
     return found
 
 

@@ -1,6 +1,6 @@
-"""The release verbs as functions: those of the command line, run in the tool's container, because they need git there.
+"""The release commands, run in the tool's container because they need git.
 
-:func:`done` is the only place that knows how a verb is carried out.
+:func:`done` is the only place that runs a command for a project.
 """
 
 import posixpath
@@ -27,13 +27,13 @@ from vllm_ci.module.wanted import Wanted, check_names, name_of, plaintexts
 from vllm_ci.pipeline import steps
 
 _SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
-_LOCAL = "a container sees no folder of this machine but the checkout, and what it writes is gone when it ends"
-# Verbs that write a signed record.
+_LOCAL = "a container can read only the checkout, and its files are deleted when it ends"
+# Commands that write a signed record.
 _SIGNING = ("publish", "promote", "rollback")
 
 
 async def done(release: Release, verb: Verb) -> str:
-    """What the verb printed, for a project whose releases go to servers. All that can be known is checked before it starts."""
+    """Run a command for a project that releases to servers, and return its output; arguments are checked first."""
     async with ending_well():
         loaded = await session.configuration(release)
         tool = await _equipped(release, verb, loaded)
@@ -41,7 +41,7 @@ async def done(release: Release, verb: Verb) -> str:
         if verb.builds:
             with watched() as emit:
                 await steps.build(found.engine, found.project, found.source, emit)
-        found.engine.session = ""  # moves are made each time that they are asked for
+        found.engine.session = ""  # release commands are never answered from the cache
         words = [f"--config={{in.source}}/{release.config}"]
         words += [f"--key=env:{_SIGNING_KEY}"] if release.key is not None and verb.name in _SIGNING else []
         words += ["--json"] if release.as_json else []
@@ -49,7 +49,7 @@ async def done(release: Release, verb: Verb) -> str:
 
 
 async def done_anywhere(release: Release, verb: Verb) -> str:
-    """What a verb printed that needs no project: it is about an image, whose keys are given."""
+    """Run a command that needs no project (an image and public keys are given), and return its output."""
     async with ending_well():
         tool = await equipped(release, await session.tool_of(release), ReleaseConfig(repository=verb.about[0]))
         async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
@@ -66,7 +66,7 @@ async def publish(
     report: dagger.Directory | None,
     scan: dagger.File | None,
 ) -> str:
-    """Publish by a report that is given, by one that is made now, or by what the registry has."""
+    """Publish with a given report, with a new one, or with the evidence in the registry."""
     verb = Verb(
         name="publish",
         about=(commit,),
@@ -81,17 +81,21 @@ async def publish(
         return await done(release, verb)
     async with ending_well():
         if report is not None or commit != "HEAD":
-            raise UsageError("--run makes the report of the checkout", remedy="leave out --report and --commit, or --run")
+            raise UsageError(
+                "--run cannot be combined with --report or --commit",
+                why="it creates a report of the checkout",
+                remedy="remove --run, or --report and --commit",
+            )
         await _equipped(release, verb, await session.configuration(release))
     made = await work.ran(release)
     return await done(release, replace(verb, report=made.report))
 
 
 async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
-    """The tool with the credentials of the release, if they and the configuration will do for the verb.
+    """The tool with the credentials of the release, after checking them and the configuration for the command.
 
     Raises:
-        UsageError: They will not; the message says what is missing.
+        UsageError: Something is missing.
     """
     section = loaded.config.release
     if unknown := [each for each in verb.channels if each not in section.channels]:
@@ -106,7 +110,7 @@ async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
 
 
 async def _check_key(release: Release, section: ReleaseConfig) -> None:
-    """Refuse a key that nothing trusts: its own signature would be refused after everything was built."""
+    """Check that the key belongs to a trusted signer: otherwise its signature would be refused after the build."""
     pem, *passphrase = await plaintexts([release.key, release.passphrase])
     environment = {_SIGNING_KEY: pem, keys.PASSPHRASE_ENV: passphrase[0] if passphrase else ""}
     public = keys.load(f"env:{_SIGNING_KEY}", environment=environment).public
@@ -118,9 +122,9 @@ async def _check_key(release: Release, section: ReleaseConfig) -> None:
             if keys.PublicKey(name=name, pem=content.encode()).hint == public.hint:
                 return
     raise UsageError(
-        "no signer of the configuration has the key that --key names",
+        "the key passed with --key belongs to no configured signer",
         why="releases are verified with the public keys in release.signers, so this signature would be refused",
-        remedy="write its public half to a file of the repository (ci.pub) and add it to the configuration:\n"
+        remedy="write its public key to a file in the repository (ci.pub) and add it to the configuration:\n"
         f"release: {{signers: {{ci: ci.pub}}}}\n{public.pem.decode().strip()}",
     )
 
@@ -129,12 +133,12 @@ async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool
     """The tool with the credentials of a release.
 
     Raises:
-        UsageError: They do not fit each other, or a secret has no value.
+        UsageError: They are incomplete, or a secret has no value.
     """
     if (release.ssh_agent is None) != (release.known_hosts is None):
         raise UsageError(
-            "an SSH agent and known hosts go together",
-            why="its keys are used with hosts that are known, and with no others",
+            "--ssh-agent and --known-hosts must be used together",
+            why="the keys of the agent are used only with known hosts",
             remedy="--ssh-agent $SSH_AUTH_SOCK --known-hosts ~/.ssh/known_hosts",
         )
     secrets = await _secrets(release)
@@ -144,9 +148,9 @@ async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool
     }
     if services.get("") is not None:
         raise UsageError(
-            "which host a service stands for is not known",
-            why="the configuration names no registry, or no URL of the ledger",
-            remedy="write them under release.repository and release.ledger.repository",
+            "the host of a service is unknown",
+            why="the configuration has no registry, or no URL for the ledger",
+            remedy="set release.repository and release.ledger.repository",
         )
     return replace(
         tool,
@@ -178,7 +182,8 @@ def _variables(release: Release) -> dict[str, str]:
     name, address = parseaddr(release.by)
     if release.by and not (name and address):
         raise UsageError(
-            f"--by {release.by} is not a name with an address", remedy='write it as git does: --by "Anna <anna@example.com>"'
+            f"--by {release.by} is not a name with an email address",
+            remedy='use the format of git: --by "Anna <anna@example.com>"',
         )
     return {
         "GIT_COMMITTER_NAME": name,
@@ -190,20 +195,20 @@ def _variables(release: Release) -> dict[str, str]:
 
 
 def _require_servers(verb: Verb, release: ReleaseConfig) -> None:
-    """Refuse what would be written into a folder of a container, or read from one that is not there."""
+    """Check that ledger and registry are servers: directories in a container would be lost."""
     if verb.name == "verify" or (verb.name == "policy" and len(verb.about) == len(("explain", "CHANNEL"))):
         return
     if not _is_server(release.ledger.repository):
         raise UsageError(
-            "release.ledger.repository names no server",
+            "release.ledger.repository is not a server",
             why=_LOCAL,
-            remedy=f"name a remote of the repository (origin) or a URL, or stay on this machine: vllm-ci {verb.name}",
+            remedy=f"set it to a remote (origin) or a URL, or use the command line: vllm-ci {verb.name}",
         )
     if verb.name != "history" and (not release.repository or release.repository.startswith("oci:")):
         raise UsageError(
-            "release.repository names no registry",
+            "release.repository is not a registry",
             why=_LOCAL,
-            remedy=f"name one (registry.example.com/team/name), or stay on this machine: vllm-ci {verb.name}",
+            remedy=f"set it to a registry (registry.example.com/team/name), or use the command line: vllm-ci {verb.name}",
         )
 
 
@@ -216,7 +221,7 @@ def _is_server(ledger: str) -> bool:
 
 
 async def _printed(engine: DaggerEngine, program: Program) -> str:
-    """Standard output; a program that fails ends the call with all it said and with its exit code."""
+    """Run a program and return its output; if it fails, end the call with its output and exit code."""
     outcome = await engine.run(program)
     printed = (await outcome.output.read(PRINTED)).decode()
     if not outcome:

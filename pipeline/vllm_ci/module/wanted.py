@@ -1,4 +1,4 @@
-"""What a call wants of a project, and the secrets that it needs and was given."""
+"""Requirements of a call, and the secrets that it needs and was given."""
 
 import hashlib
 import secrets
@@ -18,15 +18,15 @@ from vllm_ci.stages import needs_server
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a call wants of a project.
+    """Requirements of a call.
 
     Attributes:
-        stages: Which stages; none means those that the configuration enables.
-        serves: It runs the project's pipeline, whose server is started where its stages need one.
-        holds: It starts the server, whatever the stages need.
-        foreign: It tests a server that was given.
-        deep: No stage has a budget.
-        shared: Other functions of the session may want the same server at the same time.
+        stages: Stages to run; by default the enabled ones.
+        serves: Runs the project's pipeline, which starts a server if stages need one.
+        holds: Always starts the server.
+        foreign: Tests a given server.
+        deep: Run without time budgets.
+        shared: Other functions of the session may use the same server at the same time.
     """
 
     stages: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ class Wanted:
 
 
 async def given(settings: Settings, project: Project, wanted: Wanted) -> dict[str, tuple[dagger.Secret, str]]:
-    """Secrets by the name of the variable that would hold them, each with its value.
+    """Secrets by variable name, each with its value.
 
     Raises:
-        UsageError: One has no value or a name that programs need, or the server wants one that was not given.
+        UsageError: A secret has no value or a reserved name, or a required one was not given.
     """
     key = project.server.api_key_env
     named = {await name_of(secret): secret for secret in settings.secrets or ()}
@@ -53,20 +53,20 @@ async def given(settings: Settings, project: Project, wanted: Wanted) -> dict[st
     needed = [name.rpartition("=")[2] for name in _needed(project, wanted)]
     if missing := [name for name in needed if name not in named]:
         raise UsageError(
-            f"no secret {missing[0]} was given",
-            why=f"{settings.config} names it",
+            f"the secret {missing[0]} is missing",
+            why=f"{settings.config} requires it",
             remedy=f"pass it: --secrets env://{missing[0]}",
         )
     return {name: (secret, await _plaintext(secret)) for name, secret in named.items()}
 
 
 def serves(project: Project, wanted: Wanted) -> bool:
-    """Whether the call starts the server of the project."""
+    """Whether the call starts the project's server."""
     return wanted.holds or (wanted.serves and any(needs_server(spec) for spec in project.stages))
 
 
 def _needed(project: Project, wanted: Wanted) -> list[str]:
-    """Secrets that the server and the stages of the user's own are started with."""
+    """Names of the secrets that the server and the user's stages need."""
     key = [project.server.api_key_env] if project.server.api_key_env else []
     server = [*project.server.secrets, *key] if serves(project, wanted) else key if wanted.foreign else []
     runs = wanted.serves or wanted.foreign
@@ -74,15 +74,15 @@ def _needed(project: Project, wanted: Wanted) -> list[str]:
 
 
 async def _generated_key(*, shared: bool) -> str:
-    """A key that nobody knows; the same for all functions that share a server."""
+    """A random key; the same for all functions that share a server."""
     return hashlib.sha256(f"key {await identity()}".encode()).hexdigest()[:32] if shared else secrets.token_urlsafe(24)
 
 
 async def plaintexts(given: Iterable[dagger.Secret | None]) -> list[str]:
-    """Values of secrets.
+    """Read the values of secrets.
 
     Raises:
-        UsageError: One has none; the message names it.
+        UsageError: A secret has no value; the message names it.
     """
     return [await _plaintext(each) for each in given if each is not None]
 
@@ -100,15 +100,15 @@ async def _plaintext(secret: dagger.Secret) -> str:
 
 
 async def name_of(secret: dagger.Secret) -> str:
-    """The name of a variable, from ``env://NAME``, ``file://.../NAME`` and the like, or as a module set it."""
+    """The variable name of a secret: from ``env://NAME``, ``file://.../NAME`` etc., or as set by a module."""
     return (await secret.uri()).rpartition("/")[2] or await secret.name()
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse secrets under names that programs need.
+    """Refuse secrets with names that are reserved for programs.
 
     Raises:
-        UsageError: There is one.
+        UsageError: A name is reserved.
     """
     for name in names:
         if name and (reason := refusal_of_secret(name, ours=True)):
@@ -116,5 +116,5 @@ def check_names(names: Iterable[str]) -> None:
 
 
 async def identity() -> str:
-    """Identity of the session, the same for all functions that are called in it, and known to nobody outside."""
+    """Identity of the session: the same for all functions called in it, and secret outside of it."""
     return hashlib.sha256((await dag.current_workspace().client_id()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the functions of the objects do: the steps of the pipeline, on the engine that the function was called in."""
+"""Implementation of the module's functions: pipeline steps on the calling engine."""
 
 import io
 from dataclasses import replace
@@ -30,13 +30,13 @@ _BUILD_TIMEOUT_S = 3 * 3600.0
 
 
 async def built(settings: Settings) -> image.Image:
-    """The image of the commit."""
+    """Build the image of the commit."""
     async with opened(settings, Wanted()) as work:
         return image.of(settings, dict((await _built(work)).summary))
 
 
 async def served(settings: Settings) -> dagger.Service:
-    """The server of the commit's image, for somebody else to start."""
+    """The server of the commit's image, not yet started."""
     async with opened(settings, Wanted(holds=True)) as work:
         with watched() as emit:
             made = await steps.build(work.engine, work.project, work.source, emit)
@@ -44,7 +44,7 @@ async def served(settings: Settings) -> dagger.Service:
             project = await steps.fitted(work.engine, work.project, made, model, emit)
         server = project.server
         if server.api_key_env == GENERATED_KEY and settings.api_key is None:
-            server = replace(server, api_key_env="")  # a key that nobody knows would keep everybody out
+            server = replace(server, api_key_env="")  # a generated key is unknown to clients
         spec = steps.service(work.engine, replace(project, server=server), made, model)
         return (await work.engine.guarded(spec)).service()
 
@@ -58,15 +58,15 @@ async def ran(
     model: str = "",
     shared: bool = False,
 ) -> run.Run:
-    """A run of the stages.
+    """Run the stages.
 
     Args:
-        settings: Of the module's object.
-        stages: Which; by default those that the configuration enables.
-        deep: No stage has a budget.
-        server: Test this one; nothing is built.
-        model: Name that it knows its model by.
-        shared: Other functions of the session may want the same server at the same time.
+        settings: Settings of the module's object.
+        stages: Stages to run; by default the enabled ones.
+        deep: Run without time budgets.
+        server: Test this server instead of building an image.
+        model: Model name on that server.
+        shared: Other functions of the session may use the same server at the same time.
     """
     runs = Path.cwd() / "runs"
     wanted = Wanted(stages=tuple(stages or ()), serves=server is None, foreign=server is not None, deep=deep, shared=shared)
@@ -81,7 +81,7 @@ async def ran(
 
 
 async def checked(settings: Settings, stage: str = "") -> str:
-    """Fail unless a stage of the configuration passes, or all of them; functions of one session share what they need."""
+    """Run one enabled stage or all, and fail unless they pass; functions of one session share builds and servers."""
     async with session.ending_well():
         enabled = (await session.configuration(settings)).config.stages.enabled()
     if stage and stage not in enabled:
@@ -91,7 +91,7 @@ async def checked(settings: Settings, stage: str = "") -> str:
 
 
 async def container(settings: Settings, reference: str) -> dagger.Container:
-    """A container of an image that was built."""
+    """A container with a built image."""
     async with session.ending_well():
         repository, _, digest = reference.partition("@")
         engine = DaggerEngine(tool=await session.tool_of(settings))
@@ -151,7 +151,7 @@ async def _built(work: Work) -> steps.Built:
 
 
 async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -> steps.RunResult:
-    """Run the stages that need no more than a server's URL against one that somebody else runs."""
+    """Run the stages that need only a server URL against an external server."""
     ports = [await port.port() for port in await server.ports()]
     held = DaggerService(name="vllm", port=ports[0] if ports else PORT, handle=server)
     context = StageContext(
@@ -167,10 +167,10 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
 
 
 async def _written(result: steps.RunResult, hidden: tuple[str, ...], runs: Path) -> run.Run:
-    """The object of a result, its report written."""
+    """Write the report of a result, and create the object."""
     report = redaction.redacted(result.report, hidden)
     written = folder.write(runs, report, result.logs, secrets=hidden)
-    # Exported into a checkout, a report must not make the tree dirty that it is about.
+    # A report exported into its checkout must not make the work tree dirty.
     (written / ".gitignore").write_text("*\n", encoding="utf-8")
     text = io.StringIO()
     progress.close(Console(file=text, width=120, highlight=False, soft_wrap=True), report, "the run's field report")

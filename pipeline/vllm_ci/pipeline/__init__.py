@@ -1,1 +1,1 @@
-"""The pipeline: its steps, what a run records, and what a server gets on its machine."""
+"""The pipeline: its steps, the record of a run, and settings that fit a server to its machine."""

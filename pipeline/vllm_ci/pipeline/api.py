@@ -1,4 +1,4 @@
-"""The pipeline as code: what a user's ``ci/pipeline.py`` gets, and what the default pipeline is written in."""
+"""The pipeline API: passed to a user's ``ci/pipeline.py``, and used by the default pipeline."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from vllm_ci.stages.user_code import caller
 
 
 def _silent(event: Event) -> None:
-    """Report to no one."""
+    """Ignore events."""
 
 
 class Pipeline:
     """The steps of a run on one engine: build, serve, test, report.
 
-    A file ``ci/pipeline.py`` with ``async def pipeline(ci: Pipeline) -> Report`` is run by ``vllm-ci run``. Elsewhere
-    :func:`vllm_ci.open_pipeline` opens one, or it is made from an open engine, a project and its source.
+    A file ``ci/pipeline.py`` with ``async def pipeline(ci: Pipeline) -> Report`` is run by ``vllm-ci run``. Elsewhere,
+    open one with :func:`vllm_ci.open_pipeline`, or create it from an open engine, a project and its source.
 
     Args:
-        engine: Where everything runs; open.
-        project: What the configuration asks for.
+        engine: Where everything runs; it must be open.
+        project: The configured project.
         source: The project's files, as directories of the engine.
-        emit: Is told of every start and end of a step; by default no one is.
+        emit: Called at every start and end of a step; by default events are ignored.
         matrix: Other servers to test; by default none.
-        record: Takes down what is found, for a caller who may stop the run before its end.
+        record: Collects the results, for callers that may stop the run early.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Pipeline:
         self._tested: set[str] = set()
         self._stopped: list[Service] = []
         chosen = (*(name for name in self.stages if name in project.selected), *project.selected)
-        self._announce(dict.fromkeys(chosen))  # who asks for a stage gets a result of it, or is told that there is none
+        self._announce(dict.fromkeys(chosen))  # every selected stage gets a result, or an error that says why there is none
 
     @property
     def commit(self) -> Commit:
@@ -86,26 +86,26 @@ class Pipeline:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of the stages that run: those of ``--stage``, or else those that ``vllm-ci.yaml`` enables."""
+        """Names of the stages to run: those of ``--stage``, otherwise those that ``vllm-ci.yaml`` enables."""
         return tuple(spec.name for spec in self._project.stages)
 
     @property
     def image_stages(self) -> tuple[str, ...]:
-        """Those of :attr:`stages` that need only an image."""
+        """The :attr:`stages` that need only an image."""
         return tuple(spec.name for spec in self._project.stages if not needs_server(spec))
 
     @property
     def server_stages(self) -> tuple[str, ...]:
-        """Those of :attr:`stages` that need a server."""
+        """The :attr:`stages` that need a server."""
         return tuple(spec.name for spec in self._project.stages if needs_server(spec))
 
     @property
     def matrix_stages(self) -> tuple[str, ...]:
-        """Those of :attr:`server_stages` that ``matrix.stages`` names for the other servers."""
+        """The :attr:`server_stages` that ``matrix.stages`` selects for the matrix servers."""
         return tuple(name for name in self.server_stages if self._matrix is not None and name in self._matrix.stages)
 
     def variants(self) -> tuple[Variant, ...]:
-        """Other servers to test (``--matrix``): those that this engine can run; the report says why it has not the others."""
+        """Matrix servers (``--matrix``) that this engine can run; the report lists the others as skipped, with a reason."""
         capabilities, possible = self.engine.capabilities, []
         for variant in self._matrix.variants if self._matrix is not None else ():
             reason = variant.impossible(self._project, gpus=capabilities.gpus, cores=capabilities.cores)
@@ -116,10 +116,10 @@ class Pipeline:
         return tuple(possible)
 
     def expect(self, *stages: Named) -> None:
-        """Announce stages: those that are not run in the end are in the report as ``errored``, and it cannot pass without them.
+        """Declare stages that must run: those that did not run are reported as ``errored``, so the run cannot pass.
 
         Args:
-            stages: Names or stages; none means all that ``vllm-ci.yaml`` enables, with those of the matrix.
+            stages: Names or stages; by default all that ``vllm-ci.yaml`` enables, including those of the matrix.
         """
         at = caller()
         with self.calls.refusing():
@@ -131,21 +131,21 @@ class Pipeline:
         """Build the image of the commit.
 
         Raises:
-            BuildError: It could not be built; the report says why.
-            ConfigError: What was asked for cannot be built.
+            BuildError: The build failed; the report says why.
+            ConfigError: The configuration cannot be built.
         """
         return self.calls.add("ci.build()", caller(), self._build())
 
     def serve(self, image: Image, variant: Variant | None = None, *, name: str = "") -> AbstractAsyncContextManager[Server]:
-        """Serve the image while the context lasts; the server is ready when the context begins.
+        """Serve the image for the duration of the context; the server is ready when the context is entered.
 
         Args:
-            image: What :meth:`build` returned.
-            variant: Another way to serve it, with rows of its own in the report.
+            image: The image that :meth:`build` returned.
+            variant: Serve it in another way, with separate rows in the report.
             name: Name of a second server; its rows are called ``STAGE@NAME``.
 
         Raises:
-            ErroredError: The model could not be made, or the server did not start; the report says why.
+            ErroredError: The model could not be created, or the server did not start; the report says why.
         """
         at = caller()
         with self.calls.refusing():
@@ -159,17 +159,17 @@ class Pipeline:
     def test(self, target: Image | Server, *stages: Named) -> Coroutine[Any, Any, tuple[StageResult, ...]]:
         """Run stages against a server, or inside an image, one after another. A stage that fails does not raise.
 
-        Stages that ``--stage`` leaves out are not run.
+        Stages excluded by ``--stage`` are not run.
 
         Args:
-            target: What :meth:`serve` gave, or what :meth:`build` returned.
-            stages: Names of stages (``"integration"``, one of ``stages:`` in ``vllm-ci.yaml``, an installed one), or stages.
+            target: The server from :meth:`serve`, or the image from :meth:`build`.
+            stages: Names of stages (built-in, from ``stages:`` in ``vllm-ci.yaml``, or installed), or stage objects.
 
         Returns:
             The results of the stages that ran, in the same order.
 
         Raises:
-            PipelineError: There is no such stage, or the target is of the wrong kind.
+            PipelineError: There is no such stage, or it cannot run on this target.
         """
         at = caller()
         with self.calls.refusing():
@@ -180,7 +180,7 @@ class Pipeline:
         return self.calls.add("ci.test()", at, self._test(target, [each for each in planned if each is not None]))
 
     async def together(self, *work: Awaitable[object]) -> None:
-        """Wait for several things that run at the same time: all come to their end, then the first error is raised.
+        """Run several things concurrently: wait until all have ended, then raise the first error.
 
         Args:
             work: Coroutines, e.g. ``ci.test(image, "unit")`` and one that serves the image and tests the server.
@@ -200,10 +200,10 @@ class Pipeline:
             raise errors[0]
 
     def report(self) -> Report:
-        """What was found; return it at the end of the pipeline.
+        """The report so far; return it at the end of the pipeline.
 
         Raises:
-            PipelineError: A call before it was not awaited, or still runs.
+            PipelineError: An earlier call was not awaited, or is still running.
         """
         self.calls.check()
         report = self.record.run().report
@@ -211,7 +211,7 @@ class Pipeline:
         return report
 
     def issued(self, report: object) -> bool:
-        """Whether :meth:`report` made it: a report that a pipeline puts together by itself is no evidence."""
+        """Whether :meth:`report` created it: a report from anywhere else is not accepted as evidence."""
         return any(report is each for each in self._reports)
 
     async def _build(self) -> Image:
@@ -230,7 +230,7 @@ class Pipeline:
         return Image(ref=built.image, engine=self.engine, source=self._source.project, facts=built.facts)
 
     async def _look(self) -> None:
-        """Note the machine's facts; a report without them says that they are unknown."""
+        """Record facts about the machine; without them the report says that they are unknown."""
         with contextlib.suppress(EngineError):
             self.record.hardware = await self.engine.hardware()
 
@@ -259,17 +259,17 @@ class Pipeline:
         return tuple(self._runner.results[f"{context.spec.name}{at}"] for context in planned)
 
     def _planned(self, target: Image | Server, named: Named, at: str) -> StageContext | None:
-        """The context of a stage; ``None`` for one that the caller of the run has left out.
+        """The context of a stage; ``None`` if it is not selected for this run.
 
         Raises:
-            PipelineError: It cannot run on the target.
+            PipelineError: The stage cannot run on the target.
         """
         spec, stage = self._choice.find(named, at)
         if not self._choice.wants(spec.name):
             return None
         if stage.needs_server and isinstance(target, Image):
             raise misuse(
-                f"the stage {spec.name} needs a server, and ci.test() got an image",
+                f"the stage {spec.name} needs a server, but ci.test() got an image",
                 remedy=f'async with ci.serve(image) as server: await ci.test(server, "{spec.name}")',
                 at=at,
             )
@@ -277,7 +277,7 @@ class Pipeline:
         if row in self._tested:
             raise misuse(
                 f"the stage {row} is tested a second time",
-                why="its second result would replace the first one, whatever that was",
+                why="the second result would replace the first one",
                 remedy='give the second server a name: ci.serve(image, name="second")',
                 at=at,
             )
@@ -318,5 +318,5 @@ class Pipeline:
     def _built_of(self, image: Image, at: str) -> Built:
         built = self._built.get(image.digest)
         if built is None:
-            raise misuse("ci.serve() got the image of another run", remedy="build it first: image = await ci.build()", at=at)
+            raise misuse("ci.serve() got an image from another run", remedy="build it first: image = await ci.build()", at=at)
         return built

@@ -1,4 +1,4 @@
-"""Steps that were called and never awaited: they did not run, and a report without them would look whole."""
+"""Find steps that were called but never awaited: they did not run, and a report without them would look complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_ci.pipeline.errors import PipelineError, misuse
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """A call that has to be awaited: how it looks, where it was made, and the coroutine."""
+    """A call that must be awaited: its text, its location and its coroutine."""
 
     text: str
     at: str
@@ -22,7 +22,7 @@ class _Call:
 
 @dataclass(kw_only=True)
 class Calls:
-    """All calls of a pipeline's steps.
+    """All step calls of a pipeline.
 
     Attributes:
         refused: Errors of calls that cannot work: a pipeline that catches them cannot hide them.
@@ -41,21 +41,21 @@ class Calls:
             raise
 
     def add(self, text: str, at: str, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        """Remember a call.
+        """Register a call.
 
         Args:
-            text: How it looks (``ci.build()``).
-            at: ``path:line`` of it.
-            work: What it returns.
+            text: The call as text (``ci.build()``).
+            at: ``path:line`` of the call.
+            work: The coroutine that it returns.
         """
         self._calls.append(_Call(text=text, at=at, work=work))
         return work
 
     def check(self) -> None:
-        """Check that every call has come to its end.
+        """Check that every call has finished.
 
         Raises:
-            PipelineError: One was never awaited, or still runs.
+            PipelineError: A call was never awaited, or is still running.
         """
         calls, self._calls = self._calls, []
         states = [(call, inspect.getcoroutinestate(call.work)) for call in calls]
@@ -71,4 +71,4 @@ class Calls:
             if state == inspect.CORO_CREATED:
                 raise misuse(f"{call.text} was not awaited: it did not run", remedy=f"write `await {call.text}`", at=call.at)
             if state != inspect.CORO_CLOSED:
-                raise misuse(f"{call.text} still runs when the report is made", remedy="wait for it first", at=call.at)
+                raise misuse(f"{call.text} is still running when the report is created", remedy="wait for it first", at=call.at)

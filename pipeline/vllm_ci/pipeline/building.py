@@ -1,4 +1,4 @@
-"""The first step: the image of a commit."""
+"""The first step: build the image of a commit."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline.record import SUMMARIES
 from vllm_ci.pipeline.source import Source
-from vllm_ci.pipeline.telling import step, told
+from vllm_ci.pipeline.telling import failure, step
 
 _TIMEOUT_S = 3 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """An image and what is known of it.
+    """A built image with its metadata.
 
     Attributes:
         image: Its reference.
-        facts: Directory with ``build.json`` (what ``vllm-ci build --json`` prints), ``config.json`` (the OCI image
-            configuration) and ``manifest.json`` (what its files must be).
-        config: That image configuration.
-        summary: That of ``build.json``.
+        facts: Directory with ``build.json`` (the output of ``vllm-ci build --json``), ``config.json`` (the OCI image
+            configuration) and ``manifest.json`` (the expected files).
+        config: The OCI image configuration.
+        summary: The content of ``build.json``.
     """
 
     image: ImageRef
@@ -42,8 +42,8 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
     """Build the image of the source's commit.
 
     Raises:
-        BuildError: It could not be built.
-        ConfigError: What was asked for cannot be built.
+        BuildError: The build failed.
+        ConfigError: The configuration cannot be built.
     """
     commit = source.commit
     with step(emit, "build", f"image of {commit.short}") as done:
@@ -60,11 +60,11 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
             )
         )
         if not outcome:
-            said = told(outcome.log)
-            message = f"{SUMMARIES['build']}: {said['message']}"
+            found = failure(outcome.log)
+            message = f"{SUMMARIES['build']}: {found['message']}"
             if outcome.exit_code == ConfigError.exit_code:
-                raise ConfigError(message, why=said["why"], remedy=said["remedy"])
-            raise BuildError(message, why=said["why"], remedy=said["remedy"], log=outcome.log)
+                raise ConfigError(message, why=found["why"], remedy=found["remedy"])
+            raise BuildError(message, why=found["why"], remedy=found["remedy"], log=outcome.log)
         summary = json.loads(await outcome.output.read("build.json"))
         config = json.loads(await outcome.output.read("config.json"))
         image = summary["image"]
@@ -72,5 +72,5 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
             repository=image["reference"].partition("@")[0], digest=image["digest"], tags=tuple(image.get("tags", ()))
         )
         made = sum(layer["built"] for layer in summary["layers"])
-        done(f"{ref.digest}, {made} of {len(summary['layers'])} layers made")
+        done(f"{ref.digest}, {made} of {len(summary['layers'])} layers built")
     return Built(image=ref, facts=outcome.output, config=config, summary=summary)

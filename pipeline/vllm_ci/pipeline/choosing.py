@@ -1,4 +1,4 @@
-"""Which stages a pipeline means, and which of them its caller wants."""
+"""Resolve the stages that a pipeline names, and which of them are selected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_ci.pipeline.errors import misuse
 from vllm_ci.stages import Stage, installed, stage_of, unknown
 
 Named = str | Stage
-"""A stage by its name, or the stage itself."""
+"""The name of a stage, or a stage object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Choice:
     """The stages of a project.
 
     Raises:
-        ConfigError: One that is to run cannot be used.
+        ConfigError: A stage that should run cannot be used.
     """
 
     project: Project
@@ -29,7 +29,7 @@ class Choice:
             stage_of(spec)
 
     def find(self, named: Named, at: str) -> tuple[StageSpec, Stage]:
-        """What is known of a stage that a pipeline names, or that it is.
+        """Find a stage by its name, or describe a stage object.
 
         Raises:
             PipelineError: There is no such stage.
@@ -55,18 +55,18 @@ class Choice:
     @staticmethod
     def _described(stage: Stage, known: dict[str, StageSpec], at: str) -> StageSpec:
         try:
-            name = installed.checked(stage, where="what ci.test() got").name
+            name = installed.checked(stage, where="the argument of ci.test()").name
         except ConfigError as error:
             raise misuse(error.message, why=error.why, remedy=error.remedy, at=at) from error
         if name in known:
             raise misuse(
-                f"there are two stages called {name}: this one, and one in vllm-ci.yaml",
-                remedy=f'name that one (ci.test(server, "{name}")), or give one of them another name',
+                f"two stages are called {name}: this one and one in vllm-ci.yaml",
+                remedy=f'use the configured one (ci.test(server, "{name}")), or rename one of them',
                 at=at,
             )
         promises, timeout_s = getattr(stage, "promises", 1), getattr(stage, "timeout_s", 1800.0)
         return StageSpec(name=name, suite=False, promises=promises, timeout_s=timeout_s)
 
     def wants(self, name: str) -> bool:
-        """Whether the caller of the run wants the stage."""
+        """Whether the stage is selected for this run."""
         return not self.project.selected or name in self.project.selected

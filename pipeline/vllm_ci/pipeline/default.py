@@ -1,4 +1,4 @@
-"""The pipeline that runs where a project has none of its own; copy it to ``ci/pipeline.py`` to begin with yours."""
+"""The default pipeline; copy it to ``ci/pipeline.py`` as a starting point for your own."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vllm_ci.pipeline.handles import Image
 
 async def pipeline(ci: Pipeline) -> Report:
     """Build the image, serve it, test it, report."""
-    ci.expect()  # every configured stage is in the report, whatever breaks
+    ci.expect()  # every configured stage is in the report, whatever fails
     image = await ci.build()
     await ci.together(inside(ci, image), against_a_server(ci, image))
     for variant in ci.variants():  # with --matrix: other ways of serving the same image
-        with suppress(ErroredError):  # one that does not start is reported in its own rows
+        with suppress(ErroredError):  # a server that does not start is reported in its own rows
             await against_a_server(ci, image, variant)
     return ci.report()
 
 
 async def inside(ci: Pipeline, image: Image) -> None:
-    """Test the image itself: that needs no server, and runs while it starts."""
+    """Test the image itself: this needs no server, and runs while the server starts."""
     await ci.test(image, *ci.image_stages)
 
 
 async def against_a_server(ci: Pipeline, image: Image, variant: Variant | None = None) -> None:
-    """Serve the image, and test what answers."""
+    """Serve the image and test the server."""
     stages = ci.server_stages if variant is None else ci.matrix_stages
     if stages:
         async with ci.serve(image, variant) as server:

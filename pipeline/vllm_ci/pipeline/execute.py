@@ -1,4 +1,4 @@
-"""Running a pipeline function to a report, whatever it raises."""
+"""Run a pipeline function and always produce a report, whatever it raises."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ STEP = "pipeline"
 
 
 async def execute(ci: Pipeline, function: Function) -> RunResult:
-    """Run a pipeline; what it raises is part of the report, with the line of the user's code.
+    """Run a pipeline; errors that it raises are part of the report, with the line of the user's code.
 
     A failed ``assert`` is a failed row ``pipeline``; any other error is the run's problem.
 
     Args:
-        ci: What it works on.
+        ci: Passed to the pipeline.
         function: The pipeline.
 
     Raises:
-        ConfigError: What was asked for cannot be built.
+        ConfigError: The configuration cannot be built.
     """
     try:
         returned = await function(ci)
         ci.calls.check()
         _check(ci, returned, function)
         _check_tested(ci, function)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - told apart below
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - distinguished below
         _note_refused(ci)
         for each in user_code.leaves(error):
             _note(ci, each)
-        with contextlib.suppress(PipelineError):  # closes what was never awaited; the first error is the one that counts
+        with contextlib.suppress(
+            PipelineError
+        ):  # closes coroutines that were never awaited; the first error is the one that counts
             ci.calls.check()
     else:
         _note_refused(ci)
@@ -64,7 +66,7 @@ def _note(ci: Pipeline, error: Exception | SystemExit) -> None:
         ci.record.failed(STEP if user_code.place(error) else "engine", _placed(error))
     elif user_code.place(error) or isinstance(error, SystemExit):
         ci.record.failed(STEP, foreign(error))
-    else:  # a fault of ours
+    else:  # a bug in vllm-ci
         raise error
 
 
@@ -75,7 +77,7 @@ def _failed(ci: Pipeline, error: AssertionError) -> None:
 
 
 def _placed(error: VllmCiError) -> ErroredError:
-    """An error of ours that went through the user's code, with the line."""
+    """A vllm-ci error that passed through user code, with the line."""
     where = user_code.place(error)
     message = f"{where}: {error.message}" if where else error.message
     log = error.log if isinstance(error, ErroredError) else ""
@@ -83,12 +85,12 @@ def _placed(error: VllmCiError) -> ErroredError:
 
 
 def foreign(error: BaseException) -> ErroredError:
-    """An error of the user's code as one of ours, with its line; ``sys.exit`` is one, too: it ends no run with success."""
+    """Convert an error of user code, with its line; ``sys.exit`` counts as one, so it cannot end a run with success."""
     where = user_code.place(error)
     return ErroredError(
         f"{where}: {user_code.words(error)}" if where else user_code.words(error),
-        why="the code of the pipeline raised this error, so its remaining steps did not run",
-        remedy="fix that line and run again; the log has the whole traceback",
+        why="the pipeline code raised this error, so the remaining steps did not run",
+        remedy="fix that line and run again; the log has the full traceback",
         log=user_code.trace(error),
     )
 
@@ -101,12 +103,12 @@ def _check(ci: Pipeline, returned: object, function: Function) -> None:
     """
     if ci.issued(returned):
         return
-    said = "nothing" if returned is None else f"a {type(returned).__name__}"
+    found = "nothing" if returned is None else f"a {type(returned).__name__}"
     if isinstance(returned, Report):
-        said = "a report that ci.report() did not make"
+        found = "a report that was not created by ci.report()"
     raise misuse(
-        f"the pipeline returned {said}",
-        why="its result is the report of what it ran",
+        f"the pipeline returned {found}",
+        why="a pipeline must return the report of its run",
         remedy="end it with `return ci.report()`",
         at=user_code.defined_at(function),
     )
@@ -121,7 +123,7 @@ def _check_tested(ci: Pipeline, function: Function) -> None:
     if not ci.record.rows and ci.record.problem is None:
         raise misuse(
             "the pipeline ran no stage",
-            why="without one, nothing is known about the commit",
+            why="without a stage, nothing about the commit was tested",
             remedy="call ci.test() in it, or enable a stage in vllm-ci.yaml",
             at=user_code.defined_at(function),
         )

@@ -1,4 +1,4 @@
-"""A CPU image's server fitted to the machine it will run on, where the user leaves that open."""
+"""Fit the server of a CPU image to its machine, for settings that the user leaves open."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ async def fitted(
     emit: Emit,
     step: str = "settings",
 ) -> Project:
-    """The project, with what its server needs on this machine; unchanged for images of other devices.
+    """The project with server settings computed for this machine; unchanged for images of other devices.
 
     Args:
         engine: Where the server will run.
-        project: Whose server it is.
-        checkpoint: The model, if it is at hand.
-        image: ``image`` of what the build said (``device``).
+        project: The project of the server.
+        checkpoint: The model, if available.
+        image: ``image`` from the build summary (``device``).
         config: OCI configuration of the image.
-        emit: Is told what was computed.
-        step: As which step.
+        emit: Called with what was computed.
+        step: Name of the step.
 
     Raises:
         ErroredError: The machine's free memory could not be read.
@@ -59,12 +59,12 @@ async def fitted(
 
 
 def settings(server: ServerSpec, shape: ModelShape | None, machine: Machine, image_env: Mapping[str, str]) -> CpuSettings:
-    """What is computed for a server; the image's environment counts as said by the user, the server's own goes over it."""
+    """Compute settings for a server; the image's environment counts as set by the user, and the server's overrides it."""
     return cpu_serving.compute(shape, machine, said(server.args, {**image_env, **server.env}, server.secrets))
 
 
 def machine(found: Mapping[str, int]) -> Machine:
-    """As ``programs/machine.py`` writes it."""
+    """Read the output of ``programs/machine.py``."""
     return Machine(memory_bytes=found["memory_bytes"], cores=found["cores"])
 
 
@@ -85,7 +85,7 @@ async def _machine(engine: Engine) -> Machine:
 
 
 async def _shape(checkpoint: Directory) -> ModelShape | None:
-    """Shape of a checkpoint; ``None`` for one without a ``config.json`` (GGUF) or with one that is none."""
+    """Shape of a checkpoint; ``None`` if its ``config.json`` is missing (GGUF) or invalid."""
     found: list[dict[str, Any]] = []
     for name in model_shape.FILES:
         content: object = None

@@ -1,4 +1,4 @@
-"""A stage as a function: ``@stage`` on ``async def smoke(server): ...``."""
+"""Stages as functions: ``@stage`` on ``async def smoke(server): ...``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from vllm_ci.stages.command import case_of
 from vllm_ci.stages.stage import StageContext
 
 Found = None | Case | Iterable[Case] | Outcome | StageResult
-"""What the function of a stage may return; an ``AssertionError`` is a failed case."""
+"""The return types of a stage function; an ``AssertionError`` is a failed case."""
 Judge = Callable[[Any], Awaitable[Found]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionStage:
-    """A stage whose function looks at a server, or at an image. It can be called like the function itself.
+    """A stage whose function tests a server or an image. It can be called like the function itself.
 
     Attributes:
-        name: In reports, policies and on the command line.
-        needs_server: It gets a :class:`Server`; otherwise an :class:`Image`.
-        timeout_s: Longest time, in seconds.
-        promises: Least number of cases.
+        name: Name in reports, policies and on the command line.
+        needs_server: The function gets a :class:`Server`; otherwise an :class:`Image`.
+        timeout_s: Timeout in seconds.
+        promises: Minimum number of cases.
     """
 
     function: Judge = field(repr=False)
@@ -44,15 +44,15 @@ class FunctionStage:
     promises: int = 1
 
     def __call__(self, target: Any) -> Awaitable[Found]:
-        """Call the function, without a verdict: what it raises is raised."""
+        """Call the function without a verdict: its exceptions are raised."""
         return self.function(target)
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:  # noqa: ARG002
-        """None: the function starts what it needs."""
+        """No programs: the function starts what it needs."""
         return ()
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:  # noqa: ARG002
-        """Never: the function judges by itself.
+        """Not available: the function returns its own result.
 
         Raises:
             EngineError: Always.
@@ -60,7 +60,7 @@ class FunctionStage:
         raise EngineError(f"the stage {self.name} is a function", remedy="call judge()")
 
     async def judge(self, context: StageContext, engine: Engine, stop: anyio.Event) -> StageResult:
-        """Call the function, and turn what it returns or raises into cases."""
+        """Call the function, and convert its return value or exception to cases."""
         begun = time.monotonic()
         found: list[Found] = []
         raised: list[Exception | SystemExit] = []
@@ -79,13 +79,13 @@ class FunctionStage:
                 group.cancel_scope.cancel()
         seconds = round(time.monotonic() - begun, 3)
         if limit.cancelled_caught:
-            return self._of([self._case(CaseStatus.ERRORED, f"its time ran out after {context.spec.timeout_s:g} s")], seconds)
+            return self._of([self._case(CaseStatus.ERRORED, f"timed out after {context.spec.timeout_s:g} s")], seconds)
         if raised:
             leaves = list(user_code.leaves(raised[0]))
             log = user_code.trace(raised[0])
             return self._of([self._raised(each) for each in leaves], seconds, log=log)
         if not found:  # stopped from outside, or without its server
-            return self._of([self._case(CaseStatus.ERRORED, "was stopped before its end")], seconds)
+            return self._of([self._case(CaseStatus.ERRORED, "was stopped before it finished")], seconds)
         return self._returned(found[0], seconds, promised=context.spec.promises)
 
     def _returned(self, found: Found, seconds: float, *, promised: int) -> StageResult:
@@ -96,18 +96,16 @@ class FunctionStage:
             return self._of([case], seconds, log=found.log)
         cases = [self._case(CaseStatus.PASSED)] if found is None else _listed(found)
         if cases is None:
-            said = f"{self._place}: the stage returned {type(found).__name__}"
-            why = (
-                "a stage returns nothing, a Case, several Cases, an Outcome or a StageResult, and raises AssertionError to fail"
-            )
-            return self._of([self._case(CaseStatus.ERRORED, f"{said}; {why}")], seconds)
+            message = f"{self._place}: the stage returned {type(found).__name__}"
+            why = "a stage must return None, a Case, several Cases, an Outcome or a StageResult; raise AssertionError to fail"
+            return self._of([self._case(CaseStatus.ERRORED, f"{message}; {why}")], seconds)
         return self._of(cases, seconds, promised=promised)
 
     def _raised(self, error: Exception | SystemExit) -> Case:
         where = user_code.place(error)
         status = CaseStatus.FAILED if isinstance(error, AssertionError) else CaseStatus.ERRORED
-        said = error.message if isinstance(error, VllmCiError) else user_code.words(error)
-        return self._case(status, f"{where}: {said}" if where else said, details=user_code.trace(error))
+        message = error.message if isinstance(error, VllmCiError) else user_code.words(error)
+        return self._case(status, f"{where}: {message}" if where else message, details=user_code.trace(error))
 
     def _of(self, cases: Sequence[Case], seconds: float, *, promised: int = 1, log: str = "") -> StageResult:
         verdict, message = verdict_of(cases, promised=promised)
@@ -123,21 +121,21 @@ class FunctionStage:
 
 
 def target_of(stage: FunctionStage, context: StageContext, engine: Engine) -> Server | Image:
-    """What the function of a stage gets.
+    """The argument of a stage function.
 
     Raises:
-        ErroredError: There is no server, or no image.
+        ErroredError: The server or image is missing.
     """
     image = None
     if context.image is not None:
         image = Image(ref=context.image, engine=engine, source=context.source, facts=context.image_facts)
     if not stage.needs_server:
         if image is None:
-            raise ErroredError(f"the stage {stage.name} looks at an image, and there is none", remedy="run the whole pipeline")
+            raise ErroredError(f"the stage {stage.name} needs an image, but there is none", remedy="run the whole pipeline")
         return image
     url = context.service.url if context.service is not None else context.url
     if not url:
-        raise ErroredError(f"the stage {stage.name} needs a server, and there is none", remedy="serve the image first")
+        raise ErroredError(f"the stage {stage.name} needs a server, but there is none", remedy="serve the image first")
     return Server(image=image, url=url, model=context.model, engine=engine, context=context)
 
 
@@ -169,17 +167,17 @@ def stage(
     timeout_s: float = 600.0,
     promises: int = 1,
 ) -> FunctionStage | Callable[[Judge], FunctionStage]:
-    """Make a stage of an async function that takes a :class:`Server` (or an :class:`Image`).
+    """Turn an async function that takes a :class:`Server` (or an :class:`Image`) into a stage.
 
-    It passes when the function returns. A failed ``assert`` fails it, with the line and its message; any other error makes it
-    ``errored``. The function may return Cases to report several.
+    The stage passes when the function returns. A failed ``assert`` fails it, with line and message; any other error makes it
+    ``errored``. The function may return several Cases.
 
     Args:
-        function: The function, where the decorator has no arguments.
-        name: By default the function's, with ``-`` in place of ``_``.
+        function: The function, if the decorator is used without arguments.
+        name: By default the name of the function, with ``-`` instead of ``_``.
         needs_server: The function takes a Server; otherwise it takes an Image and runs while the server starts.
-        timeout_s: Longest time, in seconds.
-        promises: Least number of cases that it returns; fewer is ``errored``.
+        timeout_s: Timeout in seconds.
+        promises: Minimum number of cases that it returns; fewer is ``errored``.
 
     Raises:
         PipelineError: The function is not async, or its name belongs to another stage.
@@ -190,7 +188,7 @@ def stage(
         if not inspect.iscoroutinefunction(function):
             raise misuse(
                 f"the stage {called} is not async",
-                why="the pipeline awaits its stages",
+                why="stages are awaited",
                 remedy=f"write `async def {getattr(function, '__name__', called)}(server)`",
             )
         if reason := refusal_of_name(called):

@@ -1,4 +1,4 @@
-"""What a pipeline holds in its hands: an image that was built, and a server that runs."""
+"""Handles for pipelines: a built image and a running server."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Image:
     """An image that was built from the commit.
 
     Attributes:
-        reference: ``repository@sha256:...``, which names one image for ever.
+        reference: ``repository@sha256:...``, which always refers to the same image.
         digest: ``sha256:`` and 64 hex digits.
-        tags: Tags that point at it, the commit's first.
+        tags: Tags of the image, the commit's first.
     """
 
     ref: ImageRef = field(repr=False)
@@ -38,7 +38,7 @@ class Image:
 
     @property
     def reference(self) -> str:
-        """``repository@sha256:...``, which names one image for ever."""
+        """``repository@sha256:...``, which always refers to the same image."""
         return self.ref.reference
 
     @property
@@ -48,7 +48,7 @@ class Image:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Tags that point at it, the commit's first."""
+        """Tags of the image, the commit's first."""
         return self.ref.tags
 
     async def run(
@@ -62,14 +62,14 @@ class Image:
         """Run a command inside the image, in the directory of ``vllm-ci.yaml``; the outcome is true with exit code 0.
 
         Args:
-            argv: Command and arguments; ``{out}`` is a directory to write to, which the outcome holds.
-            name: For logs, and for the memory engine to know it by.
-            env: Environment on top of the image's.
-            secrets: Names of variables handed through from the caller's environment.
-            timeout_s: Longest time, in seconds.
+            argv: Command and arguments; ``{out}`` is an output directory, available in the outcome.
+            name: Name in logs and for the memory engine.
+            env: Environment variables, added to the image's.
+            secrets: Names of variables to pass from the caller's environment.
+            timeout_s: Timeout in seconds.
 
         Raises:
-            EngineError: The engine could not start it.
+            EngineError: The engine could not start the command.
         """
         program = _program(argv, name=name, env=env, secrets=secrets, timeout_s=timeout_s, source=self.source)
         return _hidden(await self.engine.run(replace(program, image=self.ref)), secrets, {})
@@ -80,10 +80,10 @@ class Server:
     """A server that is ready.
 
     Attributes:
-        image: What it serves; ``None`` for a server that somebody else runs.
-        url: Base URL, as this process reaches it.
-        model: Name that clients call the model by.
-        name: Empty for the first server of a run; otherwise its rows in the report are called ``STAGE@NAME``.
+        image: The image that it serves; ``None`` for an external server.
+        url: Base URL, reachable from this process.
+        model: Model name for requests.
+        name: Empty for the first server of a run; otherwise the report names its rows ``STAGE@NAME``.
     """
 
     image: Image | None
@@ -95,21 +95,21 @@ class Server:
 
     @property
     def service(self) -> Service | None:
-        """The engine's handle on it."""
+        """The engine's handle for the server."""
         return self.context.service
 
     @property
     def api_key(self) -> str:
-        """The key that it asks for; empty when it asks for none."""
+        """The API key of the server; empty if it needs none."""
         name = self.context.api_key_env
         return self.context.secrets.get(name) or os.environ.get(name, "") if name else ""
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-        """An HTTP client with base URL and API key; with the memory engine it gets scripted answers.
+        """An HTTP client with base URL and API key; with the memory engine it returns scripted answers.
 
         Args:
-            options: Of ``httpx.AsyncClient``, over ours.
+            options: Arguments of ``httpx.AsyncClient``; they override the defaults.
         """
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         transport = getattr(self.service, "transport", None)
@@ -131,20 +131,19 @@ class Server:
         secrets: tuple[str, ...] = (),
         timeout_s: float = 600.0,
     ) -> Outcome:
-        """Run a command beside the server, in the directory of ``vllm-ci.yaml``; the outcome is true with exit code 0.
+        """Run a command next to the server, in the directory of ``vllm-ci.yaml``; the outcome is true with exit code 0.
 
-        ``VLLM_URL``, ``VLLM_MODEL`` and, where it asks for one, ``VLLM_API_KEY`` say where the server is.
+        The command gets ``VLLM_URL``, ``VLLM_MODEL`` and, if the server needs one, ``VLLM_API_KEY``.
 
         Args:
-            argv: Command and arguments; ``{url.vllm}`` is the server as the command reaches it, ``{out}`` a directory to write
-                to.
-            name: For logs, and for the memory engine to know it by.
-            env: Environment on top of that.
-            secrets: Names of variables handed through from the caller's environment.
-            timeout_s: Longest time, in seconds.
+            argv: Command and arguments; ``{url.vllm}`` is the server's URL for the command, ``{out}`` an output directory.
+            name: Name in logs and for the memory engine.
+            env: Further environment variables.
+            secrets: Names of variables to pass from the caller's environment.
+            timeout_s: Timeout in seconds.
 
         Raises:
-            EngineError: The engine could not start it.
+            EngineError: The engine could not start the command.
         """
         found, keys = variables(OwnStage(needs_server=True, secrets=secrets), self.context)
         program = _program(
@@ -154,7 +153,7 @@ class Server:
         return _hidden(await self.engine.run(replace(program, needs=needed)), keys, self.context.secrets)
 
     async def log(self) -> str:
-        """What it has written so far; empty for a server that somebody else runs.
+        """The log of the server so far; empty for an external server.
 
         Raises:
             EngineError: The log cannot be read.
@@ -163,7 +162,7 @@ class Server:
 
 
 def _hidden(outcome: Outcome, secrets: tuple[str, ...], values: Mapping[str, str]) -> Outcome:
-    """The outcome with ``***`` in its log in place of the secrets that the command was given."""
+    """The outcome with the command's secrets replaced by ``***`` in its log."""
     log = outcome.log
     for secret in secrets:
         name = secret.rpartition("=")[2]

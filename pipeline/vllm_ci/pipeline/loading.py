@@ -1,4 +1,4 @@
-"""A user's ``ci/pipeline.py``: the file is imported, and what is wrong with it is said with its line."""
+"""Import a user's ``ci/pipeline.py``; error messages name the line."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from vllm_ci.stages import user_code
 
 FUNCTION = "pipeline"
 _MODULE = "vllm_ci_user_pipeline"
-# Modules beside pipelines that were loaded before: another project's may have the same names, and this one's may have changed.
+# Modules next to pipelines loaded earlier: another project's may have the same names, and this one's may have changed.
 _BESIDE: set[str] = set()
-_SWITCH = "or switch the file off with `pipeline: default` in vllm-ci.yaml"
+_SWITCH = "or disable the file with `pipeline: default` in vllm-ci.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPipeline:
-    """A pipeline out of a file.
+    """A pipeline loaded from a file.
 
     Attributes:
         path: The file.
-        function: Its function ``pipeline``.
+        function: The function ``pipeline`` of the file.
         stages: Names of the stages that the file defines.
     """
 
@@ -40,7 +40,7 @@ class OwnPipeline:
     stages: tuple[str, ...]
 
     async def __call__(self, ci: Pipeline) -> Report:
-        """Run it; modules beside the file can be imported meanwhile."""
+        """Run the pipeline; meanwhile, modules next to the file can be imported."""
         with importable(self.path.parent):
             return await self.function(ci)
 
@@ -49,21 +49,21 @@ def load(path: Path) -> OwnPipeline:
     """Import the file.
 
     Raises:
-        ConfigError: It cannot be imported, or has no async function ``pipeline`` that takes one argument.
+        ConfigError: The file cannot be imported, or has no async function ``pipeline`` that takes one argument.
     """
     module = _imported(path)
     function = getattr(module, FUNCTION, None)
     shown = user_code.shown(str(path))
     if function is None:
         raise ConfigError(
-            f"{shown}:1: there is no function `{FUNCTION}`",
-            why="vllm-ci takes this file for the project's pipeline",
-            remedy=f"write `async def {FUNCTION}(ci: Pipeline) -> Report` in it, {_SWITCH}",
+            f"{shown}:1: function `{FUNCTION}` not found",
+            why="vllm-ci uses this file as the project's pipeline",
+            remedy=f"add `async def {FUNCTION}(ci: Pipeline) -> Report` to it, {_SWITCH}",
         )
     if not inspect.iscoroutinefunction(function):
         raise ConfigError(
             f"{user_code.defined_at(function) or shown}: `{FUNCTION}` is not an async function",
-            why="its steps are awaited",
+            why="the steps of a pipeline are awaited",
             remedy=f"write `async def {FUNCTION}(ci: Pipeline) -> Report`",
         )
     try:
@@ -80,7 +80,7 @@ def load(path: Path) -> OwnPipeline:
 def _imported(path: Path) -> ModuleType:
     spec = util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file", remedy="name a file that ends in .py")
+        raise ConfigError(f"{path} is not a Python file", remedy="name a file that ends in .py")
     module = util.module_from_spec(spec)
     for name in _BESIDE:
         sys.modules.pop(name, None)
@@ -89,7 +89,7 @@ def _imported(path: Path) -> ModuleType:
     try:
         with importable(path.parent):
             spec.loader.exec_module(module)
-    except VllmCiError as error:  # a stage that cannot be one: it names its line
+    except VllmCiError as error:  # an invalid stage: the message names its line
         raise ConfigError(error.message, why=error.why, remedy=error.remedy) from error
     except (Exception, SystemExit) as error:
         where = user_code.place(error) or user_code.shown(str(path))
@@ -121,7 +121,7 @@ def _stages(module: ModuleType) -> tuple[str, ...]:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Modules of ``folder`` can be imported; no byte code is written there, which would make the work tree dirty."""
+    """Make modules of ``folder`` importable; no byte code is written there, since it would make the work tree dirty."""
     quiet, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(folder))
     try:

@@ -1,4 +1,4 @@
-"""What breaks is taken down where it happens, and raised: a pipeline that catches it cannot hide it."""
+"""Record errors where they happen, and raise them: a pipeline that catches an error cannot hide it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from vllm_ci.stages.running import Runner
 
 @dataclass(kw_only=True)
 class Notes:
-    """Errors of steps, in a record.
+    """Adds errors of steps to a record.
 
     Attributes:
-        record: Takes them down.
+        record: The record of the run.
     """
 
     record: RunRecord
     _noted: list[BaseException] = field(default_factory=list)
 
     def has(self, error: BaseException) -> bool:
-        """Whether the record says already what the error says."""
+        """Whether the error is in the record already."""
         return any(error is each for each in self._noted)
 
     @contextmanager
     def noting(self, step: str, at: str = "") -> Iterator[None]:
-        """Take down what breaks: as the run's problem, or, for another server, in the rows that were announced for it.
+        """Record an error: as the run's problem or, for a named server, in the rows declared for it.
 
         Args:
-            step: Which step.
-            at: ``@NAME`` of another server.
+            step: Name of the step.
+            at: ``@NAME`` of a named server.
         """
         try:
             yield
@@ -49,13 +49,13 @@ class Notes:
         self.record.failed(step, error)
         self.record.problem = before
         problem = problem_of(step, error)
-        told = f"{problem.not_run}\n  why: {problem.explanation}\n  do:  {problem.change}"
+        message = f"{problem.not_run}\n  why: {problem.explanation}\n  do:  {problem.change}"
         for row in rows:
             if row not in self._runner.results:
-                self._runner.could_not(row, told)
+                self._runner.could_not(row, message)
 
     @property
     def _runner(self) -> Runner:
         if self.record.runner is None:
-            raise EngineError("no stage can run yet", remedy="make a Pipeline first")
+            raise EngineError("no stage can run yet", remedy="create a Pipeline first")
         return self.record.runner

@@ -1,4 +1,4 @@
-"""What a run has found so far: it becomes a report at its end, or at any moment before when it is stopped."""
+"""The results of a run so far: they become a report when the run ends or is stopped."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vllm_ci.stages.running import Runner
 
 SUMMARIES = {
     "build": "the image could not be built",
-    "model": "the model could not be made",
+    "model": "the model could not be created",
     "server": "the server did not start",
     "engine": "the engine could not be used",
-    "pipeline": "the pipeline's own code raised an error",
+    "pipeline": "the pipeline code raised an error",
 }
 _LOG_WITHIN_S = 2.0
-_LONGEST_DETAIL = 100  # of one line of the progress; the whole of it is shown at the end
-# A program that is asked to end gets five seconds, and CI systems give the whole run about ten.
+_LONGEST_DETAIL = 100  # for one line of progress; the full text is shown at the end
+# A program gets five seconds to terminate, and CI systems give the whole run about ten.
 _STOP_WITHIN_S = 6.0
 
 
@@ -39,8 +39,8 @@ class RunResult:
     """A report and the files behind it.
 
     Attributes:
-        report: What was found.
-        outputs: Directories that the programs of each stage wrote.
+        report: The results.
+        outputs: Output directories of the programs, by stage.
         logs: Logs by name (``build``, ``server``).
     """
 
@@ -51,22 +51,22 @@ class RunResult:
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """Takes down what a run finds; passes its events on.
+    """Records the results of a run and forwards its events.
 
     Attributes:
-        emit: Is told of every event.
+        emit: Called with every event.
         engine: Name of the engine.
-        commit: What is tested, if that is known.
-        rows: Results that the run is going to have, in their order.
-        image: Once it is built.
-        hardware: Once the engine has told it.
-        runner: Once stages can run.
-        logs: By name.
-        services: Those that run, by the name of their log.
-        skipped: Rows of a matrix that cannot be had, with the reason.
-        problem: What kept stages from being run.
-        double: The engine only acts as if.
-        added: Results that no stage has made, by name.
+        commit: The commit that is tested, if known.
+        rows: Expected results, in order.
+        image: The image, once it is built.
+        hardware: Facts about the machine, once the engine has reported them.
+        runner: The runner, once stages can run.
+        logs: Logs by name.
+        services: Running services, by the name of their log.
+        skipped: Matrix rows that cannot run, with the reason.
+        problem: What prevented stages from running.
+        double: The engine is a test double.
+        added: Results that no stage created, by name.
     """
 
     emit: Emit
@@ -88,7 +88,7 @@ class RunRecord:
     _started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __call__(self, event: Event) -> None:
-        """Keep the seconds of every step, and pass the event on."""
+        """Record the duration of every step, and forward the event."""
         if isinstance(event, Started):
             self._running[event.step] = time.monotonic()
         elif isinstance(event, Finished):
@@ -97,30 +97,30 @@ class RunRecord:
         self.emit(event)
 
     def failed(self, step: str, error: ErroredError) -> None:
-        """A step that all other stages needed broke: the first one that does is the run's problem."""
+        """Record the failure of a step that other stages need: the first one is the run's problem."""
         if error.log:
             self.logs[step] = error.log
         problem = problem_of(step, error)
         begun = self._running.get(step)
         seconds = time.monotonic() - begun if begun is not None else 0.0
-        told = textwrap.shorten(problem.cause or problem.summary, _LONGEST_DETAIL, placeholder=" …")
-        self(Finished(step=step, seconds=seconds, detail=told, verdict=Verdict.ERRORED))
+        detail = textwrap.shorten(problem.cause or problem.summary, _LONGEST_DETAIL, placeholder=" …")
+        self(Finished(step=step, seconds=seconds, detail=detail, verdict=Verdict.ERRORED))
         self.problem = self.problem or problem
 
     def add(self, result: StageResult) -> None:
-        """Take down a result that no stage has made.
+        """Record a result that no stage created.
 
         Args:
-            result: It; its name is that of no stage.
+            result: The result; its name must not be that of a stage.
         """
         self.rows += [result.name] if result.name not in self.rows else []
         self.added[result.name] = result
 
     async def stop(self, why: str) -> RunResult:
-        """Stop the stages that run, keeping what they found, and say what is known.
+        """Stop the running stages, keep their results, and return the results so far.
 
         Args:
-            why: Who wanted it, as in ``interrupted by SIGTERM``.
+            why: The reason, as in ``interrupted by SIGTERM``.
         """
         if self.runner is not None:
             self.runner.stop(why)
@@ -131,7 +131,7 @@ class RunRecord:
                 try:
                     self.logs[name] = await service.log()
                 except EngineError as error:
-                    self.logs[name] = f"(the log is out of reach: {error})"
+                    self.logs[name] = f"(the log cannot be read: {error})"
         return self.interrupted(why)
 
     def interrupted(self, why: str) -> RunResult:
@@ -143,13 +143,13 @@ class RunRecord:
         self.problem = self.problem or Problem(
             step=INTERRUPTED,
             summary=why,
-            explanation="the run was stopped from outside before it had ended; what it had found by then is below",
-            change="call it again; where a time limit of the CI ended it, raise that limit or run fewer stages (--stage NAME)",
+            explanation="the run was stopped from outside before it finished; its results so far are below",
+            change="run it again; if a CI time limit stopped it, raise that limit or run fewer stages (--stage NAME)",
         )
         return self.run()
 
     def run(self) -> RunResult:
-        """What is known now; rows without a result are errored, and say why."""
+        """The results so far; rows without a result are errored, with a reason."""
         results = {**(self.runner.results if self.runner is not None else {}), **self.added}
         for row in self.rows:
             if row not in results and row not in self.skipped:
@@ -175,8 +175,8 @@ class RunRecord:
 
 
 def problem_of(step: str, error: ErroredError) -> Problem:
-    """What to say about an error that kept stages from being run."""
-    summary = SUMMARIES.get(step.partition("@")[0], "the pipeline could not go on")
+    """Describe an error that prevented stages from running."""
+    summary = SUMMARIES.get(step.partition("@")[0], "the pipeline could not continue")
     cause = error.message.removeprefix(summary).removeprefix(": ")
     return Problem(
         step=step,
@@ -189,12 +189,12 @@ def problem_of(step: str, error: ErroredError) -> Problem:
 
 
 def rows(project: Project, matrix: Matrix | None = None) -> list[str]:
-    """Names of the results that a run of the default pipeline is going to have."""
+    """Names of the results that a run of the default pipeline will have."""
     names = [spec.name for spec in project.stages]
     served = [spec.name for spec in project.stages if matrix and spec.name in matrix.stages and needs_server(spec)]
     return [*names, *(f"{name}@{variant.name}" for variant in (matrix.variants if matrix else ()) for name in served)]
 
 
 def _place(row: str, rows: Sequence[str]) -> tuple[bool, int]:
-    """Stages in the order in which they were announced, the rows of other servers after them."""
+    """Sort key: stages in their declared order, then the rows of named servers."""
     return "@" in row, rows.index(row) if row in rows else len(rows)

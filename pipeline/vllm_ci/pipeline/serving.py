@@ -1,4 +1,4 @@
-"""The steps from an image to a server that answers: the model, settings that fit the machine, the server itself."""
+"""The steps from an image to a ready server: model, settings for the machine, server."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from vllm_ci.programs import FOLDER as PROGRAMS
 async def model(
     engine: Engine, project: Project, source: Source, image: ImageRef, emit: Emit, step: str = "model"
 ) -> Directory | None:
-    """The checkpoint to serve, made on the spot if it is a tiny one; ``None`` when the server loads it by name.
+    """The checkpoint to serve, created if it is a tiny model; ``None`` if the server loads it by name.
 
     Raises:
-        ErroredError: It could not be made.
+        ErroredError: The model could not be created.
     """
     spec = project.model
     if spec.tiny is None:
@@ -45,23 +45,23 @@ async def model(
             )
         )
         if not outcome:
-            told = telling.told(outcome.log)
-            message = f"{SUMMARIES['model']}: {told['message']}"
-            raise ErroredError(message, why=told["why"], remedy=told["remedy"], log=outcome.log)
-        done("reused" if outcome.reused else "made")
+            found = telling.failure(outcome.log)
+            message = f"{SUMMARIES['model']}: {found['message']}"
+            raise ErroredError(message, why=found["why"], remedy=found["remedy"], log=outcome.log)
+        done("reused" if outcome.reused else "created")
     return outcome.output
 
 
 async def fitted(
     engine: Engine, project: Project, built: Built, checkpoint: Directory | None, emit: Emit, step: str = "settings"
 ) -> Project:
-    """The project with what its server needs on the machine it will run on, where the user says nothing (CPU images)."""
+    """The project with server settings computed for its machine, for those that the user leaves open (CPU images)."""
     image = built.summary["image"]
     return await fitting.fitted(engine, project, checkpoint, image=image, config=built.config, emit=emit, step=step)
 
 
 def service(engine: Engine, project: Project, built: Built, checkpoint: Directory | None) -> ServiceSpec:
-    """The server that the project wants from its image."""
+    """The server of a project, run from its image."""
     spec, server = project.model, project.server
     source = ("--model", "{in.model}") if checkpoint is not None else ("--model", spec.name)
     revision = ("--revision", spec.revision) if spec.revision else ()
@@ -91,10 +91,10 @@ def service(engine: Engine, project: Project, built: Built, checkpoint: Director
 
 @asynccontextmanager
 async def held(engine: Engine, spec: ServiceSpec, what: str, emit: Emit, step: str = "server") -> AsyncIterator[Service]:
-    """Hold a server; one that does not start is explained from its log.
+    """Run a server for the duration of the context; a failed start is explained from its log.
 
     Raises:
-        ServiceError: It did not become ready; the message has the cause, the log is with it.
+        ServiceError: It did not become ready; the error has the cause and the log.
     """
     emit(Started(step=step, detail=f"vLLM with {what}"))
     begun = time.monotonic()
@@ -109,19 +109,20 @@ async def held(engine: Engine, spec: ServiceSpec, what: str, emit: Emit, step: s
 
 
 def explained(error: ServiceError) -> ServiceError:
-    """What an engine says of a server that did not start, with the cause out of its log."""
+    """Add the cause from the log to an engine's error about a server that did not start."""
     summary = SUMMARIES["server"]
-    if not error.log and error.ended is None:  # it was not even tried: the engine's own words are the cause
+    if not error.log and error.ended is None:  # it was never started: the engine's message is the cause
         return ServiceError(f"{summary}: {error.message}", why=error.why, remedy=error.remedy)
     cause = startup_cause(error.log, exit_code=error.ended)
     if error.ended is None:
         asked = error.why.partition("\nthe end of")[0]
-        told = f"{cause.explanation} It said: {cause.line}" if cause.explanation else f"the last line of its log: {cause.line}"
-        why = f"{asked}\n{told}"
+        known = f"{cause.explanation} Log: {cause.line}" if cause.explanation else f"the last line of its log: {cause.line}"
+        why = f"{asked}\n{known}"
         return ServiceError(f"{summary}: {error.message}", why=why, remedy=cause.change or error.remedy, log=error.log)
     return ServiceError(
         f"{summary}: {cause.line}",
-        why=cause.explanation or f"no known reason (exit code {error.ended}); {cause.process or 'the server'} says that itself",
+        why=cause.explanation
+        or f"unknown reason (exit code {error.ended}); the message is from {cause.process or 'the server'}",
         remedy=cause.change or error.remedy,
         log=error.log,
         ended=error.ended,
@@ -132,18 +133,18 @@ def explained(error: ServiceError) -> ServiceError:
 async def watched(
     engine: Engine, project: Project, source: Source, built: Built, notes: Notes, *, name: str = ""
 ) -> AsyncIterator[Service]:
-    """The model, the settings and the server of a run; what breaks is noted, and so is the server's log at its end.
+    """Model, settings and server of a run; errors and the final server log are recorded.
 
     Args:
         engine: Where it runs.
-        project: What is served.
+        project: The project to serve.
         source: Its files.
         built: The image.
-        notes: Takes down what breaks.
-        name: Of a second server; its steps are called ``server@NAME`` and the like.
+        notes: Records errors.
+        name: Name of a second server; its steps are called ``server@NAME`` etc.
 
     Raises:
-        ErroredError: The model could not be made, or the server did not start.
+        ErroredError: The model could not be created, or the server did not start.
     """
     record, at = notes.record, f"@{name}" if name else ""
     async with contextlib.AsyncExitStack() as stack:

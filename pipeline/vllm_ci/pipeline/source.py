@@ -1,4 +1,4 @@
-"""Where the files of a run are."""
+"""Location of the files of a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vllm_ci.domain.program import Directory
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a project's files are.
+    """Location of a project's files.
 
     Attributes:
-        commit: What they are a state of.
+        commit: The commit of the files.
         checkout: The repository, with its ``.git``.
-        project: The folder of the configuration file.
-        model: Folder of the checkpoint, when the project names one by path.
-        changed: What differs from the base branch; ``None`` when that was not looked up.
-        secrets: Values of the secrets that the project names, by the name of their variable.
+        project: Directory of the configuration file.
+        model: Directory of the checkpoint, if the project names one by path.
+        changed: Differences from the base branch; ``None`` if not determined.
+        secrets: Values of the project's secrets, by variable name.
     """
 
     commit: Commit

@@ -1,6 +1,6 @@
-"""The steps, as functions on an engine: what the command line and the Dagger module call.
+"""The pipeline steps as functions, called by the command line and the Dagger module.
 
-A pipeline is written with :class:`vllm_ci.pipeline.api.Pipeline`; the default one is ``default.py`` beside this file.
+Pipelines use :class:`vllm_ci.pipeline.api.Pipeline`; the default one is ``default.py`` in this package.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Built", "RunRecord", "RunResult", "Source", "build", "fitted", "mode
 
 @asynccontextmanager
 async def serve(engine: Engine, project: Project, source: Source, emit: Emit) -> AsyncIterator[tuple[Built, Service]]:
-    """Build, make the model, and hold the server."""
+    """Build the image, create the model and serve it."""
     built = await build(engine, project, source, emit)
     checkpoint = await model(engine, project, source, built.image, emit)
     project = await fitted(engine, project, built, checkpoint, emit)
@@ -48,21 +48,21 @@ async def run(
     *,
     function: Function = pipeline,
 ) -> RunResult:
-    """Run a pipeline, by default build, serve, test, report; with a matrix also against its other servers, one after another.
+    """Run a pipeline, by default build, serve, test, report; with a matrix also against its servers, one after another.
 
-    Whatever breaks is part of the report: a stage, a server that dies, and what keeps stages from being run at all.
+    Every failure is part of the report: of a stage, of a server, or of a step that stages need.
 
     Args:
         engine: Where everything runs.
-        project: What is wanted.
+        project: The configured project.
         source: Its files.
-        emit: Is told of each step.
-        matrix: Other servers to test.
-        record: Takes down what is found, for a caller who may stop the run before its end; it has ``emit`` itself.
+        emit: Called for each step.
+        matrix: Further servers to test.
+        record: Collects the results, for callers that may stop the run early; it has its own ``emit``.
         function: The pipeline.
 
     Raises:
-        ConfigError: What was asked for cannot be built.
+        ConfigError: The configuration cannot be built.
     """
     record = record or RunRecord(emit=emit)
     ci = Pipeline(engine=engine, project=project, source=source, matrix=matrix, record=record)
@@ -74,11 +74,11 @@ async def test(
     stages: Sequence[StageSpec],
     context: StageContext,
     emit: Emit,
-    record: RunRecord | None = None,  # noqa: PT028 - a verb of ours, no test
+    record: RunRecord | None = None,  # noqa: PT028 - not a pytest test
 ) -> RunResult:
-    """Test the server at ``context.url``, whoever runs it: stages that need an image are left out by the caller.
+    """Test an external server at ``context.url``; the caller leaves out stages that need an image.
 
-    Nothing is known of the machine that the server runs on, and the report has no facts about it.
+    The machine of the server is unknown, so the report has no facts about it.
     """
     record = record or RunRecord(emit=emit)
     record.engine, record.rows = engine.name, [spec.name for spec in stages]

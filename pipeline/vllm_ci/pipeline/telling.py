@@ -1,4 +1,4 @@
-"""What a step of the pipeline tells: that it began and ended, and why its program failed."""
+"""Report the start and end of pipeline steps, and why a program failed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vllm_ci.stages import reading
 
 @contextmanager
 def step(emit: Emit, step: str, detail: str) -> Iterator[Callable[[str], None]]:
-    """Tell of a step; the caller says what came of it."""
+    """Emit start and end of a step; the caller adds the result."""
     emit(Started(step=step, detail=detail))
     begun = time.monotonic()
-    said: list[str] = []
-    yield said.append
-    emit(Finished(step=step, seconds=time.monotonic() - begun, detail=" ".join(said)))
+    details: list[str] = []
+    yield details.append
+    emit(Finished(step=step, seconds=time.monotonic() - begun, detail=" ".join(details)))
 
 
-def told(log: str) -> dict[str, str]:
-    """What a command of this tool said when it broke, as its error has it; the end of its log where it said nothing."""
+def failure(log: str) -> dict[str, str]:
+    """The error message of a failed vllm-ci command, by parts; without one, the cause from its log."""
     _, found, said = f"\n{log}".rpartition("\nvllm-ci: ")
     if not found:
         cause = startup_cause(log)

@@ -1,4 +1,4 @@
-"""What is mounted beside an image so that pytest can run in it."""
+"""Mount pytest and the built-in tests into an image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vllm_ci.stages.stage import StageContext
 
 
 async def tools(engine: Engine) -> Directory:
-    """What is mounted beside an image so that pytest can run in it."""
+    """The directory to mount so that pytest can run inside an image."""
     program = Program(name="tools", argv=("python", "-m", "vllm_ci.stages.mounts", "{out}"))
     outcome = await engine.run(program)
     if not outcome:
-        raise ErroredError("pytest could not be laid out for the image", why=reading.tail(outcome.log), remedy="vllm-ci doctor")
+        raise ErroredError("pytest could not be prepared for the image", why=reading.tail(outcome.log), remedy="vllm-ci doctor")
     return outcome.output
 
 
 async def laid_out(runner: Runner, rows: dict[str, StageContext]) -> dict[str, StageContext]:
-    """The rows that can run: pytest is laid out for those that run it inside the image; if it cannot be, they are errored.
+    """Prepare pytest for rows that run it inside the image; if that fails they are errored. Returns the rows that can run.
 
     Args:
-        runner: Runs them.
-        rows: What is judged, by row.
+        runner: Runs the stages.
+        rows: Contexts by row.
     """
     wanting = [row for row, context in rows.items() if context.stage is None and wants_pytest_inside(context.spec)]
     if not wanting or runner.interrupted:

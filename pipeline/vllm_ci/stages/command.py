@@ -1,4 +1,4 @@
-"""A command as a stage: its exit code is the one case, the end of its log the details."""
+"""A command as a stage with one case: the exit code decides, and the end of the log is shown."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vllm_ci.stages import reading
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.targets import needs, variables
 
-# As in a shell: what cannot be executed, and what does not exist. Neither says anything about what was to be checked.
+# As in a shell: not executable, and not found. In both cases nothing was checked.
 _NOT_STARTED = (126, 127)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandStage:
-    """Runs the command of its spec in the project's directory.
+    """Runs a command in the project's directory.
 
     Attributes:
-        name: The stage's.
+        name: Name of the stage.
         own: The command, where it runs, and what it needs.
     """
 
@@ -32,14 +32,14 @@ class CommandStage:
 
     @property
     def needs_server(self) -> bool:
-        """As the user says."""
+        """Whether the configuration asks for a server."""
         return self.own.needs_server
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
         """The command.
 
         Raises:
-            UsageError: There is no server, no image or no checkout.
+            UsageError: A required server, image or checkout is missing.
         """
         needs(self.name, self.own, context)
         env, secrets = variables(self.own, context)
@@ -71,7 +71,7 @@ class CommandStage:
 
 
 def in_folder(folder: str, argv: Sequence[str]) -> tuple[str, ...]:
-    """A command line that runs ``argv`` in the directory ``folder``."""
+    """The command line that runs ``argv`` in the directory ``folder``."""
     return ("python", "-c", _launcher(), folder, *argv)
 
 
@@ -81,7 +81,7 @@ def _launcher() -> str:
 
 
 def case_of(outcome: Outcome, *, name: str) -> Case:
-    """A program as a case: passed with exit code 0, failed with another, errored where it could not run to its end."""
+    """Convert an outcome to a case: exit code 0 passed, others failed, errored if the program could not run to its end."""
     status = CaseStatus.PASSED
     if not outcome:
         unknown = outcome.timed_out or outcome.stopped or outcome.exit_code > 128 or outcome.exit_code in _NOT_STARTED

@@ -1,4 +1,4 @@
-"""Figures of a stage as a whole: how the figures of its cases spread."""
+"""Metrics of a stage: the distributions of the values that its cases recorded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from vllm_ci.domain.report import Case
 
 
 def distributions(cases: Iterable[Case]) -> dict[str, object]:
-    """For every figure that at least two values were recorded of: count, least, greatest and nearest-rank percentiles.
+    """For every property with at least two values: count, minimum, maximum and nearest-rank percentiles.
 
-    A property counts when it is a number or a list of numbers; the unit is in its name.
+    Only numbers and lists of numbers count; the unit is part of the property's name.
     """
     values: dict[str, list[float]] = {}
     for case in cases:
@@ -21,7 +21,7 @@ def distributions(cases: Iterable[Case]) -> dict[str, object]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Count, least and greatest value, 50th, 90th and 99th percentile (nearest rank) of some numbers."""
+    """Count, minimum, maximum, and 50th, 90th and 99th percentile (nearest rank)."""
     ordered = sorted(values)
     ranks = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
     percentiles = {name: ordered[max(math.ceil(rank * len(ordered)), 1) - 1] for name, rank in ranks.items()}

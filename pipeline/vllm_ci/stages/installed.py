@@ -1,4 +1,4 @@
-"""Stages that other packages provide: entry points of the group ``vllm_ci.stages``, one object or function each."""
+"""Stages from installed packages: entry points of the group ``vllm_ci.stages``, each an object or a function."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def load(name: str) -> Stage:
     """The installed stage of this name.
 
     Raises:
-        ConfigError: No package provides one, or it cannot be used.
+        ConfigError: No package provides it, or it cannot be used.
     """
     entry = _entry_points().get(name)
     if entry is None:
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        known = f"did you mean {near[0]}? " if near else f"installed are: {', '.join(names())}. " if names() else ""
+        known = f"did you mean {near[0]}? " if near else f"installed stages: {', '.join(names())}. " if names() else ""
         raise ConfigError(
-            f"no installed package provides a stage {name}",
-            why=f"no package here has an entry point {name} in the group {GROUP}",
-            remedy=f"{known}Install the package beside vllm-ci, or remove the stage",
+            f"no installed package provides the stage {name}",
+            why=f"no package has an entry point {name} in the group {GROUP}",
+            remedy=f"{known}Install the package next to vllm-ci, or remove the stage",
         )
     if reason := refusal_of_name(name):
         raise ConfigError(
@@ -47,26 +47,28 @@ def load(name: str) -> Stage:
         found = entry.load()
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"the stage {name} of {_package(entry)} cannot be loaded", why=words(error), remedy="update or remove that package"
+            f"the stage {name} from {_package(entry)} cannot be loaded",
+            why=words(error),
+            remedy="update or remove that package",
         ) from error
     return checked(found, where=f"the entry point {name} of {_package(entry)}")
 
 
 def checked(found: object, *, where: str) -> Stage:
-    """``found`` if it is a stage.
+    """Check that an object is a stage, and return it.
 
     Args:
         found: Any object.
-        where: What it is, for the message.
+        where: Description of the object, for messages.
 
     Raises:
-        ConfigError: It is none, or its name belongs to another one.
+        ConfigError: It is not a stage, or its name is invalid or reserved.
     """
     name = getattr(found, "name", None)
     usable = isinstance(name, str) and hasattr(found, "needs_server")
     if not usable or not callable(getattr(found, "programs", None)) or not callable(getattr(found, "result", None)):
         raise ConfigError(
-            f"{where} is no stage",
+            f"{where} is not a stage",
             why=f"it is a {type(found).__name__}; a stage has name, needs_server, programs() and result()",
             remedy="decorate an async function with @vllm_ci.stage, or write a class with these members (docs/api.md)",
         )

@@ -1,4 +1,4 @@
-"""Integration: the API answers as the OpenAI wire format and vLLM's documentation say."""
+"""Integration: the API follows the OpenAI wire format and vLLM's documentation."""
 
 from __future__ import annotations
 

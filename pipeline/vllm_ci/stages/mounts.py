@@ -1,6 +1,6 @@
-"""What is mounted beside an image's own files so that pytest can run in there: nothing is installed into the image.
+"""Files to mount into an image so that pytest can run inside it: nothing is installed into the image.
 
-``programs/isolated_pytest.py`` says how it is kept out of sight of the code under test.
+``programs/isolated_pytest.py`` explains how they are hidden from the code under test.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 import vllm_ci
 from vllm_ci.programs import FOLDER as PROGRAMS
 
-# Served under their own names, as tests import them.
+# Importable under their own names, since tests import them.
 _SHOWN = ("pytest",)
-# Pure Python, and all that pytest needs from Python 3.11 on; pygments colours tracebacks. Seen by pytest alone.
+# Pure Python, all that pytest needs on Python 3.11 and later; pygments colours tracebacks. Visible only to pytest.
 _APART = ("pluggy", "iniconfig", "packaging", "pygments")
-# pytest's stand-in for a library that an image may have.
+# pytest's replacement for a library that an image may contain.
 _STAND_IN = "py.py"
-# Ours that work with the standard library and pytest alone.
+# Modules of vllm-ci that need only the standard library and pytest.
 _OURS = (
     "__init__.py",
     "suites/__init__.py",
@@ -36,9 +36,9 @@ _OURS = (
 
 
 def gather(into: Path) -> Path:
-    """Lay out ``start.py``, ``lib/`` (pytest and our parts) and ``apart/`` (what pytest needs) in a folder, and return it.
+    """Create ``start.py``, ``lib/`` (pytest and vllm-ci) and ``apart/`` (dependencies of pytest) in a directory; return it.
 
-    The content depends only on the versions installed with this tool, so it can be kept for as long as they stay.
+    The content depends only on the installed versions, so it can be cached until they change.
     """
     for names, library in ((_SHOWN, into / "lib"), (_APART, into / "apart")):
         for name in names:
@@ -54,7 +54,7 @@ def gather(into: Path) -> Path:
 
 
 def _install(distribution: metadata.Distribution, library: Path) -> None:
-    """Copy the modules of a distribution: neither its metadata, which would be found, nor scripts."""
+    """Copy the modules of a distribution, without metadata (which would be discovered) and scripts."""
     for file in distribution.files or ():
         if not {"..", "__pycache__"} & {*file.parts} and not file.parts[0].endswith(".dist-info"):
             _copy(Path(str(file.locate())), library / file)

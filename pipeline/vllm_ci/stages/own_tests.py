@@ -1,4 +1,4 @@
-"""Tests of the user's as a stage of their own: ``stages: {smoke: {pytest: tests/smoke}}``."""
+"""A user's tests as a stage: ``stages: {smoke: {pytest: tests/smoke}}``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _INSIDE = ("python", "{in.tools}/start.py", "--also={in.source}", "-p", "vllm_ci
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTests:
-    """Runs pytest on the paths of its spec, beside the image or inside of it, with the fixtures of this tool.
+    """Runs pytest on the configured paths, outside or inside the image, with the fixtures of vllm-ci.
 
     Attributes:
-        name: The stage's.
+        name: Name of the stage.
         own: Where it runs, and what it needs.
     """
 
@@ -31,14 +31,14 @@ class OwnTests:
 
     @property
     def needs_server(self) -> bool:
-        """As the user says."""
+        """Whether the configuration asks for a server."""
         return self.own.needs_server
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
         """One run of pytest.
 
         Raises:
-            UsageError: There is no server, no image or no checkout.
+            UsageError: A required server, image or checkout is missing.
         """
         needs(self.name, self.own, context)
         spec = context.spec
@@ -64,7 +64,7 @@ class OwnTests:
         )
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
-        """The cases that pytest reported, at least as many as were promised."""
+        """The cases that pytest reported; fewer than ``promises`` is an error."""
         promised = context.spec.promises
         readings = [await reading.read(outcome, name=self.name, promised=promised) for outcome in outcomes]
         return reading.combine(self.name, outcomes, readings)

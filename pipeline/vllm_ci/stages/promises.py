@@ -1,4 +1,4 @@
-"""A suite has to report every case that it holds: one that got lost on the way must not look like one that passed."""
+"""Check that a suite reports all of its cases: a missing case must not look like a pass."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SHOWN = 5
 
 
 def kept(reading: Reading, suite: str, expected: Mapping[str, int]) -> Reading:
-    """The reading, with trouble where cases of ours are missing from it.
+    """The reading, marked as incomplete if built-in cases are missing.
 
-    Cases that were skipped are there; those that the user's own arguments deselected (``-k``, ``-m``, ``--deselect``) are
-    noted by the plugins and need not be.
+    Skipped cases count as reported; cases that the user deselected (``-k``, ``-m``, ``--deselect``) are
+    recorded by the plugins and may be missing.
 
     Args:
-        reading: What the program reported.
+        reading: The program's report.
         suite: Name of the suite, for the message.
         expected: Number of cases by function (:func:`vllm_ci.suites.manifest.promised`).
     """
@@ -43,7 +43,7 @@ def _message(suite: str, promised: int, missing: Mapping[str, int]) -> str:
             f"{sum(missing.values())} of the {promised} cases of the suite {suite} are missing from its report:",
             *lines,
             *more,
-            "  why: a file was not collected (--ignore, a plugin, a damaged installation), or a parameter is gone",
-            "  do:  choose among cases with -k, -m or --deselect, which are accounted for; otherwise reinstall vllm-ci",
+            "  why: a file was not collected (--ignore, a plugin, a damaged installation), or a parameter was removed",
+            "  do:  deselect cases with -k, -m or --deselect, which are recorded; otherwise reinstall vllm-ci",
         ]
     )

@@ -1,4 +1,4 @@
-"""From what a program left behind to cases: a missing or short report is an error, never a pass."""
+"""Convert a program's output to cases: a missing or incomplete report is an error, never a pass."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ENDED_WELL = (0, 1)  # pytest: all passed, some failed
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one program reported.
+    """The report of one program.
 
     Attributes:
-        cases: In the order they ran.
-        trouble: Why the report cannot be trusted as a whole; empty when it can.
-        facts: What its fixtures noted about the session.
+        cases: Cases in run order.
+        trouble: Why the report is unreliable as a whole; empty if it is not.
+        facts: Facts about the session that fixtures recorded.
     """
 
     cases: tuple[Case, ...] = ()
@@ -31,7 +31,7 @@ class Reading:
 
 
 async def read(outcome: Outcome, *, name: str, promised: int) -> Reading:
-    """Cases of a program that ran pytest with our reporter."""
+    """Read the cases of a program that ran pytest with the vllm-ci reporter."""
     try:
         document = json.loads(await outcome.output.read("cases.json"))
         cases = tuple(_case(entry) for entry in document["cases"])
@@ -41,21 +41,21 @@ async def read(outcome: Outcome, *, name: str, promised: int) -> Reading:
         cases, facts = await _unfinished(outcome)
         return Reading(cases=cases, trouble=f"{name} {how_it_ended(outcome)}\n{tail(outcome.log)}".rstrip(), facts=facts)
     except (ValueError, KeyError, TypeError) as error:
-        return Reading(trouble=f"{name} wrote a report that cannot be read: {error!r}\n{tail(outcome.log)}")
+        return Reading(trouble=f"{name} wrote an invalid report: {error!r}\n{tail(outcome.log)}")
     return Reading(cases=cases, trouble=_doubt(outcome, cases, collected, name=name, promised=promised), facts=facts)
 
 
 def combine(
     name: str, outcomes: Sequence[Outcome], readings: Sequence[Reading], *, extra: Iterable[Case] = (), empty: str = ""
 ) -> StageResult:
-    """One result of all programs of a stage; trouble makes it ``errored`` unless something failed.
+    """Combine the reports of a stage; an unreliable report makes it ``errored`` unless a case failed.
 
     Args:
-        name: The stage's.
-        outcomes: How the programs ended.
-        readings: What each reported.
-        extra: Cases that the stage judged itself.
-        empty: What to say when there was nothing to run.
+        name: Name of the stage.
+        outcomes: Outcomes of the programs.
+        readings: Their reports.
+        extra: Cases that the stage created itself.
+        empty: Message if there was nothing to run.
     """
     cases = (*(case for reading in readings for case in reading.cases), *extra)
     verdict, message = verdict_of(cases)
@@ -76,7 +76,7 @@ def combine(
 
 
 def _metrics(name: str, cases: Sequence[Case], readings: Sequence[Reading]) -> dict[str, object]:
-    """Figures that the suite noted under the stage's name, else the distributions of what its cases recorded."""
+    """Metrics that the suite recorded under the stage's name, otherwise distributions of the values of its cases."""
     noted = [figures for reading in readings if isinstance(figures := reading.facts.get(name), dict)]
     return {key: value for figures in noted for key, value in figures.items()} or distributions(cases)
 
@@ -104,18 +104,18 @@ def _doubt(outcome: Outcome, cases: tuple[Case, ...], collected: int, *, name: s
     if outcome.exit_code not in _ENDED_WELL and not bad:
         return f"{name} {how_it_ended(outcome)}\n{tail(outcome.log)}"
     if outcome.exit_code == 1 and not bad:
-        return f"{name} ended with exit code 1 though no case failed\n{tail(outcome.log)}"
+        return f"{name} ended with exit code 1, but no case failed\n{tail(outcome.log)}"
     if len(cases) < collected:
         return f"{name} stopped early: {len(cases)} of {collected} cases ran"
     if len(cases) < promised:
-        return f"{name} ran {len(cases)} cases, {promised} were promised"
+        return f"{name} ran {len(cases)} cases, but at least {promised} are required (promises)"
     return ""
 
 
 def how_it_ended(outcome: Outcome) -> str:
-    """How a program ended, as the end of a sentence."""
+    """How a program ended, as a predicate of a sentence."""
     if outcome.timed_out:
-        return f"was ended after {outcome.seconds:.0f} s: its time ran out"
+        return f"timed out after {outcome.seconds:.0f} s"
     if outcome.stopped:
         return f"was stopped after {outcome.seconds:.0f} s"
     if outcome.exit_code > 128:
@@ -124,7 +124,7 @@ def how_it_ended(outcome: Outcome) -> str:
 
 
 async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any]]:
-    """What a run left that did not come back: the cases it finished, the one that was running, and the facts it noted."""
+    """Partial results of a program that did not finish: finished cases, the running one, and recorded facts."""
     try:
         lines = (await outcome.output.read("cases.jsonl")).decode(errors="replace").splitlines()
     except FileNotFoundError:
@@ -135,7 +135,7 @@ async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:  # the line that was being written
+        except ValueError:  # an incomplete last line
             continue
         if "case" in entry:
             case = _case(entry["case"])

@@ -1,4 +1,4 @@
-"""Running a stage on an engine, so that whatever happens to it there is a result that says so."""
+"""Run stages on an engine: every stage gets a result, whatever happens."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _STOPPED = 128 + signal.SIGTERM
 
 @dataclass(kw_only=True)
 class Runner:
-    """Runs stages one by one and keeps what they leave.
+    """Runs stages and keeps their results.
 
     Attributes:
-        engine: Where their programs run.
-        emit: Is told of each start and end.
-        results: By stage.
-        outputs: Directories that the programs of each stage wrote, by stage.
-        interrupted: Why it was stopped; empty while it was not.
+        engine: Where the programs run.
+        emit: Called at each start and end.
+        results: Results by stage.
+        outputs: Output directories of the programs, by stage.
+        interrupted: Why the runner was stopped; empty if it was not.
     """
 
     engine: Engine
@@ -52,22 +52,22 @@ class Runner:
     _died: str = field(default="", init=False)
 
     def stop(self, why: str) -> None:
-        """End what runs, keeping what it has found, and start nothing any more."""
+        """Stop the running stages, keep their results, and start no more."""
         self.interrupted = why
         self._stop.set()
 
     async def idle(self) -> None:
-        """Wait until no stage runs."""
+        """Wait until no stage is running."""
         while self._busy:
             await anyio.sleep(0.02)
 
     async def run(self, context: StageContext, service: Service | None = None, *, row: str = "") -> None:
-        """Run the stage of ``context``; a server that dies meanwhile ends it, and its verdict is then ``errored``.
+        """Run the stage of ``context``; if the server dies, the stage is stopped and its verdict is ``errored``.
 
         Args:
-            context: What is judged.
-            service: The server that has to live meanwhile.
-            row: Name of the result, by default the stage's.
+            context: The stage and what it tests.
+            service: The server that must stay alive.
+            row: Name of the result; by default that of the stage.
         """
         name = row or context.spec.name
         if self.interrupted:
@@ -87,12 +87,12 @@ class Runner:
         self.emit(Finished(step=name, seconds=time.monotonic() - begun, detail=result.message, verdict=result.verdict))
 
     def could_not(self, row: str, why: str) -> None:
-        """Note that the row could not even be started."""
+        """Record that a row could not be started."""
         self.results[row] = StageResult(name=row, verdict=Verdict.ERRORED, seconds=0.0, message=why)
         self.emit(Finished(step=row, seconds=0.0, detail=why, verdict=Verdict.ERRORED))
 
     async def _gone_before(self, name: str, service: Service) -> StageResult:
-        """A dead server is explained once, by the stage it died in."""
+        """A dead server is explained only once, in the stage during which it died."""
         if not self._died:
             return await _without_server(name, service, "was gone before the stage began")
         message = f"not run: the server was gone before the stage began (it died during {self._died})"
@@ -118,7 +118,7 @@ class Runner:
                 if service is not None:
                     while not await is_gone(service):
                         await anyio.sleep(_WATCH_INTERVAL_S)
-                    # The programs notice by themselves that the server does not answer; they get a moment to report it.
+                    # The programs notice that the server does not answer; give them time to report it.
                     await anyio.sleep(_LAST_WORDS_S)
                     stop.set()
         (result,) = found
@@ -129,10 +129,10 @@ class Runner:
         return replace(died, cases=result.cases, seconds=result.seconds)
 
     async def _watched(self, context: StageContext, row: str) -> None:
-        """Tell how far the stage is while it runs."""
+        """Report the progress of a running stage."""
         try:
             names = [program.name for program in _stage(context).programs(context)]
-        except (Exception, SystemExit):  # noqa: BLE001 - told by whoever runs them
+        except (Exception, SystemExit):  # noqa: BLE001 - reported when the programs are run
             return
         await watch(self.engine, names, row, self.emit)
 
@@ -155,7 +155,7 @@ class Runner:
                 raise
             log = trace(error)
             said = f"{where}: {words(error)}" if where else words(error)
-            return _errored(context, f"{said}\n(raised by the stage itself)", begun, outcomes, log)
+            return _errored(context, f"{said}\n(raised by the code of the stage)", begun, outcomes, log)
 
     async def _judged(
         self, stage: Stage, context: StageContext, row: str, stop: anyio.Event, outcomes: list[Outcome]
@@ -201,8 +201,8 @@ def _errored(context: StageContext, message: str, begun: float, outcomes: Sequen
 
 
 def _cut(result: StageResult, why: str) -> StageResult:
-    """A stage that was stopped in the middle: what it found is kept, and the rest is unknown."""
-    message = f"{why} before its end" if result.cases else f"not run ({why})"
+    """The result of a stage that was stopped: its cases are kept, the rest is unknown."""
+    message = f"{why} before it finished" if result.cases else f"not run ({why})"
     return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message)
 
 
@@ -210,12 +210,12 @@ async def _without_server(name: str, service: Service, how: str) -> StageResult:
     try:
         log = await service.log()
     except EngineError as error:
-        log = f"(the log is out of reach: {error})"
+        log = f"(the log cannot be read: {error})"
     cause = startup_cause("\n".join(log.splitlines()[-_NEAR_LINES:]))
-    # An exception that the API's process logged may be that of a request it refused, and killed nothing.
+    # An exception in the log of the API process may come from a rejected request, and not be fatal.
     fatal = cause.explanation and cause.process and not cause.process.lower().startswith("api")
     tail = "\n".join(log.splitlines()[-_TAIL_LINES:])
     known = f"\n  why: {cause.explanation}\n  do:  {cause.change}" if fatal else ""
-    said = f": {cause.line}{known}\nthe" if fatal else "; the"
-    message = f"the server {how}{said} end of its log:\n{tail}"
+    found = f": {cause.line}{known}\nthe" if fatal else "; the"
+    message = f"the server {how}{found} end of its log:\n{tail}"
     return StageResult(name=name, verdict=Verdict.ERRORED, seconds=0.0, message=message, log=log)

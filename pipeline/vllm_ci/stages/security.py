@@ -1,4 +1,4 @@
-"""Security: who may call what, what hostile input does, and what leaks, into the server's log too."""
+"""Security: access control, hostile input and leaks, including leaks to the server log."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LOG_CASE = "security/server_log::test_holds_no_secret_no_prompt_and_no_line_of_a
 
 @dataclass(frozen=True, kw_only=True)
 class SecurityStage(ServerStage):
-    """Adds what only the pipeline can see: the log of the server that it holds."""
+    """Adds a case about the server log, which only the pipeline can read."""
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
-        """Cases of the programs, and one about the log that the server wrote meanwhile."""
+        """Cases of the programs, and one about the server log."""
         extra = (await log_case(context, outcomes),) if context.service is not None and outcomes else ()
         result = await self.judged(context, outcomes, extra)
         stale = sorted({entry.id for entry in context.spec.accept if not entry.by_default} - _accepted(result.cases))
@@ -31,22 +31,24 @@ class SecurityStage(ServerStage):
 
 
 def _accepted(cases: Sequence[Case]) -> set[str]:
-    """Ids of accepted findings that were seen."""
+    """Ids of accepted findings that occurred."""
     lists = [case.properties.get("accepted") for case in cases]
     return {str(name) for names in lists if isinstance(names, list) for name in names}
 
 
 async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
-    """Whether the server's log holds its own key, the unguessable words of the cases' prompts, or lines that users wrote."""
+    """Check the server log for the API key, for canary words from the prompts, and for lines injected by users."""
     if context.service is None:
-        return Case(name=LOG_CASE, status=CaseStatus.SKIPPED, message="the log of a foreign server cannot be seen from here")
+        return Case(name=LOG_CASE, status=CaseStatus.SKIPPED, message="the log of an external server cannot be read")
     words = [word for outcome in outcomes for word in await _canaries(outcome)]
     if context.spec.suite and not words:
-        return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message="the cases left no list of the words they sent")
+        return Case(
+            name=LOG_CASE, status=CaseStatus.ERRORED, message="the cases did not write the list of canary words that they sent"
+        )
     name = context.api_key_env
     key = (context.secrets.get(name) or os.environ.get(name, "")) if name else ""
     if context.api_key_env and not key:
-        message = f"{context.api_key_env} has no value here: whether the API key is in the log cannot be checked"
+        message = f"{context.api_key_env} is not set: cannot check whether the API key is in the log"
         return Case(name=LOG_CASE, status=CaseStatus.ERRORED, message=message)
     found = leaks.in_log(await context.service.log(), secrets={"the API key": key}, prompts=words)
     found += [finding for outcome in outcomes for finding in await _in_artefacts(outcome, key)]
@@ -58,13 +60,13 @@ async def log_case(context: StageContext, outcomes: Sequence[Outcome]) -> Case:
 
 
 async def _in_artefacts(outcome: Outcome, key: str) -> list[Finding]:
-    """Whether what the cases themselves printed and wrote holds the key."""
+    """Findings if the output of the cases contains the API key."""
     if not key:
         return []
     texts = {"log": outcome.log}
     for name in await outcome.output.names():
         texts[name] = (await outcome.output.read(name)).decode(errors="replace")
-    message = "our own tests wrote the API key"
+    message = "the built-in tests wrote the API key"
     return [
         Finding(id=f"secret-in-artefact:{name}", severity="critical", message=message)
         for name, text in texts.items()

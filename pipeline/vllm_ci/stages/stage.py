@@ -1,4 +1,4 @@
-"""The port of a stage: data in, programs out; outcomes in, a result out."""
+"""The interface of a stage: it returns programs for a context, and a result for their outcomes."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from vllm_ci.engine import Engine
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """What a stage may look at.
+    """The input of a stage.
 
     Attributes:
-        spec: What the user said about the stage.
-        commit: What is tested; ``None`` for a foreign server.
-        image: Built from the commit; ``None`` for a foreign server.
-        service: The server, held by the engine.
-        url: Base URL of a foreign server, when there is no service.
-        model: Served model name; empty takes the first of the server's list.
-        api_key_env: Name of the variable that holds the server's API key; empty when it asks for none.
+        spec: Configuration of the stage.
+        commit: The commit that is tested; ``None`` for an external server.
+        image: The image of the commit; ``None`` for an external server.
+        service: The server, managed by the engine.
+        url: Base URL of an external server, if there is no service.
+        model: Served model name; if empty, the first that the server lists.
+        api_key_env: Name of the variable with the server's API key; empty if it needs none.
         source: The user's checkout at the commit.
-        tools: pytest and our parts for inside an image, as :func:`vllm_ci.stages.mounts.gather` lays them out.
-        image_facts: Holds ``manifest.json`` (what the image's files must be) and ``config.json`` (its OCI configuration).
-        changed: What differs from the base branch; ``None`` when that was not looked up.
-        secrets: Values of secrets by the name of their variable, for stages that look for them in logs; a key that is not
-            among them is looked up in the environment of the caller.
-        tensor_parallel_size: That the server was started with; 0 when unknown.
-        quantization: That the server was started with; empty when unknown.
-        stage: The stage itself, where it is an object of the user's and not found by its name.
+        tools: Files to run pytest inside an image, from :func:`vllm_ci.stages.mounts.gather`.
+        image_facts: Directory with ``manifest.json`` (expected files) and ``config.json`` (OCI configuration) of the image.
+        changed: Differences from the base branch; ``None`` if not determined.
+        secrets: Values of secrets by variable name, for stages that search logs for them; an API key that is missing here
+            is read from the caller's environment.
+        tensor_parallel_size: Tensor parallel size of the server; 0 if unknown.
+        quantization: Quantization of the server; empty if unknown.
+        stage: The stage object, if it was passed as an object and not by name.
     """
 
     spec: StageSpec
@@ -58,30 +58,30 @@ class StageContext:
 
 
 class Stage(Protocol):
-    """Judges one aspect."""
+    """A stage of the pipeline."""
 
     @property
     def name(self) -> str:
-        """As in the configuration and the report."""
+        """Name in the configuration and the report."""
 
     @property
     def needs_server(self) -> bool:
-        """Its programs need a server (a service or a URL); otherwise they need an image."""
+        """Whether its programs need a server (a service or a URL); otherwise they need an image."""
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
-        """What to run, in this order.
+        """Programs to run, in this order.
 
         Raises:
-            UsageError: The context lacks what the stage cannot do without.
+            UsageError: The context lacks something that the stage requires.
         """
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
-        """Read what the programs (one outcome each, in the same order) left behind."""
+        """Read the outcomes of the programs, in the same order."""
 
 
 @runtime_checkable
 class Judges(Protocol):
-    """A stage that judges by itself, in the process of the pipeline, in place of programs: a function of the user's."""
+    """A stage that runs in the process of the pipeline instead of running programs: a user's function."""
 
     async def judge(self, context: StageContext, engine: Engine, stop: anyio.Event) -> StageResult:
-        """Judge, until ``stop`` is set: then what was found by that time is the result."""
+        """Run the stage; when ``stop`` is set, return the results so far."""

@@ -1,4 +1,4 @@
-"""Streaming: streams are well formed, progressive, and say the same as an answer in one piece."""
+"""Streaming: streams are well formed, progressive, and equal to the non-streamed answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages that judge a server have in common: our cases, then the user's own, each a run of pytest."""
+"""Common parts of the server stages: built-in cases, then the user's, each a run of pytest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_ci.stages import promises, reading
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.suites import manifest
 
-# Nothing may be written beside the tests (they may be read-only), and no configuration of a folder above may change the run.
+# Tests may be read-only, so write nothing next to them; configuration in a parent directory must not affect the run.
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", "COLUMNS": "132"}
 REPORT = (
     *("-p", "no:cacheprovider", "-o", "junit_family=xunit1", "-ra", "-v"),
@@ -28,8 +28,8 @@ class ServerStage:
     """A stage whose cases need only a URL.
 
     Attributes:
-        name: That of the stage and of its package below ``vllm_ci.suites``.
-        promised: Number of cases by function of the package; by default as its manifest says.
+        name: Name of the stage and of its package in ``vllm_ci.suites``.
+        promised: Number of cases by function; by default from the manifest of the package.
     """
 
     name: str
@@ -37,12 +37,12 @@ class ServerStage:
     needs_server: bool = True
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
-        """Our package, and the user's own tests where the stage names some."""
+        """The built-in cases, and the user's own tests if the stage names any."""
         if context.service is None and not context.url:
             raise UsageError(
                 f"the stage {self.name} needs a server",
                 why="neither a service nor a URL was given",
-                remedy="let the pipeline serve the image, or give --url",
+                remedy="let the pipeline serve the image, or pass --url",
             )
         spec = context.spec
         programs = []
@@ -54,14 +54,14 @@ class ServerStage:
         return tuple(programs)
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
-        """Cases of both runs."""
+        """The cases of both pytest runs."""
         return await self.judged(context, outcomes)
 
     async def judged(self, context: StageContext, outcomes: Sequence[Outcome], extra: Sequence[Case] = ()) -> StageResult:
-        """Cases of both runs and those that the stage itself judged."""
+        """The cases of both pytest runs and those that the stage created itself."""
         names = [program.name for program in self.programs(context)]
         readings = [await self._reading(context, outcome, name) for outcome, name in zip(outcomes, names, strict=True)]
-        empty = "the stage names no tests: its own cases are switched off, and paths is empty"
+        empty = "the stage has no tests: the built-in cases are disabled, and `paths` is empty"
         result = reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
         plans = [plan for each in readings if isinstance(plan := each.facts.get("plan"), dict)]
         return _timed(result, plans[0]) if plans else result
@@ -77,8 +77,8 @@ class ServerStage:
         own_tests = "{in.source}" in " ".join(tests)
         if own_tests and context.source is None:
             raise UsageError(
-                f"the stage {self.name} names tests of yours, but there is no checkout to take them from",
-                remedy="run it inside the checkout, or take `paths` out of the stage",
+                f"the stage {self.name} names your own tests, but there is no checkout",
+                remedy="run it inside the checkout, or remove `paths` from the stage",
             )
         return Program(
             name=name,
@@ -105,19 +105,19 @@ class ServerStage:
 
 
 def _timed(result: StageResult, plan: Mapping[str, object]) -> StageResult:
-    """The result with what was planned, and with a word about what was left out: a pass of fewer cases has to say so."""
+    """Add the plan to the result, and a message if cases were left out for time."""
     left_out = plan.get("left_out")
     count = len(left_out) if isinstance(left_out, list) else 0
-    said = f"{count} cases were left out for time (budget {plan.get('budget_s'):.0f} s); run with --deep" if count else ""
-    message = "\n".join(filter(None, (result.message, said)))
+    note = f"{count} cases were left out for time (budget {plan.get('budget_s'):.0f} s); run with --deep" if count else ""
+    message = "\n".join(filter(None, (result.message, note)))
     return replace(result, message=message, metrics={**result.metrics, "time": dict(plan)})
 
 
 def options(context: StageContext) -> tuple[str, ...]:
-    """Our options of pytest, from what is known."""
+    """Options of the vllm-ci plugin for pytest."""
     spec = context.spec
     accepted = [{"id": each.id, "reason": each.reason, "until": each.until.isoformat()} for each in spec.accept]
-    said = {
+    values = {
         "--base-url": "{url.vllm}" if context.service is not None else context.url,
         "--vllm-model": context.model,
         "--vllm-api-key-env": context.api_key_env,
@@ -130,11 +130,11 @@ def options(context: StageContext) -> tuple[str, ...]:
         "--vllm-image-config": "{in.image}/config.json" if context.image_facts is not None else "",
         **identity(context),
     }
-    return tuple(f"{name}={value}" for name, value in said.items() if value)
+    return tuple(f"{name}={value}" for name, value in values.items() if value)
 
 
 def identity(context: StageContext) -> dict[str, str]:
-    """Which commit and which image a report is about."""
+    """The commit and the image that a report is about."""
     return {
         "--vllm-commit": context.commit.sha if context.commit else "",
         "--vllm-image-digest": context.image.digest if context.image else "",

@@ -1,4 +1,4 @@
-"""Unit: inside the image, without a server: is it what its locks say, and do the user's own tests pass in it."""
+"""Unit: checks inside the image that it matches its locks, and runs the user's own tests; no server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _START = ("python", "{in.tools}/start.py")
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStage:
-    """Runs inside the image, with pytest mounted beside what is installed there.
+    """Runs inside the image, with pytest mounted.
 
     Attributes:
         name: ``unit``.
-        promised: Number of cases by function of our own; by default as the manifest says.
+        promised: Number of built-in cases by function; by default from the manifest.
     """
 
     name: str = "unit"
@@ -31,15 +31,15 @@ class UnitStage:
     needs_server: bool = False
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
-        """The integrity of the image, then the user's own tests: those that are named, and those that the changes call for."""
+        """The integrity of the image, then the user's own tests: those that always run, and those selected by changes."""
         if context.image is None or context.tools is None or context.image_facts is None:
             raise UsageError(
-                "the unit stage looks into an image, and there is none",
-                why="a server that is only known by its URL cannot be looked into",
+                "the stage unit needs an image, but there is none",
+                why="only the URL of the server is known, not its image",
                 remedy="leave the stage unit out, or run the pipeline in the checkout that the image is built from",
             )
         spec = context.spec
-        # In any other mode pytest puts the mounted folder on the path, where the code under test would find it.
+        # In other modes pytest adds the mounted directory to the path, visible to the code under test.
         ours = ("-p", "vllm_ci.suites.inside", "--import-mode=importlib", "--pyargs", "vllm_ci.suites.unit", *OURS_ALONE)
         integrity = self._program(context, "unit", (*_START, *ours), {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
         paths = self._paths(context)
@@ -54,7 +54,7 @@ class UnitStage:
         return (*((integrity,) if spec.suite else ()), *((own,) if paths else ()))
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
-        """Cases of both runs."""
+        """The cases of both pytest runs."""
         expected = manifest.promised(self.name) if self.promised is None else self.promised
         promised = {"unit": 1, "unit-own": context.spec.promises}
         readings = [
@@ -63,19 +63,19 @@ class UnitStage:
         ]
         if context.spec.suite and readings:
             readings[0] = promises.kept(readings[0], self.name, expected)
-        said = note(context.spec, context.changed)
-        empty = "the stage names no tests: its own cases are switched off, and no test of yours was chosen"
-        if said and not readings:
-            empty += f" ({said.message}); name tests that always run: stages.unit.paths"
-        extra = (said,) if said and readings else ()
+        selection = note(context.spec, context.changed)
+        empty = "the stage has no tests: the built-in cases are disabled, and none of your tests was selected"
+        if selection and not readings:
+            empty += f" ({selection.message}); name tests that always run: stages.unit.paths"
+        extra = (selection,) if selection and readings else ()
         return reading.combine(self.name, outcomes, readings, extra=extra, empty=empty)
 
     def _paths(self, context: StageContext) -> tuple[str, ...]:
         paths = paths_for(context.spec, context.changed)
         if paths and context.source is None:
             raise UsageError(
-                "the stage unit names tests of yours, but there is no checkout to take them from",
-                remedy="run it inside the checkout, or take `paths` out of the stage",
+                "the stage unit names your own tests, but there is no checkout",
+                remedy="run it inside the checkout, or remove `paths` from the stage",
             )
         return paths
 

@@ -1,4 +1,4 @@
-"""Where in the user's own code an error comes from: messages name that line, not one of ours or of a library."""
+"""Find the line of user code that caused an error: messages name it, not a line of vllm-ci or a library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 
 
 def place(error: BaseException) -> str:
-    """``path:line`` of the innermost line of the user's code that the error went through; empty when there is none."""
+    """``path:line`` of the innermost user code in the traceback; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{shown(error.filename)}:{error.lineno or 1}"
     found = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
@@ -28,8 +28,8 @@ def place(error: BaseException) -> str:
 
 
 def caller() -> str:
-    """``path:line`` of the user's line that is calling us right now; empty when none is."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller
+    """``path:line`` of the user code that made the current call; empty if there is none."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to find a caller
     while frame is not None:
         if _is_users(frame.f_code.co_filename):
             return f"{shown(frame.f_code.co_filename)}:{frame.f_lineno}"
@@ -38,7 +38,7 @@ def caller() -> str:
 
 
 def defined_at(function: object) -> str:
-    """``path:line`` of a function of the user's; empty for anything else."""
+    """``path:line`` of a function in user code; empty for anything else."""
     function = inspect.unwrap(function) if callable(function) else function
     code = getattr(getattr(function, "function", function), "__code__", None)
     if code is None or not _is_users(code.co_filename):
@@ -64,7 +64,7 @@ def leaves(error: Exception | SystemExit) -> Iterator[Exception | SystemExit]:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback from the user's first line on, without what calls it."""
+    """The traceback, starting at the first line of user code."""
     begin: TracebackType | None = error.__traceback__
     while begin is not None and not _is_users(begin.tb_frame.f_code.co_filename):
         begin = begin.tb_next
@@ -77,7 +77,7 @@ def printable(text: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path as messages have it: relative where it lies below the working directory."""
+    """A path for messages: relative if it is below the working directory."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 

@@ -1,4 +1,4 @@
-"""How far the programs of a stage are, read from what they write while they run."""
+"""Progress of a stage, read from the output of its running programs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _INTERVAL_S = 1.0
 
 @dataclass(kw_only=True)
 class CaseCounts:
-    """What the lines of ``cases.jsonl`` add up to.
+    """Counts from the lines of ``cases.jsonl``.
 
     Attributes:
-        cases: How many there are; 0 when unknown.
-        estimate_s: How long all will take; 0 when unknown.
-        ended: How many have ended.
-        bad: How many of those neither passed nor were skipped.
-        running: The case that runs now.
+        cases: Number of cases; 0 if unknown.
+        estimate_s: Estimated total time in seconds; 0 if unknown.
+        ended: Number of finished cases.
+        bad: Number of finished cases that neither passed nor were skipped.
+        running: The case that is running.
     """
 
     cases: int = 0
@@ -48,43 +48,43 @@ class CaseCounts:
             about = f", about {max(self.estimate_s, 1):.0f} s" if self.estimate_s else ""
             return f"{self.cases} cases{about}" if self.cases else ""
         of = f" of {self.cases}" if self.cases else ""
-        bad = f", {self.bad} not well" if self.bad else ""
+        bad = f", {self.bad} not passed" if self.bad else ""
         return f"{self.ended}{of} cases{bad}; {self.running}".rstrip("; ")
 
 
 async def watch(engine: Engine, programs: Iterable[str], step: str, emit: Emit) -> None:
-    """Tell how far a step is, until cancelled; nothing where the engine cannot tell.
+    """Report the progress of a step until cancelled, if the engine supports it.
 
     Args:
         engine: Runs the programs.
-        programs: Their names, in the order in which they run.
+        programs: Names of the programs, in run order.
         step: Name of the step.
-        emit: Is told.
+        emit: Called when the progress changes.
     """
     if not isinstance(engine, TellsSoFar):
         return
-    said = ""
+    last = ""
     while True:
         await anyio.sleep(_INTERVAL_S)
         tally = CaseCounts()
         for name in programs:
             for entry in await _lines(engine, name):
                 tally.add(entry)
-        if str(tally) != said:
-            said = str(tally)
-            emit(Progress(step=step, detail=said))
+        if str(tally) != last:
+            last = str(tally)
+            emit(Progress(step=step, detail=last))
 
 
 async def _lines(engine: TellsSoFar, program: str) -> list[Mapping[str, Any]]:
     output = engine.so_far(program)
     try:
         lines = (await output.read("cases.jsonl")).decode(errors="replace").splitlines() if output is not None else []
-    except OSError:  # it has not begun to write
+    except OSError:  # nothing written yet
         return []
     found = []
     for line in lines:
         try:
             found.append(json.loads(line))
-        except ValueError:  # the line that is being written
+        except ValueError:  # an incomplete last line
             continue
     return [entry for entry in found if isinstance(entry, dict)]

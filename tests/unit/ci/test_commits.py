@@ -160,7 +160,7 @@ def test_a_stated_ref_that_git_does_not_confirm_is_ignored_and_said(clone: Clone
     notes: list[str] = []
     assert stated(clone, "main", clone.change, note=notes.append, env={"CI": "true"}).ref == ""
     [note] = notes
-    assert "VLLM_CI_REF=main is ignored" in note
+    assert "ignoring VLLM_CI_REF=main" in note
 
 
 def test_no_statement_makes_a_pull_request_a_branch(clone: Clone) -> None:

@@ -108,7 +108,7 @@ def test_an_unknown_stage_exits_2_and_names_the_known_ones(project: Path) -> Non
 def test_a_stage_that_looks_into_an_image_cannot_be_asked_of_a_url(project: Path) -> None:
     done = whole(project, "test", "--url", "http://127.0.0.1:9", "--stage", "unit")
     assert done.returncode == 2
-    assert "inside an image" in done.stderr
+    assert "needs an image" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])

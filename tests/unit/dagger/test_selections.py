@@ -115,7 +115,7 @@ def test_a_function_takes_its_secrets_from_its_arguments_only(monkeypatch: pytes
 
 def test_a_machine_takes_its_secrets_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(EngineError, match="no variable HF_TOKEN"):
+    with pytest.raises(EngineError, match="variable HF_TOKEN is not set"):
         MachineCaller().secret("HF_TOKEN")
 
 

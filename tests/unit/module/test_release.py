@@ -171,15 +171,15 @@ async def test_services_stand_for_the_hosts_that_the_configuration_names(tmp_pat
     plain = Tool(package=dag.directory())
     tool = await verbs.equipped(a_release(registry_service=one, ledger_service=one), plain, section(tmp_path, text))
     assert set(tool.services) == {"registry:5000", "git"}
-    with pytest.raises(UsageError, match="which host"):
+    with pytest.raises(UsageError, match="the host of a service is unknown"):
         await verbs.equipped(a_release(ledger_service=one), plain, section(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("release", "message"),
     [
-        (a_release(by="anna"), "--by anna is not a name with an address"),
-        (a_release(known_hosts=dag.directory().file("known_hosts")), "SSH agent"),
+        (a_release(by="anna"), "--by anna is not a name with an email address"),
+        (a_release(known_hosts=dag.directory().file("known_hosts")), "--ssh-agent and --known-hosts"),
     ],
 )
 async def test_credentials_that_do_not_fit_are_refused(tmp_path: Path, release: Any, message: str) -> None:
@@ -214,7 +214,7 @@ async def test_a_key_that_no_signer_has_is_refused_before_anything_is_built_with
         key=given("KEY", (mine / "release.key").read_text()),
         passphrase=given("PASSPHRASE", "sesame"),
     )
-    with pytest.raises(UsageError, match="no signer of the configuration") as caught:
+    with pytest.raises(UsageError, match="belongs to no configured signer") as caught:
         await equip(release, Verb(name="publish"))
     assert public.pem.decode().strip() in caught.value.remedy
     await equip(release, Verb(name="history"))

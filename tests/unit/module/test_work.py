@@ -263,7 +263,7 @@ async def test_the_module_s_own_repository_is_a_source_only_of_calls_that_are_ma
         with pytest.raises(UsageError, match=r"pass --source \."):
             await checkout.check(given)
     await checkout.check(settings(source=Held(**{".git": ""})))
-    with pytest.raises(UsageError, match=r"no folder \.git"):
+    with pytest.raises(UsageError, match=r"no directory \.git"):
         await checkout.check(settings(source=Held()))
     assert (Path(__file__).parents[3] / MODULE_FILE).is_file()
 
@@ -304,7 +304,7 @@ async def test_a_pipeline_of_the_user_s_own_is_run_with_the_stages_that_it_defin
 @pytest.mark.parametrize(
     ("text", "files", "message"),
     [
-        ("pipeline: other.py\n", {}, r"there is no file serving/other\.py"),
+        ("pipeline: other.py\n", {}, r"file not found: serving/other\.py"),
         ("", {"serving/ci/pipeline.py": "import nothing_of_that_name\n"}, r"^serving/ci/pipeline\.py:1: "),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_stage_in_the_middle_keeps_its_finished_cases(tmp_path: Path, number: 
     assert ended.json["verdict"] == "errored"
     cases = {case["name"].partition("::")[2]: case["status"] for case in ended.stage("integration")["cases"]}
     assert cases == {"test_first": "passed", "test_second": "passed", "test_slow": "errored"}
-    assert ended.stage("integration")["message"] == f"interrupted by {number.name} before its end"
+    assert ended.stage("integration")["message"] == f"interrupted by {number.name} before it finished"
     assert ended.stage("streaming")["message"] == f"not run (interrupted by {number.name})"
     assert ended.report["problem"]["summary"] == f"interrupted by {number.name}"
     assert ended.report["server"]["version"] == "9.9"

@@ -103,7 +103,7 @@ async def test_tests_of_one_s_own_run_against_the_server_with_the_fixtures(tmp_p
 async def test_fewer_cases_than_promised_is_errored(tmp_path: Path) -> None:
     report = await only(tmp_path, "{pytest: t, promises: 3}", MemoryEngine().on("smoke", passes("a", "b")))
     assert report.verdict is Verdict.ERRORED
-    assert "2 cases, 3 were promised" in report.stages[0].message
+    assert "2 cases, but at least 3 are required" in report.stages[0].message
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_fewer_cases_than_promised_is_errored(tmp_path: Path) -> None:
         (Ends(exit_code=1, log="one\nE501 line too long"), Verdict.FAILED, "exit code 1: E501 line too long"),
         (Ends(exit_code=127, log="ruff was not found"), Verdict.ERRORED, "ruff was not found"),
         (Ends(exit_code=137), Verdict.ERRORED, "killed by signal 9"),
-        (times_out(), Verdict.ERRORED, "its time ran out"),
+        (times_out(), Verdict.ERRORED, "timed out"),
     ],
 )
 async def test_a_command_is_one_case_by_its_exit_code(tmp_path: Path, ending: Ends, verdict: Verdict, said: str) -> None:
@@ -239,7 +239,7 @@ async def smoke(server: Server) -> None:
         ("    raise SystemExit(0)", Verdict.ERRORED, "ci/pipeline.py:4: SystemExit: 0"),
         ("    return 'yes'", Verdict.ERRORED, "ci/pipeline.py:2: the stage returned str"),
         ("    return []", Verdict.ERRORED, ""),
-        ("    import anyio; await anyio.sleep(60)", Verdict.ERRORED, "its time ran out after 0.05 s"),
+        ("    import anyio; await anyio.sleep(60)", Verdict.ERRORED, "timed out after 0.05 s"),
         ("    return [Case(name='a', status=CaseStatus.FAILED, message='no')]", Verdict.FAILED, "no"),
         ("    return Case(name='a', status=CaseStatus.SKIPPED, message='no')", Verdict.ERRORED, "no"),
         ("    return StageResult(name='x', verdict=Verdict.PASSED, seconds=0.0)", Verdict.ERRORED, ""),
@@ -370,8 +370,8 @@ async def test_a_pipeline_may_name_an_installed_stage_without_any_configuration(
     ("name", "said"),
     [
         ("licence", "did you mean licences?"),
-        ("broken", "the stage broken of company-stages cannot be loaded"),
-        ("odd", "is no stage"),
+        ("broken", "the stage broken from company-stages cannot be loaded"),
+        ("odd", "is not a stage"),
         ("shadow", "cannot be called unit"),
         ("quits", "the stage quits of company-stages cannot be loaded"),
         ("a/../B", "cannot be a stage"),
@@ -439,7 +439,7 @@ async def test_a_function_is_stopped_with_the_run_and_says_so(tmp_path: Path) ->
         group.start_soon(ci.test, image, endless)
         await anyio.sleep(0.05)
         result = await ci.record.stop("interrupted by SIGTERM")
-    assert result.report.stages[0].message == "interrupted by SIGTERM before its end"
+    assert result.report.stages[0].message == "interrupted by SIGTERM before it finished"
 
 
 async def test_a_function_whose_server_dies_is_stopped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,7 +488,7 @@ def test_the_configuration_shows_own_stages_and_the_pipeline_that_was_found(tmp_
     shown = {key: (value, origin) for key, value, origin in loaded.values()}
     assert shown["stages.lint.in"] == ("image", f"{tmp_path / 'vllm-ci.yaml'}:1")
     found = {each.key: (each.value, each.reason) for each in computed.values(loaded)}
-    assert found["pipeline"] == ("ci/pipeline.py", "found beside vllm-ci.yaml")
+    assert found["pipeline"] == ("ci/pipeline.py", "found next to vllm-ci.yaml")
 
 
 def test_every_built_in_stage_is_found_by_its_spec() -> None:

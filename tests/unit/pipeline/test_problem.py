@@ -104,7 +104,7 @@ def test_a_model_that_cannot_be_made_is_reported_and_the_unit_stage_kept(tmp_pat
     ended = project(tmp_path).run(STANDIN_MODEL=said)
     assert ended.code == 3, ended.stderr
     assert ended.stage("unit")["verdict"] == "passed"
-    expected = "not run: the model could not be made: ModuleNotFoundError: No module named 'safetensors'"
+    expected = "not run: the model could not be created: ModuleNotFoundError: No module named 'safetensors'"
     assert ended.stage("integration")["message"] == expected
     assert "safetensors" in (ended.folder / "logs" / "model.log").read_text()
 
@@ -144,7 +144,7 @@ def test_a_stage_whose_time_runs_out_keeps_the_cases_that_had_ended(tmp_path: Pa
     assert ended.code == 3, ended.stderr
     cases = {case["name"].partition("::")[2]: case["status"] for case in ended.stage("integration")["cases"]}
     assert cases == {"test_first": "passed", "test_second": "passed", "test_slow": "errored"}
-    assert "its time ran out" in ended.stage("integration")["message"]
+    assert "timed out" in ended.stage("integration")["message"]
     assert ended.report["server"]["version"] == "9.9"
 
 

@@ -203,11 +203,11 @@ async def pipeline(ci: Pipeline) -> Report:
         ("    await ci.test(ci.serve(await ci.build()), 'unit')\n", 3, "a server that was not started"),
         ("    await ci.test(await ci.build(), 'integration')\n", 3, "the stage integration needs a server"),
         ("    await ci.test(await ci.build(), 'unti')\n", 3, "unknown stage: unti"),
-        ("    await ci.test(await ci.build(), 7)\n", 3, "what ci.test() got is no stage"),
+        ("    await ci.test(await ci.build(), 7)\n", 3, "the argument of ci.test() is not a stage"),
         ("    await ci.build()\n", 2, "the pipeline returned nothing"),
         ("    await ci.build()\n    return ci.report()\n", 2, "the pipeline ran no stage"),
         ("    await ci.build()\n    return 'fine'\n", 2, "the pipeline returned a str"),
-        ("    import dataclasses\n    return dataclasses.replace(ci.report(), stages=())\n", 2, "ci.report() did not make"),
+        ("    import dataclasses\n    return dataclasses.replace(ci.report(), stages=())\n", 2, "not created by ci.report()"),
         ("    image = await ci.build()\n    for _ in '12':\n        await ci.test(image, 'unit')\n", 5, "a second time"),
         ("    raise KeyError('x')\n", 3, "KeyError: 'x'"),
         ("    raise SystemExit(0)\n", 3, "SystemExit: 0"),
@@ -250,7 +250,7 @@ async def test_a_failed_assertion_of_the_pipeline_is_a_failed_row(tmp_path: Path
         ("import nothing_of_that_name\n", "ci/pipeline.py:1: ModuleNotFoundError"),
         ("x = 1\ndef pipeline(:\n", "ci/pipeline.py:2: SyntaxError"),
         ("x = 1\nraise SystemExit(0)\n", "ci/pipeline.py:2: SystemExit: 0"),
-        ("x = 1\n", "ci/pipeline.py:1: there is no function `pipeline`"),
+        ("x = 1\n", "ci/pipeline.py:1: function `pipeline` not found"),
         ("\ndef pipeline(ci):\n    pass\n", "ci/pipeline.py:2: `pipeline` is not an async function"),
         ("async def pipeline(a, b):\n    pass\n", "ci/pipeline.py:1: `pipeline` does not take one argument"),
         ("from vllm_ci import stage\n@stage\nasync def unit(s): ...\n", "ci/pipeline.py:2: a stage cannot be called unit"),
@@ -273,7 +273,7 @@ async def test_pipeline_in_the_configuration_names_another_file_or_none(tmp_path
     (tmp_path / "vllm-ci.yaml").write_text("version: 1\npipeline: default\n")
     assert "unit" in verdicts(await run_pipeline(tmp_path, engine=MemoryEngine()))
     (tmp_path / "vllm-ci.yaml").write_text("version: 1\npipeline: gone.py\n")
-    with pytest.raises(ConfigError, match=r"there is no file .*gone\.py"):
+    with pytest.raises(ConfigError, match=r"file not found: .*gone\.py"):
         await run_pipeline(tmp_path, engine=MemoryEngine())
     (tmp_path / "vllm-ci.yaml").write_text("version: 1\npipeline: ../gone\n")
     with pytest.raises(UsageError, match=r"vllm-ci\.yaml:2"):

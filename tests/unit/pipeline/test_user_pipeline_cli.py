@@ -44,7 +44,7 @@ def with_pipeline(tmp_path: Path, text: str, *, slow_s: float = 0.0) -> Project:
 def test_it_is_found_and_named_in_the_first_lines_and_its_stages_are_in_every_report(tmp_path: Path) -> None:
     ended = with_pipeline(tmp_path, PIPELINE.replace("EXPECTED", "yes")).run()
     assert ended.code == 0, ended.stderr
-    assert "pipeline ci/pipeline.py (found beside vllm-ci.yaml; stages in it: smoke)" in ended.stderr.splitlines()[:4]
+    assert "pipeline ci/pipeline.py (found next to vllm-ci.yaml; stages: smoke)" in ended.stderr.splitlines()[:4]
     assert [stage["name"] for stage in ended.json["stages"]] == ["integration", "smoke", "lint"]
     assert 'testsuite name="smoke"' in (ended.folder / "junit.xml").read_text()
     assert "what a pipeline prints" in ended.stderr
@@ -98,7 +98,7 @@ def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
     ended = Ended(process.returncode, stdout, stderr)
     assert ended.code == 130, stderr
     assert ended.report["problem"]["summary"] == "interrupted by SIGTERM"
-    assert ended.stage("integration")["message"] == "interrupted by SIGTERM before its end"
+    assert ended.stage("integration")["message"] == "interrupted by SIGTERM before it finished"
     assert ended.stage("smoke")["message"] == "not run (interrupted by SIGTERM)"
 
 

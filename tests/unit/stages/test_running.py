@@ -164,7 +164,7 @@ async def test_a_stage_that_is_stopped_is_cut_and_later_ones_are_not_run(monkeyp
                 runner.stop("interrupted by SIGTERM")
                 await runner.idle()
             await runner.run(stage(monkeypatch, "true"), row="later")
-    assert runner.results["judging"].message == "interrupted by SIGTERM before its end"
+    assert runner.results["judging"].message == "interrupted by SIGTERM before it finished"
     assert runner.results["later"].verdict is Verdict.ERRORED
     assert runner.results["later"].message == "not run (interrupted by SIGTERM)"
 

@@ -91,7 +91,7 @@ def test_what_a_stage_cannot_do_without_is_said() -> None:
         STAGES["integration"].programs(StageContext(spec=StageSpec(name="integration")))
     with pytest.raises(UsageError, match="no checkout"):
         STAGES["integration"].programs(StageContext(spec=StageSpec(name="integration", paths=("t",)), url="http://e"))
-    with pytest.raises(UsageError, match="looks into an image"):
+    with pytest.raises(UsageError, match="needs an image"):
         STAGES["unit"].programs(StageContext(spec=StageSpec(name="unit"), url="http://e"))
 
 
@@ -116,7 +116,7 @@ async def test_a_stage_promises_its_own_cases_and_those_of_the_user() -> None:
     assert good.verdict is Verdict.PASSED
     short = await stage.result(context, [ours, left([case("x")])])
     assert short.verdict is Verdict.ERRORED
-    assert "integration-own ran 1 cases, 2 were promised" in short.message
+    assert "integration-own ran 1 cases, but at least 2 are required" in short.message
     chosen = StageContext(spec=StageSpec(name="integration", pytest_args=("-k", "sdk")), url="http://e")
     (first, *others) = manifest.promised("integration")
     deselected = left([case(first)], notes={"deselected": [f"{name}[{n}]" for name in others for n in range(50)]})

@@ -45,7 +45,7 @@ def test_the_first_word_is_how_long_it_will_take() -> None:
 
 def test_then_it_says_how_many_have_ended_and_what_runs() -> None:
     assert after(4) == "1 of 3 cases; b"
-    assert after(6) == "2 of 3 cases, 1 not well; c"
+    assert after(6) == "2 of 3 cases, 1 not passed; c"
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The pipeline of a team that serves a chat model: vllm-ci's functions, and some of its own."""
+"""The pipeline of a team that serves a chat model: functions of vllm-ci and its own."""
 
 from typing import Annotated
 
@@ -32,7 +32,7 @@ class Chat:
 
     @function(cache="session")
     async def build(self) -> dagger.Container:
-        """Build the image of the commit, refusing changes that are not committed."""
+        """Build the image of the commit, refusing uncommitted changes."""
         image = self._ci().build()
         if await image.dirty():
             raise ValueError("commit your changes first: git status")
