@@ -86,11 +86,13 @@ def open_project(
         note: Called with a message when a ref or pull request is ignored.
 
     Raises:
-        ConfigError: There is no such stage.
+        ConfigError: There is no such stage, or git ignores the pipeline's file.
         UsageError: The configuration is not in a git checkout.
     """
     checkout = vcs.root(loaded.folder)
     commit = commits.discover(checkout, note=note)
+    if (file := loaded.pipeline) is not None:
+        _check_not_ignored(file.path, checkout)
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
     place = loaded.path.resolve().relative_to(checkout.resolve()).as_posix()
@@ -100,3 +102,18 @@ def open_project(
         folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()
         changed = base_branch.changes(checkout, commit, base.base(), folder=folder)
     return OpenProject(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)
+
+
+def _check_not_ignored(path: Path, checkout: Path) -> None:
+    """Refuse a pipeline that git ignores: the commit would look clean, and its report would come from other code.
+
+    Raises:
+        ConfigError: Git ignores the file.
+    """
+    names = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", str(path.absolute()))
+    if vcs.git(*names, cwd=checkout):
+        raise ConfigError(
+            f"the pipeline {path} is ignored by git",
+            why="it is not part of the commit that it would test",
+            remedy="remove it from .gitignore and commit it, or set `pipeline: default`",
+        )

@@ -9,6 +9,7 @@ import pytest
 
 from standin.repository import repository
 from vllm_ci import ConfigError, Ends, MemoryEngine, Report, Verdict, run_pipeline
+from vllm_ci.system.vcs import git
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +62,7 @@ CAUGHT = "try:\n    {call}\nexcept Exception: pass"
         ('await ci.test(image, "streaming")', "needs a server"),
         ('await ci.test(server, "integration")', "a second time"),
         ('ci.expect("nothing")', "unknown stage: nothing"),
-        ("ci.serve(None)", "in place of an image"),
+        ("ci.serve(None)", "instead of an image"),
         ('ci.serve(image, name="../../x y")', "a server cannot be called"),
         ('ci.test(server, "streaming"); ci.report()', "was not awaited"),
     ],
@@ -179,6 +180,15 @@ async def test_a_pipeline_that_is_a_link_out_of_the_checkout_is_refused(tmp_path
     place.symlink_to(tmp_path / "other.py")
     with pytest.raises(ConfigError, match="outside the checkout"):
         await run_pipeline(tmp_path / "own", engine=MemoryEngine())
+
+
+async def test_a_pipeline_that_git_ignores_is_refused(tmp_path: Path) -> None:
+    repository(tmp_path, f"{HEAD}async def pipeline(ci): return ci.report()\n")
+    git("rm", "--quiet", "--cached", "ci/pipeline.py", cwd=tmp_path)
+    (tmp_path / ".git" / "info").mkdir(exist_ok=True)
+    (tmp_path / ".git" / "info" / "exclude").write_text("/ci/\n")
+    with pytest.raises(ConfigError, match="is ignored by git"):
+        await run_pipeline(tmp_path, engine=MemoryEngine())
 
 
 async def test_no_report_has_a_secret_that_a_stage_puts_into_names_keys_or_texts(

@@ -373,7 +373,7 @@ async def test_a_pipeline_may_name_an_installed_stage_without_any_configuration(
         ("broken", "the stage broken from company-stages cannot be loaded"),
         ("odd", "is not a stage"),
         ("shadow", "cannot be called unit"),
-        ("quits", "the stage quits of company-stages cannot be loaded"),
+        ("quits", "the stage quits from company-stages cannot be loaded"),
         ("a/../B", "cannot be a stage"),
     ],
 )
