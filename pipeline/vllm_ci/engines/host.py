@@ -26,6 +26,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
 from vllm_ci.engine import Capabilities
 from vllm_ci.engines import machine, rootfs, supervise, workspace
+from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.system.home import home
 
 # Variables that programs in the tool's own environment inherit; all others must be set by the program.
@@ -36,21 +37,6 @@ _INHERITED = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
 _STOP_GRACE_S = 5.0
-
-
-@dataclass(frozen=True)
-class HostDirectory:
-    """A directory of this machine."""
-
-    path: Path
-
-    async def read(self, name: str) -> bytes:
-        """Content of one file."""
-        return await anyio.Path(self.path / name).read_bytes()
-
-    async def names(self) -> tuple[str, ...]:
-        """Relative paths of all files, sorted."""
-        return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
 
 
 @dataclass(kw_only=True)

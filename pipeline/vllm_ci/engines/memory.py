@@ -31,6 +31,7 @@ from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, refusal_of_secret
 from vllm_ci.engine import Capabilities
 from vllm_ci.engines import scripts
+from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.engines.scripts import Ends
 
 Answer = Callable[[httpx.Request], httpx.Response] | Mapping[str, object]
@@ -53,19 +54,6 @@ class MemoryDirectory:
     async def names(self) -> tuple[str, ...]:
         """All files, sorted."""
         return tuple(sorted(self.files))
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A directory of this machine, such as the user's project."""
-
-    path: Path
-
-    async def read(self, name: str) -> bytes:
-        return await anyio.Path(self.path / name).read_bytes()
-
-    async def names(self) -> tuple[str, ...]:
-        return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
 
 
 @dataclass(kw_only=True)
@@ -155,11 +143,11 @@ class MemoryEngine:
 
     def directory(self, path: Path) -> Directory:
         """Handle for a directory of this machine, which is only read."""
-        return _Folder(path.absolute())
+        return HostDirectory(path.absolute())
 
     async def export(self, directory: Directory, path: Path) -> None:
         """Write a directory's files to ``path``."""
-        if isinstance(directory, _Folder):
+        if isinstance(directory, HostDirectory):
             shutil.copytree(directory.path, path, dirs_exist_ok=True, symlinks=True)
             return
         await anyio.Path(path).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from standin.repository import repository
 from vllm_ci import ConfigError, Ends, MemoryEngine, Report, Verdict, run_pipeline
 from vllm_ci.system.vcs import git
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project")]
 
 HEAD = "import asyncio, anyio, sys\nfrom vllm_ci import *\n"
 OBJECT = """
@@ -22,17 +22,6 @@ class Smoke:
     {result}
 """
 RESULT = "async def result(self, context, outcomes): return 7"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path.parent / "home"))
 
 
 async def ran(folder: Path, steps: str, stage: str = "", **options: object) -> Report:

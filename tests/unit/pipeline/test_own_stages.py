@@ -42,7 +42,7 @@ from vllm_ci.report import ctrf, document, html, junit
 from vllm_ci.stages import STAGES, installed, running, stage_of
 from vllm_ci.stages.running import Runner
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project")]
 
 CONFIG = """
 version: 1
@@ -53,17 +53,6 @@ stages:
   security: {enabled: false}
 """
 HEAD = "from vllm_ci import *\n"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path.parent / "home"))
 
 
 async def only(folder: Path, stage: str, engine: MemoryEngine | None = None, **options: object) -> Report:

@@ -30,7 +30,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence.predicates import test_result
 from vllm_ci.pipeline import default
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project")]
 
 HEAD = "from vllm_ci import Pipeline, Report, Server, Image, stage\n"
 BODY = """
@@ -41,17 +41,6 @@ async def pipeline(ci: Pipeline) -> Report:
     return ci.report()
 """
 MATRIX = "version: 1\nmatrix: {stages: [streaming], axes: {dtype: [bfloat16], tensor_parallel_size: [1, 64]}}\n"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path.parent / "home"))
 
 
 def verdicts(report: Report) -> dict[str, str]:
