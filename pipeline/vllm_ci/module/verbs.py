@@ -25,6 +25,7 @@ from vllm_ci.module.session import ending_well, opened, watched
 from vllm_ci.module.verb import PRINTED, Verb, reports
 from vllm_ci.module.wanted import Wanted, check_names, name_of, plaintexts
 from vllm_ci.pipeline import steps
+from vllm_ci.registry.reference import parse
 
 _SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
 _LOCAL = "a container can read only the checkout, and its files are deleted when it ends"
@@ -51,7 +52,7 @@ async def done(release: Release, verb: Verb) -> str:
 async def done_anywhere(release: Release, verb: Verb) -> str:
     """Run a command that needs no project (an image and public keys are given), and return its output."""
     async with ending_well():
-        tool = await equipped(release, await session.tool_of(release), ReleaseConfig(repository=verb.about[0]))
+        tool = await equipped_for_image(release, await session.tool_of(release), verb.about[0])
         async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
             return await _printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
 
@@ -160,6 +161,17 @@ async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool
         ssh_agent=release.ssh_agent,
         known_hosts=release.known_hosts,
     )
+
+
+async def equipped_for_image(release: Release, tool: Tool, image: str) -> Tool:
+    """The tool with the credentials for the registry of an image; no configuration names another one.
+
+    Raises:
+        ImageNameError: It is not the name of an image.
+        UsageError: The credentials are incomplete, or a secret has no value.
+    """
+    found = await equipped(release, tool, ReleaseConfig(repository=image))
+    return replace(found, variables={**found.variables, "VLLM_CI_REGISTRY_HOST": parse(image).host})
 
 
 async def _secrets(release: Release) -> dict[str, dagger.Secret]:

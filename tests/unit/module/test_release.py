@@ -165,6 +165,14 @@ async def test_credentials_reach_the_command_line_as_secrets_and_variables(tmp_p
     assert not tool.services
 
 
+async def test_the_login_for_an_image_without_a_project_is_for_its_registry() -> None:
+    release = a_release(username=given("NAME"), password=given("REGISTRY"))
+    image = f"registry.example.com:5000/team/chat@sha256:{'0' * 64}"
+    tool = await verbs.equipped_for_image(release, Tool(package=dag.directory()), image)
+    assert tool.variables == {"VLLM_CI_REGISTRY_HOST": "registry.example.com:5000"}
+    assert set(tool.secrets) == {"VLLM_CI_REGISTRY_USERNAME", "VLLM_CI_REGISTRY_PASSWORD"}
+
+
 async def test_services_stand_for_the_hosts_that_the_configuration_names(tmp_path: Path) -> None:
     text = "  repository: registry:5000/team/chat\n  ledger: {repository: 'http://git:8080/releases.git'}\n"
     one: dagger.Service = dag.container().as_service()
