@@ -50,7 +50,7 @@ def command(tmp_path: Path) -> str:
 
 def test_the_first_project_of_a_new_user_passes(command: str, tmp_path: Path, spec: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    assert re.search(r"`version: 1` will do", readme)
+    assert re.search(r"`version: 1` is enough", readme)
     folder = tmp_path / "project"
     folder.mkdir()
     # One line; a second one only where mirrors have dropped a package of the shipped lock.

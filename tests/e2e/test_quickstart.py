@@ -114,5 +114,5 @@ def test_a_port_that_is_taken_is_errored_with_its_remedy(project: Path) -> None:
         listener.listen()
         ended = vllm_ci(project, "run", "--stage", "streaming", "--port", str(listener.getsockname()[1]))
     assert ended.code == 3
-    assert "is taken" in ended.stderr
+    assert "is already in use" in ended.stderr
     assert "--port" in ended.stderr
