@@ -19,7 +19,9 @@ _AIM_MS = 4 * _SHORTEST_MS
 """Target time of an answer, if the context has room, to be well above the limit."""
 _PROGRESSIVE = 0.5
 _BURST = 0.2
-_TRIES = 3
+_TRIES = 8
+"""A server that is starved of processor time delivers late for a second or two. The best of these streams is used: one that holds
+chunks back does so in all of them."""
 
 
 def _spread(stream: Stream) -> float:
@@ -49,7 +51,7 @@ def test_chunks_arrive_over_time(
 ) -> None:
     """Tokens arrive during generation, not in one burst at the end (because of buffering in a proxy or the server).
 
-    Measured as the share of the total time over which token chunks arrive. The best of three attempts is used: a busy machine
+    Measured as the share of the total time over which token chunks arrive. The best of several attempts is used: a busy machine
     can make a stream look like a burst, but not the reverse.
     """
     stream, tokens = _long_enough(ask, endpoint, size.tokens, _room(server))
@@ -76,7 +78,7 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
     """Time to first token is shorter than the time of a complete response of the same length.
 
     The answers are sampled: the greedy one may consist of tokens that are only parts of a character, which a server may hold
-    back. The best of three streams is used, because a busy machine can delay one.
+    back. The best of several streams is used, because a busy machine can delay some.
     """
     _, tokens = _long_enough(ask, endpoint, size.tokens, _room(server))
     body = endpoint.body("Tell me a long story.", max_tokens=tokens, ignore_eos=True)
