@@ -20,8 +20,8 @@ _AIM_MS = 4 * _SHORTEST_MS
 _PROGRESSIVE = 0.5
 _BURST = 0.2
 _TRIES = 8
-"""A server that is starved of processor time delivers late for a second or two. The best of these streams is used: one that holds
-chunks back does so in all of them."""
+"""A server without enough processor time delivers late for a second or two. The best of these streams is used: a server that
+holds chunks back does so in all of them."""
 
 
 def _spread(stream: Stream) -> float:
