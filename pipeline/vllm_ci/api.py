@@ -11,7 +11,7 @@ from pathlib import Path
 from vllm_ci.config import load
 from vllm_ci.config.checkout import open_project
 from vllm_ci.config.load import Loaded
-from vllm_ci.domain.events import Emit
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report
 from vllm_ci.engine import Engine
@@ -25,10 +25,6 @@ from vllm_ci.pipeline.source import Source
 from vllm_ci.report import folder, redaction
 
 
-def _silent(event: object) -> None:
-    """Ignore events."""
-
-
 @asynccontextmanager
 async def open_pipeline(
     path: str | os.PathLike[str] = ".",
@@ -36,7 +32,7 @@ async def open_pipeline(
     engine: str | Engine = "auto",
     stages: Sequence[str] = (),
     matrix: bool = False,
-    emit: Emit = _silent,
+    emit: Emit = ignore,
     source: Source | None = None,
 ) -> AsyncIterator[Pipeline]:
     """Open a project to call its pipeline steps one by one: in a notebook, a script or a test.
@@ -66,7 +62,7 @@ async def run_pipeline(
     pipeline: Function | None = None,
     stages: Sequence[str] = (),
     matrix: bool = False,
-    emit: Emit = _silent,
+    emit: Emit = ignore,
     report_dir: str | os.PathLike[str] | None = None,
     source: Source | None = None,
 ) -> Report:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from vllm_ci.config.paths import OfMachine
+from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
 from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
@@ -74,7 +75,7 @@ class ServerConfig(Section):
     """Flags of `vllm serve`, e.g. `--max-model-len=2048`; paths are paths in the image."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables in addition to the image's."""
-    secrets: list[str] = Field(default_factory=list)
+    secrets: SecretNames = Field(default_factory=list)
     """Names of environment variables that are passed to the server, e.g. `HF_TOKEN`; never put values here."""
     api_key_env: str = ""
     """Name of the environment variable with the API key that the server requires."""
@@ -96,14 +97,6 @@ class ServerConfig(Section):
         if self.api_key_env and self.generate_api_key:
             raise ValueError("set only one of api_key_env and generate_api_key")
         return self
-
-    @field_validator("secrets")
-    @classmethod
-    def _harmless(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if reason := refusal_of_secret(name):
-                raise ValueError(reason)
-        return names
 
     @field_validator("api_key_env")
     @classmethod

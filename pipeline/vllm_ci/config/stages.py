@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from vllm_ci.config.paths import Pattern, TestPath
+from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
-from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, OwnStage, StageSpec, refusal_of_name
 
 BUDGETED = ("integration", "streaming", "security")
@@ -155,16 +155,8 @@ class OwnStageConfig(Section):
     """Additional arguments for pytest, e.g. `-k`, `not slow`."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables for the tests or the command."""
-    secrets: list[str] = Field(default_factory=list)
+    secrets: SecretNames = Field(default_factory=list)
     """Names of environment variables to pass from the caller; never put values here."""
-
-    @field_validator("secrets")
-    @classmethod
-    def _harmless(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if reason := refusal_of_secret(name):
-                raise ValueError(reason)
-        return names
 
     @model_validator(mode="after")
     def _one(self) -> OwnStageConfig:

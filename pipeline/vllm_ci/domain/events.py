@@ -58,14 +58,14 @@ Emit = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Tell nobody."""
+    """Discard an event."""
 
 
 @contextmanager
 def step(emit: Emit, name: str, detail: str = "") -> Iterator[Callable[[str], None]]:
-    """Tell of a step that takes as long as the context; the caller says what came of it.
+    """Emit start and end of a step that takes as long as the context; the caller adds the result.
 
-    A step that breaks has no end: the error says what came of it.
+    A step that fails emits no end: its error is the result.
     """
     emit(Started(step=name, detail=detail))
     begun = time.monotonic()

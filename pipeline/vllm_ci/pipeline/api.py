@@ -12,7 +12,7 @@ import anyio
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import EngineError
-from vllm_ci.domain.events import Emit, Event
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.program import Service
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report, StageResult
@@ -32,10 +32,6 @@ from vllm_ci.stages import needs_server, stage_of
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.user_code import caller
-
-
-def _silent(event: Event) -> None:
-    """Ignore events."""
 
 
 class Pipeline:
@@ -59,7 +55,7 @@ class Pipeline:
         engine: Engine,
         project: Project,
         source: Source,
-        emit: Emit = _silent,
+        emit: Emit = ignore,
         matrix: Matrix | None = None,
         record: RunRecord | None = None,
     ) -> None:

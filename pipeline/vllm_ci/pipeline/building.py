@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
-from vllm_ci.domain.events import Emit
+from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Program
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline.record import SUMMARIES
 from vllm_ci.pipeline.source import Source
-from vllm_ci.pipeline.telling import failure, step
+from vllm_ci.pipeline.telling import failure
 
 _TIMEOUT_S = 3 * 3600.0
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from vllm_ci.domain import events
 from vllm_ci.domain.errors import EngineError, ErroredError, ServiceError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.image import ImageRef
@@ -33,7 +34,7 @@ async def model(
     spec = project.model
     if spec.tiny is None:
         return source.model
-    with telling.step(emit, step, f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
+    with events.step(emit, step, f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
         script = (PROGRAMS / "tiny_model.py").read_bytes()
         outcome = await engine.run(
             Program(
