@@ -1,4 +1,4 @@
-"""Who may import whom (import-linter's contracts), and what only some modules may do, read from the source."""
+"""Which modules may import which (contracts of import-linter), and what only some modules may do, read from the source."""
 
 from __future__ import annotations
 

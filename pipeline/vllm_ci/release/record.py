@@ -117,7 +117,7 @@ def parse(content: bytes, name: str) -> Record:
             raise ErroredError(
                 f"{name} in the ledger is not of the format {FORMAT}", remedy="use the vllm-ci that wrote it, or newer"
             )
-        if fields.get("action") == "mend":  # what records of earlier versions call a repair
+        if fields.get("action") == "mend":  # the name of a repair in records of earlier versions
             fields["action"] = "repair"
         return _ADAPTER.validate_python(fields)
     except (ValueError, TypeError) as error:
