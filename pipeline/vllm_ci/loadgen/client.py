@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -62,7 +62,7 @@ class _Origin:
 class Client:
     """Sends requests to one server and records the responses.
 
-    To measure correctly, it ignores proxy variables, does not follow redirects, and does not retry.
+    To measure correctly, it ignores proxy variables, does not follow redirects, and does not retry (:class:`Recorder` can).
 
     Args:
         base_url: ``http://host:port``, with a path prefix if the server has one.
@@ -103,13 +103,18 @@ class Client:
         while self._idle:
             self._idle.pop().abort()
 
-    async def send(self, request: Request) -> Exchange:
-        """Send one request. Failures are part of the result, not raised; cancelling closes the connection."""
+    async def send(self, request: Request, *, fresh: bool = False) -> Exchange:
+        """Send one request. Failures are part of the result, not raised; cancelling closes the connection.
+
+        Args:
+            request: What to send.
+            fresh: Open a new connection even if there is an idle one.
+        """
         begun_ns = time.perf_counter_ns()
         timeouts = request.timeouts or self._timeouts
         message = self._message(request)
         try:
-            connection = await self._connection(timeouts)
+            connection = await self._connection(timeouts, fresh=fresh)
         except TimeoutError:
             waited_s = (time.perf_counter_ns() - begun_ns) / 1e9
             return _unconnected(request, begun_ns, FailureKind.CONNECT_TIMEOUT, f"after {waited_s:.1f} s")
@@ -128,6 +133,7 @@ class Client:
         *,
         limit: int | None = None,
         on_end: Callable[[Exchange], None] | None = None,
+        send: Callable[[Request], Awaitable[Exchange]] | None = None,
     ) -> tuple[Exchange, ...]:
         """Send all ``requests`` concurrently; results in the same order.
 
@@ -135,12 +141,13 @@ class Client:
             requests: What to send.
             limit: Maximum number of concurrent requests.
             on_end: Called with each exchange as it ends.
+            send: Sends one request; by default :meth:`send`.
         """
         gate = asyncio.Semaphore(limit or max(len(requests), 1))
 
         async def one(request: Request) -> Exchange:
             async with gate:
-                exchange = await self.send(request)
+                exchange = await (send or self.send)(request)
             if on_end is not None:
                 on_end(exchange)
             return exchange
@@ -149,12 +156,12 @@ class Client:
             tasks = [group.create_task(one(request)) for request in requests]
         return tuple(task.result() for task in tasks)
 
-    async def _connection(self, timeouts: Timeouts) -> Connection:
+    async def _connection(self, timeouts: Timeouts, *, fresh: bool) -> Connection:
         """A usable idle connection, or a new one."""
-        if self._idle:
+        if self._idle and not fresh:
             await asyncio.sleep(0)  # let the loop process
             await asyncio.sleep(0)  # connections that were closed
-        while self._idle:
+        while self._idle and not fresh:
             connection = self._idle.pop()
             if connection.usable and time.perf_counter_ns() - connection.idle_since_ns < _IDLE_LIMIT_NS:
                 return connection

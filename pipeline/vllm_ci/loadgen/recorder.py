@@ -8,8 +8,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from vllm_ci.loadgen import patience as patient
 from vllm_ci.loadgen.client import Client, new_loop
 from vllm_ci.loadgen.exchange import Exchange, Headers, Request, Timeouts
+from vllm_ci.loadgen.patience import Patience
 from vllm_ci.loadgen.stream import Stream
 
 Body = Mapping[str, object]
@@ -27,6 +29,7 @@ class Recorder:
         keep_alive: Reuse connections; otherwise each request opens its own.
         continuous_usage: Request token counts in every chunk (``stream_options.continuous_usage_stats``, a vLLM extension; some
             servers refuse unknown fields).
+        patience: Repeats requests after a reset of a kept connection, and waits for rate limits; without it nothing is.
 
     Raises:
         UsageError: ``base_url`` is not an http or https URL.
@@ -41,9 +44,11 @@ class Recorder:
         timeouts: Timeouts | None = None,
         keep_alive: bool = True,
         continuous_usage: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         self.base_url = base_url
         self.continuous_usage = continuous_usage
+        self._patience = patience
         self._client = Client(base_url, headers=headers, tls=tls, timeouts=timeouts, keep_alive=keep_alive)
         self._runner = asyncio.Runner(loop_factory=new_loop)
 
@@ -68,11 +73,16 @@ class Recorder:
 
     def send(self, request: Request) -> Exchange:
         """Send one request, exactly as given."""
-        return self._run(self._client.send(request))
+        return self._run(self._sent(request))
 
     def gather(self, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Exchange, ...]:
         """Send ``requests`` concurrently, at most ``limit`` at a time; results in the same order."""
-        return self._run(self._client.gather(requests, limit=limit))
+        return self._run(self._client.gather(requests, limit=limit, send=self._sent))
+
+    async def _sent(self, request: Request) -> Exchange:
+        if self._patience is None:
+            return await self._client.send(request)
+        return await patient.send(self._client, request, self._patience)
 
     def get(self, path: str, *, headers: Headers | None = None, timeouts: Timeouts | None = None) -> Exchange:
         """Send a GET."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from vllm_ci.suites.metrics import Samples, parse
+
+if TYPE_CHECKING:
+    from vllm_ci.suites.server import ServerFacts
 
 Json = dict[str, Any]
 _Result = TypeVar("_Result")
@@ -23,10 +26,45 @@ class ApiClient:
     Attributes:
         http: HTTP client with base URL, key and timeouts; can be used from several threads.
         model: Served name.
+        server: What it supports; requests use only that.
     """
 
     http: httpx.Client
     model: str
+    server: ServerFacts
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether :meth:`ask` uses chat, because the server has no completions."""
+        return not self.server.can("completions")
+
+    @property
+    def path(self) -> str:
+        """The path that :meth:`ask` uses."""
+        return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+
+    def exactly(self, tokens: int) -> Json:
+        """Parameters for an answer of this many tokens; of at most this many if the server has no ``ignore_eos``."""
+        return {"max_tokens": tokens, **({"ignore_eos": True} if self.server.can("ignore_eos") else {})}
+
+    def counts(self, found: int, asked: int) -> bool:
+        """Whether a number of tokens is right for :meth:`exactly`."""
+        return found == asked if self.server.can("ignore_eos") else 0 <= found <= asked
+
+    def body(self, prompt: str, **parameters: Any) -> Json:
+        """The body of a request for text on the surface that the server has."""
+        what: Json = {"messages": said(prompt)} if self.is_chat else {"prompt": prompt}
+        return {"model": self.model, **what, **parameters}
+
+    def ask(self, prompt: str, **parameters: Any) -> Answer:
+        """Request text on the surface that the server has; it must succeed."""
+        return Answer(body=self.must(self.path, self.body(prompt, **parameters)), is_chat=self.is_chat)
+
+    def smallest(self, **options: Any) -> httpx.Response:
+        """Send the smallest valid request; returns the response, whatever its status."""
+        if self.server.can("completions") or self.server.can("chat"):
+            return self.post(self.path, self.body("hello", max_tokens=1, temperature=0), **options)
+        return self.post("/v1/embeddings", {"model": self.model, "input": "hello"}, **options)
 
     def chat(self, messages: str | Sequence[Mapping[str, Any]], **parameters: Any) -> Json:
         """Request a chat completion that must succeed; a string is sent as one user message."""
@@ -66,8 +104,46 @@ class ApiClient:
 
     def works(self) -> None:
         """Check that the server still works: a small valid request must succeed."""
-        answer = self.complete("hello", max_tokens=1, temperature=0)
-        assert answer["usage"]["completion_tokens"] == 1, f"a valid request afterwards has the usage {answer['usage']}"
+        answer = self.smallest()
+        assert answer.status_code == 200, f"a valid request afterwards is answered {shown(answer)}"
+        counted = (answer.json().get("usage") or {}).get("completion_tokens", 1)
+        assert counted <= 1, f"a valid request for one token afterwards has {counted}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer in text, of either surface.
+
+    Attributes:
+        body: The JSON object.
+        is_chat: It is an answer of chat.
+    """
+
+    body: Json
+    is_chat: bool
+
+    @property
+    def choice(self) -> Json:
+        """The first choice."""
+        found: Json = self.body["choices"][0]
+        return found
+
+    @property
+    def text(self) -> str:
+        """Its text; empty if it is null."""
+        return str((self.choice["message"]["content"] if self.is_chat else self.choice["text"]) or "")
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended."""
+        found: str | None = self.choice["finish_reason"]
+        return found
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of the answer by its usage; ``None`` without usage."""
+        found: int | None = (self.body.get("usage") or {}).get("completion_tokens")
+        return found
 
 
 def said(messages: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

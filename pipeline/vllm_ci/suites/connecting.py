@@ -10,11 +10,17 @@ import pytest
 
 from vllm_ci.loadgen.exchange import Timeouts
 from vllm_ci.loadgen.recorder import Recorder
+from vllm_ci.suites.reach import UnreachableError
+from vllm_ci.suites.reach import base_url as base_of
 from vllm_ci.suites.server import ServerFacts, probe
+from vllm_ci.suites.traffic import Traffic
+from vllm_ci.suites.transport import PatientTransport
 
 TIMEOUT_S = 120.0
 """Timeout for one response of a server that is not slow."""
 _SERVER = pytest.StashKey[ServerFacts]()
+_UNREACHABLE = pytest.StashKey[UnreachableError]()
+_TRAFFIC = pytest.StashKey[Traffic]()
 
 
 def api_key(config: pytest.Config) -> str:
@@ -23,38 +29,63 @@ def api_key(config: pytest.Config) -> str:
     return os.environ[name] if name else ""
 
 
-def http(config: pytest.Config, base_url: str, timeout_s: float) -> httpx.Client:
-    """An HTTP client with base URL, key and timeouts."""
+def traffic(config: pytest.Config) -> Traffic:
+    """What the clients of this run met."""
+    if _TRAFFIC not in config.stash:
+        config.stash[_TRAFFIC] = Traffic()
+    return config.stash[_TRAFFIC]
+
+
+def http(config: pytest.Config, base_url: str, timeout_s: float, *, note: bool = True) -> httpx.Client:
+    """An HTTP client with base URL, key and timeouts; its requests are not noted if ``note`` is false."""
     key = api_key(config)
+    # The system's trust store, or SSL_CERT_FILE, as in all our clients.
+    transport = PatientTransport(traffic(config) if note else Traffic(), tls=ssl.create_default_context())
     return httpx.Client(
-        base_url=base_url,
+        base_url=base_of(base_url),
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(timeout_s, connect=10.0),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        transport=transport,
         trust_env=False,
-        verify=ssl.create_default_context(),  # the system's trust store, or SSL_CERT_FILE, as in all our clients
     )
 
 
 def recorder(config: pytest.Config, base_url: str, timeout_s: float) -> Recorder:
     """The measuring client, with the server's URL and key."""
     key = api_key(config)
-    timeouts = Timeouts(first_byte_s=timeout_s, between_bytes_s=timeout_s, total_s=10 * timeout_s)
-    return Recorder(base_url, headers={"authorization": f"Bearer {key}"} if key else {}, timeouts=timeouts)
+    timeouts = Timeouts(first_byte_s=timeout_s, between_bytes_s=timeout_s, total_s=2 * timeout_s)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return Recorder(base_of(base_url), headers=headers, timeouts=timeouts, patience=traffic(config))
 
 
 def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:
     """Facts about the server; probed once.
 
     Raises:
-        Errored: The server cannot be reached, or does not list the model.
+        UnreachableError: The server cannot be tested.
     """
+    if _UNREACHABLE in config.stash:
+        raise config.stash[_UNREACHABLE]
     if _SERVER not in config.stash:
         options = config.option
-        config.stash[_SERVER] = probe(
-            client,
-            model=options.vllm_model,
-            tensor_parallel_size=options.vllm_tensor_parallel_size,
-            quantization=options.vllm_quantization,
-        )
+        try:
+            config.stash[_SERVER] = probe(
+                client,
+                model=options.vllm_model,
+                tensor_parallel_size=options.vllm_tensor_parallel_size,
+                quantization=options.vllm_quantization,
+            )
+        except UnreachableError as error:
+            config.stash[_UNREACHABLE] = error
+            raise
     return config.stash[_SERVER]
+
+
+def probed(config: pytest.Config) -> ServerFacts | None:
+    """Facts about the server if it was probed."""
+    return config.stash.get(_SERVER, None)
+
+
+def unreachable(config: pytest.Config) -> UnreachableError | None:
+    """Why the server cannot be tested; ``None`` if it can, or was not tried."""
+    return config.stash.get(_UNREACHABLE, None)

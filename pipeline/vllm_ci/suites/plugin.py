@@ -22,6 +22,7 @@ import pytest
 
 from vllm_ci.suites import connecting
 from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.plugins.stash import MASKS
 from vllm_ci.suites.server import CAPABILITIES, ServerFacts
 
@@ -35,6 +36,7 @@ pytest_plugins = (
     "vllm_ci.suites.plugins.judging",
     "vllm_ci.suites.plugins.recording",
     "vllm_ci.suites.plugins.planning",
+    "vllm_ci.suites.plugins.vital",
 )
 
 _UNIT = Path(__file__).parent / "unit"
@@ -60,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="tensor parallel size of the server")
     option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="send generated requests for this many seconds")
     option("--vllm-server-log", metavar="FILE", default="", help="the server's log file, if it can be read here")
+    option("--vllm-ca-file", metavar="FILE", default="", help="trust the certificate authorities in this PEM file")
     option("--vllm-quantization", metavar="NAME", default="", help="quantization of the server's model")
 
 
@@ -71,6 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(_required(config)) - set(CAPABILITIES)
     if unknown:
         raise pytest.UsageError(f"--vllm-require: unknown {sorted(unknown)}; known are {', '.join(CAPABILITIES)}")
+    if authorities := config.option.vllm_ca_file:
+        if not Path(authorities).is_file():
+            raise pytest.UsageError(f"--vllm-ca-file: there is no file {authorities}")
+        os.environ["SSL_CERT_FILE"] = authorities  # which all our TLS contexts read
     name = config.option.vllm_api_key_env
     if name and not os.environ.get(name):
         raise pytest.UsageError(f"--vllm-api-key-env: the environment variable {name} is empty or not set")
@@ -101,17 +108,26 @@ def http(pytestconfig: pytest.Config, base_url: str | None, answer_s: float) -> 
 
 
 @pytest.fixture(scope="session")
-def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> ServerFacts:
+def server(pytestconfig: pytest.Config, http: httpx.Client, note: Callable[[str, object], None]) -> Iterator[ServerFacts]:
     """Facts about the server, probed once per session."""
     found = connecting.server(pytestconfig, http)
     note("server", found.facts)
-    return found
+    yield found
+    if happened := connecting.traffic(pytestconfig).facts:
+        note("server", {**found.facts, **happened})
+
+
+@pytest.fixture
+def machine() -> Iterator[Watch]:
+    """Watches whether this machine had processor time during the case, for verdicts about timing."""
+    with Watch() as watch:
+        yield watch
 
 
 @pytest.fixture(scope="session")
 def client(http: httpx.Client, server: ServerFacts) -> ApiClient:
     """Client for requests and responses as plain JSON."""
-    return ApiClient(http=http, model=server.model)
+    return ApiClient(http=http, model=server.model, server=server)
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,20 @@
-"""Probes a server for its models, version, routes and capabilities."""
+"""Facts about a server: its models, version, routes and capabilities, probed once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from vllm_ci.suites.client import shown
-from vllm_ci.suites.verdicts import Errored
+from vllm_ci.suites.capabilities import CAPABILITIES, Probing
+from vllm_ci.suites.reach import UnreachableError, choose, reach
+
+__all__ = ["CAPABILITIES", "DOUBLE_HEADER", "ServerFacts", "probe"]
 
 DOUBLE_HEADER = "x-vllm-ci-double"
-CAPABILITIES = (
-    *("chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
-    *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
-)
-# Statuses that mean "not supported"; any other status, such as that of a crash, is no reason to skip a case.
-_REFUSED = (400, 404, 405, 422, 501)
-_SHORT = {"max_tokens": 1, "temperature": 0}
-_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"n": {"enum": [1]}}}}}
-_SCHEMA = {"type": "json_schema", "json_schema": {"name": "one", "schema": {"enum": [1]}}}
-_PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+_SURFACES = ("chat", "completions", "embeddings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +30,8 @@ class ServerFacts:
         absent: Missing capabilities, each with the reason; all others are present.
         max_model_len: Longest sequence in tokens; 0 if it does not report it.
         double: It is one of our test doubles, whose results cannot be used for a release.
+        is_vllm: It says that it is vLLM.
+        broken: Probes that were answered with 5xx or not at all, with what was seen.
     """
 
     url: str
@@ -49,6 +42,8 @@ class ServerFacts:
     absent: Mapping[str, str]
     max_model_len: int
     double: bool
+    is_vllm: bool = False
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     def can(self, capability: str) -> bool:
         """Whether it has a capability."""
@@ -61,11 +56,13 @@ class ServerFacts:
             "models": list(self.models),
             "model": self.model,
             "version": self.version,
+            "is_vllm": self.is_vllm,
             "max_model_len": self.max_model_len,
             "capabilities": [name for name in CAPABILITIES if self.can(name)],
             "absent": dict(self.absent),
             "routes": sum(len(methods) for methods in self.routes.values()),
             "double": self.double,
+            **({"broken_probes": dict(self.broken)} if self.broken else {}),
         }
 
 
@@ -79,21 +76,16 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         quantization: Known by the caller who started the server; vLLM has no route for it.
 
     Raises:
-        Errored: The server cannot be reached, or does not list the model.
+        UnreachableError: The server cannot be tested: it cannot be reached, or the model does not answer.
     """
-    try:
-        listed = http.get("/v1/models")
-    except httpx.HTTPError as error:
-        raise Errored(f"{http.base_url} cannot be reached: {error!r}") from error
-    if listed.status_code != 200:
-        raise Errored(f"GET /v1/models: {shown(listed)}; is the key right (--vllm-api-key-env)?")
-    cards = {card["id"]: card for card in listed.json()["data"]}
-    model = model or next(iter(cards), "")
-    if model not in cards:
-        raise Errored(f"the server lists {sorted(cards)}, not {model!r}")
-    routes = _routes(http)
-    probes = _probes(http, model, routes)
-    absent = {name: reason for name, look in probes.items() if (reason := look())}
+    reached = reach(http, model=model)
+    cards = reached.cards
+    name = choose(cards, model)
+    routes, version = _routes(http), _version(http)
+    is_vllm = bool(version) and (cards.get(name, {}).get("owned_by") == "vllm" or "/tokenize" in routes)
+    probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes)
+    absent = probing.absent()
+    _require_a_surface(name, absent, given=bool(model), listed=len(cards))
     if not any(card.get("parent") for card in cards.values()):
         absent["lora"] = "no listed model has a parent"
     if tensor_parallel_size < 2:
@@ -102,67 +94,60 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         absent["quantization"] = "the server is not known to run with a quantized model"
     return ServerFacts(
         url=str(http.base_url),
-        model=model,
-        models=tuple(cards),
-        version=_version(http),
+        model=name,
+        models=tuple(cards) or (name,),
+        version=version,
         routes=routes,
         absent=absent,
-        max_model_len=int(cards[model].get("max_model_len") or 0),
-        double=DOUBLE_HEADER in listed.headers,
+        max_model_len=_length(cards.get(name, {})),
+        double=DOUBLE_HEADER in reached.headers,
+        is_vllm=is_vllm,
+        broken=dict(probing.broken),
     )
 
 
-def _probes(http: httpx.Client, model: str, routes: Mapping[str, tuple[str, ...]]) -> dict[str, Callable[[], str]]:
-    """For each capability a function that returns why it is missing; empty if it is present."""
-    asks = [{"role": "user", "content": "hello"}]
-    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]
+def _require_a_surface(model: str, absent: Mapping[str, str], *, given: bool, listed: int) -> None:
+    """A server on which the model answers nothing at all has no verdict.
 
-    def chat(**parameters: Any) -> Callable[[], str]:
-        body = {"model": model, "messages": asks, **_SHORT, **parameters}
-        return lambda: _refusal(http, "/v1/chat/completions", body)
-
-    def route(path: str, body: dict[str, Any] | None) -> Callable[[], str]:
-        listed = not routes or path in routes
-        return (lambda: _refusal(http, path, body)) if listed else (lambda: f"its OpenAPI document has no {path}")
-
-    def token_ids() -> str:
-        body = {"model": model, "prompt": "hello", **_SHORT, "return_token_ids": True}
-        answer = http.post("/v1/completions", json=body)
-        known = answer.status_code == 200 and answer.json()["choices"][0].get("token_ids")
-        return "" if known else "return_token_ids returns none"
-
-    def auth() -> str:
-        anonymous = http.get("/v1/models", headers={"authorization": ""})
-        return "" if anonymous.status_code in (401, 403) else "the server lists its models without a key"
-
-    return {
-        "chat": route("/v1/chat/completions", {"model": model, "messages": asks, **_SHORT}),
-        "completions": route("/v1/completions", {"model": model, "prompt": "hello", **_SHORT}),
-        "tools": chat(tools=[_TOOL], tool_choice="auto"),
-        "structured_output": chat(response_format=_SCHEMA, max_tokens=4),
-        "logprobs": chat(logprobs=True, top_logprobs=1),
-        "multimodal": chat(messages=picture),
-        "token_ids": token_ids,
-        "embeddings": route("/v1/embeddings", {"model": model, "input": "hello"}),
-        "tokenize": route("/tokenize", {"model": model, "prompt": "hello"}),
-        "metrics": route("/metrics", None),
-        "auth": auth,
-    }
+    Raises:
+        UnreachableError: It supports neither chat, completions nor embeddings.
+    """
+    if not all(name in absent for name in _SURFACES):
+        return
+    said = {f"{name}: {absent[name]}" for name in _SURFACES[:2]}
+    which = "" if given or listed < 2 else f" (the first of {listed} listed models)"
+    raise UnreachableError(
+        f"the model {model!r}{which} answers neither chat nor completions: {'; '.join(sorted(said))}",
+        remedy="choose another one with --model" if listed != 1 else "look at the server's log",
+    )
 
 
-def _refusal(http: httpx.Client, path: str, body: dict[str, Any] | None) -> str:
-    answer = http.get(path) if body is None else http.post(path, json=body)
-    return f"{path}: {shown(answer)}" if answer.status_code in _REFUSED else ""
+def _length(card: Mapping[str, Any]) -> int:
+    """Longest sequence in tokens as vLLM and others list it; 0 if the card does not say."""
+    for key in ("max_model_len", "context_length", "context_window"):
+        value = card.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return 0
 
 
 def _routes(http: httpx.Client) -> dict[str, tuple[str, ...]]:
-    answer = http.get("/openapi.json")
-    if answer.status_code != 200:
+    document = _json(http, "/openapi.json")
+    paths = document.get("paths")
+    if not isinstance(paths, dict):
         return {}
-    paths: dict[str, dict[str, Any]] = answer.json().get("paths", {})
-    return {path: tuple(sorted(method.upper() for method in methods)) for path, methods in paths.items()}
+    return {path: tuple(sorted(str(method).upper() for method in methods)) for path, methods in paths.items()}
 
 
 def _version(http: httpx.Client) -> str:
-    answer = http.get("/version")
-    return str(answer.json().get("version", "")) if answer.status_code == 200 else ""
+    return str(_json(http, "/version").get("version") or "")
+
+
+def _json(http: httpx.Client, path: str) -> dict[str, Any]:
+    """The JSON object of a GET; empty if there is none, which is legal for these paths."""
+    try:
+        answer = http.get(path)
+        found = answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

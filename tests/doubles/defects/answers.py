@@ -49,11 +49,13 @@ class Unhealthy(Double):
         return Response(status=503) if path == "/health" else super().got(path)
 
 
-@defect("500-after-the-tenth", "After ten requests every one fails.", f"{MODELS}answers_the_fortieth_request_like_the_first")
-class FailsAfterTheTenth(Double):
+@defect(
+    "500-after-the-fiftieth", "After fifty requests every one fails.", f"{MODELS}answers_the_fortieth_request_like_the_first"
+)
+class FailsAfterTheFiftieth(Double):
     def number(self) -> int:
         found = super().number()
-        if found > 20:  # the plugin's own questions come first
+        if found > 50:  # the plugin's own questions come first
             raise RefusedError("too many open files", status=500, kind="InternalServerError")
         return found
 

@@ -53,7 +53,7 @@ class NoQueue(Double):
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         if self._slots.locked():
-            raise RefusedError("too many requests", status=429, kind="TooManyRequests")
+            raise RefusedError("no slot is free", status=503, kind="ServiceUnavailableError")
         async with super().slot():
             yield
 

@@ -135,7 +135,7 @@ class CountsOfOthers(Double):
 class CrowdsAreRefused(Double):
     def generations(self, asked: Asked) -> list[Generation]:
         if self.counts["running"] > 8:
-            raise RefusedError("too many requests", status=429, kind="TooManyRequests")
+            raise RefusedError("no slot is free", status=503, kind="ServiceUnavailableError")
         return super().generations(asked)
 
 

@@ -81,6 +81,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         ):
             report.vllm_status = "errored"
         report.vllm_message = _one_line(call.excinfo)
+        if cause := getattr(call.excinfo.value, "cause", None):
+            report.user_properties.append(("cause", dict(cause)))
     _mask(report, item.config.stash[MASKS])
 
 

@@ -1,0 +1,280 @@
+"""Probes for what a server supports.
+
+Each probe looks at the *effect*: a server that accepts a field and ignores it does not support it. A server may refuse a field
+that it does not know, as OpenAI does, or ignore it; both are legal, and neither fails a case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from vllm_ci.suites.client import Json, shown
+
+CAPABILITIES = (
+    *("chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
+    *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
+    *("usage", "stream_usage", "ignore_eos", "echo", "choices", "structured_outputs_field", "tool_prompt"),
+    *("completion_logprobs", "prompt_logprobs", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
+)
+_OF_CHAT = ("tools", "structured_output", "structured_outputs_field", "logprobs", "multimodal", "tool_prompt")
+_OF_COMPLETIONS = ("echo", "completion_logprobs", "prompt_logprobs")
+_OF_TEXT = (
+    *("usage", "stream_usage", "ignore_eos", "token_ids", "choices", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
+)
+# Statuses that mean "not supported".
+REFUSED = (400, 404, 405, 422, 501)
+IGNORED = "is accepted and ignored"
+_TOGETHER = 4
+_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"n": {"enum": [1]}}}}}
+_ONE = {"type": "object", "properties": {"n": {"enum": [1]}}, "required": ["n"], "additionalProperties": False}
+_SCHEMA = {"type": "json_schema", "json_schema": {"name": "one", "strict": True, "schema": _ONE}}
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@dataclass(kw_only=True)
+class Probing:
+    """Probes one server.
+
+    Attributes:
+        http: HTTP client with base URL and key.
+        model: Served name.
+        is_vllm: The server is vLLM, which documents its features: one that it accepts and ignores is a defect, not a missing
+            capability.
+        routes: Methods by path of its OpenAPI document; empty if it has none.
+        broken: Probes that were answered with 5xx or not at all, with the answer: one finding, and their cases are skipped.
+    """
+
+    http: httpx.Client
+    model: str
+    is_vllm: bool
+    routes: Mapping[str, tuple[str, ...]]
+    broken: dict[str, str] = field(default_factory=dict)
+    _surface: str = ""
+
+    def absent(self) -> dict[str, str]:
+        """Missing capabilities, each with the reason; chat and completions first, because other probes use them."""
+        found = {name: reason for name, look in self._surfaces().items() if (reason := self._looked(name, look))}
+        self._surface = "chat" if "chat" not in found else "completions" if "completions" not in found else ""
+        rest = self._others(found)
+        with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
+            reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
+        return {**found, **{name: reason for name, reason in zip(rest, reasons, strict=True) if reason}}
+
+    def _surfaces(self) -> dict[str, Callable[[], str]]:
+        return {
+            "chat": lambda: self._posted("/v1/chat/completions", self._chat(), _has_choices),
+            "completions": lambda: self._posted("/v1/completions", self._prompt(), _has_choices),
+        }
+
+    def _others(self, absent: Mapping[str, str]) -> dict[str, Callable[[], str]]:
+        probes: dict[str, Callable[[], str]] = {
+            "embeddings": lambda: self._posted("/v1/embeddings", {"model": self.model, "input": "hello"}, _has_data),
+            "tokenize": self._tokenize,
+            "metrics": self._metrics,
+            "auth": self._auth,
+        }
+        if "chat" not in absent:
+            tool = {"tools": [_TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}, "max_tokens": 60}
+            picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]
+            probes |= {
+                "tools": self._chats(_called, **tool),
+                "structured_output": self._chats(_is_one, response_format=_SCHEMA, max_tokens=40),
+                "structured_outputs_field": self._chats(_is_blue, structured_outputs={"choice": ["blue"]}, max_tokens=8),
+                "logprobs": self._chats(_has_logprobs, logprobs=True, top_logprobs=1),
+                "multimodal": lambda: self._more_prompt("a picture", messages=picture),
+                "tool_prompt": lambda: self._more_prompt("a declared tool", tools=[_TOOL], tool_choice="auto"),
+            }
+        else:
+            probes |= dict.fromkeys(_OF_CHAT, lambda: f"needs chat: {absent['chat']}")
+        if "completions" not in absent:
+            probes |= {
+                "echo": self._completes(_echoes, prompt="hello world", echo=True),
+                "completion_logprobs": self._completes(_has_logprobs, logprobs=1),
+                "prompt_logprobs": self._completes(_has_prompt_logprobs, prompt_logprobs=1),
+            }
+        else:
+            probes |= dict.fromkeys(_OF_COMPLETIONS, lambda: f"needs completions: {absent['completions']}")
+        if self._surface:
+            probes |= {
+                "usage": self._asks(_has_usage),
+                "stream_usage": self._stream_usage,
+                "ignore_eos": self._asks(_counts(6), max_tokens=6, ignore_eos=True),
+                "token_ids": self._asks(_has_token_ids, return_token_ids=True),
+                "choices": self._asks(_two_choices, n=2, temperature=1),
+                "min_tokens": self._asks(_counts(3), max_tokens=3, min_tokens=3),
+                "stop_token_ids": self._asks(_has_choice, stop_token_ids=[0]),
+                "bad_words": self._asks(_has_choice, bad_words=["zebra"]),
+                "logit_bias": self._asks(_has_choice, logit_bias={"5": -100}),
+            }
+        else:
+            probes |= dict.fromkeys(_OF_TEXT, lambda: "the server supports neither chat nor completions")
+        return probes
+
+    def _looked(self, name: str, look: Callable[[], str]) -> str:
+        try:
+            return look()
+        except httpx.TimeoutException:
+            self.broken[name] = "its probe is not answered in time"
+        except httpx.HTTPError as error:
+            self.broken[name] = f"its probe ends without an answer: {error}"
+        return self.broken[name]
+
+    def _posted(self, path: str, body: Json, effect: Callable[[Json], str]) -> str:
+        """Why a request has no effect; empty if it has."""
+        if self.routes and path not in self.routes:
+            return f"its OpenAPI document has no {path}"
+        return self._effect(path, self.http.post(path, json=body), effect)
+
+    def _effect(self, path: str, answer: httpx.Response, effect: Callable[[Json], str]) -> str:
+        if answer.status_code in REFUSED:
+            return f"{path}: {shown(answer)}"
+        if answer.status_code != 200:
+            self.broken[path] = f"a probe is answered {shown(answer)}"
+            return f"{path}: {shown(answer)}"
+        try:
+            body = answer.json()
+            reason = effect(body) if isinstance(body, dict) else f"{path}: the answer is no JSON object"
+            return "" if reason.endswith(IGNORED) and self.is_vllm else reason
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return f"{path}: the answer has another shape: {answer.text[:100]}"
+
+    def _chat(self, **parameters: Any) -> Json:
+        asks = [{"role": "user", "content": "hello"}]
+        return {"model": self.model, "messages": asks, "max_tokens": 1, "temperature": 0, **parameters}
+
+    def _prompt(self, **parameters: Any) -> Json:
+        return {"model": self.model, "prompt": "hello", "max_tokens": 1, "temperature": 0, **parameters}
+
+    def _chats(self, effect: Callable[[Json], str], **parameters: Any) -> Callable[[], str]:
+        return lambda: self._posted("/v1/chat/completions", self._chat(**parameters), effect)
+
+    def _completes(self, effect: Callable[[Json], str], **parameters: Any) -> Callable[[], str]:
+        return lambda: self._posted("/v1/completions", self._prompt(**parameters), effect)
+
+    def _asks(self, effect: Callable[[Json], str], **parameters: Any) -> Callable[[], str]:
+        asks = self._chats if self._surface == "chat" else self._completes
+        return asks(effect, **parameters)
+
+    def _more_prompt(self, what: str, **parameters: Any) -> str:
+        """Whether a field makes the prompt longer, where the server counts; otherwise whether it is accepted."""
+        path = "/v1/chat/completions"
+        counted: list[int | None] = []
+        for fields in ({}, parameters):
+            answer = self.http.post(path, json=self._chat(**fields))
+            if (reason := self._effect(path, answer, _has_choices)) or (answer.json().get("usage") is None):
+                return reason
+            counted.append(answer.json()["usage"].get("prompt_tokens"))
+        longer = counted[0] is None or counted[1] is None or counted[1] > counted[0]
+        return "" if longer else f"{what} {IGNORED}: it adds nothing to the prompt"
+
+    def _tokenize(self) -> str:
+        return self._posted("/tokenize", {"model": self.model, "prompt": "hello"}, _has_tokens)
+
+    def _metrics(self) -> str:
+        if self.routes and "/metrics" not in self.routes:
+            return "its OpenAPI document has no /metrics"
+        answer = self.http.get("/metrics")
+        if answer.status_code != 200:
+            return f"/metrics: {shown(answer)}"
+        return "" if "vllm:" in answer.text else "/metrics has no metrics of vLLM"
+
+    def _auth(self) -> str:
+        anonymous = self.http.get("/v1/models", headers={"authorization": ""})
+        return "" if anonymous.status_code in (401, 403) else "the server lists its models without a key"
+
+    def _stream_usage(self) -> str:
+        chat = self._surface == "chat"
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        body = (self._chat if chat else self._prompt)(stream=True, stream_options={"include_usage": True})
+        answer = self.http.post(path, json=body)
+        if answer.status_code != 200:
+            return self._effect(path, answer, lambda _body: "")
+        events = [line.partition(":")[2].strip() for line in answer.text.splitlines() if line.startswith("data:")]
+        try:
+            chunks = [json.loads(event) for event in events if event.startswith("{")]
+        except ValueError:
+            return ""  # the cases about the structure of a stream name it
+        return (
+            "" if any(isinstance(chunk.get("usage"), dict) for chunk in chunks) else f"stream_options.include_usage {IGNORED}"
+        )
+
+
+def _choice(body: Json) -> Json:
+    found: Json = body["choices"][0]
+    return found
+
+
+def _has_choices(body: Json) -> str:
+    return "" if isinstance(body["choices"], list) else "an answer has no choices"
+
+
+def _has_choice(body: Json) -> str:
+    return "" if _choice(body) is not None else "an answer has no choice"
+
+
+def _has_data(body: Json) -> str:
+    return "" if isinstance(body["data"], list) and body["data"] else "the answer has no data"
+
+
+def _has_tokens(body: Json) -> str:
+    return "" if isinstance(body["tokens"], list) and body["tokens"] else "the answer has no tokens"
+
+
+def _has_usage(body: Json) -> str:
+    return "" if isinstance((body.get("usage") or {}).get("completion_tokens"), int) else "answers have no usage"
+
+
+def _has_token_ids(body: Json) -> str:
+    return "" if _choice(body).get("token_ids") else "return_token_ids returns none"
+
+
+def _has_logprobs(body: Json) -> str:
+    return "" if _choice(body).get("logprobs") else f"logprobs {IGNORED}"
+
+
+def _has_prompt_logprobs(body: Json) -> str:
+    return "" if _choice(body).get("prompt_logprobs") else f"prompt_logprobs {IGNORED}"
+
+
+def _echoes(body: Json) -> str:
+    return "" if str(_choice(body)["text"]).startswith("hello world") else f"echo {IGNORED}"
+
+
+def _two_choices(body: Json) -> str:
+    return "" if len(body["choices"]) == 2 else f"n=2 {IGNORED}"
+
+
+def _called(body: Json) -> str:
+    return "" if _choice(body)["message"].get("tool_calls") else f"a named tool_choice makes no call: it {IGNORED}"
+
+
+def _is_one(body: Json) -> str:
+    text = str(_choice(body)["message"]["content"]).strip()
+    cut = _choice(body)["finish_reason"] == "length" and text.startswith("{")  # random weights may write blanks without end
+    try:
+        return "" if cut or json.loads(text) == {"n": 1} else f"response_format {IGNORED}"
+    except ValueError:
+        return f"response_format {IGNORED}"
+
+
+def _is_blue(body: Json) -> str:
+    return "" if str(_choice(body)["message"]["content"]).strip() == "blue" else f"structured_outputs {IGNORED}"
+
+
+def _counts(tokens: int) -> Callable[[Json], str]:
+    def look(body: Json) -> str:
+        usage = body.get("usage") or {}
+        count = usage.get("completion_tokens")
+        if count is None:
+            return "answers have no usage, so it cannot be seen"
+        return "" if count == tokens else f"{count} tokens are returned instead of {tokens}: it {IGNORED}"
+
+    return look

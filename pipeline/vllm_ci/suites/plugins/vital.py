@@ -1,0 +1,160 @@
+"""Plugin that notices that the server is gone: the case that ended it fails, once, and no later case is run against nothing.
+
+After each case that did not pass, one small valid request says whether the server still works. A server that comes back by
+itself within a few seconds, as under a supervisor, is tested on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+
+from vllm_ci.suites import connecting
+from vllm_ci.suites.client import ApiClient, shown
+from vllm_ci.suites.plugins.reporter import case_name
+from vllm_ci.suites.plugins.stash import FACTS
+from vllm_ci.suites.server import ServerFacts
+from vllm_ci.suites.verdicts import Errored, Inconclusive
+
+_TRIES = 3
+_BETWEEN_S = 1.0
+_ANSWER_S = 15.0
+_RETURN_S = 10.0
+_MOST_DEATHS = 5
+_LOG_LINES = 25
+DIED = "server-died"
+GONE = "server-gone"
+
+
+class ServerGoneError(Errored):
+    """The case was not run, because the server is gone."""
+
+    cause: ClassVar[Mapping[str, str]] = {"id": GONE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """The end of the server.
+
+    Attributes:
+        case: Case during which it was noticed.
+        how: What a valid request gets now.
+    """
+
+    case: str
+    how: str
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the watcher."""
+    config.pluginmanager.register(Vital(config), "vllm-ci-vital")
+
+
+class Vital:
+    """Watches the server of a run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._death: Death | None = None
+        self._deaths = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Do not run a case against a server that is gone.
+
+        Raises:
+            ServerGoneError: It is gone.
+        """
+        if self._death is not None and self._asks(item):
+            raise ServerGoneError(f"not run: the server is gone (it died during {self._death.case}: {self._death.how})")
+        if (error := connecting.unreachable(self._config)) is not None and self._asks(item):
+            raise error
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+        """After a case that did not pass, look whether the server still works."""
+        outcome = yield
+        report = outcome.get_result()
+        suspicious = report.failed and call.excinfo is not None and not call.excinfo.errisinstance(ServerGoneError)
+        server = connecting.probed(self._config)
+        if not suspicious or server is None or self._death is not None or not self._asks(item):
+            return
+        if how := self._trouble(server):
+            self._died(item, report, how, server)
+
+    def _asks(self, item: pytest.Item) -> bool:
+        """Whether a case uses the server."""
+        names: list[str] = getattr(item, "fixturenames", [])
+        return "server" in names or "http" in names or "client" in names
+
+    def _trouble(self, server: ServerFacts) -> str:
+        """What is wrong with a valid request; empty if one of several succeeds."""
+        how = ""
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_BETWEEN_S)
+            how = _asked(self._config, server)
+            if not how:
+                return ""
+        return how
+
+    def _died(self, item: pytest.Item, report: pytest.TestReport, how: str, server: ServerFacts) -> None:
+        case = case_name(item.nodeid, item.location[0])
+        last = connecting.traffic(self._config).last
+        self._deaths += 1
+        said = f"the server died: {how}"
+        properties: dict[str, Any] = {
+            "cause": {"id": DIED, "title": said, "severity": "critical"},
+            "findings": [{"id": f"{DIED}:{case.rpartition('::')[2]}", "severity": "critical", "message": said}],
+        }
+        before = getattr(report, "vllm_message", "")
+        vars(report).update(vllm_status="failed", vllm_message=f"{said}; seen first: {before}" if before else said)
+        report.user_properties += list(properties.items())
+        report.sections.append(("the server died", "\n".join(filter(None, (str(last or ""), self._log())))))
+        if self._deaths <= _MOST_DEATHS and self._returns(server):
+            return
+        self._death = Death(case=case, how=how)
+        self._config.stash[FACTS]["server_died"] = {"case": case, "how": how}
+
+    def _returns(self, server: ServerFacts) -> bool:
+        """Whether the server works again within a few seconds."""
+        until = time.monotonic() + _RETURN_S
+        while time.monotonic() < until:
+            time.sleep(_BETWEEN_S)
+            if not _asked(self._config, server):
+                return True
+        return False
+
+    def _log(self) -> str:
+        name = self._config.option.vllm_server_log
+        if not name:
+            return ""
+        try:
+            lines = Path(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            return f"the server's log cannot be read: {error}"
+        return "\n".join(["the end of the server's log:", *lines[-_LOG_LINES:]])
+
+
+def _asked(config: pytest.Config, server: ServerFacts) -> str:
+    """What is wrong with one valid request on a new connection; empty if it succeeds."""
+    planner: Any = config.pluginmanager.get_plugin("vllm-ci-planner")
+    bound_s = _ANSWER_S * float(planner.slowness)
+    try:
+        with connecting.http(config, server.url, bound_s, note=False) as http:
+            answer = ApiClient(http=http, model=server.model, server=server).smallest()
+    except httpx.TimeoutException:
+        return f"a valid request is not answered within {bound_s:.0f} s"
+    except httpx.ConnectError:
+        return "it does not accept connections any more"
+    except httpx.HTTPError as error:
+        return f"a valid request ends without an answer ({type(error).__name__})"
+    except Inconclusive:  # a rate limit: the server is there
+        return ""
+    return "" if answer.status_code < 500 else f"a valid request is answered {shown(answer)}"

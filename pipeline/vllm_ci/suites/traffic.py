@@ -1,0 +1,138 @@
+"""What the suites' clients met beside the answers: reset connections, rate limits, and the last request that was sent.
+
+Shared by all clients of a run, from any thread.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import ClassVar
+
+from vllm_ci.suites.verdicts import Inconclusive
+
+_RATE_LIMITED = 429
+_UNAVAILABLE = 503
+_FIRST_WAIT_S = 1.0
+_LONGEST_GUESS_S = 8.0
+_EXCERPT = 300
+TOTAL_WAIT_S = 120.0
+"""Time that a run spends waiting for rate limits, in all."""
+
+
+class RateLimitedError(Inconclusive):
+    """The server refuses requests for being too many, for longer than a run waits."""
+
+    cause: ClassVar[Mapping[str, str]] = {"id": "rate-limit", "rule": "RFC 6585, section 4; RFC 9110, section 10.2.3"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A request, for messages.
+
+    Attributes:
+        method: Its method.
+        path: Its path.
+        size_bytes: Size of its body.
+        excerpt: The beginning of its body.
+    """
+
+    method: str
+    path: str
+    size_bytes: int
+    excerpt: str
+
+    def __str__(self) -> str:
+        body = f" ({self.size_bytes:,} bytes: {self.excerpt})" if self.size_bytes else ""
+        return f"{self.method} {self.path}{body}"
+
+
+class Traffic:
+    """Records what happened, and decides how long a rate limit is waited for.
+
+    Args:
+        total_wait_s: Time that is spent waiting, in all; concurrent waits count once.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, *, total_wait_s: float = TOTAL_WAIT_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self.resets: list[str] = []
+        self.refused = 0
+        self.waited_s = 0.0
+        self.last: Sent | None = None
+        self._total_wait_s = total_wait_s
+        self._clock = clock
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def sent(self, method: str, path: str, body: bytes = b"") -> None:
+        """Remember a request as the last one."""
+        excerpt = body[:_EXCERPT].decode("utf-8", "replace") + ("..." if len(body) > _EXCERPT else "")
+        self.last = Sent(method=method, path=path, size_bytes=len(body), excerpt=excerpt)
+
+    def reset(self, method: str, path: str) -> None:
+        """Count a kept connection that the server closed without announcing it, before any byte of an answer."""
+        with self._lock:
+            self.resets.append(f"{method} {path}")
+
+    def pause_s(self, status: int, retry_after: str | None, attempt: int) -> float | None:
+        """Seconds to wait before the request is sent again; ``None`` if the answer is no rate limit.
+
+        ``Retry-After`` is obeyed (RFC 9110, section 10.2.3, seconds or a date); without it, waits double from one second. A 503
+        is waited for only if it has this header.
+
+        Args:
+            status: Status of the answer.
+            retry_after: Its ``Retry-After``.
+            attempt: How often this request was answered like this before.
+
+        Raises:
+            RateLimitedError: The wait would exceed the time for all waits.
+        """
+        if status != _RATE_LIMITED and not (status == _UNAVAILABLE and retry_after):
+            return None
+        asked = seconds_of(retry_after)
+        wait_s = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_GUESS_S) if asked is None else max(asked, 0.05)
+        with self._lock:
+            now = self._clock()
+            self.refused += 1
+            added_s = max(now + wait_s - max(now, self._until), 0.0)
+            if self.waited_s + added_s > self._total_wait_s:
+                said = f"Retry-After: {retry_after}" if retry_after else "without Retry-After"
+                raise RateLimitedError(
+                    f"the server limits the rate of requests ({status}, {said}); waited {self.waited_s:.0f} s in all, "
+                    f"at most {self._total_wait_s:.0f} s: raise the limit for this key, or test at a quieter time"
+                )
+            self.waited_s += added_s
+            self._until = max(self._until, now + wait_s)
+        return wait_s
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """For the report; empty if nothing happened."""
+        found: dict[str, object] = {}
+        if self.resets:
+            found["reset_connections"] = len(self.resets)
+        if self.refused:
+            found |= {"rate_limited_requests": self.refused, "waited_for_rate_limits_s": round(self.waited_s, 1)}
+        return found
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Seconds of a ``Retry-After`` header; ``None`` if it is absent or invalid."""
+    if retry_after is None:
+        return None
+    text = retry_after.strip()
+    try:
+        return float(text) if text.replace(".", "", 1).isdigit() else _until(parsedate_to_datetime(text))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _until(moment: dt.datetime) -> float:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    return max((aware - dt.datetime.now(dt.UTC)).total_seconds(), 0.0)
