@@ -71,7 +71,7 @@ def test_a_dirty_tree_is_said_and_tested_as_it_is(project: Path) -> None:
     assert "dirty" in ended.stderr
 
 
-def test_a_server_that_dies_in_the_middle_of_a_stage_is_errored(project: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_in_a_stage_is_errored_and_its_cases_run_on_a_new_one(project: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with started(project, log, "run", "--stage", "integration", "--json") as process:
         until(lambda: "integration: started" in log.read_text() or process.poll() is not None, "the stage")
@@ -84,7 +84,10 @@ def test_a_server_that_dies_in_the_middle_of_a_stage_is_errored(project: Path, t
         assert process.wait(120) == 3, log.read_text()[-4000:]
     result = json.loads(output)
     assert result["verdict"] == "errored"
-    assert "the server died during the stage" in result["stages"][0]["failures"][-1]["message"]
+    (failure,) = [each for each in result["stages"][0]["failures"] if "the server died" in each["message"]]
+    # The other cases were run on a new server.
+    assert "did not die when the case was repeated on a new server" in failure["message"]
+    assert result["stages"][0]["cases"]["passed"] > 100
     until(lambda: not any(map(alive, below)), "the end of all processes", 30)
 
 

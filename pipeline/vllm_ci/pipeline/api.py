@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -72,6 +72,8 @@ class Pipeline:
         self._reports: list[Report] = []
         self._tested: set[str] = set()
         self._stopped: list[Service] = []
+        self._again: list[tuple[Service, Callable[[], AbstractAsyncContextManager[Service]]]] = []
+        self._runner.renew = self._renewed
         chosen = (*(name for name in self.stages if name in project.selected), *project.selected)
         self._announce(dict.fromkeys(chosen))  # every selected stage gets a result, or an error that says why there is none
 
@@ -236,12 +238,17 @@ class Pipeline:
         base = self._context(image)
         if variant is not None:
             base = replace(base, tensor_parallel_size=variant.tensor_parallel_size, quantization=variant.quantization)
-        async with serving.watched(self.engine, project, self._source, built, self.notes, name=name) as held:
+        async with serving.watched(self.engine, project, self._source, built, self.notes, name=name) as (held, again):
+            self._again.append((held, again))
             context = replace(base, service=held)
             try:
                 yield Server(image=image, url=held.url, model=base.model, name=name, engine=self.engine, context=context)
             finally:
                 self._stopped.append(held)
+
+    def _renewed(self, service: Service) -> AbstractAsyncContextManager[Service] | None:
+        """Another server like one that died."""
+        return next((again() for each, again in self._again if each is service), None)
 
     async def _test(self, target: Image | Server, planned: Sequence[StageContext]) -> tuple[StageResult, ...]:
         at = f"@{target.name}" if isinstance(target, Server) and target.name else ""

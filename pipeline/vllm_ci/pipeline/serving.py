@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from vllm_ci.domain import events
 from vllm_ci.domain.errors import EngineError, ErroredError, ServiceError
@@ -133,7 +133,7 @@ def explained(error: ServiceError) -> ServiceError:
 @asynccontextmanager
 async def watched(
     engine: Engine, project: Project, source: Source, built: Built, notes: Notes, *, name: str = ""
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[tuple[Service, Callable[[], AbstractAsyncContextManager[Service]]]]:
     """Model, settings and server of a run; errors and the final server log are recorded.
 
     Args:
@@ -143,6 +143,9 @@ async def watched(
         built: The image.
         notes: Records errors.
         name: Name of a second server; its steps are called ``server@NAME`` etc.
+
+    Yields:
+        The server, and a function that starts another one like it, for when it died.
 
     Raises:
         ErroredError: The model could not be created, or the server did not start.
@@ -157,8 +160,19 @@ async def watched(
         with notes.noting("server", at):
             running = await stack.enter_async_context(held(engine, spec, name or project.model.served_name, record, step))
         record.services[step] = running
+
+        @asynccontextmanager
+        async def again() -> AsyncIterator[Service]:
+            async with held(engine, spec, f"{name or project.model.served_name}, again", record, step) as fresh:
+                count = sum(each.startswith(step) for each in record.logs) + 2
+                try:
+                    yield fresh
+                finally:
+                    with contextlib.suppress(EngineError):
+                        record.logs[f"{step}-{count}"] = await fresh.log()
+
         try:
-            yield running
+            yield running, again
         except Exception:
             with contextlib.suppress(EngineError):
                 record.logs[step] = await running.log()

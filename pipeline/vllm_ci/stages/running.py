@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 import anyio
 
-from vllm_ci.domain.errors import EngineError, UsageError, VllmCiError
+from vllm_ci.domain.errors import EngineError, ServiceError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.program import Directory, NoFiles, Outcome, Program, Service
 from vllm_ci.domain.report import StageResult, Verdict
 from vllm_ci.domain.stage import BUILT_IN
 from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine, is_gone, single_error
-from vllm_ci.stages import stage_of
+from vllm_ci.stages import reviving, stage_of
 from vllm_ci.stages.accepting import accepted
 from vllm_ci.stages.stage import Judges, Stage, StageContext
 from vllm_ci.stages.user_code import place, trace, words
@@ -25,9 +26,14 @@ from vllm_ci.stages.watching import watch
 
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
+_NOTICES = 10
+"""The built-in suites notice the end of the server by themselves, in some tens of seconds, and then say what was not run."""
 _TAIL_LINES = 25
 _NEAR_LINES = 200
 _STOPPED = 128 + signal.SIGTERM
+
+
+Renew = Callable[[Service], AbstractAsyncContextManager[Service] | None]
 
 
 @dataclass(kw_only=True)
@@ -40,6 +46,7 @@ class Runner:
         results: Results by stage.
         outputs: Output directories of the programs, by stage.
         interrupted: Why the runner was stopped; empty if it was not.
+        renew: Starts another server like a given one, for the rest of a stage; without it a stage ends with its server.
     """
 
     engine: Engine
@@ -47,6 +54,7 @@ class Runner:
     results: dict[str, StageResult] = field(default_factory=dict)
     outputs: dict[str, tuple[Directory, ...]] = field(default_factory=dict)
     interrupted: str = ""
+    renew: Renew | None = None
     _stop: anyio.Event = field(default_factory=anyio.Event, init=False)
     _busy: int = field(default=0, init=False)
     _died: str = field(default="", init=False)
@@ -77,14 +85,46 @@ class Runner:
         begun = time.monotonic()
         self._busy += 1
         try:
-            if service is not None and await is_gone(service):
-                result = await self._gone_before(name, service)
-            else:
-                result = replace(await self._guarded(context, service, name), name=name)
+            result = replace(await self._with_servers(context, service, name), name=name)
             self.results[name] = result
         finally:
             self._busy -= 1
         self.emit(Finished(step=name, seconds=time.monotonic() - begun, detail=result.message, verdict=result.verdict))
+
+    async def _with_servers(self, context: StageContext, service: Service | None, row: str) -> StageResult:
+        """Run the stage, on further servers if the first one dies."""
+        if service is None or not await is_gone(service):
+            result = await self._guarded(context, service, row)
+            return result if service is None else await self._rest(context, service, row, result)
+        if (fresh := self._fresh(service)) is None:
+            return await self._gone_before(row, service)
+        try:
+            async with fresh as another:
+                result = await self._guarded(replace(context, service=another), another, row)
+        except ServiceError as error:
+            return await _without_server(row, service, f"is gone, and a new one did not start ({error.message})")
+        return await self._rest(context, service, row, result)
+
+    async def _rest(self, context: StageContext, service: Service, row: str, result: StageResult) -> StageResult:
+        """Run the cases that a dead server left, on new servers."""
+        repeated: list[str] = []
+        servers = 1
+        while servers < reviving.MOST_SERVERS and not self.interrupted:
+            names = reviving.to_repeat(result, repeated)
+            if not names or (fresh := self._fresh(service)) is None:
+                break
+            repeated += [case.name for case in result.cases if reviving.cause_of(case) == reviving.DIED]
+            try:
+                async with fresh as another:
+                    second = await self._guarded(replace(context, service=another, only=names), another, row)
+            except ServiceError as error:
+                return replace(result, message=f"{result.message}\na new server did not start: {error.message}")
+            servers += 1
+            result = reviving.merged(result, second)
+        return replace(result, message=reviving.told(result, servers)) if servers > 1 else result
+
+    def _fresh(self, service: Service) -> AbstractAsyncContextManager[Service] | None:
+        return self.renew(service) if self.renew is not None else None
 
     def could_not(self, row: str, why: str) -> None:
         """Record that a row could not be started."""
@@ -119,13 +159,15 @@ class Runner:
                     while not await is_gone(service):
                         await anyio.sleep(_WATCH_INTERVAL_S)
                     # The programs notice that the server does not answer; give them time to report it.
-                    await anyio.sleep(_LAST_WORDS_S)
+                    await anyio.sleep(_LAST_WORDS_S * (_NOTICES if context.spec.suite else 1))
                     stop.set()
         (result,) = found
         if service is None or not await is_gone(service):
             return result
         self._died = row
         died = await _without_server(context.spec.name, service, "died during the stage")
+        if reviving.noticed(result):  # its cases say so: one failed, and the others were not run
+            return replace(result, message=died.message, log="\n".join(filter(None, (result.log, died.log))))
         return replace(died, cases=result.cases, seconds=result.seconds)
 
     async def _watched(self, context: StageContext, row: str) -> None:

@@ -38,6 +38,7 @@ class StageContext:
         tensor_parallel_size: Tensor parallel size of the server; 0 if unknown.
         quantization: Quantization of the server; empty if unknown.
         stage: The stage object, if it was passed as an object and not by name.
+        only: Names of the cases to run; by default all.
     """
 
     spec: StageSpec
@@ -55,6 +56,7 @@ class StageContext:
     tensor_parallel_size: int = 0
     quantization: str = ""
     stage: Stage | None = None
+    only: tuple[str, ...] = ()
 
 
 class Stage(Protocol):

@@ -10,6 +10,7 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import Case, StageResult
 from vllm_ci.stages import promises, reading
+from vllm_ci.stages.reviving import case_id
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.suites import manifest
 
@@ -128,6 +129,9 @@ def options(context: StageContext) -> tuple[str, ...]:
         "--vllm-tensor-parallel-size": str(context.tensor_parallel_size or ""),
         "--vllm-quantization": context.quantization,
         "--vllm-image-config": "{in.image}/config.json" if context.image_facts is not None else "",
+        "--vllm-cases": ",".join(map(case_id, context.only)),
+        # Where the pipeline owns the server, it starts a new one; a server given by its URL may come back by itself.
+        "--vllm-return": "0" if context.service is not None else "",
         **identity(context),
     }
     return tuple(f"{name}={value}" for name, value in values.items() if value)

@@ -6,6 +6,7 @@ itself within a few seconds, as under a supervisor, is tested on.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _TRIES = 3
 _BETWEEN_S = 1.0
 _ANSWER_S = 15.0
 _RETURN_S = 10.0
+_ID_DIGITS = 10
 _MOST_DEATHS = 5
 _LOG_LINES = 25
 DIED = "server-died"
@@ -49,6 +51,34 @@ class Death:
 
     case: str
     how: str
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    option = parser.getgroup("vllm-ci").addoption
+    option(
+        "--vllm-return",
+        metavar="SECONDS",
+        type=float,
+        default=_RETURN_S,
+        help=f"wait this long for a server that died to come back by itself ({_RETURN_S:.0f})",
+    )
+    option("--vllm-cases", metavar="IDS", default="", help="run only these cases (SHA-256 of their names, first ten digits)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep only the cases of ``--vllm-cases``."""
+    wanted = set(filter(None, config.option.vllm_cases.split(",")))
+    if not wanted:
+        return
+    kept = [item for item in items if _id(item) in wanted]
+    dropped = [item for item in items if _id(item) not in wanted]
+    items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+
+
+def _id(item: pytest.Item) -> str:
+    return hashlib.sha256(case_name(item.nodeid, item.location[0]).encode()).hexdigest()[:_ID_DIGITS]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -124,7 +154,7 @@ class Vital:
 
     def _returns(self, server: ServerFacts) -> bool:
         """Whether the server works again within a few seconds."""
-        until = time.monotonic() + _RETURN_S
+        until = time.monotonic() + float(self._config.option.vllm_return)
         while time.monotonic() < until:
             time.sleep(_BETWEEN_S)
             if not _asked(self._config, server):

@@ -1,0 +1,101 @@
+"""Go on with a stage after its server died: on a new server, with the cases that were not run. Pure functions.
+
+The case that was running when the server died is run again as well. If the server dies again, the case ends it, and fails. If
+not, it was ended from outside or by something that does not repeat: one such death is ``errored``, a second one is a fact about
+the server, and fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
+
+DIED = "server-died"
+GONE = "server-gone"
+MOST_SERVERS = 6
+"""Servers that are started for one stage, including the first one."""
+_ID_DIGITS = 10
+
+
+def cause_of(case: Case) -> str:
+    """Id of the cause that the suite recorded for a case; empty if none."""
+    cause = case.properties.get("cause")
+    return str(cause.get("id", "")) if isinstance(cause, Mapping) else ""
+
+
+def case_id(name: str) -> str:
+    """A short id of a case, for the option ``--vllm-cases``."""
+    return hashlib.sha256(name.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def to_repeat(result: StageResult, repeated: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of the cases to run on a new server: those not run, and the one during which the server died.
+
+    Args:
+        result: The result so far.
+        repeated: Cases that have been repeated already, and are not repeated again.
+    """
+    done = set(repeated)
+    return tuple(
+        case.name
+        for case in result.cases
+        if cause_of(case) == GONE or (cause_of(case) == DIED and case.status is CaseStatus.FAILED and case.name not in done)
+    )
+
+
+def noticed(result: StageResult) -> bool:
+    """Whether the suite noticed that the server died."""
+    return any(cause_of(case) in (DIED, GONE) for case in result.cases)
+
+
+def told(result: StageResult, servers: int) -> str:
+    """The message of a stage that ran on several servers."""
+    during = ", ".join(case.name for case in result.cases if cause_of(case) == DIED)
+    again = "once" if servers == 2 else f"{servers - 1} times"
+    return "\n".join(filter(None, (result.message, f"the server died during {during}, and was started again {again}")))
+
+
+def merged(first: StageResult, second: StageResult) -> StageResult:
+    """The result of both runs; a case that the second one ran has the status that it had there."""
+    again = {case.name: case for case in second.cases if case.name in to_repeat(first)}
+    cases = tuple(_merged(case, again.pop(case.name, None)) for case in first.cases)
+    cases = _judged((*cases, *again.values()))
+    verdict, message = verdict_of(cases)
+    unreliable = second.verdict is Verdict.ERRORED and not any(case.status is CaseStatus.ERRORED for case in second.cases)
+    if unreliable:
+        verdict, message = Verdict.worst((verdict, Verdict.ERRORED)), second.message
+    return replace(
+        first,
+        verdict=verdict,
+        message=message,
+        cases=cases,
+        seconds=first.seconds + second.seconds,
+        log="\n".join(filter(None, (first.log, second.log))),
+        facts={**second.facts, **first.facts},
+        metrics={**second.metrics, **first.metrics},
+    )
+
+
+def _merged(case: Case, again: Case | None) -> Case:
+    if again is None:
+        return case
+    if cause_of(case) != DIED or cause_of(again) == DIED:
+        return again
+    # It did not die this time. How it died stays in the report.
+    return replace(case, properties={**case.properties, "repeated": str(again.status)})
+
+
+def _judged(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """One death that did not repeat is errored; several are failed."""
+    once = [case.name for case in cases if cause_of(case) == DIED and "repeated" in case.properties]
+    deaths = sum(cause_of(case) == DIED for case in cases)
+    return tuple(_doubtful(case) if deaths == 1 and case.name in once else case for case in cases)
+
+
+def _doubtful(case: Case) -> Case:
+    said = f"{case.message}; it did not die when the case was repeated on a new server ({case.properties['repeated']})"
+    findings = {key: value for key, value in case.properties.items() if key != "findings"}
+    return replace(case, status=CaseStatus.ERRORED, message=said, properties=findings)
