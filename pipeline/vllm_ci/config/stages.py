@@ -97,10 +97,13 @@ class ServerStageConfig(StageConfig):
     """Time budget for the built-in cases, in seconds: on a slow server they are reduced; 0 runs all at full size."""
     require: list[str] = Field(default_factory=list)
     """Capabilities that the server must have, e.g. `tools`, `embeddings`; tests of others are skipped if missing."""
+    min_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Least share of the built-in cases that must run, from 0 to 1: if the server lacks so much that more are skipped, the stage
+    is an error, not a pass."""
 
     def domain(self, name: str) -> StageSpec:
         """Convert to the domain type."""
-        return replace(super().domain(name), budget_s=self.budget_s, require=tuple(self.require))
+        return replace(super().domain(name), budget_s=self.budget_s, require=tuple(self.require), min_share=self.min_share)
 
 
 class SecurityStageConfig(ServerStageConfig):

@@ -86,6 +86,7 @@ class StageSpec:
         changed: Rules that add test paths depending on the changed files (a fork's own tests).
         promises: Minimum number of cases of the user's own tests; with fewer the stage is ``errored``.
         require: Capabilities whose absence fails the stage instead of skipping cases.
+        min_share: Least share of the built-in cases that must run; with more of them skipped the stage is ``errored``.
         accept: Findings that do not fail the stage.
         fail_on: Lowest severity that fails the stage.
         budget_s: Time budget in seconds for our cases; to fit, they are made smaller and the ``deep`` ones are left out. 0 for
@@ -102,6 +103,7 @@ class StageSpec:
     changed: tuple[ChangedRule, ...] = ()
     promises: int = 1
     require: tuple[str, ...] = ()
+    min_share: float = 0.1
     accept: tuple[AcceptedFinding, ...] = ()
     fail_on: str = "medium"
     budget_s: float = 90.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from vllm_ci.domain.report import Case
+from vllm_ci.domain.report import Case, CaseStatus
 from vllm_ci.stages.reading import Reading
 from vllm_ci.suites import manifest
 
@@ -27,6 +28,27 @@ def kept(reading: Reading, suite: str, expected: Mapping[str, int]) -> Reading:
         return reading
     missing = manifest.missing(expected, (case.name for case in reading.cases), _deselected(reading.cases, reading.facts))
     return replace(reading, trouble=_message(suite, sum(expected.values()), missing)) if missing else reading
+
+
+def enough(reading: Reading, suite: str, share: float) -> Reading:
+    """The reading, marked as unreliable if nearly all built-in cases were skipped: little was checked.
+
+    Args:
+        reading: The program's report.
+        suite: Name of the suite, for the message.
+        share: Least share of cases that must have run.
+    """
+    skipped = [case.message for case in reading.cases if case.status is CaseStatus.SKIPPED]
+    ran, count = len(reading.cases) - len(skipped), len(reading.cases)
+    if reading.trouble or not count or ran >= share * count:
+        return reading
+    reasons = [f"  {times} skipped: {reason[:200]}" for reason, times in Counter(skipped).most_common(_SHOWN)]
+    message = [
+        f"only {ran} of {count} cases of the suite {suite} ran; at least {share:.0%} are required",
+        *reasons,
+        "  do:  choose another model with --model, or lower `min_share` of the stage if the server really offers only this",
+    ]
+    return replace(reading, trouble="\n".join(message))
 
 
 def _deselected(cases: Iterable[Case], facts: Mapping[str, object]) -> list[str]:

@@ -19,9 +19,10 @@ from doubles.running import running
 from doubles.server import Double
 from unit.stages.memory import MemoryDirectory, case, left
 from vllm_ci.domain.program import Outcome
-from vllm_ci.domain.report import StageResult, Verdict
+from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict
 from vllm_ci.domain.stage import StageSpec
-from vllm_ci.stages import STAGES, StageContext
+from vllm_ci.stages import STAGES, StageContext, promises
+from vllm_ci.stages.reading import Reading
 from vllm_ci.suites import manifest
 from vllm_ci.suites.plugins.reporter import case_name
 
@@ -141,3 +142,20 @@ def test_the_documentation_counts_the_cases_of_every_stage(tmp_path: Path) -> No
 def test_all_suites_at_once_are_those_that_need_only_a_url(tmp_path: Path) -> None:
     folders = {name.rpartition("::")[0].split("/")[-2] for name in collected(SUITES, tmp_path, "plugin")}
     assert folders == {"integration", "streaming", "security"}
+
+
+def _read(ran: int, skipped: int) -> Reading:
+    passed = tuple(Case(name=f"a{n}", status=CaseStatus.PASSED) for n in range(ran))
+    left_out = tuple(Case(name=f"b{n}", status=CaseStatus.SKIPPED, message="the server lacks chat") for n in range(skipped))
+    return Reading(cases=(*passed, *left_out))
+
+
+def test_a_server_that_offers_nearly_nothing_is_no_pass() -> None:
+    found = promises.enough(_read(4, 136), "integration", 0.1)
+    assert "only 4 of 140 cases" in found.trouble
+    assert "136 skipped: the server lacks chat" in found.trouble
+
+
+@pytest.mark.parametrize(("ran", "skipped", "share"), [(14, 126, 0.1), (4, 136, 0.0), (0, 0, 0.5)])
+def test_enough_cases_are_no_trouble(ran: int, skipped: int, share: float) -> None:
+    assert not promises.enough(_read(ran, skipped), "integration", share).trouble

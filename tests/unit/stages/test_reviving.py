@@ -14,7 +14,7 @@ from vllm_ci.domain.program import Service, ServiceSpec
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engines.host import HostEngine
-from vllm_ci.stages import reviving, running, suite
+from vllm_ci.stages import reviving, suite
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 
@@ -114,7 +114,7 @@ async def test_the_case_that_kills_the_server_fails_and_the_others_are_run_on_a_
     assert not [each for each in found.cases if reviving.cause_of(each) == reviving.GONE]
     assert sum(each.status is CaseStatus.PASSED for each in found.cases) > 5
     assert "was started again" in found.message
-    assert running.reviving.MOST_SERVERS > count >= 2
+    assert reviving.MOST_SERVERS > count >= 2
 
 
 @pytest.mark.slow
