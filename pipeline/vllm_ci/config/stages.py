@@ -98,8 +98,8 @@ class ServerStageConfig(StageConfig):
     require: list[str] = Field(default_factory=list)
     """Capabilities that the server must have, e.g. `tools`, `embeddings`; tests of others are skipped if missing."""
     min_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Least share of the built-in cases that must run, from 0 to 1: if the server lacks so much that more are skipped, the stage
-    is an error, not a pass."""
+    """Least share of the built-in cases that must run, from 0 to 1: if the server lacks so much that more are skipped, the
+    stage is an error, not a pass."""
 
     def domain(self, name: str) -> StageSpec:
         """Convert to the domain type."""
