@@ -1,0 +1,1 @@
+"""Performance as a stage: workloads, measurements, and comparisons with known error rates."""
