@@ -52,7 +52,7 @@ def cause_lines(causes: Sequence[Cause], *, rows: int, width: int) -> list[Text]
         rows: Most lines.
         width: Columns that a line can have; 0 for no limit.
     """
-    most = rows - min(_FIRST, rows // 3)
+    most = rows - min(_FIRST, (rows - 1) // 2)
     shown = causes if len(causes) <= most else causes[: max(most - 1, 1)]
     room = rows - len(shown) - (len(shown) < len(causes))
     lines = []

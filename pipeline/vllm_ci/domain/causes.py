@@ -40,7 +40,8 @@ class AffectedCase:
         """The name for a list: with the stage where it does not begin with it."""
         if not self.name:
             return f"{self.stage} (the whole stage)"
-        return self.name if self.name.startswith(f"{self.stage}/") else f"{self.stage}: {self.name}"
+        name = one_line(self.name, 1000)
+        return name if name.startswith(f"{self.stage}/") else f"{self.stage}: {name}"
 
 
 @dataclass(frozen=True, kw_only=True)

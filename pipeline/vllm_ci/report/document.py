@@ -1,4 +1,4 @@
-"""Reads and writes reports as JSON (``report.json``). Schema: ``schema/report.schema.json``."""
+"""Reads and writes reports as JSON (``report.json``). Schemas: ``schema/report.schema.json``, ``schema/run.schema.json``."""
 
 from __future__ import annotations
 
