@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,13 +14,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from vllm_ci.cli.causes import cause_lines, skip_lines
+from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
 from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
-from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
+from vllm_ci.domain.plain import visible
+from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict, verdict_of
 from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
 _PROBLEM = {"cause": "bold", "do": "green"}
 _LINE_EVERY_S = 30.0
+_ROWS = 50
+_FEWEST_ROWS = 6
 COLOURS = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
@@ -69,7 +74,7 @@ class _Lines:
             if now - self._told.get(event.step, -_LINE_EVERY_S) < _LINE_EVERY_S:
                 return
             self._told[event.step] = now
-            self._screen.print(Text(f"{clock}  {event.step}: {event.detail}"))
+            self._screen.print(Text(f"{clock}  {event.step}: {visible(event.detail)}"))
         elif isinstance(event, Started):
             self._screen.print(Text(f"{clock}  {event.step}: started{_suffix(event.detail)}"))
         else:
@@ -99,13 +104,16 @@ class _Live:
         table = Table.grid(padding=(0, 1))
         for event, begun, spinner in list(self._running.values()):  # steps of a build come and go in threads
             table.add_row(
-                spinner, event.step, Text(seconds(time.monotonic() - begun), style="cyan"), Text(event.detail, style="dim")
+                spinner,
+                event.step,
+                Text(seconds(time.monotonic() - begun), style="cyan"),
+                Text(visible(event.detail), style="dim"),
             )
         return table
 
 
 def _suffix(detail: str) -> str:
-    return f" ({detail})" if detail else ""
+    return f" ({visible(detail)})" if detail else ""
 
 
 def _outcome(event: Finished) -> Text:
@@ -114,14 +122,14 @@ def _outcome(event: Finished) -> Text:
     text = Text(f"{mark} ", style=colour).append(f"{event.step:<12}", style="bold").append(f" {seconds(event.seconds):>8}  ")
     if event.verdict:
         text.append(event.verdict.value, style=colour).append("  ")
-    return text.append(event.detail.splitlines()[0] if event.detail else "", style="dim")
+    return text.append(visible(event.detail.splitlines()[0]) if event.detail else "", style="dim")
 
 
 def table(report: Report) -> Table:
     """Table of stages: verdict, number of cases by status, seconds."""
     made = Table(box=None, header_style="dim", pad_edge=False)
     made.add_column("stage", no_wrap=True)
-    made.add_column("verdict", no_wrap=True, min_width=12)
+    made.add_column("verdict", no_wrap=True)
     for status in CaseStatus:
         made.add_column(status.value, justify="right", no_wrap=True)
     made.add_column("seconds", justify="right")
@@ -138,18 +146,21 @@ def table(report: Report) -> Table:
 
 
 def close(screen: Console, report: Report, folder: str) -> None:
-    """Print the result of a run: problem, failures, table, digest and report folder."""
+    """Print the result of a run: problem, causes, skipped cases, table, digest and report folder, on one screen if possible."""
+    width = screen.width if screen.is_terminal else 0
+    causes = causes_of_report(report)
+    skips = skip_lines(skips_of(report.stages), width=width)
     if report.problem is not None:
         _problem(screen, report.problem, folder)
-    for stage in report.stages:
-        if stage.message and not report.is_explained(stage):
-            screen.print(Text(f"\n{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
-            screen.print(Text(stage.message))
-        for case in stage.cases:
-            if case.status in (CaseStatus.FAILED, CaseStatus.ERRORED):
-                screen.print(
-                    Text(f"  ✗ {case.name}", style="red").append(f"  {case.message.splitlines()[0] if case.message else ''}")
-                )
+    # Below the causes: the table with its head, image, report and verdict, and four empty lines.
+    rows = (screen.height if screen.is_terminal else _ROWS) - len(skips) - len(report.stages) - len(report.skipped) - 8
+    messages = _messages(report, causes, rows=max(rows // 2, _FEWEST_ROWS), folder=folder)
+    lines = cause_lines(causes, rows=max(rows - len(messages) - 1, _FEWEST_ROWS), width=width)
+    counted = headline(causes, sum(len(stage.cases) for stage in report.stages))
+    blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips)
+    for block in blocks:
+        for line in [Text(), *block] if block else []:
+            screen.print(line)
     screen.print()
     screen.print(table(report))
     screen.print()
@@ -159,12 +170,28 @@ def close(screen: Console, report: Report, folder: str) -> None:
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
 
 
+def _messages(report: Report, causes: Sequence[Cause], *, rows: int, folder: str) -> list[Text]:
+    """What stages say beyond the number of their cases: a server died, a program was killed, cases are missing."""
+    lines: list[Text] = []
+    titles = {cause.title for cause in causes}
+    for stage in report.stages:
+        counted = verdict_of(stage.cases)[1] if stage.cases else ""
+        said = [line for line in visible(stage.message).splitlines() if line != counted]
+        if not report.is_explained(stage) and (len(said) > 1 or (said and said[0] not in titles)):
+            lines.append(Text(f"{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
+            lines += map(Text, said)
+    if len(lines) > rows:
+        rest = f"and {len(lines) - rows + 1} more lines: {folder}/report.html"
+        lines = [*lines[: rows - 1], Text(rest, style="dim")]
+    return lines
+
+
 def _problem(screen: Console, problem: Problem, folder: str) -> None:
     """Print the problem above everything else."""
     screen.print()
-    screen.print(Text(problem.summary, style="bold red"))
+    screen.print(Text(visible(problem.summary), style="bold red"))
     log = f"{folder}/{problem.log}" if problem.log else ""
-    parts = {"cause": problem.cause, "why": problem.explanation, "do": problem.change, "log": log}
+    parts = {"cause": visible(problem.cause), "why": visible(problem.explanation), "do": visible(problem.change), "log": log}
     if screen.is_terminal:  # wrap the texts next to the labels
         made = Table.grid(padding=(0, 1))
         for name, text in parts.items():

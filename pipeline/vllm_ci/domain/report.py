@@ -102,9 +102,9 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
     failed = sum(case.status is CaseStatus.FAILED for case in cases)
     errored = sum(case.status is CaseStatus.ERRORED for case in cases)
     if failed:
-        return Verdict.FAILED, f"{failed} of {len(cases)} cases failed"
+        return Verdict.FAILED, f"{failed} of {len(cases)} cases failed{_reasons(cases, CaseStatus.FAILED)}"
     if errored:
-        return Verdict.ERRORED, f"{errored} of {len(cases)} cases could not be judged"
+        return Verdict.ERRORED, f"{errored} of {len(cases)} cases could not be judged{_reasons(cases, CaseStatus.ERRORED)}"
     if len(cases) < max(promised, 1):
         return Verdict.ERRORED, f"{len(cases)} cases ran, {max(promised, 1)} were promised"
     if undecided := sum(case.status is CaseStatus.INCONCLUSIVE for case in cases):
@@ -112,6 +112,15 @@ def verdict_of(cases: Iterable[Case], *, promised: int = 1) -> tuple[Verdict, st
     if all(case.status is CaseStatus.SKIPPED for case in cases):
         return Verdict.ERRORED, f"all {len(cases)} cases were skipped"
     return Verdict.PASSED, ""
+
+
+def _reasons(cases: Iterable[Case], status: CaseStatus) -> str:
+    """`` for 2 reasons``; nothing if there is one case with one."""
+    from vllm_ci.domain.causes import causes_of  # it imports this module
+
+    bad = [case for case in cases if case.status is status]
+    count = len(causes_of(bad))
+    return f" for {count} reason{'s' if count > 1 else ''}" if max(count, len(bad)) > 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)

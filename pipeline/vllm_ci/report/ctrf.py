@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from vllm_ci import __version__
+from vllm_ci.domain.causes import causes_of_report
 from vllm_ci.domain.refs import short
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+from vllm_ci.report.causes import CausesOfCases, brief, to_json
 
 # CTRF has no "errored"; it becomes "failed", so that a missing verdict is not overlooked. "inconclusive" becomes "other".
 _STATUS = {
@@ -21,8 +23,10 @@ _STATUS = {
 
 
 def from_report(report: Report) -> dict[str, Any]:
-    """The report as a CTRF document; ``rawStatus`` is the status in our report."""
-    tests = [_test(stage, case) for stage in suites_of(report) for case in cases_of(stage)]
+    """The report as a CTRF document; ``rawStatus`` is the status in our report, ``extra.cause`` the cause of a result."""
+    causes = causes_of_report(report)
+    known = CausesOfCases(causes)
+    tests = [_test(stage, case, known) for stage in suites_of(report) for case in cases_of(stage)]
     start = int(datetime.fromisoformat(report.started_at).timestamp() * 1000) if report.started_at else 0
     counts = {status: sum(test["status"] == status for test in tests) for status in ("passed", "failed", "skipped", "other")}
     return {
@@ -38,6 +42,7 @@ def from_report(report: Report) -> dict[str, Any]:
                 "suites": len(suites_of(report)),
                 "start": start,
                 "stop": start + round(report.seconds * 1000),
+                "extra": {"causes": [to_json(cause) for cause in causes]},
             },
             "tests": tests,
             "environment": _environment(report),
@@ -77,8 +82,12 @@ def identity(report: Report) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
-def _test(stage: StageResult, case: Case) -> dict[str, Any]:
-    optional = {"message": case.message, "trace": case.details, "extra": dict(case.properties)}
+def _test(stage: StageResult, case: Case, known: CausesOfCases) -> dict[str, Any]:
+    causes = known.of(stage, case)
+    extra: dict[str, Any] = dict(case.properties) if not causes else {**case.properties, "cause": brief(causes[0])}
+    if len(causes) > 1:
+        extra["other_causes"] = [cause.id for cause in causes[1:]]
+    optional = {"message": case.message, "trace": case.details, "extra": extra}
     return {
         "name": case.name,
         "status": _STATUS[case.status],

@@ -1,4 +1,4 @@
-"""Reads and writes reports as JSON (``report.json``). Schema: ``schema/report.schema.json``."""
+"""Reads and writes reports as JSON (``report.json``). Schemas: ``schema/report.schema.json``, ``schema/run.schema.json``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from vllm_ci.domain.causes import causes_of_report, skips_of
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.report import CaseStatus, Report, StageResult, Verdict
+from vllm_ci.report.causes import skip_to_json
+from vllm_ci.report.causes import to_json as cause_to_json
 
 FORMAT = "vllm-ci/report/v1"
+# What follows from the stages: written for readers of the file, and computed again when it is read. Files of earlier versions
+# do not have it.
+_DERIVED = ("causes", "skips")
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain data, including its format and verdict."""
-    return {"format": FORMAT, "verdict": report.verdict.value, **asdict(report)}
+    """The report as plain data, including its format, verdict, causes and reasons of skipped cases."""
+    return {"format": FORMAT, "verdict": report.verdict.value, **_derived(report), **asdict(report)}
 
 
 def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
@@ -31,6 +37,8 @@ def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
     if fields.pop("format", None) != FORMAT:
         raise ConfigError(f"{name} does not have the format {FORMAT}", remedy="create it with this version of vllm-ci")
     stated = fields.pop("verdict", None)
+    for derived in _DERIVED:
+        fields.pop(derived, None)
     try:
         report = _ADAPTER.validate_python(fields)
     except ValueError as error:
@@ -54,8 +62,16 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
         "engine": report.engine,
         "seconds": report.seconds,
         "report_dir": report_dir,
+        **_derived(report),
         "stages": [_stage(stage) for stage in report.stages],
         **({"problem": asdict(report.problem)} if report.problem is not None else {}),
+    }
+
+
+def _derived(report: Report) -> dict[str, Any]:
+    return {
+        "causes": [cause_to_json(cause) for cause in causes_of_report(report)],
+        "skips": [skip_to_json(skip) for skip in skips_of(report.stages)],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from markupsafe import Markup, escape
 
 from vllm_ci import __version__
 from vllm_ci.domain import refs
+from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
+from vllm_ci.domain.plain import excerpt, visible
 from vllm_ci.domain.report import Case, CaseStatus, Report
+from vllm_ci.report.causes import CausesOfCases, other_properties
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -20,20 +24,67 @@ _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _LONG = 400
+# With no more cases than this, those that failed are shown unfolded below the causes.
+_FEW = 3
+_NO_ANCHOR = re.compile(r"[^A-Za-z0-9_.:/\[\]-]+")
+_ADDRESS = re.compile(r"(https?://[\w./#?=&%+~:@,-]*[\w/#=&])")
 
 
 def from_report(report: Report) -> str:
     """Render the HTML page."""
+    causes = causes_of_report(report)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
+        causes=causes,
+        headline=headline(causes, sum(len(stage.cases) for stage in report.stages)),
+        skips=skips_of(report.stages),
+        few=sum(cause.count for cause in causes) <= _FEW,
         statuses=list(CaseStatus),
+        longest=max(report.timings.values(), default=0.0) or 1.0,
+        version=__version__,
+        causes_of=CausesOfCases(causes).of,
         seconds=seconds,
         facts=facts,
+        properties=other_properties,
+        exchange=exchange,
+        anchor=anchor,
+        place=place,
+        cases=cases,
         short=refs.short,
         ticked=ticked,
-        version=__version__,
-        longest=max(report.timings.values(), default=0.0) or 1.0,
+        linked=linked,
+        visible=visible,
     )
+
+
+def anchor(cause: Cause) -> str:
+    """Id of the element of a cause, for links to it from outside."""
+    return f"cause-{_NO_ANCHOR.sub('-', cause.id)}"
+
+
+def place(stage: str, case: str) -> str:
+    """Id of the row of a case."""
+    return f"case-{_NO_ANCHOR.sub('-', f'{stage}-{case}')}"
+
+
+def cases(count: int) -> str:
+    """``1 case`` or ``12 cases``."""
+    return f"{count} case{'' if count == 1 else 's'}"
+
+
+def exchange(case: Case) -> list[tuple[str, str]]:
+    """Request and response that a case recorded, for those that have a cause of their own shown elsewhere."""
+    found = case.properties.get("exchange")
+    return [(str(name), excerpt(str(text), 4000)) for name, text in found.items()] if isinstance(found, Mapping) else []
+
+
+def linked(text: str) -> Markup:
+    """HTML of a text, with links where it has addresses of pages."""
+    pieces = [
+        f'<a href="{escape(piece)}" rel="noreferrer">{escape(piece)}</a>' if number % 2 else str(escape(piece))
+        for number, piece in enumerate(_ADDRESS.split(text))
+    ]
+    return Markup("".join(pieces))  # noqa: S704 - escaped above
 
 
 def ticked(text: str) -> Markup:
@@ -70,5 +121,5 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         shown = ", ".join(_text(each) for each in value[:12])
         return f"{shown}, … ({len(value)} values)" if len(value) > 12 else shown
-    text = str(value)
+    text = visible(str(value))
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"

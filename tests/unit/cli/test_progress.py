@@ -81,5 +81,6 @@ def test_the_end_has_failures_table_digest_folder_and_verdict() -> None:
     image = ImageRef(repository="name", digest="sha256:" + "0" * 64)
     progress.close(screen, Report(commit=None, image=image, engine="host", stages=(stage,)), "/runs/1")
     text = output.getvalue()
-    for expected in ("✗ a::fails  why", "stage", "unit", "failed", image.reference, "/runs/1", "verdict  failed"):
+    cause = "✗ why (1 case)\n    unit: a::fails\n"
+    for expected in (cause, "stage", "unit", "failed", image.reference, "/runs/1", "verdict  failed"):
         assert expected in text, expected
