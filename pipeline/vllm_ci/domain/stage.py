@@ -74,7 +74,7 @@ class AcceptedKnown:
             raise ValueError(f"up_to is one of {', '.join(SEVERITIES[:-1])}, not {self.up_to!r}")
 
     def covers(self, finding: str, severity: str, engine: str) -> bool:  # noqa: ARG002
-        """Whether it is about this finding, on any day; ``engine`` is empty unless the finding is known of the server's version."""
+        """Whether it is about this finding, on any day; ``engine`` is the one whose version is known to have it, if any."""
         return engine == self.known and SEVERITIES.index(severity) <= SEVERITIES.index(self.up_to)
 
     def entry(self) -> dict[str, str]:

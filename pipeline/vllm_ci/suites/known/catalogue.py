@@ -54,7 +54,7 @@ class Catalogue:
         return known.engine if SEVERITIES.index(severity) <= SEVERITIES.index(known.severity) else ""
 
     def gone(self, version: str, found: Collection[str], ran: Collection[str]) -> tuple[KnownFinding, ...]:
-        """Findings of earlier versions that are not known to be repaired, and were not found although the case that finds them ran.
+        """Findings of earlier versions that are not known to be repaired, and were not found although their case ran.
 
         Args:
             version: Version that the server reports.

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vllm-accept",
         metavar="FILE",
         default="",
-        help="accepted findings: a YAML or JSON file (or the JSON itself), a list of {id, reason, until} and {known: vllm, until}",
+        help="accepted findings: YAML or JSON file, or the JSON itself: a list of {id, reason, until} or {known: vllm, until}",
     )
     group.addoption("--vllm-fail-on", choices=SEVERITIES, default="medium", help="lowest severity that fails (medium)")
 
