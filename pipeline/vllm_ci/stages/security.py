@@ -14,7 +14,7 @@ from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.suite import ServerStage
 from vllm_ci.suites import leaks
 from vllm_ci.suites.findings import Finding, FindingPolicy
-from vllm_ci.suites.known.catalogue import catalogue
+from vllm_ci.suites.known.catalogue import catalogue, vllm_version
 
 LOG_CASE = "security/server_log::test_holds_no_secret_no_prompt_and_no_line_of_a_user"
 
@@ -27,14 +27,9 @@ class SecurityStage(ServerStage):
         """Cases of the programs, and one about the server log; and what is accepted or known but was not found."""
         result = await self.judged(context, outcomes)
         if context.service is not None and outcomes:
-            case = await log_case(context, outcomes, version=_version(result))
+            case = await log_case(context, outcomes, version=vllm_version(result.facts))
             result = replace(await self.judged(context, outcomes, (case,)))
         return _gone(context, result)
-
-
-def _version(result: StageResult) -> str:
-    """The version that the server reports."""
-    return str(result.facts.get("version") or "")
 
 
 def _gone(context: StageContext, result: StageResult) -> StageResult:
@@ -42,13 +37,13 @@ def _gone(context: StageContext, result: StageResult) -> StageResult:
     named = {entry.entry()["id"] for entry in context.spec.accept if "id" in entry.entry() and not entry.by_default}
     stale = sorted(named - _ids(result.cases, "accepted"))
     ran = [case.name for case in result.cases if case.status in (CaseStatus.PASSED, CaseStatus.FAILED)]
-    known = catalogue().gone(_version(result), _ids(result.cases, "findings"), ran)
+    known = catalogue().gone(vllm_version(result.facts), _ids(result.cases, "findings"), ran)
     metrics: dict[str, object] = {"accepted_but_not_seen": stale} if stale else {}
     notes = [f"accepted but not found any more: {', '.join(stale)}; remove them from `accept`"] if stale else []
     if known:
         metrics["known_but_not_seen"] = [each.id for each in known]
         listed = ", ".join(f"{finding.id} ({finding.span})" for finding in known)
-        notes.append(f"known of earlier versions of vLLM, but not found in {_version(result)}: {listed}")
+        notes.append(f"known of earlier versions of vLLM, but not found in {vllm_version(result.facts)}: {listed}")
     message = "\n".join(filter(None, (result.message, *notes)))
     return replace(result, message=message, metrics={**result.metrics, **metrics})
 

@@ -192,7 +192,7 @@ async def test_what_is_known_of_earlier_versions_and_gone_in_a_newer_one_is_told
     context = StageContext(spec=StageSpec(name="security"), url="http://e")
     cases = [case(HEADER, status, findings=findings), case("b")]
     result = await SecurityStage(name="security", promised={}).result(
-        context, [left(cases, notes={"server": {"version": version}})]
+        context, [left(cases, notes={"server": {"version": version, "is_vllm": True}})]
     )
     assert result.metrics.get("known_but_not_seen", []) == gone
     assert ("not found in 99.0: giant-header" in result.message) is bool(gone)
@@ -216,7 +216,7 @@ async def test_a_finding_in_the_log_says_what_is_known_of_it(monkeypatch: pytest
     async def log_case(version: str) -> Case:
         context = StageContext(spec=StageSpec(name="security", accept=accept), service=MemoryService(text="x canary-1 x"))
         also = {"canaries.json": b'["canary-1"]'}
-        outcome = left([case("a")], also=also, notes={"server": {"version": version}})
+        outcome = left([case("a")], also=also, notes={"server": {"version": version, "is_vllm": True}})
         result = await SecurityStage(name="security", promised={}).result(context, [outcome])
         return next(each for each in result.cases if each.name == LOG_CASE)
 

@@ -18,7 +18,7 @@ from packaging.version import Version
 from vllm_ci.domain.stage import SEVERITIES, AcceptedFinding, AcceptedKnown
 from vllm_ci.suites.findings import Finding, FindingPolicy, Judgement
 from vllm_ci.suites.known import catalogue as known_files
-from vllm_ci.suites.known.catalogue import Catalogue, catalogue
+from vllm_ci.suites.known.catalogue import Catalogue, catalogue, vllm_version
 from vllm_ci.suites.known.finding import KnownFinding
 
 TODAY = dt.date(2026, 11, 26)
@@ -155,6 +155,11 @@ def test_a_newer_version_without_a_finding_is_noticed_if_its_case_ran() -> None:
     assert gone("0.34.0", [], ran[1:]) == []
     assert gone("0.32.0", [], ran) == []
     assert gone("", [], ran) == []
+
+
+def test_the_version_of_another_server_is_not_one_of_vllm() -> None:
+    assert vllm_version({"version": "0.32.0", "is_vllm": True}) == "0.32.0"
+    assert vllm_version({"version": "0.32.0", "is_vllm": False}) == vllm_version({"is_vllm": True, "version": None}) == ""
 
 
 # The files that ship.

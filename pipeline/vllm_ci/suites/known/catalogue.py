@@ -68,6 +68,11 @@ class Catalogue:
         return tuple(known for known in expected if known.id not in found)
 
 
+def vllm_version(server: Mapping[str, Any]) -> str:
+    """The version of vLLM, from the facts about a server; empty if it reports none, or does not say that it is vLLM."""
+    return str(server.get("version") or "") if server.get("is_vllm") else ""
+
+
 @functools.cache
 def catalogue() -> Catalogue:
     """The known findings that this tool comes with.

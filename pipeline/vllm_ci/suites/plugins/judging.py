@@ -14,7 +14,7 @@ import yaml
 
 from vllm_ci.domain.stage import SEVERITIES, Accepted, AcceptedFinding, AcceptedKnown
 from vllm_ci.suites.findings import Finding, FindingPolicy
-from vllm_ci.suites.known.catalogue import catalogue
+from vllm_ci.suites.known.catalogue import catalogue, vllm_version
 from vllm_ci.suites.plugins.stash import FACTS
 
 _POLICY = pytest.StashKey[FindingPolicy]()
@@ -57,9 +57,9 @@ def judge(request: pytest.FixtureRequest) -> Callable[[Iterable[Finding]], None]
 
 
 def _version(config: pytest.Config) -> str:
-    """Version of the server, once it was probed."""
+    """Version of the server, once it was probed; empty if it does not say that it is vLLM."""
     server = config.stash[FACTS].get("server")
-    return str(server.get("version") or "") if isinstance(server, dict) else ""
+    return vllm_version(server) if isinstance(server, dict) else ""
 
 
 def _accepted(given: str) -> list[Accepted]:
