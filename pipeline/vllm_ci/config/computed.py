@@ -81,6 +81,6 @@ def _accepted(loaded: Loaded) -> Iterator[Value]:
     if "accept" in loaded.config.stages.security.model_fields_set:
         return
     entries = known.accepted(loaded.config.model, loaded.config.server)
-    shown = [{"id": entry.id, "reason": entry.reason, "until": entry.until.isoformat()} for entry in entries]
+    shown = [entry.entry() for entry in entries]
     reason = "known findings of vLLM itself, and of a server that runs only for the tests"
     yield Value(key="stages.security.accept", value=shown, reason=reason)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from vllm_ci.config.paths import Pattern, TestPath
 from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
-from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, OwnStage, StageSpec, refusal_of_name
+from vllm_ci.domain.stage import Accepted, AcceptedFinding, AcceptedKnown, ChangedRule, OwnStage, StageSpec, refusal_of_name
 
 BUDGETED = ("integration", "streaming", "security")
 """Stages that have a budget."""
@@ -21,17 +22,38 @@ Severity = Literal["low", "medium", "high", "critical"]
 
 
 class AcceptedFindingConfig(Section):
-    """A security finding that is accepted until a date."""
+    """A security finding that is accepted until a date, or all that are known of the server's version of vLLM."""
 
-    id: Annotated[str, Field(min_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["id", "reason"], "not": {"required": ["up_to"]}}, {"required": ["known"]}]}
+    )
+
+    id: Annotated[str, Field(min_length=1)] = ""
     """Id of the finding as the report shows it, e.g. `open-route:POST /invocations`."""
-    reason: Annotated[str, Field(min_length=1)]
-    """Why it is accepted."""
+    known: Literal["vllm"] | SkipJsonSchema[None] = None
+    """Instead of `id`: the findings that are known of the version of vLLM that the server reports."""
+    up_to: Literal["low", "medium", "high"] = "high"
+    """With `known`: highest severity that is accepted. Critical findings never are."""
+    reason: Annotated[str, Field(min_length=1)] = ""
+    """Why it is accepted; optional with `known`."""
     until: dt.date
     """Last day on which it is accepted, e.g. `2027-06-30`; after that it fails again."""
 
-    def domain(self) -> AcceptedFinding:
+    @model_validator(mode="after")
+    def _one(self) -> AcceptedFindingConfig:
+        if bool(self.id) == bool(self.known):
+            given = "both" if self.id else "none of them"
+            raise ValueError(f"an entry has either `id` or `known`; this one has {given}")
+        if self.id and not self.reason:
+            raise ValueError(f"add `reason`: why {self.id} is accepted")
+        if self.id and "up_to" in self.model_fields_set:
+            raise ValueError("`up_to` is only for an entry with `known`")
+        return self
+
+    def domain(self) -> Accepted:
         """Convert to the domain type."""
+        if self.known:
+            return AcceptedKnown(known=self.known, up_to=self.up_to, reason=self.reason, until=self.until)
         return AcceptedFinding(id=self.id, reason=self.reason, until=self.until)
 
 

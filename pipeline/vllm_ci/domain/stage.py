@@ -28,7 +28,7 @@ def refusal_of_name(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptedFinding:
-    """A known security finding that is accepted until a date.
+    """A security finding that is accepted until a date.
 
     Attributes:
         id: Stable id of the finding (``open-route:POST /invocations``).
@@ -41,6 +41,49 @@ class AcceptedFinding:
     reason: str
     until: dt.date
     by_default: bool = False
+
+    def covers(self, finding: str, severity: str, engine: str) -> bool:  # noqa: ARG002
+        """Whether it is about this finding, on any day."""
+        return finding == self.id
+
+    def entry(self) -> dict[str, str]:
+        """As in a configuration file."""
+        return {"id": self.id, "reason": self.reason, "until": self.until.isoformat()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptedKnown:
+    """All findings that this tool knows of the server's version of an engine, accepted until a date.
+
+    Attributes:
+        known: The engine: ``vllm``.
+        until: Last day on which they are accepted; afterwards they fail the stage again.
+        reason: Why they are accepted.
+        up_to: Highest severity that is accepted; a critical finding never is.
+        by_default: It is a default of this tool, so the user has nothing to remove when a finding does not occur.
+    """
+
+    known: str
+    until: dt.date
+    reason: str = ""
+    up_to: str = "high"
+    by_default: bool = False
+
+    def __post_init__(self) -> None:
+        if self.up_to not in SEVERITIES or self.up_to == "critical":
+            raise ValueError(f"up_to is one of {', '.join(SEVERITIES[:-1])}, not {self.up_to!r}")
+
+    def covers(self, finding: str, severity: str, engine: str) -> bool:  # noqa: ARG002
+        """Whether it is about this finding, on any day; ``engine`` is the one whose version is known to have it, if any."""
+        return engine == self.known and SEVERITIES.index(severity) <= SEVERITIES.index(self.up_to)
+
+    def entry(self) -> dict[str, str]:
+        """As in a configuration file."""
+        reason = {"reason": self.reason} if self.reason else {}
+        return {"known": self.known, "up_to": self.up_to, **reason, "until": self.until.isoformat()}
+
+
+Accepted = AcceptedFinding | AcceptedKnown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +147,7 @@ class StageSpec:
     promises: int = 1
     require: tuple[str, ...] = ()
     min_share: float = 0.1
-    accept: tuple[AcceptedFinding, ...] = ()
+    accept: tuple[Accepted, ...] = ()
     fail_on: str = "medium"
     budget_s: float = 90.0
     timeout_s: float = 1800.0

@@ -48,7 +48,7 @@ def check(lines: Iterable[str], *, spec: ImageSpec, wheels: Iterable[LockedWheel
     """
     versions = {canonicalize_name(wheel.project): wheel.version for wheel in wheels}
     ours = {canonicalize_name(Requirement(line).name) for line in spec.overrides}
-    environment = _environment(spec.python, platform)
+    surroundings = environment(spec.python, platform)
     unmet = []
     for line in lines:
         try:
@@ -56,7 +56,7 @@ def check(lines: Iterable[str], *, spec: ImageSpec, wheels: Iterable[LockedWheel
         except InvalidRequirement:
             continue
         name = canonicalize_name(wanted.name)
-        if name in ours or (wanted.marker and not wanted.marker.evaluate({**environment, "extra": ""})):
+        if name in ours or (wanted.marker and not wanted.marker.evaluate({**surroundings, "extra": ""})):
             continue
         found = versions.get(name)
         if found is None or not wanted.specifier.contains(found, prereleases=True):
@@ -69,7 +69,8 @@ def check(lines: Iterable[str], *, spec: ImageSpec, wheels: Iterable[LockedWheel
         )
 
 
-def _environment(python: str, platform: str) -> Mapping[str, str]:
+def environment(python: str, platform: str) -> Mapping[str, str]:
+    """Variables of environment markers (PEP 508) for a platform."""
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",

@@ -50,7 +50,7 @@ def load(name_or_path: str | Path, *, targets: tuple[str, ...] = (), **changes: 
         ConfigError: The file does not say what a spec must say.
         UsageError: There is no such spec.
     """
-    path = _find(name_or_path)
+    path = find(name_or_path)
     read = yaml_file.read(path, see="start from one of the shipped specs: vllm-ci show cpu")
     content = {
         "name": path.stem,
@@ -65,7 +65,15 @@ def load(name_or_path: str | Path, *, targets: tuple[str, ...] = (), **changes: 
     return check(spec.changed(**changes, targets=targets or _default_targets(spec)), where=read)
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path) -> Path:
+    """The file of a spec.
+
+    Args:
+        name_or_path: As for :func:`load`.
+
+    Raises:
+        UsageError: There is no such spec.
+    """
     text = str(name_or_path)
     if "/" in text or text.endswith((".yaml", ".yml")):
         candidates = [Path(text)]

@@ -118,7 +118,7 @@ def _timed(result: StageResult, plan: Mapping[str, object]) -> StageResult:
 def options(context: StageContext) -> tuple[str, ...]:
     """Options of the vllm-ci plugin for pytest."""
     spec = context.spec
-    accepted = [{"id": each.id, "reason": each.reason, "until": each.until.isoformat()} for each in spec.accept]
+    accepted = [each.entry() for each in spec.accept]
     values = {
         "--base-url": "{url.vllm}" if context.service is not None else context.url,
         "--vllm-model": context.model,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from vllm_ci.domain.stage import SEVERITIES, AcceptedFinding
+from vllm_ci.domain.stage import SEVERITIES, Accepted
+from vllm_ci.suites.known.catalogue import Catalogue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +18,30 @@ class Finding:
         id: Stable id: kind and place (``open-route:POST /invocations``).
         severity: One of ``low``, ``medium``, ``high``, ``critical``.
         message: What was found and why it matters, in one line.
+        known: What is known of it in the server's version, in one line; empty if nothing is.
     """
 
     id: str
     severity: str
     message: str
+    known: str = ""
 
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
             raise ValueError(f"not a severity: {self.severity!r}")
 
     def __str__(self) -> str:
-        return f"[{self.severity}] {self.id}: {self.message}"
+        return f"[{self.severity}] {self.id}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The message, with what is known of the finding."""
+        return f"{self.message} ({self.known})" if self.known else self.message
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """For the report."""
+        return {"id": self.id, "severity": self.severity, "message": self.text, **({"known": self.known} if self.known else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +49,14 @@ class Judgement:
     """Findings, sorted by consequence.
 
     Attributes:
+        found: All findings.
         failing: Findings that fail the case.
         accepted: Findings that the user accepts, with a reason, and not expired.
         expired: Findings whose acceptance has expired; they are also in ``failing``.
         minor: Findings below the severity that fails.
     """
 
+    found: tuple[Finding, ...]
     failing: tuple[Finding, ...]
     accepted: tuple[Finding, ...]
     expired: tuple[Finding, ...]
@@ -63,24 +78,35 @@ class FindingPolicy:
         accepted: Findings that the user accepts.
         fail_on: Lowest severity that fails.
         today: Date that is compared with the last day of acceptance.
+        known: Findings that are known of versions of an engine.
+        version: Version that the server reports; empty if it reports none.
     """
 
-    accepted: Sequence[AcceptedFinding] = ()
+    accepted: Sequence[Accepted] = ()
     fail_on: str = "medium"
     today: dt.date
+    known: Catalogue = field(default_factory=Catalogue)
+    version: str = ""
 
     def judge(self, findings: Iterable[Finding]) -> Judgement:
-        """Sort findings; findings of any severity can be accepted, up to and including the last day."""
-        listed = {entry.id: entry for entry in self.accepted}
+        """Sort findings; findings of any severity can be accepted by their id, up to and including the last day."""
+        found = tuple(replace(finding, known=self.known.about(finding.id, self.version)) for finding in findings)
         failing, accepted, expired, minor = [], [], [], []
-        for finding in findings:
-            entry = listed.get(finding.id)
-            if entry is not None and self.today <= entry.until:
+        for finding in found:
+            entries = self._entries(finding)
+            if any(self.today <= entry.until for entry in entries):
                 accepted.append(finding)
             elif SEVERITIES.index(finding.severity) < SEVERITIES.index(self.fail_on):
                 minor.append(finding)
             else:
                 failing.append(finding)
-                if entry is not None:
+                if entries:
                     expired.append(finding)
-        return Judgement(failing=tuple(failing), accepted=tuple(accepted), expired=tuple(expired), minor=tuple(minor))
+        return Judgement(
+            found=found, failing=tuple(failing), accepted=tuple(accepted), expired=tuple(expired), minor=tuple(minor)
+        )
+
+    def _entries(self, finding: Finding) -> list[Accepted]:
+        """Entries that are about a finding, expired or not."""
+        engine = self.known.engine(finding.id, finding.severity, self.version)
+        return [entry for entry in self.accepted if entry.covers(finding.id, finding.severity, engine)]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from vllm_ci.config import load, schema
 from vllm_ci.config.load import Override
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.stage import AcceptedKnown
 
 
 def written(folder: Path, text: str) -> Path:
@@ -128,3 +132,41 @@ def test_secrets_may_be_handed_through_under_another_name(tmp_path: Path) -> Non
     path = tmp_path / "vllm-ci.yaml"
     path.write_text("version: 1\nserver:\n  secrets: [HF_TOKEN, HF_TOKEN2=PATH]\n")
     assert load.load(path).config.server.secrets == ["HF_TOKEN", "HF_TOKEN2=PATH"]
+
+
+def accepting(tmp_path: Path, entry: str) -> Path:
+    path = tmp_path / "vllm-ci.yaml"
+    path.write_text(f"version: 1\nstages:\n  security:\n    accept:\n      - {entry}\n", encoding="utf-8")
+    return path
+
+
+def test_findings_that_are_known_of_the_version_can_be_accepted_in_one_entry(tmp_path: Path) -> None:
+    loaded = load.load(accepting(tmp_path, "{known: vllm, until: 2027-12-31}"))
+    assert loaded.config.stages.specs()["security"].accept == (AcceptedKnown(known="vllm", until=dt.date(2027, 12, 31)),)
+    loaded = load.load(accepting(tmp_path, "{known: vllm, up_to: low, reason: r, until: 2027-12-31}"))
+    (entry,) = loaded.config.stages.specs()["security"].accept
+    assert entry == AcceptedKnown(known="vllm", up_to="low", reason="r", until=dt.date(2027, 12, 31))
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("{known: vllm}", "until"),
+        ("{known: sglang, until: 2027-12-31}", "known"),
+        ("{known: vllm, id: x, reason: r, until: 2027-12-31}", "either `id` or `known`"),
+        ("{reason: r, until: 2027-12-31}", "either `id` or `known`"),
+        ("{id: x, until: 2027-12-31}", "add `reason`"),
+        ("{known: vllm, up_to: critical, until: 2027-12-31}", "up_to"),
+        ("{id: x, reason: r, up_to: low, until: 2027-12-31}", "only for an entry with `known`"),
+    ],
+)
+def test_an_entry_that_accepts_nothing_clear_is_refused_with_its_line_also_by_the_schema(
+    tmp_path: Path, entry: str, why: str
+) -> None:
+    path = accepting(tmp_path, entry)
+    with pytest.raises(ConfigError, match=r"vllm-ci\.yaml:5") as refused:
+        load.load(path)
+    assert why in f"{refused.value} {refused.value.why}"
+    content = yaml.safe_load(path.read_text(encoding="utf-8").replace("2027-12-31", '"2027-12-31"'))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, json.loads(schema.text()))

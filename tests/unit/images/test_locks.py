@@ -104,10 +104,10 @@ def test_locking_keeps_what_fits_and_upgrades_what_it_is_told_to(tmp_path: Path,
     )
     spec = load("cpu", wheels_lock=tmp_path / "x.lock", requirements=("small", "other"), overrides=())
     spec = spec.changed(wheels_lock=tmp_path / "x.lock", debs_lock=tmp_path / "x.debs.lock")
-    assert {change.after for change in resolver.lock(spec, only="wheels")} == {"2.0"}
+    assert {change.after for change in resolver.lock(spec, only="wheels").changes} == {"2.0"}
     write_wheels(tmp_path / "x.lock", [wheel("small", "1"), wheel("other", "2")], PLATFORMS, spec="x")
     (tmp_path / "x.lock").write_text((tmp_path / "x.lock").read_text().replace("==1 ", "==1.0 "))
-    changes = resolver.lock(spec, only="wheels", packages=("other",))
+    changes = resolver.lock(spec, only="wheels", packages=("other",)).changes
     assert [(change.name, change.before, change.after) for change in changes] == [("other (wheel)", "1.0", "2.0")]
     text = (tmp_path / "x.lock").read_text()
     assert str(tmp_path) not in text

@@ -5,18 +5,22 @@ import datetime as dt
 import json
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from unit.stages.memory import MemoryDirectory, MemoryService, case, crashed, left
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.report import CaseStatus, Verdict
-from vllm_ci.domain.stage import AcceptedFinding, ChangedRule, StageSpec
-from vllm_ci.stages import STAGES, StageContext
+from vllm_ci.domain.report import Case, CaseStatus, Verdict
+from vllm_ci.domain.stage import AcceptedFinding, AcceptedKnown, ChangedRule, StageSpec
+from vllm_ci.stages import STAGES, StageContext, security
 from vllm_ci.stages.changed import matches, note, paths_for
 from vllm_ci.stages.security import LOG_CASE, SecurityStage
 from vllm_ci.suites import leaks, manifest
+from vllm_ci.suites.known.catalogue import Catalogue
+from vllm_ci.suites.known.finding import KnownFinding
 
 COMMIT = Commit(sha="a" * 40)
 IMAGE = ImageRef(repository="x", digest="sha256:" + "b" * 64)
@@ -165,6 +169,61 @@ async def test_what_is_accepted_and_no_longer_seen_is_told() -> None:
     result = await stage.result(context, [left([case("a", accepted=["seen"])])])
     assert result.verdict is Verdict.PASSED
     assert result.metrics["accepted_but_not_seen"] == ["gone"]
+    assert "not found any more: gone" in result.message
+
+
+HEADER = "security/test_denial.py::test_giant_headers_are_refused[1MB]"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("version", "status", "findings", "gone"),
+    [
+        ("99.0", "passed", [], ["giant-header"]),
+        ("99.0", "skipped", [], []),
+        ("99.0", "failed", [{"id": "giant-header", "severity": "medium", "message": "m"}], []),
+        ("0.32.0", "passed", [], []),
+        ("", "passed", [], []),
+    ],
+)
+async def test_what_is_known_of_earlier_versions_and_gone_in_a_newer_one_is_told(
+    version: str, status: str, findings: list[object], gone: list[str]
+) -> None:
+    context = StageContext(spec=StageSpec(name="security"), url="http://e")
+    cases = [case(HEADER, status, findings=findings), case("b")]
+    result = await SecurityStage(name="security", promised={}).result(
+        context, [left(cases, notes={"server": {"version": version, "is_vllm": True}})]
+    )
+    assert result.metrics.get("known_but_not_seen", []) == gone
+    assert ("not found in 99.0: giant-header" in result.message) is bool(gone)
+
+
+@pytest.mark.anyio
+async def test_a_finding_in_the_log_says_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KnownFinding(
+        engine="vllm",
+        id="prompt-in-log",
+        title="t",
+        severity="medium",
+        seen_in=(Version("1.0"),),
+        affects=SpecifierSet("<2"),
+        source="s",
+        suggestion="s",
+    )
+    monkeypatch.setattr(security, "catalogue", lambda: Catalogue(findings={known.id: known}))
+    accept = (AcceptedKnown(known="vllm", until=TOMORROW),)
+
+    async def log_case(version: str) -> Case:
+        context = StageContext(spec=StageSpec(name="security", accept=accept), service=MemoryService(text="x canary-1 x"))
+        also = {"canaries.json": b'["canary-1"]'}
+        outcome = left([case("a")], also=also, notes={"server": {"version": version, "is_vllm": True}})
+        result = await SecurityStage(name="security", promised={}).result(context, [outcome])
+        return next(each for each in result.cases if each.name == LOG_CASE)
+
+    assert (await log_case("1.0")).status is CaseStatus.PASSED
+    other = await log_case("2.0")
+    assert other.status is CaseStatus.FAILED
+    assert "known of vLLM 1.0, not of 2.0" in other.message
 
 
 @pytest.mark.anyio

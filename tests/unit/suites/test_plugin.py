@@ -13,6 +13,7 @@ import pytest
 from doubles.legal import Plain
 from doubles.running import running
 from doubles.server import Double
+from doubles.wire import Response, as_json
 
 pytest_plugins = "pytester"
 
@@ -160,7 +161,52 @@ def test_accepted_findings_may_be_given_as_json(pytester: pytest.Pytester) -> No
     assert ran(pytester, FINDING, "--vllm-accept", given)[0] == {"x": "passed"}
 
 
-@pytest.mark.parametrize("text", ["{", "- {id: x}", "- 5", "- {id: x, reason: r, until: never}"])
+KNOWN = """
+    from vllm_ci.suites.findings import Finding
+    def test_x(server, judge): judge([Finding(id="open-route:POST /invocations", severity="high", message="is open")])
+    """
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("- {known: vllm, until: 2099-01-01}", "passed"),
+        ("- {known: vllm, until: 2020-01-01}", "failed"),
+        ("- {known: vllm, up_to: medium, until: 2099-01-01}", "failed"),
+        ("", "failed"),
+    ],
+)
+def test_findings_that_are_known_of_the_version_that_the_server_reports_can_be_accepted(
+    pytester: pytest.Pytester, url: str, text: str, status: str
+) -> None:
+    Path(pytester.path / "accept.yaml").write_text(text, encoding="utf-8")
+    found, document, _ = ran(pytester, KNOWN, "--vllm-accept", "accept.yaml", "--base-url", url)
+    (case,) = document["cases"]
+    assert found == {"x": status}
+    said = "known of vLLM 0.32.0, not fixed in any version known to this tool"
+    assert case["properties"]["findings"][0]["known"] == said
+    assert (said in case["message"]) is (status == "failed")
+
+
+@pytest.mark.parametrize("version", ["", "9.9.9", "0.1.0", "latest"])
+def test_nothing_is_known_of_a_server_with_another_version_or_without_one(pytester: pytest.Pytester, version: str) -> None:
+    class Another(Double):
+        def got(self, path: str) -> Response:
+            return as_json({"version": version}) if path == "/version" else super().got(path)
+
+    with running(Another) as (url, _):
+        given = json.dumps([{"known": "vllm", "until": "2099-01-01"}])
+        assert ran(pytester, KNOWN, "--vllm-accept", given, "--base-url", url)[0] == {"x": "failed"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "- {id: x}", "- 5", "- {id: x, reason: r, until: never}", "- {known: vllm}"),
+        *("- {known: other, until: 2099-01-01}", "- {known: vllm, id: x, until: 2099-01-01}"),
+        "- {known: vllm, up_to: critical, until: 2099-01-01}",
+    ],
+)
 def test_a_list_that_cannot_be_read_does_not_pass_for_an_empty_one(pytester: pytest.Pytester, text: str) -> None:
     Path(pytester.path / "accept.yaml").write_text(text, encoding="utf-8")
     assert ran(pytester, FINDING, "--vllm-accept", "accept.yaml")[2].ret == pytest.ExitCode.USAGE_ERROR
