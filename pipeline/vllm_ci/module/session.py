@@ -12,7 +12,6 @@ from pathlib import Path
 import dagger
 from dagger import dag
 
-from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
 from vllm_ci.config.pipeline_file import PLACE
 from vllm_ci.config.stages import BUDGETED
@@ -180,6 +179,8 @@ def package() -> dagger.Directory:
 @contextmanager
 def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
     """Print a line at each start and end of a step to the function's log, without the secrets ``hidden``."""
+    from vllm_ci.cli import progress
+
     with progress.watch(progress.console(), hidden) as emit:
         yield emit
 
