@@ -212,7 +212,8 @@ def _build_args(variant: str, spec: str) -> tuple[str, ...]:
 async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, project: Project) -> Source:
     root = DaggerDirectory(settings.source)
     folder = posixpath.dirname(settings.config)
-    seen = await checkout.look(engine, root, folder or "." if any(stage.changed for stage in project.stages) else "")
+    compared = folder or "." if any(stage.changed for stage in project.stages) else ""
+    seen = await checkout.look(engine, root, compared, settings.base)
     if seen.commit.dirty:
         note(_DIRTY)
     if seen.empty and engine.tool is not None:
