@@ -19,8 +19,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine_dagger, pytest.mark.timeout(24
 
 
 # What dagger.json of the module includes.
-INCLUDED = {"dagger.json", "pyproject.toml", "requirements.lock", ".python-version", "LICENSE", "pipeline", "images"}
+INCLUDED = {
+    *("dagger.json", "hatch_build.py", "pyproject.toml", "requirements.lock", ".python-version", "LICENSE"),
+    *("pipeline", "images"),
+}
 IGNORED = {"__pycache__"}
+
+
+@pytest.mark.usefixtures("dagger_engine")
+def test_the_module_is_loaded_from_what_it_needs_and_nothing_else(checkout: Path) -> None:
+    """Anything else in it would load the module again with each commit: documents, tests, .git."""
+    ended = dagger_cli(checkout, "core", "module-source", "--ref-string", str(ROOT), "context-directory", "entries")
+    assert {name.rstrip("/") for name in ended.stdout.split()} == INCLUDED, ended.stderr[-4000:]
 
 
 def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:

@@ -46,9 +46,12 @@ def show(*, as_json: bool) -> None:
 @option("--older-than", type=click.FloatRange(0), default=14.0, show_default=True, help="Days since something was last used.")
 @option("--max-size", metavar="SIZE", default="", help="Maximum size of all images together (40G).")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@option("--wait", type=click.FloatRange(0), default=60.0, show_default=True, help="Longest wait for builds, in seconds.")
 @json_option
-def prune_command(*, older_than: float, max_size: str, dry_run: bool, as_json: bool) -> None:
+def prune_command(*, older_than: float, max_size: str, dry_run: bool, wait: float, as_json: bool) -> None:
     """Delete old images, and what no image needs.
+
+    Waits for builds. What runs and servers use is kept and listed.
 
     \b
     Examples:
@@ -58,7 +61,13 @@ def prune_command(*, older_than: float, max_size: str, dry_run: bool, as_json: b
     from vllm_ci.images.prune import prune
     from vllm_ci.images.store import Store
 
-    found = prune(Store(), older_than_days=older_than, max_bytes=_bytes(max_size), dry_run=dry_run)
+    def waiting(holders: list[str]) -> None:
+        users = ", ".join(holders) or "another process"
+        click.echo(f"vllm-ci: waiting up to {wait:g} s for {users}, which uses the cache", err=True)
+
+    found = prune(
+        Store(), older_than_days=older_than, max_bytes=_bytes(max_size), dry_run=dry_run, wait_s=wait, waiting=waiting
+    )
     if as_json:
         print_json(
             {
@@ -66,11 +75,14 @@ def prune_command(*, older_than: float, max_size: str, dry_run: bool, as_json: b
                 "paths": [str(path) for path in found.paths],
                 "freed_bytes": found.freed_bytes,
                 "deleted": not dry_run,
+                "in_use": dict(found.in_use),
             }
         )
         return
     for name in found.images:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
+    for name, users in found.in_use.items():
+        click.echo(f"kept {name}: in use by {', '.join(users)}")
     click.echo(f"{len(found.paths)} files and trees, {found.freed_bytes / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free")
 
 

@@ -1,7 +1,8 @@
 """Read what is only available in the tool's container: the commit of a checkout, its changes, and the builder's store.
 
-A program that runs in that container: ``dagger_look.py CHECKOUT FILE [FOLDER]``; with FOLDER it also writes the differences
-from the base branch in that directory. With only FILE it writes facts about the builder's store and the machine.
+A program that runs in that container: ``dagger_look.py CHECKOUT FILE [FOLDER [BASE]]``; with FOLDER it also writes the
+differences from the base branch (or commit) BASE in that directory. With only FILE it writes facts about the builder's store
+and the machine.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ci.ci.base import base as base_of
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import VllmCiError
 from vllm_ci.system import vcs
-from vllm_ci.system.base_branch import BaseBranch, changes, of_mapping
+from vllm_ci.system.base_branch import changes, of_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +80,17 @@ def _images(home: Path) -> int:
     return len(index.get("manifests", ()))
 
 
-def _changes(checkout: Path, commit: Commit, folder: str) -> Changes:
+def _changes(checkout: Path, commit: Commit, folder: str, base: str) -> Changes:
     try:
-        return changes(checkout, commit, BaseBranch(), folder=folder)
+        return changes(checkout, commit, base_of({"VLLM_CI_BASE": base}), folder=folder)
     except VllmCiError as error:
         return Changes(unknown=str(error))
 
 
-def look(checkout: str, file: str, folder: str = "") -> None:
+def look(checkout: str, file: str, folder: str = "", base: str = "") -> None:
     """Write facts about a checkout."""
     commit = vcs.discover(Path(checkout))
-    changed = asdict(_changes(Path(checkout), commit, folder)) if folder else None
+    changed = asdict(_changes(Path(checkout), commit, folder, base)) if folder else None
     found = {"commit": asdict(commit), "changed": changed, "images": _images(Path(os.environ["VLLM_CI_HOME"]))}
     Path(file).write_text(json.dumps(found), encoding="utf-8")
 

@@ -77,7 +77,9 @@ class Tool:
             .with_mounted_file(_LOCK, self.package.file("requirements.lock"))
             .with_exec(install)
             .without_mount(_LOCK)
-            .with_mounted_directory(_PACKAGE, self.package, read_only=True)
+        )
+        made = (
+            made.with_mounted_directory(_PACKAGE, _compiled(made, self.package), read_only=True)
             .with_env_variable("PYTHONPATH", f"{_PACKAGE}/pipeline")
             .with_env_variable("PYTHONDONTWRITEBYTECODE", "1")
             .with_env_variable("NO_PROXY", no_proxy)
@@ -129,6 +131,12 @@ def of_this_machine() -> Tool:
         certificates=dag.host().file(str(certificates)) if certificates else None,
         network={name: dag.set_secret(name, value) for name, value in named.items()},
     )
+
+
+def _compiled(container: dagger.Container, package: dagger.Directory) -> dagger.Directory:
+    """The package with byte code, which is made once for a version of it and not by each program."""
+    argv = ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"{_PACKAGE}/pipeline"]
+    return container.with_mounted_directory(_PACKAGE, package).with_exec(argv).directory(_PACKAGE)
 
 
 def _install(program: str, package: str) -> str:

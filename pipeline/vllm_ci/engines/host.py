@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -115,6 +115,7 @@ class HostEngine:
     _stack: contextlib.AsyncExitStack = field(init=False, default_factory=contextlib.AsyncExitStack)
     _count: int = field(init=False, default=0)
     _outputs: dict[str, Path] = field(init=False, default_factory=dict)
+    _images: dict[str, tuple[Path, dict[str, Any]]] = field(init=False, default_factory=dict)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -217,6 +218,14 @@ class HostEngine:
             ready = where.command(spec.ready, values)
             yield HostService(name=spec.name, url=url, place=place, process=process, ready=ready, env=where.env)
 
+    def _image(self, digest: str) -> tuple[Path, dict[str, Any]]:
+        """Files and configuration of an image, which ``vllm-ci cache prune`` leaves alone until this engine is closed."""
+        from vllm_ci.images import store, tree
+
+        if digest not in self._images:
+            self._images[digest] = (self._stack.enter_context(tree.in_use(digest)), store.image_config(digest))
+        return self._images[digest]
+
     def _place(self, name: str) -> Path:
         self._count += 1
         place = self._folder / f"{self._count:03d}-{name}"
@@ -233,10 +242,8 @@ class HostEngine:
             }
             base["NO_PROXY"] = base["no_proxy"] = "127.0.0.1,localhost"
         else:
-            from vllm_ci.images import store, tree
-
-            path = await anyio.to_thread.run_sync(tree.materialise, image.digest)
-            root = rootfs.prepare(path, store.image_config(image.digest), place / "python")
+            path, config = await anyio.to_thread.run_sync(self._image, image.digest)
+            root = rootfs.prepare(path, config, place / "python")
             (place / "home").mkdir()
             base = {"LANG": "C.UTF-8", **root.env, "HOME": str(place / "home")}
         base |= {name: fill(value, values) for name, value in env.items()}

@@ -8,11 +8,12 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_ci.domain.errors import BuildError
 from vllm_ci.images import oci
 from vllm_ci.images.store import Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
@@ -47,11 +48,13 @@ class PrunedCache:
         images: Names of images.
         paths: Files and folders.
         freed_bytes: Their size on disk.
+        in_use: Trees that a run or a server uses, with its processes; they and their images stay, however old.
     """
 
     images: tuple[str, ...]
     paths: tuple[Path, ...]
     freed_bytes: int
+    in_use: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def show(store: Store) -> tuple[CacheKind, ...]:
@@ -75,22 +78,38 @@ def sweep(store: Store) -> None:
                 _delete(path)
 
 
-def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: bool = False) -> PrunedCache:
+def prune(
+    store: Store,
+    *,
+    older_than_days: float,
+    max_bytes: int = 0,
+    dry_run: bool = False,
+    wait_s: float = 60.0,
+    waiting: Callable[[list[str]], None] | None = None,
+) -> PrunedCache:
     """Delete images not built for a while, then the least recently built ones until the rest fits, and all that nothing needs.
 
-    Waits for builds that are under way.
+    Waits for builds that are under way. What runs and servers use stays.
 
     Args:
         store: Where.
         older_than_days: Images, wheels, trees ... that were used later than this stay.
         max_bytes: Blobs of images together; 0 for no limit.
         dry_run: Delete nothing.
+        wait_s: Longest wait for builds in seconds.
+        waiting: Called once with the processes that it waits for.
+
+    Raises:
+        LockedError: A build took longer.
     """
-    with store.alone():
+    with _alone(store, wait_s, waiting):
+        since = time.time() - older_than_days * _DAY_S
         before = store.index()
-        kept = _kept(store, before, time.time() - older_than_days * _DAY_S, max_bytes)
+        in_use = _in_use(store)
+        kept = _kept(store, before, since, max_bytes, in_use)
         names = tuple(item["annotations"][REF_NAME] for item in before if item not in kept)
-        paths = [*_unreachable(store, kept), *_old(store, kept, time.time() - older_than_days * _DAY_S), *_leftovers(store)]
+        paths = [*_unreachable(store, kept), *(path for path in _old(store, kept, since) if path.name not in in_use)]
+        paths += _leftovers(store)
         seen: set[int] = set()
         freed = sum(_size(path, seen) for path in paths)
         if not dry_run:
@@ -98,7 +117,34 @@ def prune(store: Store, *, older_than_days: float, max_bytes: int = 0, dry_run: 
                 store.keep_only(kept)
             for path in paths:
                 _delete(path)
-    return PrunedCache(images=names, paths=tuple(paths), freed_bytes=freed)
+    return PrunedCache(images=names, paths=tuple(paths), freed_bytes=freed, in_use=in_use)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, wait_s: float, waiting: Callable[[list[str]], None] | None) -> Iterator[None]:
+    seen: list[str] = []
+
+    def note(holders: list[str]) -> None:
+        seen.extend(holders)
+        if waiting is not None:
+            waiting(holders)
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(store.alone(timeout_s=wait_s, waiting=note))
+        except LockedError as error:
+            raise LockedError(
+                "the cache is in use, nothing was deleted",
+                why=f"after {wait_s:g} s it was still used by {', '.join(seen) or 'another process'}",
+                remedy="run it again when that process has ended, or wait longer: vllm-ci cache prune --wait SECONDS",
+            ) from error
+        yield
+
+
+def _in_use(store: Store) -> dict[str, list[str]]:
+    """Trees that processes use, by name."""
+    found = {path.name: store.users_of_tree(path.name) for path in _things(store, "trees")}
+    return {name: users for name, users in found.items() if users}
 
 
 def _used(store: Store, item: dict[str, Any]) -> float:
@@ -108,17 +154,20 @@ def _used(store: Store, item: dict[str, Any]) -> float:
         return 0.0
 
 
-def _kept(store: Store, items: list[dict[str, Any]], since: float, max_bytes: int) -> list[dict[str, Any]]:
-    """Images that stay, the most recently built first considered; each blob counts once."""
+def _kept(
+    store: Store, items: list[dict[str, Any]], since: float, max_bytes: int, in_use: Collection[str]
+) -> list[dict[str, Any]]:
+    """Images that stay: those in use, then the most recently built ones; each blob counts once."""
+    used = [item for item in items if in_use and not _trees(store, item).isdisjoint(in_use)]
     kept: list[dict[str, Any]] = []
     blobs: set[str] = set()
     size = 0
-    for item in sorted(items, key=lambda item: -_used(store, item)):
-        if _used(store, item) < since:
+    for item in sorted(items, key=lambda item: (item not in used, -_used(store, item))):
+        if _used(store, item) < since and item not in used:
             continue
         new = set(oci.reachable(store, item)) - blobs
         more = sum(store.blob(digest).stat().st_size for digest in new if store.blob(digest).exists())
-        if kept and max_bytes and size + more > max_bytes:
+        if kept and max_bytes and size + more > max_bytes and item not in used:
             continue
         kept.append(item)
         blobs |= new
@@ -158,6 +207,14 @@ def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Pat
 def _manifests(store: Store, item: dict[str, Any]) -> list[str]:
     found = json.loads(store.read(item["digest"]))
     return [inner["digest"] for inner in found["manifests"]] if "manifests" in found else [item["digest"]]
+
+
+def _trees(store: Store, item: dict[str, Any]) -> set[str]:
+    """Names of the trees of an image; none if its blobs are gone."""
+    try:
+        return {tree_name(json.loads(store.read(digest))["config"]["digest"]) for digest in _manifests(store, item)}
+    except BuildError:
+        return set()
 
 
 def _leftovers(store: Store) -> Iterator[Path]:

@@ -31,7 +31,7 @@ from typing import Any, cast
 
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.registry.layout import REF_NAME, Layout
-from vllm_ci.system.filelock import hold
+from vllm_ci.system.filelock import LockedError, hold, holders
 from vllm_ci.system.home import home
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -163,9 +163,30 @@ class Store:
         """Context in which nothing of the store is pruned; many may be in it at once."""
         return hold(self.root / "locks" / "prune", shared=True)
 
-    def alone(self, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
+    def alone(
+        self, *, timeout_s: float | None = None, waiting: Callable[[list[str]], None] | None = None
+    ) -> AbstractContextManager[None]:
         """Context in which only pruning may use the store; see :func:`vllm_ci.system.filelock.hold`."""
-        return hold(self.root / "locks" / "prune", timeout_s=timeout_s)
+        return hold(self.root / "locks" / "prune", timeout_s=timeout_s, waiting=waiting)
+
+    def tree_in_use(self, name: str) -> AbstractContextManager[None]:
+        """Context in which the tree ``name`` and its image are not pruned."""
+        return hold(self._tree_lock(name), shared=True)
+
+    def users_of_tree(self, name: str) -> list[str]:
+        """Processes that use the tree ``name``; for the holder of :meth:`alone`, since any other answer may be old."""
+        path = self._tree_lock(name)
+        if not path.exists():
+            return []
+        try:
+            with hold(path, timeout_s=0):
+                path.unlink()
+        except LockedError:
+            return holders(path) or ["another process"]
+        return []
+
+    def _tree_lock(self, name: str) -> Path:
+        return self.root / "locks" / f"use-{name}"
 
     def prepare(self) -> None:
         """Make the layout one."""

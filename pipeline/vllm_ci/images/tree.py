@@ -11,9 +11,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,32 @@ from vllm_ci.images.store import Store, disk, image_config, image_manifest
 _FORMAT = 2
 
 
+@contextmanager
+def in_use(digest: str, *, platform: str = "", store: Store | None = None) -> Iterator[Path]:
+    """Like :func:`materialise`; neither tree nor image is pruned as long as the context lasts."""
+    store = store or Store()
+    with ExitStack() as stack:
+        with store.in_use():
+            path = materialise(digest, platform=platform, store=store)
+            stack.enter_context(store.tree_in_use(path.name))
+        yield path
+
+
 def materialise(digest: str, *, platform: str = "", store: Store | None = None) -> Path:
     """Root file system of the image with ``digest`` (a manifest, or an index and ``platform``), made when it is not there.
 
     Its files are read-only and shared with other trees: what runs in it must write elsewhere. Devices, pipes and set-user-ID
-    bits are left out.
+    bits are left out. Nothing is pruned meanwhile, but afterwards; see :func:`in_use`.
 
     Raises:
         BuildError: The image is not in the store, its layers cannot be unpacked, or the disk is full.
     """
     store = store or Store()
+    with store.in_use():
+        return _materialised(digest, platform, store)
+
+
+def _materialised(digest: str, platform: str, store: Store) -> Path:
     platform = platform or host_platform()
     manifest = image_manifest(digest, platform=platform, store=store)
     diff_ids = image_config(digest, platform=platform, store=store)["rootfs"]["diff_ids"]

@@ -36,6 +36,9 @@ class Settings:
     config: Annotated[str, Doc("Path of the configuration file in the source")] = "vllm-ci.yaml"
     variant: Annotated[Variant, Doc("Image variant to build")] = Variant.CONFIGURED
     spec: Annotated[str, Doc("Path of an image spec in the source, instead of the configured one")] = ""
+    base: Annotated[
+        str, Doc("Branch, or commit (40 digits), that changes are compared with; by default the repository's main branch")
+    ] = ""
     gpus: Annotated[str, Doc("none, all or device numbers (0,1); by default as configured")] = ""
     checkpoint: Annotated[dagger.Directory | None, Doc("Model to serve, instead of the configured one")] = None
     secrets: Annotated[list[dagger.Secret] | None, Doc("Secrets named in the configuration, e.g. env://HF_TOKEN")] = None

@@ -46,13 +46,26 @@ async def _called_in_the_modules_own() -> bool:
         return False
 
 
-async def look(engine: DaggerEngine, checkout: DaggerDirectory, folder: str) -> Seen:
+async def look(engine: DaggerEngine, checkout: DaggerDirectory, folder: str, base: str = "") -> Seen:
     """Read the commit with git, which only a container has; with a directory, also the differences from the base branch.
+
+    Args:
+        engine: Where git runs.
+        checkout: The repository.
+        folder: Directory in it that differences are wanted of; empty for none.
+        base: The base branch or commit; by default as git knows it.
 
     Raises:
         UsageError: The source has no commit.
     """
-    argv = ("python", "-m", "vllm_ci.engines.dagger_look", "{in.source}", "{out}/seen.json", *([folder] if folder else ()))
+    argv = (
+        "python",
+        "-m",
+        "vllm_ci.engines.dagger_look",
+        "{in.source}",
+        "{out}/seen.json",
+        *((folder, base) if folder else ()),
+    )
     outcome = await engine.run(Program(name="look", argv=argv, inputs={"source": checkout}))
     if not outcome:
         raise UsageError("the source has no commit", why=reading.tail(outcome.log), remedy="git status, in the checkout")

@@ -12,7 +12,6 @@ from pathlib import Path
 import dagger
 from dagger import dag
 
-from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY, Loaded, Override, load
 from vllm_ci.config.pipeline_file import PLACE
 from vllm_ci.config.stages import BUDGETED
@@ -180,6 +179,8 @@ def package() -> dagger.Directory:
 @contextmanager
 def watched(hidden: Sequence[str] = ()) -> Iterator[Emit]:
     """Print a line at each start and end of a step to the function's log, without the secrets ``hidden``."""
+    from vllm_ci.cli import progress
+
     with progress.watch(progress.console(), hidden) as emit:
         yield emit
 
@@ -211,7 +212,8 @@ def _build_args(variant: str, spec: str) -> tuple[str, ...]:
 async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, project: Project) -> Source:
     root = DaggerDirectory(settings.source)
     folder = posixpath.dirname(settings.config)
-    seen = await checkout.look(engine, root, folder or "." if any(stage.changed for stage in project.stages) else "")
+    compared = folder or "." if any(stage.changed for stage in project.stages) else ""
+    seen = await checkout.look(engine, root, compared, settings.base)
     if seen.commit.dirty:
         note(_DIRTY)
     if seen.empty and engine.tool is not None:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import dagger
 from dagger import dag
-from rich.console import Console
 
-from vllm_ci.cli import progress
 from vllm_ci.config.load import GENERATED_KEY
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.events import Emit
@@ -22,7 +20,6 @@ from vllm_ci.module.arguments import Settings
 from vllm_ci.module.session import Work, opened, watched
 from vllm_ci.module.wanted import Wanted, plaintexts
 from vllm_ci.pipeline import default, steps
-from vllm_ci.report import folder, redaction
 from vllm_ci.stages import needs_server
 from vllm_ci.stages.stage import StageContext
 
@@ -168,6 +165,11 @@ async def _foreign(work: Work, server: dagger.Service, model: str, emit: Emit) -
 
 async def _written(result: steps.RunResult, hidden: tuple[str, ...], runs: Path) -> run.Run:
     """Write the report of a result, and create the object."""
+    from rich.console import Console
+
+    from vllm_ci.cli import progress
+    from vllm_ci.report import folder, redaction
+
     report = redaction.redacted(result.report, hidden)
     written = folder.write(runs, report, result.logs, secrets=hidden)
     # A report exported into its checkout must not make the work tree dirty.

@@ -11,7 +11,7 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from vllm_ci.domain.errors import ConfigError, ErroredError
 TIMEOUT_VARIABLE = "VLLM_CI_LOCK_TIMEOUT_S"
 # The holder may be compiling a wheel.
 _PATIENCE_S = 6 * 3600.0
+# A wait that is longer than this is worth a message.
+_NOTICED_S = 0.5
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -28,19 +30,22 @@ class LockedError(ErroredError):
 
 
 @contextmanager
-def hold(path: Path, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[None]:
+def hold(
+    path: Path, *, shared: bool = False, timeout_s: float | None = None, waiting: Callable[[list[str]], None] | None = None
+) -> Iterator[None]:
     """Hold the lock on the file ``path``.
 
     Args:
         path: Lock file; created with its directory if it does not exist.
         shared: Take a shared lock.
         timeout_s: Longest wait in seconds, 0 for none; by default ``VLLM_CI_LOCK_TIMEOUT_S`` or six hours.
+        waiting: Called once with the holders, if the wait is not over at once.
 
     Raises:
         ErroredError: The file system does not support locks.
         LockedError: Other processes held it until the timeout; the message names them.
     """
-    handle = _taken(path, shared=shared, timeout_s=_patience() if timeout_s is None else timeout_s)
+    handle = _taken(path, shared=shared, timeout_s=_patience() if timeout_s is None else timeout_s, waiting=waiting)
     try:
         yield
     finally:
@@ -79,8 +84,9 @@ def _patience() -> float:
     return seconds
 
 
-def _taken(path: Path, *, shared: bool, timeout_s: float) -> int:
+def _taken(path: Path, *, shared: bool, timeout_s: float, waiting: Callable[[list[str]], None] | None) -> int:
     end = time.monotonic() + timeout_s
+    notice = time.monotonic() + _NOTICED_S
     pause = 0.001
     while True:
         handle = _opened(path)
@@ -100,6 +106,9 @@ def _taken(path: Path, *, shared: bool, timeout_s: float) -> int:
                 why=f"held by {', '.join(holders(path)) or 'another process'} for more than {timeout_s:g} s",
                 remedy=f"wait for that process or stop it, then retry; set {TIMEOUT_VARIABLE}=SECONDS to wait longer",
             )
+        if waiting is not None and time.monotonic() >= notice:
+            waiting(holders(path))
+            waiting = None
         time.sleep(min(pause, max(end - time.monotonic(), 0.0)))
         pause = min(pause * 1.5, 0.05)
 

@@ -65,3 +65,26 @@ def test_an_empty_store_is_seen(checkout: Path, tmp_path: Path) -> None:
     measured = program(home, str(tmp_path / "volume.json"))
     assert (measured["images"], measured["bytes"]) == (1, (home / "images" / "index.json").stat().st_size)
     assert measured["free_bytes"] > 0
+
+
+def test_changes_are_compared_with_the_branch_or_commit_that_the_caller_names(checkout: Path, tmp_path: Path) -> None:
+    def git(*command: str) -> str:
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+        return subprocess.run(
+            ["git", *identity, *command], cwd=checkout, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def changed(*base: str) -> list[str]:
+        found = dagger_look.seen(program(tmp_path / "home", str(checkout), str(tmp_path / "seen.json"), ".", *base)).changed
+        assert found is not None
+        assert not found.unknown
+        return list(found.files)
+
+    (tmp_path / "home").mkdir()
+    for branch in ("release-1.2", "work"):
+        git("checkout", "--quiet", "-b", branch)
+        (checkout / f"{branch}.py").write_text("x = 1\n")
+        git("add", ".")
+        git("commit", "--quiet", "--message", branch)
+    assert changed() == changed("") == changed("main") == ["release-1.2.py", "work.py"]
+    assert changed("release-1.2") == changed(git("rev-parse", "release-1.2")) == ["work.py"]

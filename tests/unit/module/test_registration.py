@@ -198,6 +198,13 @@ def test_the_main_object_loads_nothing_heavy() -> None:
     assert not {"vllm_ci.config.load", "vllm_ci.module.session", "vllm_ci.engines.dagger"} & set(done.stdout.split())
 
 
+def test_a_call_loads_no_report_before_it_has_one() -> None:
+    """`build digest` and a call that is refused need neither templates nor reports."""
+    code = "import sys, vllm_ci.module.work; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT / "pipeline")
+    assert not {"jinja2", "vllm_ci.report.folder", "vllm_ci.cli.progress"} & set(done.stdout.split())
+
+
 def test_dagger_json_asks_for_no_more_than_the_api_that_is_used() -> None:
     # Container.from(registryService:) came with 0.21.6.
     assert CONFIG["engineVersion"] == "v0.21.6"
@@ -206,9 +213,11 @@ def test_dagger_json_asks_for_no_more_than_the_api_that_is_used() -> None:
 
 def test_the_module_loads_what_it_needs_and_nothing_else() -> None:
     """A commit that changes nothing of this loads nothing again: it costs an installation otherwise."""
-    included = set(CONFIG["include"])
-    needed = {"pyproject.toml", "requirements.lock", ".python-version", "LICENSE", "pipeline/**", "images/**"}
-    assert included == {*needed, "!**/__pycache__"}
+    everything, *patterns = CONFIG["include"]
+    assert everything == "!**", "Dagger puts * before these patterns when the module's source is the repository itself"
+    included = set(patterns)
+    needed = {"dagger.json", "hatch_build.py", "pyproject.toml", "requirements.lock", ".python-version", "LICENSE"}
+    assert included == {*needed, "pipeline/**", "images/**", "!**/__pycache__"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     # The build backend refuses to work without these.
     assert project["project"]["readme"].startswith("pipeline/")
