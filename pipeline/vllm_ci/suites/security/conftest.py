@@ -17,3 +17,11 @@ _RESPONSE_S = 20.0
 def door(pytestconfig: pytest.Config, server: ServerFacts, api_key: str, patience: Callable[[float], float]) -> Door:
     """The server, for requests exactly as they are given."""
     return Door(server=server, key=api_key, traffic=connecting.traffic(pytestconfig), timeout_s=patience(_RESPONSE_S))
+
+
+@pytest.fixture
+def text_server(server: ServerFacts) -> ServerFacts:
+    """A server that writes text; a case is skipped on one that does not, for example one with embeddings only."""
+    if not (server.can("chat") or server.can("completions")):
+        pytest.skip("the server supports neither chat nor completions")
+    return server

@@ -98,7 +98,9 @@ class Door:
 
     def working(self) -> list[Way]:
         """Ways that the server serves with the key, and refuses without it."""
-        candidates = [way for way, answer in zip(WAYS, together(self.with_the_key, WAYS), strict=True) if self.opens(way, answer)]
+        candidates = [
+            way for way, answer in zip(WAYS, together(self.with_the_key, WAYS), strict=True) if self.opens(way, answer)
+        ]
         without = together(self.ask, candidates)
         return [way for way, answer in zip(candidates, without, strict=True) if not self.opens(way, answer)]
 
@@ -153,4 +155,3 @@ _READS = (
     *("/fault_tolerance/status", "/__debug__", "/debug/pprof"),
 )
 """Development routes that a GET only reads."""
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + "1f15c4890000000d49444154789c63640c080f00026c0124d0e4b2290000000049454e44ae426082"
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    + "1f15c4890000000d49444154789c63640c080f00026c0124d0e4b2290000000049454e44ae426082"
 )
 
 
@@ -47,7 +49,9 @@ def listening(url: str) -> Iterator[Listener]:
         url: Base URL of the server.
     """
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), timeout=5) as line:
+    with socket.create_connection(
+        (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), timeout=5
+    ) as line:
         host = str(line.getsockname()[0])
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
         listener = Listener(host=host, port=server.getsockname()[1])
@@ -77,3 +81,13 @@ def _serve(server: socket.socket, listener: Listener, stop: threading.Event) -> 
                 line.sendall(head.encode() + _PNG)
             except OSError:
                 continue
+
+
+def is_local(host: str) -> bool:
+    """Whether a host name is this machine, or a container that only this machine can reach."""
+    if host in ("localhost", "vllm"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -33,7 +33,15 @@ LINE_ENDS: Mapping[str, str] = {
 
 HEADERS = (
     *("X-Request-Id", "X-Correlation-Id", "Traceparent", "X-Session-Id", "Origin", "User-Agent", "Accept", "Accept-Language"),
-    *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Host", "Referer", "OpenAI-Organization", "X-Data-Parallel-Rank"),
+    *(
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "Host",
+        "Referer",
+        "OpenAI-Organization",
+        "X-Data-Parallel-Rank",
+    ),
 )
 FIELDS = ("request_id", "model", "user", "metadata", "unknown-field", "role", "service_tier", "cache_salt", "stop")
 PLACES = (*(f"header:{name}" for name in HEADERS), *(f"field:{name}" for name in FIELDS), "path", "query", "method")

@@ -56,7 +56,9 @@ def test_a_kept_connection_does_not_keep_the_key(door: Door, refused: list[Way],
                 answer = line.response(way.method)
             if door.opens(way, answer):
                 opened.append((way, answer))
-    judge(_findings("kept-connection", dict(opened).items(), f"with {later}, after a request with the key on the same connection"))
+    judge(
+        _findings("kept-connection", dict(opened).items(), f"with {later}, after a request with the key on the same connection")
+    )
 
 
 def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge: Judge) -> None:
@@ -71,7 +73,9 @@ def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge
     judge(_findings("pipelined", dict(opened).items(), "pipelined after a request with the key, without one"))
 
 
-@pytest.mark.parametrize("form", ["HTTP/1.0", "absolute-form", "local-host", "expect", "chunked", "upgrade-h2c", "upgrade-websocket"])
+@pytest.mark.parametrize(
+    "form", ["HTTP/1.0", "absolute-form", "local-host", "expect", "chunked", "upgrade-h2c", "upgrade-websocket"]
+)
 def test_no_form_of_a_request_gets_past_the_guard(door: Door, refused: list[Way], judge: Judge, form: str) -> None:
     """Other versions, targets, framings and upgrades are guarded as well."""
     opened = []
@@ -153,7 +157,9 @@ def hidden(door: Door, refused: list[Way]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for (shape, way, outer), served in zip(tried, together(look, tried), strict=True):
         if served:
-            found.setdefault(shape, []).append(f"a request for {way.path} without a key, hidden in the body of {outer}, is served")
+            found.setdefault(shape, []).append(
+                f"a request for {way.path} without a key, hidden in the body of {outer}, is served"
+            )
     return found
 
 

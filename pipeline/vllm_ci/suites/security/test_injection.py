@@ -13,8 +13,7 @@ import pytest
 
 from vllm_ci.suites.client import ApiClient, shown, system, user
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.security.listener import Listener, listening
-from vllm_ci.suites.security.test_transport import is_local
+from vllm_ci.suites.security.listener import Listener, is_local, listening
 from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -139,7 +138,9 @@ def test_media_urls_read_no_files(client: ApiClient, judge: Judge, spelling: str
             message = f"returns the content of a file on the server, asked for by {kind}"
             found[kind] = Finding(id=f"media-content:{spelling}:{kind}", severity="critical", message=message)
         elif _told_apart(answers, "passwd", missing):
-            message = f"opens {_FILES[spelling].format('etc/passwd')}: {shown(answers[0])}; for a missing file: {shown(answers[1])}"
+            message = (
+                f"opens {_FILES[spelling].format('etc/passwd')}: {shown(answers[0])}; for a missing file: {shown(answers[1])}"
+            )
             found[kind] = Finding(id=f"media-file:{spelling}:{kind}", severity="high", message=message)
     judge(found.values())
 
@@ -154,7 +155,9 @@ def _told_apart(answers: Sequence[httpx.Response], *names: str) -> bool:
     """Whether two answers differ in more than the name that was sent; answers with text differ anyway."""
     if all(answer.status_code == 200 for answer in answers) or any(answer.status_code == 429 for answer in answers):
         return False
-    texts = [re.sub(r"[0-9a-f]{8,}|\d+", "", answer.text.replace(name, "")) for answer, name in zip(answers, names, strict=True)]
+    texts = [
+        re.sub(r"[0-9a-f]{8,}|\d+", "", answer.text.replace(name, "")) for answer, name in zip(answers, names, strict=True)
+    ]
     return answers[0].status_code != answers[1].status_code or texts[0] != texts[1]
 
 

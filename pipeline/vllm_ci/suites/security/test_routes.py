@@ -48,14 +48,21 @@ _MISTAKES: dict[str, tuple[str, Any]] = {
     "an unknown model, streamed": (CHAT, {"model": "no-such-model", "messages": _HI, "stream": True}),
     "a picture that is none": (
         CHAT,
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}
+            ]
+        },
     ),
     "a tool that is none": (CHAT, {"messages": _HI, "tools": [{"type": "function"}]}),
     "too long a prompt": (COMPLETIONS, {"prompt": "x " * 40_000, "max_tokens": 1}),
     "a prompt of wrong type": (COMPLETIONS, {"prompt": {"a": 1}}),
     "a prompt of wrong type, streamed": (COMPLETIONS, {"prompt": [[]], "stream": True}),
     "a wrong input": (EMBEDDINGS, {"input": {"a": 1}}),
-    "half a surrogate pair": (CHAT, b'{"model": "MODEL", "messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 1}'),
+    "half a surrogate pair": (
+        CHAT,
+        b'{"model": "MODEL", "messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 1}',
+    ),
 }
 
 
@@ -76,7 +83,12 @@ def test_errors_outside_of_routes_show_no_code(door: Door, judge: Judge, place: 
         "a wrong method": {"target": CHAT, "method": "DELETE"},
         "no key": {"target": "/v1/models"},
         "a bad request line": {"target": "/%", "method": "BR EW"},
-        "a wrong media type": {"target": CHAT, "method": "POST", "body": b"x", "headers": [*door.with_key, ("Content-Type", "text/x")]},
+        "a wrong media type": {
+            "target": CHAT,
+            "method": "POST",
+            "body": b"x",
+            "headers": [*door.with_key, ("Content-Type", "text/x")],
+        },
     }
     answer = door.send(**requests[place])
     judge(_shown(door, answer.text, str(requests[place]), place))

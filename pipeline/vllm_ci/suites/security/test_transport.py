@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
@@ -14,6 +13,7 @@ import pytest
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.raw import CONNECT_S
 from vllm_ci.suites.security import handshakes
+from vllm_ci.suites.security.listener import is_local
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import inconclusive
 
@@ -63,13 +63,3 @@ def _secured(server: ServerFacts) -> tuple[str, int]:
     if parts.scheme != "https":
         pytest.skip("the server is reached over plain HTTP, without TLS")
     return parts.hostname or "", parts.port or 443
-
-
-def is_local(host: str) -> bool:
-    """Whether a host name is this machine, or a container that only this machine can reach."""
-    if host in ("localhost", "vllm"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

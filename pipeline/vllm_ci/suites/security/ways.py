@@ -109,7 +109,12 @@ WAYS: tuple[Way, ...] = (
     Way(name="count-tokens", path="/v1/messages/count_tokens", shows=("input_tokens",), body={"messages": _HI}),
     Way(name="batch", path="/v1/chat/completions/batch", shows=("choices", "data"), body={"messages": [_HI], "max_tokens": 1}),
     Way(name="render", path="/v1/chat/completions/render", shows=("token_ids", "prompt_token_ids"), body={"messages": _HI}),
-    Way(name="generate", path="/inference/v1/generate", shows=("choices",), body={"token_ids": [5], "sampling_params": {"max_tokens": 1}}),
+    Way(
+        name="generate",
+        path="/inference/v1/generate",
+        shows=("choices",),
+        body={"token_ids": [5], "sampling_params": {"max_tokens": 1}},
+    ),
     Way(name="invocations", path="/invocations", shows=("choices",), body={"prompt": "x", "max_tokens": 1}),
     Way(name="invocations-chat", path="/invocations", shows=("choices",), body={"messages": _HI, "max_tokens": 1}),
     Way(
@@ -163,7 +168,9 @@ def _form(fields: Mapping[str, Any]) -> bytes:
     """A form with the fields and a recording of a tenth of a second of silence."""
     frames = b"\0\0" * 1600
     wav = b"RIFF" + struct.pack("<I", 36 + len(frames)) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
-    parts = [f'--{_BORDER}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+    parts = [
+        f'--{_BORDER}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
+    ]
     head = f'--{_BORDER}\r\nContent-Disposition: form-data; name="file"; filename="x.wav"\r\nContent-Type: audio/wav\r\n\r\n'
     sound = wav + b"data" + struct.pack("<I", len(frames)) + frames
     return "".join(parts).encode() + head.encode() + sound + f"\r\n--{_BORDER}--\r\n".encode()
@@ -192,7 +199,11 @@ def wrong_keys(key: str) -> dict[str, list[tuple[str, str]]]:
         "pattern-key": [("Authorization", "Bearer *")],
         "another-header": [("X-Api-Key", "not-the-key"), ("Api-Key", "not-the-key")],
         "empty-other-header": [("X-Api-Key", "")],
-        "forwarded-from-localhost": [("X-Forwarded-For", "127.0.0.1"), ("X-Real-IP", "127.0.0.1"), ("Forwarded", "for=127.0.0.1")],
+        "forwarded-from-localhost": [
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("X-Real-IP", "127.0.0.1"),
+            ("Forwarded", "for=127.0.0.1"),
+        ],
         "forwarded-by-a-name": [("X-Forwarded-User", "admin"), ("Remote-User", "admin"), ("X-Remote-User", "admin")],
         "forwarded-for-another-host": [("X-Forwarded-Host", "localhost"), ("X-Forwarded-Proto", "https")],
         "rewritten-url": [("X-Original-URL", "/health"), ("X-Rewrite-URL", "/health"), ("X-Forwarded-Prefix", "/health")],
