@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from vllm_ci.suites.client import Json, shown
+from vllm_ci.suites.reach import cards_of
 
 CAPABILITIES = (
     *("chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
@@ -187,8 +188,23 @@ class Probing:
         return "" if "vllm:" in answer.text else "/metrics has no metrics of vLLM"
 
     def _auth(self) -> str:
-        anonymous = self.http.get("/v1/models", headers={"authorization": ""})
-        return "" if anonymous.status_code in (401, 403) else "the server lists its models without a key"
+        """Whether a key is required; only a list of models and an answer that were really served without one prove that none is."""
+        listed = self._anonymous("GET", "/v1/models")
+        if cards_of(listed) is None or not self._surface:
+            return "" if cards_of(listed) is None else "the server lists its models without a key"
+        chat = self._surface == "chat"
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        answer = self._anonymous("POST", path, json=(self._chat if chat else self._prompt)())
+        try:
+            served = answer.status_code == 200 and bool(answer.json()["choices"])
+        except (ValueError, LookupError, TypeError):
+            served = False
+        return "the server lists its models and answers without a key" if served else ""
+
+    def _anonymous(self, method: str, path: str, **options: Any) -> httpx.Response:
+        request = self.http.build_request(method, path, **options)
+        request.headers.pop("authorization", None)
+        return self.http.send(request)
 
     def _stream_usage(self) -> str:
         chat = self._surface == "chat"

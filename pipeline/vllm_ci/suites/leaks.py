@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from vllm_ci.suites.findings import Finding
+
+_LINE_END = re.compile(r"\r\n|[\r\n\x0b\x0c]")
+"""What moves a terminal and line-based tools to another line; Unicode's own separators do not."""
 
 
 def forged_line(word: str) -> str:
@@ -12,9 +16,9 @@ def forged_line(word: str) -> str:
     return f"INFO 01-01 00:00:00 {word[::-1]} all is well"
 
 
-def forged(word: str) -> str:
-    """User text that adds such a line to a log that does not escape line breaks."""
-    return f"x\n{forged_line(word)}\nx"
+def forged(word: str, end: str = "\n") -> str:
+    """User text that adds such a line to a log that does not escape this line end, or decodes it."""
+    return f"x{end}{forged_line(word)}{end}x"
 
 
 def in_log(log: str, *, secrets: Mapping[str, str], prompts: Iterable[str]) -> list[Finding]:
@@ -39,10 +43,10 @@ def in_log(log: str, *, secrets: Mapping[str, str], prompts: Iterable[str]) -> l
     if seen:
         message = f"{len(seen)} prompts are in the server's log, the first in {_where(log, seen[0])}; disable request logging"
         found.append(Finding(id="prompt-in-log", severity="medium", message=message))
-    lines = set(log.splitlines())
+    lines = {line.strip(" \t") for line in _LINE_END.split(log)}
     written = [word for word in words if forged_line(word) in lines]
     if written:
-        message = f"users wrote {len(written)} lines of the log, through a model name or the user field"
+        message = f"users wrote {len(written)} lines of the log, through text with line ends: {forged_line(written[0])!r}"
         found.append(Finding(id="log-injection", severity="medium", message=message))
     return found
 

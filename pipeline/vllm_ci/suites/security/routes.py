@@ -1,4 +1,4 @@
-"""The routes of vLLM: which may be open, and how to request them without side effects."""
+"""The routes of a server: which may be open, and which must not exist."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from importlib import resources
 from typing import Any
 
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.raw import RawResponse, send
 from vllm_ci.suites.server import ServerFacts
 
-# Statuses of a refused request; gateways answer 404 or 405 for routes that they do not forward.
-CLOSED = (401, 403, 404, 405)
-_JSON = {"content-type": "application/json"}
-# Invalid JSON, so that no handler with a body runs.
-_NO_JSON = b"{"
+_UNKNOWN = {"why": "is not on the list of open routes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +36,6 @@ class Catalogue:
     """Known routes of vLLM (``routes.json``)."""
 
     open: Mapping[str, Mapping[str, Any]]
-    probe: Mapping[str, Any]
     unlisted: tuple[str, ...]
     always: tuple[str, ...]
     development: Mapping[str, str]
@@ -53,21 +47,18 @@ class Catalogue:
         found = (Route(method=name.split(" ", 1)[0], path=name.split(" ", 1)[1]) for name in named)
         return tuple(route for route in found if route.path not in self.development)
 
-    def request(self, server: ServerFacts, route: Route, headers: Mapping[str, str]) -> RawResponse:
-        """Send a harmless request to a route."""
-        body = b""
-        if route.method in ("POST", "PUT", "PATCH"):
-            known = self.probe.get(str(route))
-            body = json.dumps({"model": server.model, **known}).encode() if known else _NO_JSON
-        sent = {**headers, **(_JSON if body else {})}
-        return send(server.url, route.target, method=route.method, headers=sent, body=body)
+    def finding(self, route: Route, said: str, *, unknown: str = "high") -> Finding | None:
+        """The finding for a route that serves without the key; ``None`` if it may be open.
 
-    def finding(self, route: Route, status: int) -> Finding | None:
-        """The finding for a route that answered without the key; ``None`` if it may be open."""
-        known = self.open.get(str(route), {"severity": "high", "why": "is not on the list of open routes"})
+        Args:
+            route: The route.
+            said: What it returned.
+            unknown: Severity if the route is not known.
+        """
+        known = self.open.get(str(route), {"severity": unknown, **_UNKNOWN})
         if known["severity"] is None:
             return None
-        message = f"answers {status} without the key: {known['why']}"
+        message = f"serves without the key: {known['why']}; it returns {said}"
         return Finding(id=f"open-route:{route}", severity=known["severity"], message=message)
 
 
@@ -76,7 +67,6 @@ def catalogue() -> Catalogue:
     data = json.loads(resources.files(__package__).joinpath("routes.json").read_text(encoding="utf-8"))
     return Catalogue(
         open=data["open"],
-        probe=data["probe"],
         unlisted=tuple(data["unlisted"]),
         always=tuple(data["always"]),
         development=data["development"],
@@ -85,18 +75,25 @@ def catalogue() -> Catalogue:
 
 def spellings(path: str) -> Iterator[str]:
     """Other spellings of a path, which an access check may parse differently than the router."""
-    head, _, tail = path.lstrip("/").partition("/")
-    yield f"//{head}/{tail}"
-    yield f"/{head}//{tail}"
-    yield f"/{head}/{tail}/"
-    yield f"/./{head}/{tail}"
-    yield f"/x/../{head}/{tail}"
-    yield f"/health/../{head}/{tail}"
-    yield f"/{head.upper()}/{tail}"
-    yield f"/%{ord(head[0]):02x}{head[1:]}/{tail}"
-    yield f"/{head}%2f{tail}"
-    yield f"/{head};x=y/{tail}"
-    yield f"/{head}/{tail}?x=/health"
-    yield f"/{head}/{tail}%00"
-    yield f"/health%2f..%2f{head}/{tail}"
-    yield f"/{head}\\{tail}"
+    head, slash, tail = path.lstrip("/").partition("/")
+    rest = slash + tail
+    yield f"//{head}{rest}"
+    yield f"/{head}/{rest}"
+    yield f"/{head}{rest}/"
+    yield f"/./{head}{rest}"
+    yield f"/x/../{head}{rest}"
+    yield f"/health/../{head}{rest}"
+    yield f"/health/..;/{head}{rest}"
+    yield f"/{head.upper()}{rest}"
+    yield f"/{head}{rest.upper()}" if rest else f"/{head.capitalize()}/"
+    yield f"/%{ord(head[0]):02x}{head[1:]}{rest}"
+    yield f"/%25{ord(head[0]):02x}{head[1:]}{rest}"
+    yield f"/{head}{rest.replace('/', '%2f') or '%2f'}"
+    yield f"/{head};x=y{rest}"
+    yield f"/{head}{rest}?x=/health"
+    yield f"/{head}{rest}#/health"
+    yield f"/{head}{rest}%00"
+    yield f"/{head}{rest}%20"
+    yield f"/{head}{rest}.json"
+    yield f"/health%2f..%2f{head}{rest}"
+    yield f"/{head}{rest.replace('/', chr(92)) or chr(92)}"

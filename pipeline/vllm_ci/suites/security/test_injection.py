@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import ipaddress
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from vllm_ci.suites.client import ApiClient, shown, system, user
 from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.security.listener import Listener, is_local, listening
 from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -63,38 +69,104 @@ def test_a_name_or_role_is_no_template(client: ApiClient, server: ServerFacts) -
         assert "49" not in text, f"the name was evaluated as a template: {text[:200]!r}"
 
 
-_PLACES = {
-    "file": "file:///etc/passwd",
-    "path": "/etc/passwd",
-    "loopback": "http://127.0.0.1:9/x.png",
-    "link-local": "http://169.254.169.254/latest/meta-data/",
-    "other-scheme": "gopher://127.0.0.1:9/_x",
+_MEDIA = {
+    "image_url": lambda url: {"type": "image_url", "image_url": {"url": url}},
+    "audio_url": lambda url: {"type": "audio_url", "audio_url": {"url": url}},
+    "video_url": lambda url: {"type": "video_url", "video_url": {"url": url}},
+    "file": lambda url: {"type": "file", "file": {"file_url": url, "file_data": url}},
+    "input_image": lambda url: {"type": "input_image", "image_url": url},
+}
+_FETCH_S, _FETCHED_S = 0.3, 0.03
+"""How long a fetch is waited for: after a refusal it would have happened already."""
+_SPELLED = {
+    "address": "http://{host}:{port}/{word}.png",
+    "user-info": "http://example.com@{host}:{port}/{word}.png",
+    "decimal": "http://{decimal}:{port}/{word}.png",
+    "mapped": "http://[::ffff:{host}]:{port}/{word}.png",
+    "localhost": "http://localhost:{port}/{word}.png",
+    "upper-case-scheme": "HTTP://{host}:{port}/{word}.png",
+    "other-scheme": "gopher://{host}:{port}/_{word}",
+    "ftp": "ftp://{host}:{port}/{word}.png",
+}
+
+
+@pytest.fixture(scope="module")
+def listener(server: ServerFacts) -> Iterator[Listener]:
+    """A port of this machine that notices a fetch."""
+    with listening(server.url) as found:
+        yield found
+
+
+@pytest.mark.requires_capability("chat")
+@pytest.mark.parametrize("spelling", _SPELLED)
+def test_media_urls_open_nothing_inside(
+    client: ApiClient, server: ServerFacts, listener: Listener, judge: Judge, spelling: str
+) -> None:
+    """The server must not fetch URLs from its own network (CWE-918); a fetch is proved by a connection to a port of ours."""
+    mapped = ipaddress.ip_address(listener.host)
+    places = {"host": listener.host, "port": listener.port, "decimal": int(mapped) if mapped.version == 4 else listener.host}
+    found = []
+    for kind, media in _MEDIA.items():
+        url = _SPELLED[spelling].format(**places, word=secrets.token_hex(8))
+        answer = _with_media(client, media(url))
+        said = listener.heard(_FETCH_S if answer.status_code == 200 else _FETCHED_S)
+        if said is not None:
+            message = f"fetches {url} for a user (our port got {said[:40]!r}); start it with --allowed-media-domains"
+            found.append(Finding(id=f"media-url:{kind}:{spelling}", severity="high", message=message))
+    if not found and not is_local(urlsplit(server.url).hostname or ""):
+        pytest.skip("no connection came, but the server is on another machine, which may not be able to reach this one")
+    judge(found)
+
+
+_FILES = {
+    "file": "file:///{}",
+    "file-with-host": "file://localhost/{}",
+    "path": "/{}",
+    "data-path": "data:text/plain;file=/{}",
 }
 
 
 @pytest.mark.requires_capability("chat")
-@pytest.mark.parametrize("place", _PLACES)
-def test_media_urls_open_nothing_inside(client: ApiClient, server: ServerFacts, judge: Judge, place: str) -> None:
-    """The server must not fetch URLs from its own disk or network; a server without image support refuses."""
-    picture = {"type": "image_url", "image_url": {"url": _PLACES[place]}}
-    body = {"model": server.model, "messages": [{"role": "user", "content": [picture]}], "max_tokens": 1}
-    answer = client.post("/v1/chat/completions", body)
-    found = []
-    if answer.status_code == 200:
-        message = f"fetches {_PLACES[place]} for a user; start it with --allowed-media-domains"
-        found.append(Finding(id=f"media-url:{place}", severity="high", message=message))
-    if "root:" in answer.text:
-        message = "returns the content of a file on the server"
-        found.append(Finding(id=f"media-content:{place}", severity="critical", message=message))
-    judge(found)
+@pytest.mark.parametrize("spelling", _FILES)
+def test_media_urls_read_no_files(client: ApiClient, judge: Judge, spelling: str) -> None:
+    """A file that exists and one that cannot exist get the same answer, or the server looked (CWE-73)."""
+    missing = f"no-such-{secrets.token_hex(8)}"
+    found: dict[str, Finding] = {}
+    for kind, media in _MEDIA.items():
+        answers = [_with_media(client, media(_FILES[spelling].format(name))) for name in ("etc/passwd", f"etc/{missing}")]
+        if any("root:" in answer.text for answer in answers):
+            message = f"returns the content of a file on the server, asked for by {kind}"
+            found[kind] = Finding(id=f"media-content:{spelling}:{kind}", severity="critical", message=message)
+        elif _told_apart(answers, "passwd", missing):
+            message = (
+                f"opens {_FILES[spelling].format('etc/passwd')}: {shown(answers[0])}; for a missing file: {shown(answers[1])}"
+            )
+            found[kind] = Finding(id=f"media-file:{spelling}:{kind}", severity="high", message=message)
+    judge(found.values())
+
+
+def _with_media(client: ApiClient, part: Mapping[str, object]) -> httpx.Response:
+    content = [{"type": "text", "text": "x"}, part]
+    body = {"model": client.model, "messages": [{"role": "user", "content": content}], "max_tokens": 1, "temperature": 0}
+    return client.post("/v1/chat/completions", body)
+
+
+def _told_apart(answers: Sequence[httpx.Response], *names: str) -> bool:
+    """Whether two answers differ in more than the name that was sent; answers with text differ anyway."""
+    if all(answer.status_code == 200 for answer in answers) or any(answer.status_code == 429 for answer in answers):
+        return False
+    texts = [
+        re.sub(r"[0-9a-f]{8,}|\d+", "", answer.text.replace(name, "")) for answer, name in zip(answers, names, strict=True)
+    ]
+    return answers[0].status_code != answers[1].status_code or texts[0] != texts[1]
 
 
 @pytest.mark.requires_capability("chat")
 @pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "tiny/../../x", "a\r\nx: y"])
 def test_a_model_name_is_no_path(client: ApiClient, name: str) -> None:
-    """Model names are looked up in a list, not on disk."""
+    """Model names are looked up in a list, not on disk; a server that ignores them may answer."""
     answer = client.post("/v1/chat/completions", {"model": name, "messages": [user("x")], "max_tokens": 1})
-    assert answer.status_code in (400, 404), shown(answer)
+    assert answer.status_code < 500, f"an unknown model is answered {shown(answer)}"
     assert "root:" not in answer.text, "the response contains a file of the server"
     assert "x" not in answer.headers, "a line break in a model name created a response header"
 

@@ -10,8 +10,12 @@ import pytest
 from vllm_ci.suites import leaks
 from vllm_ci.suites.client import ApiClient, user
 from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.security.door import Door, together
+from vllm_ci.suites.security.reflecting import LINE_ENDS, PLACES, Mirror
 
 Judge = Callable[[Iterable[Finding]], None]
+
+_NOT_GIVEN = "the server's log was not given (--vllm-server-log FILE); a pipeline that runs the server checks it itself"
 
 
 @pytest.fixture
@@ -21,22 +25,20 @@ def log(request: pytest.FixtureRequest) -> Callable[[], str]:
     def read() -> str:
         name = request.config.option.vllm_server_log
         if not name:
-            pytest.skip(
-                "the server's log was not given (--vllm-server-log FILE); a pipeline that runs the server checks it itself"
-            )
+            pytest.skip(_NOT_GIVEN)
         return Path(name).read_text(encoding="utf-8", errors="replace")
 
     return read
 
 
-@pytest.mark.requires_capability("chat")
 def test_the_log_holds_no_secret_and_no_prompt(
     client: ApiClient, log: Callable[[], str], canary: Callable[[], str], api_key: str, judge: Judge
 ) -> None:
     """Logs are kept for long and read by many people."""
     word = canary()
-    client.chat(f"My secret is {word}.", max_tokens=1)
-    client.post("/v1/chat/completions", {"model": client.model, "messages": [user(word)], "temperature": -1})
+    client.post(client.path, client.body(f"My secret is {word}.", max_tokens=1))
+    client.post(client.path, client.body(f"My secret is {word}.", max_tokens=1, stream=True))
+    client.post(client.path, client.body(word, temperature=-1))
     judge(leaks.in_log(log(), secrets={"the API key": api_key}, prompts=[word]))
 
 
@@ -50,3 +52,21 @@ def test_nobody_writes_lines_into_the_log(
     client.post("/v1/chat/completions", {"model": text, "messages": [user("x")]})
     client.post("/v1/chat/completions", {"model": client.model, "messages": [user("x")], "user": text, "temperature": -1})
     judge(finding for finding in leaks.in_log(log(), secrets={}, prompts=[word]) if finding.id == "log-injection")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_part_of_a_request_writes_lines_into_the_log(
+    door: Door, log: Callable[[], str], canary: Callable[[], str], judge: Judge, place: str
+) -> None:
+    """Headers, fields, the path and the query are logged too, and what is encoded in them may be decoded first (CWE-117)."""
+    mirrors = [Mirror(door=door, place=place, ask=ask) for ask in ("models", "chat")]
+    word = canary()
+    tried = [(mirror, end) for mirror in mirrors[: 1 if place in ("path", "query", "method") else 2] for end in LINE_ENDS]
+    together(lambda each: _sent(*each, word), tried)
+    found = [each for each in leaks.in_log(log(), secrets={}, prompts=[word]) if each.id == "log-injection"]
+    judge(Finding(id=f"log-injection:{place}", severity=each.severity, message=f"{each.message}, in {place}") for each in found)
+
+
+def _sent(mirror: Mirror, end: str, word: str) -> None:
+    if mirror.fits(end):
+        mirror.sent(leaks.forged(word, LINE_ENDS[end]), end)

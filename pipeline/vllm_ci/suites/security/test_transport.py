@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
@@ -12,7 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.raw import CONNECT_S
+from vllm_ci.suites.security import handshakes
+from vllm_ci.suites.security.listener import is_local
 from vllm_ci.suites.server import ServerFacts
+from vllm_ci.suites.verdicts import inconclusive
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -23,19 +26,19 @@ def test_plain_http_stays_on_the_machine(server: ServerFacts, judge: Judge) -> N
     """Plain HTTP would send keys and prompts unencrypted."""
     parts = urlsplit(server.url)
     message = "is reached over plain HTTP from another machine; use TLS"
-    exposed = parts.scheme == "http" and not _local(parts.hostname or "")
+    exposed = parts.scheme == "http" and not is_local(parts.hostname or "")
     judge([Finding(id="plain-http", severity="low", message=message)] if exposed else [])
 
 
-def test_old_versions_of_tls_are_refused(server: ServerFacts, judge: Judge) -> None:
-    """TLS 1.0 and 1.1 are broken (RFC 8996)."""
+@pytest.mark.parametrize("version", handshakes.OLD)
+def test_old_versions_of_tls_are_refused(server: ServerFacts, judge: Judge, version: str) -> None:
+    """TLS 1.0 and 1.1 are broken (RFC 8996); they are offered for real, after a handshake with ourselves shows that we can."""
     host, port = _secured(server)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection((host, port), timeout=10) as line, context.wrap_socket(line, server_hostname=host) as secured:
-        version = secured.version() or ""
-    old = version in ("SSLv3", "TLSv1", "TLSv1.1")
-    judge([Finding(id="old-tls", severity="high", message=f"speaks {version}")] if old else [])
+    old = handshakes.OLD[version]
+    if reason := handshakes.untestable(old):
+        inconclusive(reason)
+    message = f"completes a handshake in {version}, which RFC 8996 forbids"
+    judge([Finding(id=f"old-tls:{version}", severity="high", message=message)] if handshakes.accepts(host, port, old) else [])
 
 
 def test_the_certificate_holds(server: ServerFacts, judge: Judge) -> None:
@@ -43,7 +46,7 @@ def test_the_certificate_holds(server: ServerFacts, judge: Judge) -> None:
     host, port = _secured(server)
     try:
         with (
-            socket.create_connection((host, port), timeout=10) as line,
+            socket.create_connection((host, port), timeout=CONNECT_S) as line,
             ssl.create_default_context().wrap_socket(line, server_hostname=host) as secured,
         ):
             certificate = secured.getpeercert() or {}
@@ -60,13 +63,3 @@ def _secured(server: ServerFacts) -> tuple[str, int]:
     if parts.scheme != "https":
         pytest.skip("the server is reached over plain HTTP, without TLS")
     return parts.hostname or "", parts.port or 443
-
-
-def _local(host: str) -> bool:
-    """Whether a host name is this machine, or a container that only this machine can reach."""
-    if host in ("localhost", "vllm"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
