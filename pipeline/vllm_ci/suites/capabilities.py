@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from vllm_ci.suites.client import Json, shown
+from vllm_ci.suites.answers import Json
+from vllm_ci.suites.client import shown
 from vllm_ci.suites.reach import cards_of
 
 CAPABILITIES = (
@@ -22,22 +23,39 @@ CAPABILITIES = (
     *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
     *("usage", "stream_usage", "ignore_eos", "echo", "choices", "structured_outputs_field", "tool_prompt"),
     *("completion_logprobs", "prompt_logprobs", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
+    *("seed", "batch", "token_prompts", "system_messages", "tool_results"),
 )
-_OF_CHAT = ("tools", "structured_output", "structured_outputs_field", "logprobs", "multimodal", "tool_prompt")
-_OF_COMPLETIONS = ("echo", "completion_logprobs", "prompt_logprobs")
+_OF_CHAT = (
+    *("tools", "structured_output", "structured_outputs_field", "logprobs", "multimodal", "tool_prompt"),
+    *("system_messages", "tool_results"),
+)
+_OF_COMPLETIONS = ("echo", "completion_logprobs", "prompt_logprobs", "batch", "token_prompts")
 _OF_TEXT = (
     *("usage", "stream_usage", "ignore_eos", "token_ids", "choices", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
+    *("seed",),
 )
 # Statuses that mean "not supported".
 REFUSED = (400, 404, 405, 422, 501)
 IGNORED = "is accepted and ignored"
-_TOGETHER = 4
+_TOGETHER = 8
+_EXCERPT = 300
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"n": {"enum": [1]}}}}}
 _ONE = {"type": "object", "properties": {"n": {"enum": [1]}}, "required": ["n"], "additionalProperties": False}
 _SCHEMA = {"type": "json_schema", "json_schema": {"name": "one", "strict": True, "schema": _ONE}}
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"n":1}'}}
+_RESULT = [
+    {"role": "user", "content": "look"},
+    {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "seen"},
+]
+_SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
 _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+class _BrokenError(Exception):
+    """A probe, which is a valid request, is answered with a server error or not at all."""
 
 
 @dataclass(kw_only=True)
@@ -92,6 +110,8 @@ class Probing:
                 "logprobs": self._chats(_has_logprobs, logprobs=True, top_logprobs=1),
                 "multimodal": lambda: self._more_prompt("a picture", messages=picture),
                 "tool_prompt": lambda: self._more_prompt("a declared tool", tools=[_TOOL], tool_choice="auto"),
+                "system_messages": self._chats(_has_choices, messages=_SYSTEM),
+                "tool_results": self._chats(_has_choices, tools=[_TOOL], messages=_RESULT),
             }
         else:
             probes |= dict.fromkeys(_OF_CHAT, lambda: f"needs chat: {absent['chat']}")
@@ -100,6 +120,8 @@ class Probing:
                 "echo": self._completes(_echoes, prompt="hello world", echo=True),
                 "completion_logprobs": self._completes(_has_logprobs, logprobs=1),
                 "prompt_logprobs": self._completes(_has_prompt_logprobs, prompt_logprobs=1),
+                "batch": self._completes(_two_choices, prompt=["hello", "the"]),
+                "token_prompts": self._completes(_has_choices, prompt=[5, 6, 7]),
             }
         else:
             probes |= dict.fromkeys(_OF_COMPLETIONS, lambda: f"needs completions: {absent['completions']}")
@@ -114,6 +136,7 @@ class Probing:
                 "stop_token_ids": self._asks(_has_choice, stop_token_ids=[0]),
                 "bad_words": self._asks(_has_choice, bad_words=["zebra"]),
                 "logit_bias": self._asks(_has_choice, logit_bias={"5": -100}),
+                "seed": self._seed,
             }
         else:
             probes |= dict.fromkeys(_OF_TEXT, lambda: "the server supports neither chat nor completions")
@@ -122,10 +145,12 @@ class Probing:
     def _looked(self, name: str, look: Callable[[], str]) -> str:
         try:
             return look()
+        except _BrokenError as error:
+            self.broken[name] = str(error)
         except httpx.TimeoutException:
             self.broken[name] = "its probe is not answered in time"
         except httpx.HTTPError as error:
-            self.broken[name] = f"its probe ends without an answer: {error}"
+            self.broken[name] = f"its probe ends without an answer: {error or type(error).__name__}"
         return self.broken[name]
 
     def _posted(self, path: str, body: Json, effect: Callable[[Json], str]) -> str:
@@ -137,8 +162,9 @@ class Probing:
     def _effect(self, path: str, answer: httpx.Response, effect: Callable[[Json], str]) -> str:
         if answer.status_code in REFUSED:
             return f"{path}: {shown(answer)}"
+        if answer.status_code >= 500:
+            raise _BrokenError(f"{path}: {shown(answer)}; the request was {_sent(answer)}")
         if answer.status_code != 200:
-            self.broken[path] = f"a probe is answered {shown(answer)}"
             return f"{path}: {shown(answer)}"
         try:
             body = answer.json()
@@ -175,6 +201,21 @@ class Probing:
             counted.append(answer.json()["usage"].get("prompt_tokens"))
         longer = counted[0] is None or counted[1] is None or counted[1] > counted[0]
         return "" if longer else f"{what} {IGNORED}: it adds nothing to the prompt"
+
+    def _seed(self) -> str:
+        """Whether a seed repeats a sampled answer; vLLM documents that it does, so its cases tell."""
+        if self.is_vllm:
+            return ""
+        seen: list[str] = []
+
+        def keep(body: Json) -> str:
+            seen.append(_said(body))
+            return ""
+
+        for _ in range(2):
+            if reason := self._asks(keep, seed=7, temperature=1, max_tokens=12)():
+                return reason
+        return "" if seen[0] == seen[1] else f"seed {IGNORED}"
 
     def _tokenize(self) -> str:
         return self._posted("/tokenize", {"model": self.model, "prompt": "hello"}, _has_tokens)
@@ -223,6 +264,15 @@ class Probing:
         )
 
 
+def _sent(answer: httpx.Response) -> str:
+    return answer.request.content.decode("utf-8", "replace")[:_EXCERPT]
+
+
+def _said(body: Json) -> str:
+    choice = _choice(body)
+    return str(choice["message"].get("content") if "message" in choice else choice["text"])
+
+
 def _choice(body: Json) -> Json:
     found: Json = body["choices"][0]
     return found
@@ -261,7 +311,7 @@ def _has_prompt_logprobs(body: Json) -> str:
 
 
 def _echoes(body: Json) -> str:
-    return "" if str(_choice(body)["text"]).startswith("hello world") else f"echo {IGNORED}"
+    return "" if str(_choice(body)["text"]).lstrip().startswith("hello world") else f"echo {IGNORED}"
 
 
 def _two_choices(body: Json) -> str:

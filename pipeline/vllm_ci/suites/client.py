@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from vllm_ci.suites.answers import Answer, Json, read
 from vllm_ci.suites.metrics import Samples, parse
+from vllm_ci.suites.verdicts import Fault
 
 if TYPE_CHECKING:
     from vllm_ci.suites.server import ServerFacts
 
-Json = dict[str, Any]
+__all__ = ["Answer", "ApiClient", "Json", "assistant", "at_once", "said", "shown", "system", "user"]
+
+_CHAT = "/v1/chat/completions"
+_COMPLETIONS = "/v1/completions"
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 
@@ -27,11 +33,13 @@ class ApiClient:
         http: HTTP client with base URL, key and timeouts; can be used from several threads.
         model: Served name.
         server: What it supports; requests use only that.
+        exchanges: The last answer, for reports.
     """
 
     http: httpx.Client
     model: str
     server: ServerFacts
+    exchanges: deque[httpx.Response] = field(default_factory=lambda: deque(maxlen=1), compare=False)
 
     @property
     def is_chat(self) -> bool:
@@ -41,14 +49,16 @@ class ApiClient:
     @property
     def path(self) -> str:
         """The path that :meth:`ask` uses."""
-        return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+        return _CHAT if self.is_chat else _COMPLETIONS
 
     def exactly(self, tokens: int) -> Json:
         """Parameters for an answer of this many tokens; of at most this many if the server has no ``ignore_eos``."""
         return {"max_tokens": tokens, **({"ignore_eos": True} if self.server.can("ignore_eos") else {})}
 
-    def counts(self, found: int, asked: int) -> bool:
-        """Whether a number of tokens is right for :meth:`exactly`."""
+    def counts(self, found: int | None, asked: int) -> bool:
+        """Whether a number of tokens is right for :meth:`exactly`; ``None`` for an answer that has no usage."""
+        if found is None:
+            return not self.server.can("usage")
         return found == asked if self.server.can("ignore_eos") else 0 <= found <= asked
 
     def body(self, prompt: str, **parameters: Any) -> Json:
@@ -58,7 +68,19 @@ class ApiClient:
 
     def ask(self, prompt: str, **parameters: Any) -> Answer:
         """Request text on the surface that the server has; it must succeed."""
-        return Answer(body=self.must(self.path, self.body(prompt, **parameters)), is_chat=self.is_chat)
+        return self.answer(self.path, self.body(prompt, **parameters))
+
+    def talk(self, messages: str | Sequence[Mapping[str, Any]], **parameters: Any) -> Answer:
+        """Request a chat completion that must succeed; a string is sent as one user message."""
+        return self.answer(_CHAT, {"model": self.model, "messages": said(messages), **parameters})
+
+    def finish(self, prompt: str | Sequence[Any], **parameters: Any) -> Answer:
+        """Request a completion that must succeed."""
+        return self.answer(_COMPLETIONS, {"model": self.model, "prompt": prompt, **parameters})
+
+    def answer(self, path: str, body: Any) -> Answer:
+        """Request text; it must succeed."""
+        return Answer(where=f"POST {path}", body=self.must(path, body), is_chat=path == _CHAT)
 
     def smallest(self, **options: Any) -> httpx.Response:
         """Send the smallest valid request; returns the response, whatever its status."""
@@ -67,83 +89,109 @@ class ApiClient:
         return self.post("/v1/embeddings", {"model": self.model, "input": "hello"}, **options)
 
     def chat(self, messages: str | Sequence[Mapping[str, Any]], **parameters: Any) -> Json:
-        """Request a chat completion that must succeed; a string is sent as one user message."""
-        return self.must("/v1/chat/completions", {"model": self.model, "messages": said(messages), **parameters})
+        """The JSON object of :meth:`talk`."""
+        return self.must(_CHAT, {"model": self.model, "messages": said(messages), **parameters})
 
     def complete(self, prompt: str | Sequence[Any], **parameters: Any) -> Json:
-        """Request a completion that must succeed."""
-        return self.must("/v1/completions", {"model": self.model, "prompt": prompt, **parameters})
+        """The JSON object of :meth:`finish`."""
+        return self.must(_COMPLETIONS, {"model": self.model, "prompt": prompt, **parameters})
 
     def tokens(self, messages: str | Sequence[Mapping[str, Any]], **parameters: Any) -> list[int]:
         """Token ids of a text, or of messages rendered by the chat template."""
         what = {"prompt": messages} if isinstance(messages, str) else {"messages": list(messages)}
         answer = self.must("/tokenize", {"model": self.model, **what, **parameters})
-        return [int(token) for token in answer["tokens"]]
+        return [int(token) for token in read(answer, "POST /tokenize", "tokens", of=list)]
 
     def text(self, tokens: Sequence[int]) -> str:
         """Text of token ids."""
-        return str(self.must("/detokenize", {"model": self.model, "tokens": list(tokens)})["prompt"])
+        answer = self.must("/detokenize", {"model": self.model, "tokens": list(tokens)})
+        return str(read(answer, "POST /detokenize", "prompt", of=str))
 
     def metrics(self) -> Samples:
         """The server's metrics (Prometheus text format)."""
-        answer = self.http.get("/metrics")
-        assert answer.status_code == 200, f"GET /metrics: {shown(answer)}"
+        answer = self.get("/metrics")
+        if answer.status_code != 200:
+            raise Fault(f"GET /metrics: {shown(answer)}")
         return parse(answer.text)
 
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET; returns the response, whatever its status.
+
+        Raises:
+            Fault: There is none.
+        """
+        return self._answered("GET", path, **options)
+
+    def sent(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        """POST a JSON body; returns the response, whatever its status.
+
+        Raises:
+            Fault: There is none.
+        """
+        return self._answered("POST", path, json=body, **options)
+
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        """POST a JSON body; returns the response, whatever its status."""
-        return self.http.post(path, json=body, **options)
+        """POST a JSON body; returns the response, whatever its status.
+
+        Raises:
+            httpx.HTTPError: There is none.
+        """
+        answer = self.http.post(path, json=body, **options)
+        self.exchanges.append(answer)
+        return answer
 
     def must(self, path: str, body: Any) -> Json:
-        """POST a JSON body; returns the JSON object of the response, which must be 200."""
-        answer = self.post(path, body)
-        assert answer.status_code == 200, f"POST {path}: {shown(answer)}"
-        value = answer.json()
-        assert isinstance(value, dict), f"POST {path}: the response is {type(value).__name__}, not a JSON object"
-        return value
+        """POST a JSON body; returns the JSON object of the response, which must be 200.
+
+        Raises:
+            Fault: It is not.
+        """
+        answer = self.sent(path, body)
+        if answer.status_code != 200:
+            raise Fault(f"POST {path}: {shown(answer)}")
+        try:
+            value = answer.json()
+        except ValueError:
+            raise Fault(f"POST {path}: the answer is no JSON: {shown(answer)}") from None
+        found: Json = read(value, f"POST {path}", of=dict)
+        return found
 
     def works(self) -> None:
-        """Check that the server still works: a small valid request must succeed."""
-        answer = self.smallest()
-        assert answer.status_code == 200, f"a valid request afterwards is answered {shown(answer)}"
-        counted = (answer.json().get("usage") or {}).get("completion_tokens", 1)
-        assert counted <= 1, f"a valid request for one token afterwards has {counted}"
+        """Check that the server still works: a small valid request must succeed.
+
+        Raises:
+            Fault: It does not.
+        """
+        try:
+            answer = self.smallest()
+            answered = answer.json() if answer.status_code == 200 else None
+        except httpx.HTTPError as error:
+            raise Fault(f"a valid request afterwards {_unanswered(error)}") from error
+        except ValueError:
+            raise Fault(f"a valid request afterwards is answered with a body that is no JSON: {shown(answer)}") from None
+        if not isinstance(answered, dict):
+            raise Fault(f"a valid request afterwards is answered {shown(answer)}")
+        counted = Answer(where="a valid request", body=answered, is_chat=self.is_chat).completion_tokens
+        if counted is not None and counted > 1:
+            raise Fault(f"a valid request for one token afterwards has {counted}")
+
+    def _answered(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = self.http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise Fault(f"{method} {path} {_unanswered(error)}") from error
+        self.exchanges.append(answer)
+        return answer
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer in text, of either surface.
-
-    Attributes:
-        body: The JSON object.
-        is_chat: It is an answer of chat.
-    """
-
-    body: Json
-    is_chat: bool
-
-    @property
-    def choice(self) -> Json:
-        """The first choice."""
-        found: Json = self.body["choices"][0]
-        return found
-
-    @property
-    def text(self) -> str:
-        """Its text; empty if it is null."""
-        return str((self.choice["message"]["content"] if self.is_chat else self.choice["text"]) or "")
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why it ended."""
-        found: str | None = self.choice["finish_reason"]
-        return found
-
-    @property
-    def completion_tokens(self) -> int | None:
-        """Tokens of the answer by its usage; ``None`` without usage."""
-        found: int | None = (self.body.get("usage") or {}).get("completion_tokens")
-        return found
+def _unanswered(error: httpx.HTTPError) -> str:
+    """What happened to a request without an answer."""
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot be sent: the server does not accept connections ({error})"
+    if isinstance(error, httpx.TimeoutException):
+        limits = error.request.extensions.get("timeout") or {}
+        return f"is not answered within {limits.get('read') or 0:.0f} s"
+    return f"ends without an answer: {error or type(error).__name__}"
 
 
 def said(messages: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

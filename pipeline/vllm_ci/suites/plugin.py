@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 pytest_plugins = (
     "vllm_ci.suites.plugins.reporter",
     "vllm_ci.suites.plugins.deselected",
+    "vllm_ci.suites.plugins.exchanges",
     "vllm_ci.suites.plugins.image",
     "vllm_ci.suites.plugins.judging",
     "vllm_ci.suites.plugins.recording",
@@ -131,12 +132,16 @@ def client(http: httpx.Client, server: ServerFacts) -> ApiClient:
 
 
 @pytest.fixture(scope="session")
-def openai_client(server: ServerFacts, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
+def openai_client(pytestconfig: pytest.Config, server: ServerFacts, api_key: str, answer_s: float) -> Iterator[openai.OpenAI]:
     """The official SDK without retries, because retries would hide failures of the server."""
     import openai  # imported here because it takes a second and only a few cases need it
 
     base_url = f"{server.url.rstrip('/')}/v1"
-    with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=answer_s, max_retries=0) as sdk:
+    # As in the other clients: trust store, resets, rate limits. The SDK takes a client of httpx, though it is typed for httpx2.
+    transport: Any = connecting.http(pytestconfig, server.url, answer_s)
+    with openai.OpenAI(
+        base_url=base_url, api_key=api_key or "none", timeout=answer_s, max_retries=0, http_client=transport
+    ) as sdk:
         yield sdk
 
 

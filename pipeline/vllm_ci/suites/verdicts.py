@@ -13,6 +13,10 @@ class Errored(Exception):
     """The suite itself failed (its client broke, its data are missing), so nothing is known about the server."""
 
 
+class Fault(AssertionError):
+    """The server did something wrong. Unlike a plain assertion, it fails the case also where a fixture finds it."""
+
+
 def inconclusive(reason: str) -> NoReturn:
     """End the case as inconclusive, with the reason.
 

@@ -112,7 +112,7 @@ def test_a_server_that_is_not_there_is_an_error_not_a_failure(pytester: pytest.P
 def test_a_model_that_is_not_listed_is_an_error(pytester: pytest.Pytester, url: str) -> None:
     found, document, _ = ran(pytester, "def test_x(client): pass", "--base-url", url, "--vllm-model", "other")
     assert found == {"x": "errored"}
-    assert "not 'other'" in document["cases"][0]["message"]
+    assert "no model 'other'" in document["cases"][0]["message"]
 
 
 def test_the_key_is_named_by_its_variable_and_shows_nowhere(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from vllm_ci.suites.plugins.stash import FACTS, MASKS
-from vllm_ci.suites.verdicts import Errored, Inconclusive
+from vllm_ci.suites.verdicts import Errored, Fault, Inconclusive
 
 FORMAT = 1
 _MARKER = "/vllm_ci/suites/"
@@ -77,7 +77,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if call.excinfo.errisinstance(Inconclusive):
             report.vllm_status = "inconclusive"
         elif call.excinfo.errisinstance(Errored) or (
-            call.when != "call" and not call.excinfo.errisinstance(pytest.fail.Exception)
+            call.when != "call" and not call.excinfo.errisinstance((pytest.fail.Exception, Fault))
         ):
             report.vllm_status = "errored"
         report.vllm_message = _one_line(call.excinfo)
