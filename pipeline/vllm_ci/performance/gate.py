@@ -44,8 +44,8 @@ class Limit:
     Attributes:
         metric: Name of the metric (unit in the name).
         better: Whether lower or higher values are better.
-        margin: Slowdown that is tolerated, as a share (0.05 is 5 %): a candidate passes when its slowdown is surely below it, and
-            fails only with an estimate above it.
+        margin: Slowdown that is tolerated, as a share (0.05 is 5 %): a candidate passes when its slowdown is surely below it,
+            and fails only with an estimate above it.
         threshold: A candidate fails only when its slowdown is surely above this share.
     """
 
@@ -190,7 +190,7 @@ def _holm(ps: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def _decided(limit: Limit, estimate: Estimate, surely: bool) -> Estimate:  # noqa: FBT001 - private, one call
+def _decided(limit: Limit, estimate: Estimate, surely: bool) -> Estimate:
     decision = Decision.MORE
     if surely and estimate.slowdown > limit.margin:
         decision = Decision.FAILED
