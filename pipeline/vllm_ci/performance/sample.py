@@ -1,0 +1,174 @@
+"""What is kept of a request: a few numbers, so that a long run needs little memory."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vllm_ci.loadgen.stream import Stream
+
+_RATIO = math.log(1.01)
+"""Buckets of the histogram are 1 % wide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One request. Times are seconds of the run's clock.
+
+    Attributes:
+        due_s: When it was due (open loop) or could be sent (closed loop). Latencies count from here.
+        sent_s: When it was written to the socket.
+        first_s: When its first token arrived; ``None`` if none did.
+        end_s: When its last event arrived.
+        output_tokens: Tokens of the answer, by the server's usage, else the number of token chunks.
+        prompt_tokens: Tokens of the prompt, by the server's usage; ``None`` without usage.
+        chunks: Token chunks.
+        asked_tokens: Tokens that were requested.
+        problem: Why it failed; empty if it succeeded.
+    """
+
+    due_s: float
+    sent_s: float
+    first_s: float | None
+    end_s: float
+    output_tokens: int
+    prompt_tokens: int | None
+    chunks: int
+    asked_tokens: int
+    problem: str = ""
+
+    @property
+    def lag_ms(self) -> float:
+        """(sent - due): how late the client was."""
+        return (self.sent_s - self.due_s) * 1000
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """(first token - due)."""
+        return None if self.first_s is None else (self.first_s - self.due_s) * 1000
+
+    @property
+    def e2e_ms(self) -> float:
+        """(last event - due)."""
+        return (self.end_s - self.due_s) * 1000
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """(last event - first token) / (output_tokens - 1); ``None`` for answers of one token."""
+        if self.first_s is None or self.output_tokens < 2:
+            return None
+        return (self.end_s - self.first_s) / (self.output_tokens - 1) * 1000
+
+
+def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) -> Sample:
+    """Reduce a stream.
+
+    Args:
+        stream: The stream.
+        due_ns: Clock at which it was due.
+        begun_ns: Clock at the start of the run.
+        asked_tokens: Tokens that were requested.
+    """
+    exchange, tally, metrics = stream.exchange, stream.tally, stream.metrics
+    arrivals = tally.token_chunks_ns
+    last_ns = tally.last_event_ns or exchange.ended_ns
+    problems = [problem for problem in stream.problems if problem != "no usage"]
+    return Sample(
+        due_s=(due_ns - begun_ns) / 1e9,
+        sent_s=(exchange.sent_ns - begun_ns) / 1e9,
+        first_s=(arrivals[0] - begun_ns) / 1e9 if arrivals else None,
+        end_s=(last_ns - begun_ns) / 1e9,
+        output_tokens=len(arrivals) if metrics.output_tokens is None else metrics.output_tokens,
+        prompt_tokens=metrics.prompt_tokens,
+        chunks=len(arrivals),
+        asked_tokens=asked_tokens,
+        problem="; ".join(problems)[:300],
+    )
+
+
+@dataclass(kw_only=True)
+class Histogram:
+    """Counts of positive values in buckets of 1 % width; quantiles are exact to half of that."""
+
+    buckets: Counter[int] = field(default_factory=Counter)
+    count: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value; values of 0 or less count as a billionth."""
+        self.buckets[math.floor(math.log(max(value, 1e-9)) / _RATIO)] += 1
+        self.count += 1
+        self.total += value
+        self.largest = max(self.largest, value)
+
+    def quantile(self, share: float) -> float:
+        """The middle of the bucket that holds the quantile.
+
+        Raises:
+            ValueError: There are no values.
+        """
+        if not self.count:
+            raise ValueError("no quantile of no values")
+        left = share * (self.count - 1)
+        for bucket in sorted(self.buckets):
+            left -= self.buckets[bucket]
+            if left < 0:
+                return min(math.exp((bucket + 0.5) * _RATIO), self.largest)
+        return self.largest
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean; 0 without values."""
+        return self.total / self.count if self.count else 0.0
+
+
+class Samples:
+    """All requests of a run in arrays: 65 bytes each.
+
+    Attributes:
+        gaps_ms: Gaps between token chunks of all streams.
+        problems: Number of failed requests by problem.
+    """
+
+    def __init__(self) -> None:
+        self.gaps_ms = Histogram()
+        self.problems: Counter[str] = Counter()
+        self._numbers = array("d")
+        self._counts = array("q")
+        self._failed = array("b")
+
+    def add(self, sample: Sample, gaps_ms: tuple[float, ...] = ()) -> None:
+        """Keep a request and the gaps of its stream."""
+        first = math.nan if sample.first_s is None else sample.first_s
+        self._numbers.extend((sample.due_s, sample.sent_s, first, sample.end_s))
+        prompt = -1 if sample.prompt_tokens is None else sample.prompt_tokens
+        self._counts.extend((sample.output_tokens, prompt, sample.chunks, sample.asked_tokens))
+        self._failed.append(bool(sample.problem))
+        if sample.problem:
+            self.problems[sample.problem] += 1
+        for gap in gaps_ms:
+            self.gaps_ms.add(gap)
+
+    def __len__(self) -> int:
+        return len(self._failed)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """All requests, in the order in which they ended; those that failed have the problem ``failed``."""
+        for place, failed in enumerate(self._failed):
+            due, sent, first, end = self._numbers[4 * place : 4 * place + 4]
+            output, prompt, chunks, asked = self._counts[4 * place : 4 * place + 4]
+            yield Sample(
+                due_s=due,
+                sent_s=sent,
+                first_s=None if math.isnan(first) else first,
+                end_s=end,
+                output_tokens=output,
+                prompt_tokens=None if prompt < 0 else prompt,
+                chunks=chunks,
+                asked_tokens=asked,
+                problem="failed" if failed else "",
+            )

@@ -1,0 +1,126 @@
+"""Load against a double of a server: what is sent when, what is kept, and what the figures say."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from doubles.running import running
+from doubles.server import Double
+from vllm_ci.performance.figures import Objective, figures, least_requests
+from vllm_ci.performance.load import Load, Target
+from vllm_ci.performance.sample import Histogram, Sample, Samples
+from vllm_ci.performance.workload import Ask
+
+
+def asks(tokens: int = 4) -> Iterator[Ask]:
+    for number in itertools.count():
+        yield Ask(messages=({"role": "user", "content": f"hello {number}"},), prompt_tokens=2, output_tokens=tokens)
+
+
+class Slow(Double):
+    """Every answer takes at least 100 ms."""
+
+    token_s = 0.025
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with running(Slow) as (url, _):
+        yield Target(url=url, model="double", fields={"ignore_eos": True})
+
+
+def test_an_open_loop_sends_at_the_given_times_and_does_not_wait_for_answers(target: Target) -> None:
+    load = Load(target=target, asks=asks())
+    asyncio.run(load.open_loop([0.0, 0.05, 0.1, 0.15]))
+    found = sorted(load.samples, key=lambda sample: sample.due_s)
+    assert [round(sample.due_s, 3) for sample in found] == [0.0, 0.05, 0.1, 0.15]
+    assert all(not sample.problem and sample.output_tokens == 4 for sample in found)
+    assert found[1].sent_s < found[0].end_s, "the second request was sent while the first one ran"
+
+
+def test_latency_counts_from_the_time_at_which_a_request_was_due() -> None:
+    sample = Sample(
+        due_s=1.0, sent_s=1.5, first_s=2.0, end_s=3.0, output_tokens=11, prompt_tokens=5, chunks=10, asked_tokens=11
+    )
+    assert sample.ttft_ms == 1000
+    assert sample.e2e_ms == 2000
+    assert sample.lag_ms == 500
+    assert sample.tpot_ms == 100
+
+
+def test_a_closed_loop_keeps_a_number_of_requests_running(target: Target) -> None:
+    seen: list[int] = []
+    load = Load(target=target, asks=asks(), watch=seen.append)
+    asyncio.run(load.closed_loop(3, 0.5))
+    assert max(seen) == 3
+    assert len(load.samples) == load.sent >= 6
+
+
+def test_a_server_that_refuses_is_counted_by_problem(target: Target) -> None:
+    load = Load(target=Target(url=target.url, model="no-such-model"), asks=asks())
+    asyncio.run(load.open_loop([0.0, 0.01]))
+    found = figures(load.samples)
+    assert found.requests == 0
+    assert sum(found.failed.values()) == 2
+    assert "404" in next(iter(found.failed))
+
+
+def test_a_server_that_is_gone_is_counted_and_ends_the_run() -> None:
+    load = Load(target=Target(url="http://127.0.0.1:9", model="x"), asks=asks())
+    asyncio.run(load.open_loop([0.0, 0.01]))
+    assert sum(load.samples.problems.values()) == 2
+
+
+def test_figures_are_those_of_their_formulas() -> None:
+    samples = Samples()
+    for number in range(20):
+        at = number * 0.1
+        samples.add(
+            Sample(
+                due_s=at,
+                sent_s=at,
+                first_s=at + 0.2,
+                end_s=at + 0.6,
+                output_tokens=5,
+                prompt_tokens=10,
+                chunks=5,
+                asked_tokens=5,
+            ),
+            (100.0,) * 4,
+        )
+    found = figures(samples, objective=Objective(ttft_ms=150))
+    assert found.duration_s == pytest.approx(2.5)
+    assert found.output_tokens_per_s == pytest.approx(100 / 2.5)
+    assert found.total_tokens_per_s == pytest.approx(300 / 2.5)
+    assert found.goodput_per_s == 0
+    assert found.ttft_ms is not None
+    assert found.ttft_ms.percentiles == {50.0: pytest.approx(200)}
+    assert found.ttft_ms.missing == {90.0: 64, 95.0: 130, 99.0: 662}
+    assert found.inter_chunk_latency_ms["p50"] == pytest.approx(100, rel=0.01)
+    assert figures(samples, warm_up_s=1.0).requests == 10
+
+
+@pytest.mark.parametrize(("percent", "least"), [(50, 11), (90, 64), (99, 662)])
+def test_percentiles_need_enough_requests(percent: float, least: int) -> None:
+    assert least_requests(percent) == least
+
+
+def test_a_late_client_is_said() -> None:
+    samples = Samples()
+    samples.add(Sample(due_s=0, sent_s=0.5, first_s=1, end_s=2, output_tokens=1, prompt_tokens=1, chunks=1, asked_tokens=1))
+    assert "the client sent requests 500 ms late" in figures(samples).client_too_slow
+
+
+def test_a_histogram_is_exact_to_a_percent_and_small() -> None:
+    histogram = Histogram()
+    for number in range(1, 100_001):
+        histogram.add(number / 100)
+    assert histogram.quantile(0.5) == pytest.approx(500, rel=0.006)
+    assert histogram.quantile(0.99) == pytest.approx(990, rel=0.006)
+    assert histogram.mean == pytest.approx(500.005)
+    assert len(histogram.buckets) < math.log(1e5) / math.log(1.01) + 2
