@@ -3,9 +3,9 @@
     python benchmarks/gate.py [RUNS]
 
 Starts of one server differ by chance (standard deviation of the log ratio: 0.05 to 0.09, measured); rounds within a start are
-correlated. Printed are the share of comparisons that fail for equal servers (false alarms; bound 5 %) and for a candidate that is
-10 % slower (power; bound 90 %), and what one run against one run would have said with a limit of 5 %. Exit code 1 if a bound is
-missed.
+correlated. Printed are the share of comparisons that fail for equal servers (false alarms; bound 5 %) and for a candidate that
+is 10 % slower (power; bound 90 %), and what one run against one run would have said with a limit of 5 %. Exit code 1 if a bound
+is missed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(runs: int) -> int:
     missed = False
     for sd in (0.05, 0.07, 0.09):
         for slowdown in (0.0, 0.1):
-            rng = random.Random(f"{sd}:{slowdown}")  # noqa: S311 - a simulation
+            rng = random.Random(f"{sd}:{slowdown}")
             found = [compared(rng, sd, math.log1p(slowdown)) for _ in range(runs)]
             share = {str(each): sum(decision is each for decision, _, _ in found) / runs for each in Decision}
             failed = share[str(Decision.FAILED)]

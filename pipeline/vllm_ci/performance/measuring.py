@@ -1,0 +1,192 @@
+"""One measurement: a workload on a server, with its figures, the server's own counters, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_ci.domain.report import Verdict
+from vllm_ci.performance import arrivals
+from vllm_ci.performance.arrivals import Pattern
+from vllm_ci.performance.figures import Figures, Objective, figures
+from vllm_ci.performance.load import Load, Target
+from vllm_ci.performance.server import Served
+from vllm_ci.performance.workload import Ask, Workload
+
+_FAILURES_SHOWN = 3
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a server is measured.
+
+    Attributes:
+        workload: What is asked.
+        rate: Requests per second of an open loop; 0 for a closed loop.
+        concurrency: Requests of a closed loop that run at the same time.
+        duration_s: Requests are sent for this many seconds.
+        warm_up_s: Requests due in the first seconds are not counted.
+        pattern: Distribution of arrivals of an open loop.
+        burstiness: See :func:`~vllm_ci.performance.arrivals.times`.
+        seed: The same seed gives the same requests at the same times.
+        objective: What a good request is.
+        timeout_s: Timeout of one request.
+    """
+
+    workload: Workload
+    rate: float = 0.0
+    concurrency: int = 8
+    duration_s: float = 60.0
+    warm_up_s: float = 5.0
+    pattern: Pattern = Pattern.POISSON
+    burstiness: float = 1.0
+    seed: int = 1
+    objective: Objective = field(default_factory=Objective)
+    timeout_s: float = 300.0
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """For the report."""
+        loop: dict[str, object] = (
+            {"loop": "open", "rate_per_s": self.rate, "pattern": str(self.pattern), "burstiness": self.burstiness}
+            if self.rate
+            else {"loop": "closed", "concurrency": self.concurrency}
+        )
+        return {
+            "workload": self.workload.id,
+            "source": self.workload.source,
+            **loop,
+            "duration_s": self.duration_s,
+            "warm_up_s": self.warm_up_s,
+            "seed": self.seed,
+            "objective": {key: value for key, value in vars(self.objective).items() if value is not None},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The result.
+
+    Attributes:
+        setting: How it was measured.
+        figures: What was measured.
+        verdict: ``passed``: the figures can be trusted; ``failed``: requests failed; ``errored``: the server is gone, or
+            nothing was measured; ``inconclusive``: the client was the bottleneck, or others used the server.
+        reasons: Why it is not ``passed``.
+        counters: How much the server's own counters grew.
+        scale: Factor by which lengths were scaled to the server's context.
+        exact_prompts: Prompt lengths are exact.
+        interrupted: It was stopped before its end; what was measured until then is kept.
+    """
+
+    setting: Setting
+    figures: Figures
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    counters: Mapping[str, float]
+    scale: float
+    exact_prompts: bool
+    interrupted: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "setting": {**self.setting.facts, "length_scale": round(self.scale, 4), "exact_prompt_lengths": self.exact_prompts},
+            "verdict": str(self.verdict),
+            "reasons": list(self.reasons),
+            "interrupted": self.interrupted,
+            "figures": dataclasses.asdict(self.figures),
+            "server_counters": dict(self.counters),
+        }
+
+
+def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] | None = None) -> Measurement:
+    """Run the load. Ctrl-C ends it early, and what was measured is kept.
+
+    Args:
+        served: The server.
+        setting: How it is measured.
+        watch: Called with the load at every start and end of a request.
+    """
+    workload, scale = setting.workload.fitting(served.facts.max_model_len)
+    chat = served.facts.can("chat")
+    fields = {"ignore_eos": True} if served.facts.can("ignore_eos") and not workload.structured else {}
+    target = Target(url=served.url, model=served.facts.model, headers=served.headers, chat=chat, fields=fields)
+    load = Load(target=target, asks=_asks(workload, setting, served), timeout_s=setting.timeout_s)
+    if watch is not None:
+        load.watch = lambda _running: watch(load)
+    before = served.counters()
+    interrupted = False
+    try:
+        asyncio.run(_run(load, setting))
+    except KeyboardInterrupt:
+        interrupted = True
+    after = served.counters()
+    grown = {name: after[name] - before[name] for name in before if name in after}
+    found = figures(load.samples, warm_up_s=setting.warm_up_s, objective=setting.objective)
+    verdict, reasons = _trusted(load, found, grown, interrupted=interrupted)
+    return Measurement(
+        setting=setting,
+        figures=found,
+        verdict=verdict,
+        reasons=reasons,
+        counters=grown,
+        scale=scale,
+        exact_prompts=served.exact,
+        interrupted=interrupted,
+    )
+
+
+def _asks(workload: Workload, setting: Setting, served: Served) -> Iterator[Ask]:
+    return workload.asks(seed=setting.seed, words=served.words)
+
+
+async def _run(load: Load, setting: Setting) -> None:
+    if setting.rate:
+        times = arrivals.times(
+            setting.pattern, setting.rate, seed=setting.seed, duration_s=setting.duration_s, burstiness=setting.burstiness
+        )
+        await load.open_loop(times)
+    else:
+        await load.closed_loop(setting.concurrency, setting.duration_s)
+
+
+def _trusted(load: Load, found: Figures, grown: Mapping[str, float], *, interrupted: bool) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict on the measurement, and why it is not ``passed``."""
+    reasons = []
+    verdicts = [Verdict.PASSED]
+    failed = sum(found.failed.values())
+    if failed:
+        worst = sorted(found.failed.items(), key=lambda entry: -entry[1])[:_FAILURES_SHOWN]
+        reasons += [f"{count} of {len(load.samples)} requests failed: {problem}" for problem, count in worst]
+        last = list(itertools.islice(reversed(list(load.samples)), 3))
+        verdicts.append(Verdict.ERRORED if all(sample.problem for sample in last) else Verdict.FAILED)
+    if not found.requests:
+        reasons.append("no request succeeded after the warm-up")
+        verdicts.append(Verdict.ERRORED)
+    if found.client_too_slow:
+        reasons.append(found.client_too_slow)
+        verdicts.append(Verdict.INCONCLUSIVE)
+    if (other := _disagreement(load, grown)) and not interrupted:
+        reasons.append(other)
+        verdicts.append(Verdict.INCONCLUSIVE)
+    if interrupted:
+        reasons.append(f"interrupted; {len(load.samples)} of {load.sent} requests had ended")
+        verdicts.append(Verdict.ERRORED)
+    return Verdict.worst(verdicts), tuple(reasons)
+
+
+def _disagreement(load: Load, grown: Mapping[str, float]) -> str:
+    """Why the server's counters and ours differ; empty if they agree, or if it has none."""
+    if load.samples.problems or "output_tokens" not in grown:
+        return ""
+    ours = sum(sample.output_tokens for sample in load.samples)
+    theirs = grown["output_tokens"]
+    if abs(ours - theirs) <= max(_TOLERANCE * ours, 1):
+        return ""
+    return f"the server counted {theirs:.0f} generated tokens, this client {ours}: another client uses the server"

@@ -1,0 +1,110 @@
+"""What a measurement needs to know of a server: its model, its limits, words of its tokenizer, and its own counters."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from vllm_ci.performance.workload import WORDS
+from vllm_ci.suites import metrics
+from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.metrics import Samples
+from vllm_ci.suites.reach import base_url
+from vllm_ci.suites.server import ServerFacts, probe
+from vllm_ci.suites.traffic import Traffic
+from vllm_ci.suites.transport import PatientTransport
+
+_TIMEOUT_S = 120.0
+_LEAST_WORDS = 20
+COUNTERS = {
+    "requests": "vllm:request_success_total",
+    "prompt_tokens": "vllm:prompt_tokens_total",
+    "output_tokens": "vllm:generation_tokens_total",
+    "preemptions": "vllm:num_preemptions_total",
+    "prefix_cache_queries": "vllm:prefix_cache_queries_total",
+    "prefix_cache_hits": "vllm:prefix_cache_hits_total",
+}
+"""Counters of vLLM (its documentation, "Production metrics")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A server that is ready to be measured.
+
+    Attributes:
+        url: Base URL.
+        facts: What it is and supports.
+        words: Words of exactly one token each.
+        exact: Prompt lengths are exact, because the server's tokenizer was asked.
+        headers: The API key, as sent with every request.
+    """
+
+    url: str
+    facts: ServerFacts
+    words: Sequence[str]
+    exact: bool
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def counters(self) -> dict[str, float]:
+        """Its own counters now; empty if it has none."""
+        if not self.facts.can("metrics"):
+            return {}
+        with _http(self.url, self.headers) as http:
+            try:
+                answer = http.get("/metrics", timeout=10.0)
+                found = metrics.parse(answer.text) if answer.status_code == 200 else Samples(values={})
+            except (httpx.HTTPError, ValueError):
+                return {}
+        return {name: found.total(counter) for name, counter in COUNTERS.items() if counter in found}
+
+
+def served(url: str, *, model: str = "", key: str = "") -> Served:
+    """Probe a server.
+
+    Args:
+        url: Its URL, with or without ``/v1``.
+        model: Served name; by default the first one that it lists.
+        key: Its API key; empty if it needs none.
+
+    Raises:
+        UnreachableError: It cannot be measured; the message says why.
+    """
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    base = base_url(url)
+    with _http(base, headers) as http:
+        facts = probe(http, model=model)
+        client = ApiClient(http=http, model=facts.model, server=facts)
+        words = tuple(_single(client)) if facts.can("tokenize") else ()
+    exact = len(words) >= _LEAST_WORDS
+    return Served(url=base, facts=facts, words=words if exact else WORDS, exact=exact, headers=headers)
+
+
+@contextmanager
+def _http(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
+    transport = PatientTransport(Traffic(), tls=ssl.create_default_context())
+    with httpx.Client(base_url=url, headers=dict(headers), timeout=_TIMEOUT_S, transport=transport, trust_env=False) as http:
+        yield http
+
+
+def _single(client: ApiClient) -> Iterator[str]:
+    """Words that add exactly one token to a text, in the order of their frequency."""
+    base = len(client.tokens("a"))
+    candidates = dict.fromkeys((*WORDS, *_of_vocabulary(client)))
+    for word in candidates:
+        # Twice, because the second one must not merge with the first one.
+        if len(client.tokens(f"a {word} {word}")) == base + 2:
+            yield word
+
+
+def _of_vocabulary(client: ApiClient) -> Iterator[str]:
+    """Words that the tokenizer itself has, for small tokenizers that split most words."""
+    if len(client.tokens(" ".join(WORDS[:40]))) < 60:
+        return
+    for token in range(300, 1300):
+        text = client.text([token])
+        if text.startswith(" ") and text.strip().isalnum():
+            yield text.strip()
