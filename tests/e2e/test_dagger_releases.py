@@ -140,7 +140,7 @@ def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Pa
         means = (f"--ledger-service=tcp://127.0.0.1:{port}", f"--ssh-agent={agent}", "--known-hosts")
         ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 0, ended.stderr[-4000:]
-        assert ended.stdout.strip() == "nothing was released yet"
+        assert ended.stdout.strip() == "no releases yet"
         (tmp_path / "known_hosts").write_text(f"[elsewhere]:{port} {host_key}")
         ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 3
