@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import ROOT, Dagger, git, until
+from e2e.conftest import ROOT, Dagger, dagger_cli, git, until
 from registries import docker, git_server
 from standin.project import Ended
 from vllm_ci.evidence import keys
@@ -39,29 +39,15 @@ SECRETS = {
 @pytest.mark.needs_registry
 @pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)")
 def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "registry").mkdir()
-    with (
-        docker.docker_registry(tmp_path / "registry", password=True) as registry,
-        git_server.git_server(tmp_path / "repositories") as server,
-    ):
-        port = registry.host.rpartition(":")[2]
-        secrets = {
-            **SECRETS,
-            "SIGNING_KEY": configure(
-                checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git"
-            ),
-        }
-        login = ("--username=env://REGISTRY_USER", "--password=env://REGISTRY_PASSWORD")
-        reach = (*login, f"--registry-service=tcp://127.0.0.1:{port}")
-        ledger = ("--ledger-password=env://LEDGER_TOKEN", f"--ledger-service=tcp://127.0.0.1:{server.port}")
-        sign = ("--key=env://SIGNING_KEY", "--passphrase=env://KEY_PASSPHRASE", "--by=Anna <anna@example.com>")
+    with servers(checkout, tmp_path) as (means, port, secrets):
+        ledger, reach, sign = means
 
         def call(name: str, *arguments: str) -> Ended:
-            means = [*ledger, *([] if name == "history" else reach)]
-            means += sign if name in ("publish", "promote", "rollback") else []
             options = [each for each in arguments if each in ("--as-json", "--dry-run")]
             words = [each for each in arguments if each not in options]
-            return dagger("call", "--source=.", "release", *means, *options, name, *words, **secrets)
+            given = [*ledger, *([] if name == "history" else reach)]
+            given += sign if name in ("publish", "promote", "rollback") else []
+            return dagger("call", "--source=.", "release", *given, *options, name, *words, **secrets)
 
         without = dagger(
             "call", "--source=.", "release", "--key=env://OTHER_KEY", "publish", "--run", OTHER_KEY=another_key(tmp_path)
@@ -85,13 +71,8 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         back = done(call("rollback", "--channel=production", "--reason=latency doubled", "--as-json"))
         assert (back["release"]["digest"], back["release"]["previous"]) == (first, second)
 
-        (checkout / "README.md").write_text("three\n")
-        git(checkout, "commit", "--quiet", "--all", "--message", "three")
-        at_once = call("publish", "--run", "--dry-run")
-        assert "would push sha256:" in at_once.stdout, at_once.stderr[-4000:]
         assert done(call("policy", "--channel=production", "--as-json"))["channel"] == "production"
         assert "would delete" in call("prune", "--keep=1").stdout or "0 images" in call("prune", "--keep=1").stdout
-        git(checkout, "reset", "--quiet", "--hard", "HEAD~1")
 
         past = done(call("history", "--as-json"))
         assert past["channels"] == {"staging": second, "production": first}
@@ -118,6 +99,34 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
         assert not [name for name, value in secrets.items() if name != "REGISTRY_USER" and value in said]
 
 
+@pytest.mark.needs_registry
+@pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)")
+def test_one_call_runs_the_stages_and_publishes(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
+    with servers(checkout, tmp_path) as (means, _, secrets):
+        git(checkout, "add", ".")
+        git(checkout, "commit", "--quiet", "--message", "one")
+        given = [each for some in means for each in some]
+        ended = dagger("call", "--source=.", "release", *given, "--dry-run", "publish", "--run", **secrets)
+        assert "would push sha256:" in ended.stdout, ended.stderr[-4000:]
+
+
+@pytest.mark.needs_registry
+@pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)")
+def test_the_example_module_tries_runs_and_releases(
+    dagger_engine: None,  # noqa: ARG001
+    checkout: Path,
+    tmp_path: Path,
+) -> None:
+    with servers(checkout, tmp_path) as (means, _, secrets):
+        git(checkout, "add", ".")
+        git(checkout, "commit", "--quiet", "--message", "one")
+        given = [each for some in means for each in some]
+        module = ("-m", str(ROOT / "examples" / "dagger-module"))
+        ended = dagger_cli(checkout, *module, "call", "--source=.", "release", *given, "--dry-run", **secrets)
+        assert "answers" in ended.stdout, ended.stderr[-4000:]
+        assert "would push sha256:" in ended.stdout, ended.stderr[-4000:]
+
+
 @pytest.mark.needs_tool
 @pytest.mark.skipif(SSHD is None, reason="sshd is not on PATH (apt-get install openssh-server)")
 def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
@@ -131,7 +140,7 @@ def test_a_ledger_may_be_behind_ssh(dagger: Dagger, checkout: Path, tmp_path: Pa
         means = (f"--ledger-service=tcp://127.0.0.1:{port}", f"--ssh-agent={agent}", "--known-hosts")
         ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 0, ended.stderr[-4000:]
-        assert ended.stdout.strip() == "nothing was released yet"
+        assert ended.stdout.strip() == "no releases yet"
         (tmp_path / "known_hosts").write_text(f"[elsewhere]:{port} {host_key}")
         ended = dagger("call", "--source=.", "release", *means, str(tmp_path / "known_hosts"), "history")
         assert ended.code == 3
@@ -142,6 +151,28 @@ def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> Non
     ended = dagger("call", "--source=.", "release", "rollback", "--channel=staging")
     assert ended.code == 2
     assert "release.ledger.repository is not a server" in ended.stderr
+
+
+Means = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+@contextlib.contextmanager
+def servers(checkout: Path, folder: Path) -> Iterator[tuple[Means, int, dict[str, str]]]:
+    """Registry and ledger of a configured checkout: options for ledger, registry and signing, the registry's port, secrets."""
+    (folder / "registry").mkdir()
+    with (
+        docker.docker_registry(folder / "registry", password=True) as registry,
+        git_server.git_server(folder / "repositories") as server,
+    ):
+        port = int(registry.host.rpartition(":")[2])
+        key = configure(
+            checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git"
+        )
+        ledger = ("--ledger-password=env://LEDGER_TOKEN", f"--ledger-service=tcp://127.0.0.1:{server.port}")
+        login = ("--username=env://REGISTRY_USER", "--password=env://REGISTRY_PASSWORD")
+        sign = ("--key=env://SIGNING_KEY", "--passphrase=env://KEY_PASSPHRASE", "--by=Anna <anna@example.com>")
+        reach = (*login, f"--registry-service=tcp://127.0.0.1:{port}")
+        yield (ledger, reach, sign), port, {**SECRETS, "SIGNING_KEY": key}
 
 
 @contextlib.contextmanager

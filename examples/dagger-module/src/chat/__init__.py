@@ -54,12 +54,26 @@ class Chat:
     async def release(
         self,
         key: Annotated[dagger.Secret, Doc("Private key to sign with")],
+        passphrase: Annotated[dagger.Secret | None, Doc("Passphrase of that key")] = None,
+        username: Annotated[dagger.Secret | None, Doc("User name for the registry")] = None,
         password: Annotated[dagger.Secret | None, Doc("Password or token for the registry")] = None,
         ledger_password: Annotated[dagger.Secret | None, Doc("Password or token for the ledger's repository")] = None,
+        registry_service: Annotated[dagger.Service | None, Doc("The registry, if only this machine reaches it")] = None,
+        ledger_service: Annotated[dagger.Service | None, Doc("The ledger's server, if only this machine reaches it")] = None,
         by: Annotated[str, Doc("Who releases")] = "CI <ci@example.com>",
         dry_run: Annotated[bool, Doc("Only say what would change")] = False,
     ) -> str:
         """Try the server, run the stages, and publish what passed to the first channel."""
         said = await self.smoke()
-        release = self._ci().release(key=key, password=password, ledger_password=ledger_password, by=by, dry_run=dry_run)
+        release = self._ci().release(
+            key=key,
+            passphrase=passphrase,
+            username=username,
+            password=password,
+            ledger_password=ledger_password,
+            registry_service=registry_service,
+            ledger_service=ledger_service,
+            by=by,
+            dry_run=dry_run,
+        )
         return said + await release.publish(run=True)
