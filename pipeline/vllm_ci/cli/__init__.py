@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "vllm_ci.cli.serve:serve",
     "server": "vllm_ci.cli.serve:server",
     "test": "vllm_ci.cli.run:test",
+    "bench": "vllm_ci.cli.bench:bench",
     "config": "vllm_ci.cli.config:config",
     "doctor": "vllm_ci.cli.doctor:doctor",
     "show": "vllm_ci.cli.show:show",

@@ -143,7 +143,7 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
 
 
 def _asks(workload: Workload, setting: Setting, served: Served) -> Iterator[Ask]:
-    return workload.asks(seed=setting.seed, words=served.words)
+    return workload.asks(seed=setting.seed, words=served.words, tokens_per_word=served.tokens_per_word)
 
 
 async def _run(load: Load, setting: Setting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 
 from vllm_ci.loadgen.stream import Stream
 
+_NUMBER = re.compile(r"\d+")
+"""Problems that differ only in numbers are counted as one."""
 _RATIO = math.log(1.01)
 """Buckets of the histogram are 1 % wide."""
 
@@ -75,6 +78,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
     exchange, tally, metrics = stream.exchange, stream.tally, stream.metrics
     arrivals = tally.token_chunks_ns
     last_ns = tally.last_event_ns or exchange.ended_ns
+    said = _NUMBER.sub("N", " ".join(exchange.text.split())[:200])
     problems = [problem for problem in stream.problems if problem != "no usage"]
     return Sample(
         due_s=(due_ns - begun_ns) / 1e9,
@@ -85,7 +89,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
         prompt_tokens=metrics.prompt_tokens,
         chunks=len(arrivals),
         asked_tokens=asked_tokens,
-        problem="; ".join(problems)[:300],
+        problem=_NUMBER.sub("N", "; ".join(problems)[:300]) if exchange.status < 300 else f"status {exchange.status}: {said}",
     )
 
 

@@ -20,6 +20,11 @@ from vllm_ci.suites.transport import PatientTransport
 
 _TIMEOUT_S = 120.0
 _LEAST_WORDS = 20
+_SPLITS_WORDS = 60
+"""Tokens for forty common words, from which a tokenizer splits most words."""
+_FIRST_WORD = 300
+"""Tokens before this are bytes and special tokens in byte-level tokenizers."""
+_TRIED = 400
 COUNTERS = {
     "requests": "vllm:request_success_total",
     "prompt_tokens": "vllm:prompt_tokens_total",
@@ -40,6 +45,7 @@ class Served:
         facts: What it is and supports.
         words: Words of exactly one token each.
         exact: Prompt lengths are exact, because the server's tokenizer was asked.
+        tokens_per_word: Tokens of a word on average; 1 if lengths are exact.
         headers: The API key, as sent with every request.
     """
 
@@ -47,6 +53,7 @@ class Served:
     facts: ServerFacts
     words: Sequence[str]
     exact: bool
+    tokens_per_word: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def counters(self) -> dict[str, float]:
@@ -79,8 +86,10 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
         facts = probe(http, model=model)
         client = ApiClient(http=http, model=facts.model, server=facts)
         words = tuple(_single(client)) if facts.can("tokenize") else ()
-    exact = len(words) >= _LEAST_WORDS
-    return Served(url=base, facts=facts, words=words if exact else WORDS, exact=exact, headers=headers)
+        exact = len(words) >= _LEAST_WORDS
+        per_word = 1.0 if exact else _per_word(client)
+    known = words if exact else WORDS
+    return Served(url=base, facts=facts, words=known, exact=exact, tokens_per_word=per_word, headers=headers)
 
 
 @contextmanager
@@ -91,20 +100,43 @@ def _http(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
 
 
 def _single(client: ApiClient) -> Iterator[str]:
-    """Words that add exactly one token to a text, in the order of their frequency."""
-    base = len(client.tokens("a"))
-    candidates = dict.fromkeys((*WORDS, *_of_vocabulary(client)))
-    for word in candidates:
+    """Words that add exactly one token to a text."""
+    base = _count(client, "a")
+    for word in dict.fromkeys((*WORDS, *_of_vocabulary(client))):
         # Twice, because the second one must not merge with the first one.
-        if len(client.tokens(f"a {word} {word}")) == base + 2:
+        if base and _count(client, f"a {word} {word}") == base + 2:
             yield word
+
+
+def _per_word(client: ApiClient) -> float:
+    """Tokens of a word, from the usage of two prompts; 1 if the server reports none."""
+    counts = []
+    for words in (WORDS[:1], WORDS):
+        usage = client.ask(" ".join(words), max_tokens=1, temperature=0).body.get("usage") or {}
+        counts.append(usage.get("prompt_tokens"))
+    short, long = counts
+    if not isinstance(short, int) or not isinstance(long, int):
+        return 1.0
+    return max((long - short) / (len(WORDS) - 1), 0.1)
 
 
 def _of_vocabulary(client: ApiClient) -> Iterator[str]:
     """Words that the tokenizer itself has, for small tokenizers that split most words."""
-    if len(client.tokens(" ".join(WORDS[:40]))) < 60:
+    if _count(client, " ".join(WORDS[:40])) < _SPLITS_WORDS:
         return
-    for token in range(300, 1300):
-        text = client.text([token])
+    found = 0
+    for token in range(_FIRST_WORD, _FIRST_WORD + _TRIED):
+        answer = client.post("/detokenize", {"model": client.model, "tokens": [token]})
+        text = str(answer.json().get("prompt", "")) if answer.status_code == 200 else ""
         if text.startswith(" ") and text.strip().isalnum():
+            found += 1
             yield text.strip()
+        if answer.status_code != 200 or found >= 2 * _LEAST_WORDS:
+            return
+
+
+def _count(client: ApiClient, text: str) -> int:
+    """Tokens of a text; 0 if the server refuses."""
+    answer = client.post("/tokenize", {"model": client.model, "prompt": text})
+    tokens = answer.json().get("tokens") if answer.status_code == 200 else None
+    return len(tokens) if isinstance(tokens, list) else 0

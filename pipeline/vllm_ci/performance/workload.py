@@ -119,22 +119,27 @@ class Workload:
         )
         return scaled, factor
 
-    def asks(self, *, seed: int, words: Sequence[str] = WORDS) -> Iterator[Ask]:
+    def asks(self, *, seed: int, words: Sequence[str] = WORDS, tokens_per_word: float = 1.0) -> Iterator[Ask]:
         """Its requests, without end.
 
         Args:
             seed: The same seed gives the same requests.
             words: Words to build prompts from, each one token with a space before it.
+            tokens_per_word: Tokens that a word has on average, if words are not one token each.
         """
         rng = seeded(self.id, seed)
-        common = _text(seeded(self.id, "shared", seed), self.shared, words) if self.shared else ""
+
+        def text(generator: random.Random, tokens: int) -> str:
+            return " ".join(generator.choices(words, k=max(round(tokens / tokens_per_word), 1)))
+
+        common = text(seeded(self.id, "shared", seed), self.shared) if self.shared else ""
         number = 0
         while True:
             history: list[Mapping[str, str]] = [{"role": "system", "content": common}] if common else []
             before, said = None, self.shared
             for _ in range(self.turns):
                 length, output = self.prompt.draw(rng), self.output.draw(rng)
-                history.append({"role": "user", "content": _text(rng, length, words)})
+                history.append({"role": "user", "content": text(rng, length)})
                 said += length
                 yield Ask(
                     messages=tuple(history),
@@ -143,7 +148,7 @@ class Workload:
                     fields={"response_format": _SCHEMA} if self.structured else {},
                     follows=before,
                 )
-                history.append({"role": "assistant", "content": _text(rng, output, words)})
+                history.append({"role": "assistant", "content": text(rng, output)})
                 said += output
                 before, number = number, number + 1
 
@@ -217,7 +222,3 @@ WORKLOADS: Mapping[str, Workload] = _named(
         structured=True,
     ),
 )
-
-
-def _text(rng: random.Random, count: int, words: Sequence[str]) -> str:
-    return " ".join(rng.choices(words, k=count))
