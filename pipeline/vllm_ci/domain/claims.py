@@ -56,10 +56,13 @@ def claims(bad: Sequence[Bad]) -> list[Claim]:
 
 
 def _recorded(bad: Bad) -> list[Claim]:
-    """The cause that the suite recorded."""
+    """The cause that the suite recorded; a finding ``<id>:<what>`` of the case says more precisely which one it is."""
     cause = bad.case.properties.get("cause")
     if not isinstance(cause, Mapping) or not (name := one_line(str(cause.get("id") or ""), 200)):
         return []
+    found = bad.case.properties.get("findings")
+    ids = [each["id"] for given in (found if isinstance(found, list | tuple) else ()) if (each := _finding(given))]
+    name = min((each for each in ids if each.startswith(f"{name}:")), default=name)
     title = one_line(str(cause.get("title") or bad.case.message or name), 300)
     severity, rule = str(cause.get("severity") or ""), one_line(str(cause.get("rule") or ""), 1000)
     return [Claim(bad=bad, id=name, shape=shape_of(title), severity=severity if severity in SEVERITIES else "", rule=rule)]
@@ -121,12 +124,19 @@ class _Said:
             about += f"\0{bad.stage}\0{function}"
             first = f"{function.rpartition('::')[2]}: {first or 'no message'}"
         rest = first[2000:] + rest
-        words = [parameters.removesuffix("]"), *(each for each in _SURFACES if each in parameters.removesuffix("]").split("-"))]
+        words = _words(parameters.removesuffix("]"))
         return cls(bad=bad, about=f"{about}\0{shape_of(rest).text}", exact=shape_of(first), loose=shape_of(first, words))
 
     @property
     def key(self) -> str:
         return f"{self.about}\0{self.exact.text}"
+
+
+def _words(parameters: str) -> list[str]:
+    """Parameters as they may appear in a message: ``chat-accents`` is what a case about accents has for one of two surfaces."""
+    pieces = parameters.split("-")
+    others = "-".join(piece for piece in pieces if piece not in _SURFACES)
+    return [parameters, others, *(each for each in _SURFACES if each in pieces)]
 
 
 def _known(recorded: Mapping[int, list[Claim]], said: Mapping[int, _Said]) -> dict[str, set[str]]:
