@@ -94,15 +94,12 @@ def test_parameters_of_a_case_in_its_message_make_no_difference() -> None:
 
 
 def test_a_parameter_beside_the_surface_makes_no_difference_either() -> None:
-    names = ("chat-accents", "completions-accents", "chat-emoji", "completions-emoji")
-    cases = [
-        Case(
-            name=f"suite/test_a.py::test_x[{name}]",
-            status=FAILED,
-            message=f"{name.split('-')[0]}: {name.split('-')[1]} are broken",
-        )
-        for name in names
-    ]
+    messages = {
+        f"{surface}-{what}": f"{surface}: {what} are broken"
+        for surface in ("chat", "completions")
+        for what in ("accents", "emoji")
+    }
+    cases = [Case(name=f"suite/test_a.py::test_x[{name}]", status=FAILED, message=text) for name, text in messages.items()]
     (cause,) = causes_of(cases)
     assert cause.title == "chat or completions: accents or emoji are broken"
 
