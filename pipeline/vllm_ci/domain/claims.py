@@ -8,14 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.message_shape import Shape, shape_of
-from vllm_ci.domain.plain import one_line
+from vllm_ci.domain.plain import excerpt, one_line
 from vllm_ci.domain.report import Case, CaseStatus
 from vllm_ci.domain.stage import SEVERITIES
 
 _FINDING = re.compile(rf"\[({'|'.join(SEVERITIES)})\] (.+?): (.*)", re.DOTALL)
+_REQUEST = re.compile(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE) (/[\w./-]*[\w/-]|/)")
+_EXCERPT = 4000
 _SURFACES = ("chat", "completions")
 # A message that ends with the whole message of other cases says in which circumstances the same thing happened.
 _LEAST_NESTED = 20
+
+
+def exchange_of(case: Case) -> dict[str, str]:
+    """Beginnings of ``request`` and ``response`` that a case recorded; none if its message is about another request."""
+    given = case.properties.get("exchange")
+    if not isinstance(given, Mapping):
+        return {}
+    found = {name: excerpt(str(given.get(name) or ""), _EXCERPT) for name in ("request", "response")}
+    named, recorded = _REQUEST.findall(case.message), _REQUEST.match(found["request"])
+    if named and (recorded is None or recorded.groups() not in named):  # such as the last request of a case about streams
+        return {}
+    return {name: text for name, text in found.items() if text}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vllm_ci.domain.causes import Cause, SkipReason
-from vllm_ci.domain.plain import excerpt
 from vllm_ci.domain.report import Case, StageResult
 
-_EXCERPT = 4000
 # Properties of a case that describe its cause.
 ABOUT_THE_CAUSE = ("cause", "exchange")
 
@@ -38,12 +36,6 @@ def brief(cause: Cause) -> dict[str, str]:
 def skip_to_json(skip: SkipReason) -> dict[str, Any]:
     """A reason of skipped cases as plain data."""
     return {"reason": skip.reason, "cases": skip.count}
-
-
-def exchange_of(case: Case) -> list[tuple[str, str]]:
-    """Beginnings of the request and the response that a case recorded, by name."""
-    found = case.properties.get("exchange")
-    return [(str(name), excerpt(str(text), _EXCERPT)) for name, text in found.items()] if isinstance(found, Mapping) else []
 
 
 class CausesOfCases:

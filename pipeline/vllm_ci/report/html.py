@@ -12,9 +12,10 @@ from markupsafe import Markup, escape
 from vllm_ci import __version__
 from vllm_ci.domain import refs
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
+from vllm_ci.domain.claims import exchange_of
 from vllm_ci.domain.plain import visible
 from vllm_ci.domain.report import Case, CaseStatus, Report
-from vllm_ci.report.causes import CausesOfCases, exchange_of, other_properties
+from vllm_ci.report.causes import CausesOfCases, other_properties
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from vllm_ci.domain.causes import Cause, causes_of_report
+from vllm_ci.domain.claims import exchange_of
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult
-from vllm_ci.report.causes import CausesOfCases, exchange_of, other_properties
+from vllm_ci.report.causes import CausesOfCases, other_properties
 from vllm_ci.report.ctrf import cases_of, identity, suites_of
 
 # Characters that XML 1.0 (section 2.2) does not allow, not even escaped.
@@ -80,7 +81,7 @@ def _outcome(tag: str, case: Case, causes: Sequence[Cause]) -> ET.Element:
     title = f"inconclusive: {first.title}" if case.status is CaseStatus.INCONCLUSIVE else first.title
     outcome = ET.Element(tag, {"type": _text(first.id), "message": _text(title)})
     parts = [case.message, *(f"rule: {cause.rule}" for cause in causes if cause.rule)]
-    parts += [f"{name}: {text}" for name, text in exchange_of(case)]
+    parts += [f"{name}: {text}" for name, text in exchange_of(case).items()]
     outcome.text = _text("\n".join(part for part in (*parts, case.details) if part)) or None
     return outcome
 

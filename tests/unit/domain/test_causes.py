@@ -155,6 +155,16 @@ def test_a_cause_that_the_suite_recorded_joins_what_says_different_things() -> N
     assert cause.count == 2
 
 
+def test_a_request_that_the_message_is_not_about_is_no_evidence() -> None:
+    message = "POST /v1/completions?a=1: streamed 0 events: status 500"
+    last = failed(message, exchange={"request": "GET /metrics", "response": "200 OK"})
+    assert causes_of(last)[0].request == ""
+    own = {"request": 'POST /v1/completions\n{"stream": true}', "response": "500 no"}
+    (cause,) = causes_of([*last, *failed("", message, exchange=own)[1:]])
+    assert (cause.count, cause.request, cause.response) == (2, own["request"], own["response"])
+    assert causes_of(failed("it broke", exchange={"request": "GET /metrics"}))[0].request == "GET /metrics"
+
+
 def test_a_case_that_says_the_same_without_recording_it_belongs_to_the_recorded_cause() -> None:
     recorded = failed("POST /v1/completions: no [DONE]", "other words", cause=RECORDED)
     plain = Case(name="suite/test_b.py::test_plain", status=ERRORED, message="POST /v1/completions: no [DONE]")
