@@ -176,7 +176,8 @@ def _messages(report: Report, causes: Sequence[Cause], *, rows: int, folder: str
     titles = {cause.title for cause in causes}
     for stage in report.stages:
         counted = verdict_of(stage.cases)[1] if stage.cases else ""
-        said = [line for line in visible(stage.message).splitlines() if line != counted]
+        # Reports of earlier versions do not have the number of reasons at the end of that line.
+        said = [line for line in visible(stage.message).splitlines() if not counted.startswith(line)]
         if not report.is_explained(stage) and (len(said) > 1 or (said and said[0] not in titles)):
             lines.append(Text(f"{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
             lines += map(Text, said)

@@ -8,17 +8,16 @@ A case belongs to the cause that its suite recorded (property ``cause``); to one
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vllm_ci.domain.claims import Bad, Claim, claims
+from vllm_ci.domain.claims import Bad, Claim, claims, exchange_of
 from vllm_ci.domain.message_shape import common, shape_of
-from vllm_ci.domain.plain import excerpt, one_line
+from vllm_ci.domain.plain import one_line
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
 from vllm_ci.domain.stage import SEVERITIES
 
 _STATUSES = (CaseStatus.FAILED, CaseStatus.ERRORED, CaseStatus.INCONCLUSIVE)
-_EXCERPT = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +162,7 @@ def _severity(name: str) -> int:
 
 def _cause(group: Sequence[Claim]) -> Cause:
     """The cause that these claims are about; the first of them is of the first case in the order of :func:`_place`."""
-    exchange = next((each for claim in group if (each := _exchange(claim.bad.case))), {})
+    exchange = next((each for claim in group if (each := exchange_of(claim.bad.case))), {})
     return Cause(
         id=group[0].id,
         title=_title(group),
@@ -171,8 +170,8 @@ def _cause(group: Sequence[Claim]) -> Cause:
         cases=tuple(AffectedCase(stage=each.bad.stage, name=each.bad.case.name, status=each.bad.case.status) for each in group),
         severity=max((claim.severity for claim in group), key=lambda name: (bool(name), _severity(name))),
         rule=next((claim.rule for claim in group if claim.rule), ""),
-        request=excerpt(str(exchange.get("request", "")), _EXCERPT),
-        response=excerpt(str(exchange.get("response", "")), _EXCERPT),
+        request=exchange.get("request", ""),
+        response=exchange.get("response", ""),
     )
 
 
@@ -182,8 +181,3 @@ def _title(group: Sequence[Claim]) -> str:
     counted = Counter(shape.text for shape in shapes)
     most = min(counted, key=lambda text: (-counted[text], text))
     return one_line(common([shape for shape in shapes if shape.text == most]), 300)
-
-
-def _exchange(case: Case) -> Mapping[str, object]:
-    exchange = case.properties.get("exchange")
-    return exchange if isinstance(exchange, Mapping) else {}

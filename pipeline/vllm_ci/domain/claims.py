@@ -8,14 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.message_shape import Shape, shape_of
-from vllm_ci.domain.plain import one_line
+from vllm_ci.domain.plain import excerpt, one_line
 from vllm_ci.domain.report import Case, CaseStatus
 from vllm_ci.domain.stage import SEVERITIES
 
 _FINDING = re.compile(rf"\[({'|'.join(SEVERITIES)})\] (.+?): (.*)", re.DOTALL)
+_REQUEST = re.compile(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE) (/[\w./-]*[\w/-]|/)")
+_EXCERPT = 4000
 _SURFACES = ("chat", "completions")
 # A message that ends with the whole message of other cases says in which circumstances the same thing happened.
 _LEAST_NESTED = 20
+
+
+def exchange_of(case: Case) -> dict[str, str]:
+    """Beginnings of ``request`` and ``response`` that a case recorded; none if its message is about another request."""
+    given = case.properties.get("exchange")
+    if not isinstance(given, Mapping):
+        return {}
+    found = {name: excerpt(str(given.get(name) or ""), _EXCERPT) for name in ("request", "response")}
+    named, recorded = _REQUEST.findall(case.message), _REQUEST.match(found["request"])
+    if named and (recorded is None or recorded.groups() not in named):  # such as the last request of a case about streams
+        return {}
+    return {name: text for name, text in found.items() if text}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +70,13 @@ def claims(bad: Sequence[Bad]) -> list[Claim]:
 
 
 def _recorded(bad: Bad) -> list[Claim]:
-    """The cause that the suite recorded."""
+    """The cause that the suite recorded; a finding ``<id>:<what>`` of the case says more precisely which one it is."""
     cause = bad.case.properties.get("cause")
     if not isinstance(cause, Mapping) or not (name := one_line(str(cause.get("id") or ""), 200)):
         return []
+    found = bad.case.properties.get("findings")
+    ids = [each["id"] for given in (found if isinstance(found, list | tuple) else ()) if (each := _finding(given))]
+    name = min((each for each in ids if each.startswith(f"{name}:")), default=name)
     title = one_line(str(cause.get("title") or bad.case.message or name), 300)
     severity, rule = str(cause.get("severity") or ""), one_line(str(cause.get("rule") or ""), 1000)
     return [Claim(bad=bad, id=name, shape=shape_of(title), severity=severity if severity in SEVERITIES else "", rule=rule)]
@@ -121,12 +138,19 @@ class _Said:
             about += f"\0{bad.stage}\0{function}"
             first = f"{function.rpartition('::')[2]}: {first or 'no message'}"
         rest = first[2000:] + rest
-        words = [parameters.removesuffix("]"), *(each for each in _SURFACES if each in parameters.removesuffix("]").split("-"))]
+        words = _words(parameters.removesuffix("]"))
         return cls(bad=bad, about=f"{about}\0{shape_of(rest).text}", exact=shape_of(first), loose=shape_of(first, words))
 
     @property
     def key(self) -> str:
         return f"{self.about}\0{self.exact.text}"
+
+
+def _words(parameters: str) -> list[str]:
+    """Parameters as they may appear in a message: ``chat-accents`` is what a case about accents has for one of two surfaces."""
+    pieces = parameters.split("-")
+    others = "-".join(piece for piece in pieces if piece not in _SURFACES)
+    return [parameters, others, *(each for each in _SURFACES if each in pieces)]
 
 
 def _known(recorded: Mapping[int, list[Claim]], said: Mapping[int, _Said]) -> dict[str, set[str]]:

@@ -66,7 +66,7 @@ def shape_of(message: str, parameters: Iterable[str] = ()) -> Shape:
     """
     fixed, values, end = [], [], 0
     text = message[:_LONGEST]
-    for match in _pattern(parameters).finditer(text):
+    for match in _pattern(word for word in parameters if word in text).finditer(text):
         if match.lastgroup != "fixed" and not _says_what_happened(match, text):
             fixed.append(text[end : match.start()])
             values.append(match[0])
@@ -99,7 +99,7 @@ def _says_what_happened(match: re.Match[str], text: str) -> bool:
 
 
 def _pattern(parameters: Iterable[str]) -> re.Pattern[str]:
-    """Cached by :mod:`re` for the few hundred sets of parameters of a run."""
+    """Pattern of what is fixed and what varies; :mod:`re` keeps the compiled ones."""
     words = sorted({re.escape(word) for word in parameters if len(word) > 1 and not word.isdigit()}, key=len, reverse=True)
     given = rf"| (?<![\w-])(?:{'|'.join(words)})(?![\w-])" if words else ""
     return re.compile(rf"(?P<fixed>{_FIXED}) | (?P<varies>{_VARIES} {given}) | (?P<number>{_NUMBER})", re.VERBOSE)

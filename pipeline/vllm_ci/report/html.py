@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from vllm_ci import __version__
 from vllm_ci.domain import refs
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
-from vllm_ci.domain.plain import excerpt, visible
+from vllm_ci.domain.claims import exchange_of
+from vllm_ci.domain.plain import visible
 from vllm_ci.domain.report import Case, CaseStatus, Report
 from vllm_ci.report.causes import CausesOfCases, other_properties
 
@@ -46,7 +47,7 @@ def from_report(report: Report) -> str:
         seconds=seconds,
         facts=facts,
         properties=other_properties,
-        exchange=exchange,
+        exchange=exchange_of,
         anchor=anchor,
         place=place,
         cases=cases,
@@ -70,12 +71,6 @@ def place(stage: str, case: str) -> str:
 def cases(count: int) -> str:
     """``1 case`` or ``12 cases``."""
     return f"{count} case{'' if count == 1 else 's'}"
-
-
-def exchange(case: Case) -> list[tuple[str, str]]:
-    """Request and response that a case recorded, for those that have a cause of their own shown elsewhere."""
-    found = case.properties.get("exchange")
-    return [(str(name), excerpt(str(text), 4000)) for name, text in found.items()] if isinstance(found, Mapping) else []
 
 
 def linked(text: str) -> Markup:

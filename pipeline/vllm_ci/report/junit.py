@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from vllm_ci.domain.causes import Cause, causes_of_report
+from vllm_ci.domain.claims import exchange_of
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult
 from vllm_ci.report.causes import CausesOfCases, other_properties
 from vllm_ci.report.ctrf import cases_of, identity, suites_of
@@ -79,9 +80,8 @@ def _outcome(tag: str, case: Case, causes: Sequence[Cause]) -> ET.Element:
     first = causes[0]
     title = f"inconclusive: {first.title}" if case.status is CaseStatus.INCONCLUSIVE else first.title
     outcome = ET.Element(tag, {"type": _text(first.id), "message": _text(title)})
-    exchange = case.properties.get("exchange")
     parts = [case.message, *(f"rule: {cause.rule}" for cause in causes if cause.rule)]
-    parts += [f"{name}: {text}" for name, text in exchange.items()] if isinstance(exchange, Mapping) else []
+    parts += [f"{name}: {text}" for name, text in exchange_of(case).items()]
     outcome.text = _text("\n".join(part for part in (*parts, case.details) if part)) or None
     return outcome
 

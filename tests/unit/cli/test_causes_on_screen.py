@@ -136,3 +136,9 @@ def test_nothing_that_a_server_sends_reaches_the_terminal_as_a_command() -> None
     text = screen(stage(cases, message=hostile + "\nmore"), width=200, height=60)
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     assert "\\x1b[2J" in text
+
+
+def test_a_report_of_an_earlier_version_is_shown_without_repeating_its_numbers() -> None:
+    text = screen(stage(failing(50, 2), message="50 of 50 cases failed"), width=132, height=40)
+    assert text.count("50 of 50 cases failed") == 1
+    assert "streaming: failed" not in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -189,6 +191,21 @@ def test_nothing_that_a_server_sends_becomes_part_of_the_page() -> None:
     assert Page(page).tags.count("script") == 1
     assert not {"b", "i"} & set(Page(page).tags)
     assert not {"\x1b", "\x00"} & set(page)
+
+
+@pytest.mark.needs_browser
+def test_a_link_to_a_case_unfolds_it(tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs Chromium")
+    (tmp_path / "report.html").write_text(html.from_report(REPORT), encoding="utf-8")
+    (place,) = (link for link in Page(html.from_report(REPORT)).links if "test_7[chat]" in link)
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    address = f"file://{tmp_path}/report.html{place}"
+    done = subprocess.run([browser, *options, address], capture_output=True, text=True, check=True, timeout=60)
+    row = done.stdout.partition(f'id="{place[1:]}"')[2]
+    assert row.partition("<summary>")[0].rpartition("<")[2].startswith("details open")
+    assert done.stdout.count("<details open") == 1
 
 
 def test_a_page_without_failures_has_no_causes() -> None:
