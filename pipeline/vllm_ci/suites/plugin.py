@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +137,12 @@ def openai_client(server: ServerFacts, api_key: str, answer_s: float) -> Iterato
     import openai  # imported here because it takes a second and only a few cases need it
 
     base_url = f"{server.url.rstrip('/')}/v1"
-    with openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=answer_s, max_retries=0) as sdk:
+    # As our other clients: the system's trust store or SSL_CERT_FILE, and no proxy of the environment.
+    own = openai.DefaultHttpxClient(
+        verify=ssl.create_default_context(), trust_env=False, timeout=answer_s, follow_redirects=True
+    )
+    key = api_key or "none"
+    with own, openai.OpenAI(base_url=base_url, api_key=key, timeout=answer_s, max_retries=0, http_client=own) as sdk:
         yield sdk
 
 

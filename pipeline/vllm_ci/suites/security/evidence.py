@@ -15,7 +15,7 @@ from vllm_ci.suites.raw import RawResponse
 
 _SAMPLE = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^}]*\})? [-+0-9.eEINnaf]+", re.MULTILINE)
 _PAGES = ("swagger-ui", "redoc", "rapidoc")
-_EMPTY = (None, "", [], {})
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 _MAY_VARY = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
@@ -37,7 +37,7 @@ def served(answer: RawResponse, shows: tuple[str, ...]) -> bool:
 
 
 def content(answer: RawResponse) -> bool:
-    """Whether a successful response holds data, of a route about which nothing is known: JSON that is no error, or plain text."""
+    """Whether a response of a route about which nothing is known holds data: JSON that is no error, or plain text."""
     if answer.status != 200 or not answer.body.strip():
         return False
     if answer.kind == "text/plain":

@@ -1,4 +1,4 @@
-"""The access check belongs to each request, however it arrives: on a kept connection, pipelined, in another framing or version."""
+"""Each request is checked, however it arrives: on a kept connection, pipelined, in another framing or version."""
 
 from __future__ import annotations
 
