@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from doubles.defects import answers, bypasses, crowds, delivery, doors, hostile, limits, reflections, requests, sampling, streams
+from doubles.defects import (
+    answers,
+    bypasses,
+    crowds,
+    delivery,
+    doors,
+    hostile,
+    limits,
+    reflections,
+    requests,
+    sampling,
+    streams,
+)
 from doubles.defects.catalogue import DEFECTS, Defect
 
 __all__ = [

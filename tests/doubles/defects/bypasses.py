@@ -165,7 +165,9 @@ class KeyInTheQuery(Unguarded):
         return parse_qs(urlsplit(request.target).query).get("api_key") == [self.key]
 
 
-@defect("key-in-a-cookie", "The key may be in a cookie.", f"{AUTH}the_key_is_accepted_in_documented_places_only[a-cookie]", key=True)
+@defect(
+    "key-in-a-cookie", "The key may be in a cookie.", f"{AUTH}the_key_is_accepted_in_documented_places_only[a-cookie]", key=True
+)
 class KeyInACookie(Unguarded):
     def free(self, request: Request) -> bool:
         return self.key in request.headers.get("cookie", "")
@@ -192,7 +194,9 @@ class AKeptConnectionKeepsTheKey(Remembering):
     pass
 
 
-@defect("options-lists-models", "OPTIONS is answered like GET.", f"{AUTH}no_other_method_gets_past_the_guard[OPTIONS]", key=True)
+@defect(
+    "options-lists-models", "OPTIONS is answered like GET.", f"{AUTH}no_other_method_gets_past_the_guard[OPTIONS]", key=True
+)
 class OptionsListsModels(Double):
     def admitted(self, request: Request) -> bool:
         if request.method == "OPTIONS":
@@ -259,7 +263,10 @@ class WithSockets(Connection):
 
 
 @defect(
-    "a-websocket-is-open", "A websocket needs no key.", f"{CONNECTIONS}no_websocket_opens_without_the_key[/v1/realtime]", key=True
+    "a-websocket-is-open",
+    "A websocket needs no key.",
+    f"{CONNECTIONS}no_websocket_opens_without_the_key[/v1/realtime]",
+    key=True,
 )
 class AWebsocketIsOpen(Double):
     def connection(self) -> Connection:
@@ -292,7 +299,9 @@ class HiddenRequestsAreServed(Double):
         return BelievingLengths(self.answer, largest_head=self.largest_head, open_bodies=self.incomplete)
 
 
-@defect("no-key-is-an-error", "A request without a key is answered 500.", f"{AUTH}a_missing_key_is_the_clients_mistake", key=True)
+@defect(
+    "no-key-is-an-error", "A request without a key is answered 500.", f"{AUTH}a_missing_key_is_the_clients_mistake", key=True
+)
 class NoKeyIsAnError(Double):
     def stranger(self, request: Request) -> Response:
         if "authorization" in request.headers:

@@ -61,7 +61,10 @@ class HalfAKeyFits(Double):
 
 
 @defect(
-    "any-scheme-fits", "The key opens the door under any scheme.", f"{AUTH}the_key_is_accepted_in_documented_places_only[token-scheme]", key=True
+    "any-scheme-fits",
+    "The key opens the door under any scheme.",
+    f"{AUTH}the_key_is_accepted_in_documented_places_only[token-scheme]",
+    key=True,
 )
 class AnySchemeFits(Double):
     def key_fits(self, header: str) -> bool:

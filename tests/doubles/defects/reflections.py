@@ -1,8 +1,9 @@
-"""Defects of what comes back: parts of a request in headers and logs, internals in errors, other sites, and fetches for users."""
+"""Defects of what comes back: parts of a request in headers and logs, internals in errors, redirects, and fetches."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import urllib.request
 from typing import Any
 from urllib.parse import unquote
@@ -156,7 +157,9 @@ class Talkative(Double):
         return found
 
 
-@defect("streamed-errors-show-code", "Errors of streams show a traceback.", f"{ROUTES}errors_show_no_code[a wrong number, streamed]")
+@defect(
+    "streamed-errors-show-code", "Errors of streams show a traceback.", f"{ROUTES}errors_show_no_code[a wrong number, streamed]"
+)
 class StreamedErrorsShowCode(Talkative):
     inside = 'Traceback (most recent call last):\n  File "serve.py", line 7, in call'
 
@@ -172,7 +175,11 @@ class ErrorsShowFiles(Talkative):
         return fields(request).get("model") == "no-such-model"
 
 
-@defect("errors-show-java", "An unknown path shows a trace of Java.", f"{ROUTES}errors_outside_of_routes_show_no_code[an unknown path]")
+@defect(
+    "errors-show-java",
+    "An unknown path shows a trace of Java.",
+    f"{ROUTES}errors_outside_of_routes_show_no_code[an unknown path]",
+)
 class ErrorsShowJava(Talkative):
     inside = "java.lang.NullPointerException\n\tat com.example.gateway.Router.route(Router.java:118)"
 
@@ -188,7 +195,11 @@ class ErrorsShowTheEnvironment(Talkative):
         return request.body == b"{"
 
 
-@defect("two-slashes-redirect", "An address with two slashes leads to another site.", f"{ROUTES}nobody_is_redirected_to_another_site")
+@defect(
+    "two-slashes-redirect",
+    "An address with two slashes leads to another site.",
+    f"{ROUTES}nobody_is_redirected_to_another_site",
+)
 class TwoSlashesRedirect(Double):
     async def routed(self, request: Request, connection: Connection) -> Response | None:
         if request.target.startswith("//"):
@@ -196,7 +207,11 @@ class TwoSlashesRedirect(Double):
         return await super().routed(request, connection)
 
 
-@defect("forwarded-host-redirects", "A redirect is made of X-Forwarded-Host.", f"{ROUTES}no_address_is_made_of_a_header[X-Forwarded-Host]")
+@defect(
+    "forwarded-host-redirects",
+    "A redirect is made of X-Forwarded-Host.",
+    f"{ROUTES}no_address_is_made_of_a_header[X-Forwarded-Host]",
+)
 class ForwardedHostRedirects(Double):
     async def routed(self, request: Request, connection: Connection) -> Response | None:
         host = request.headers.get("x-forwarded-host") or request.headers.get("host", "")
@@ -222,10 +237,8 @@ class PicturesAreFetched(Double):
 
     def fetch(self, url: str) -> None:
         """Get it, and forget it."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             urllib.request.urlopen(url, timeout=2).close()
-        except (OSError, ValueError):
-            pass
 
 
 @defect("request-ids-in-metrics", "The metrics have the id of a request as a label.", f"{LEAKS}metrics_hold_no_prompt")

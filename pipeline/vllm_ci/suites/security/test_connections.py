@@ -55,9 +55,7 @@ def test_a_kept_connection_does_not_keep_the_key(door: Door, refused: list[Way],
                 answer = line.response(way.method)
             if door.opens(way, answer):
                 opened.append((way, answer))
-    judge(
-        _findings("kept-connection", opened, f"with {later}, after a request with the key on the same connection")
-    )
+    judge(_findings("kept-connection", opened, f"with {later}, after a request with the key on the same connection"))
 
 
 def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge: Judge) -> None:
