@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,5 +49,6 @@ def running(make: Callable[[], Double]) -> Iterator[tuple[str, Double]]:
     try:
         yield found[0]
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        with contextlib.suppress(RuntimeError):  # a double that dies has closed its loop
+            loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)

@@ -18,6 +18,7 @@ import pytest
 import vllm_ci.suites
 from doubles.running import running
 from doubles.server import Double
+from vllm_ci.suites.plugins import vital
 from vllm_ci.suites.security import test_denial
 from vllm_ci.suites.streaming import test_disconnect
 
@@ -97,6 +98,7 @@ def _short_waits() -> Iterator[None]:
     with (
         mock.patch.object(test_disconnect, "_PATIENCE_S", 1.5),
         mock.patch.object(test_denial, "_BOUND_S", 4.0),
+        mock.patch.object(vital, "_ANSWER_S", 3.0),
     ):
         yield
 

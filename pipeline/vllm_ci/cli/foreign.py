@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
@@ -18,7 +20,9 @@ from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engines import choose
 from vllm_ci.stages import needs_server, unknown
-from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.stage import CA_NAME, StageContext
+from vllm_ci.suites.reach import UnreachableError, base_url
+from vllm_ci.system import scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class Foreign:
         engine: Name of the engine for their programs.
         folder: Directory of the project, if there is a configuration.
         report_directory: Directory with a subdirectory per run.
+        ca_file: More certificate authorities, as PEM.
     """
 
     context: StageContext
@@ -38,6 +43,19 @@ class Foreign:
     engine: str
     folder: Path | None
     report_directory: Path
+    ca_file: Path | None = None
+
+    @contextmanager
+    def authorities(self) -> Iterator[Path | None]:
+        """A directory with only the file of certificate authorities, to mount; ``None`` without one."""
+        if self.ca_file is None:
+            yield None
+            return
+        with scratch.folder("authorities-") as place:
+            folder = place / "files"
+            folder.mkdir()
+            shutil.copyfile(self.ca_file, folder / CA_NAME)
+            yield folder
 
 
 def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Foreign:
@@ -46,9 +64,10 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
     Raises:
         UsageError: The URL is invalid, a stage needs an image, or the variable of the API key is not set.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"invalid server URL: {url!r}", remedy="include scheme and host: --url http://127.0.0.1:8000")
+    try:
+        base_url(url)
+    except UnreachableError as error:
+        raise UsageError(error.message, remedy="include scheme and host: --url http://127.0.0.1:8000") from error
     loaded = _configuration(context)
     config = loaded.config if loaded else ProjectConfig()
     specs = config.stages.specs()
@@ -70,12 +89,13 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
         raise UsageError(f"the environment variable {key} is not set", remedy=f"export {key}=... before the call")
     return Foreign(
         context=StageContext(
-            spec=StageSpec(name=""), url=url.rstrip("/"), model=context.params.get("model") or "", api_key_env=key
+            spec=StageSpec(name=""), url=base_url(url), model=context.params.get("model") or "", api_key_env=key
         ),
         stages=tuple(specs[name] for name in specs if name in chosen),
         engine=choose(config.engine)[0],
         folder=loaded.folder if loaded else None,
         report_directory=_report_directory(context, loaded),
+        ca_file=context.params.get("ca_file"),
     )
 
 

@@ -18,7 +18,9 @@ from vllm_ci.domain.errors import ErroredError
 if TYPE_CHECKING:  # loaded when a command runs
     from rich.console import Console
 
+    from vllm_ci.cli.foreign import Foreign
     from vllm_ci.config.load import Loaded
+    from vllm_ci.domain.report import Report
     from vllm_ci.pipeline import steps
     from vllm_ci.pipeline.loading import OwnPipeline
 
@@ -32,6 +34,10 @@ _BUDGET = {
     "type": click.FloatRange(min=0),
     "metavar": "SECONDS",
     "help": "Time budget for each stage against the server; 0 is no limit. Default: as configured (90).",
+}
+_CA_FILE = {
+    "type": click.Path(exists=True, dir_okay=False, path_type=Path),
+    "help": "PEM file with the certificate authority of that server; the variable SSL_CERT_FILE is read, too.",
 }
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for reports; each run gets its own subdirectory."}
 
@@ -67,6 +73,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 @project_options
 @option("--url", help="Test the OpenAI-compatible server at this URL instead of building an image.")
 @option("--api-key-env", metavar="NAME", help="Environment variable with that server's API key.")
+@option("--ca-file", **_CA_FILE)
 @option("--stage", **_STAGE)
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
@@ -80,7 +87,11 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
     Examples:
       vllm-ci test --url http://127.0.0.1:8000
       vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
+      vllm-ci test --url https://llm.internal/openai/v1 --ca-file company-ca.pem
       vllm-ci test --stage unit
+
+    The server is reached before any stage is started: one that is not there, refuses the key or is no OpenAI-compatible API
+    ends the run with one message and exit code 3. The URL may end in /v1, as OPENAI_BASE_URL does.
 
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
@@ -133,23 +144,45 @@ def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
 def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
     import os
 
-    from vllm_ci.cli import progress
+    from vllm_ci.cli.contact import contact
     from vllm_ci.cli.foreign import open_foreign
+
+    foreign = open_foreign(context, url, stages)
+    key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
+    closing = _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json)
+    try:
+        contact(foreign.context, foreign.ca_file)
+    except ErroredError as error:
+        closing.keep(_unreached(foreign, error))
+        raise
+
+    from vllm_ci.cli import progress
     from vllm_ci.engines import open_engine
     from vllm_ci.pipeline import steps
 
-    foreign = open_foreign(context, url, stages)
     screen = progress.console()
-    screen.print(f"testing {url}")
+    screen.print(f"testing {foreign.context.url}")
 
     async def main(record: steps.RunRecord) -> steps.RunResult:
         record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]
         async with open_engine(foreign.engine) as engine:
             source = engine.directory(foreign.folder) if foreign.folder else None
-            return await steps.test(engine, foreign.stages, replace(foreign.context, source=source), record.emit, record)
+            with foreign.authorities() as folder:
+                authorities = engine.directory(folder) if folder else None
+                tested = replace(foreign.context, source=source, authorities=authorities)
+                return await steps.test(engine, foreign.stages, tested, record.emit, record)
 
-    key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
-    return _reported(main, screen, _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json))
+    return _reported(main, screen, closing)
+
+
+def _unreached(foreign: Foreign, error: ErroredError) -> steps.RunResult:
+    """The result of a run that ended with the first contact."""
+    from vllm_ci.pipeline import steps
+
+    record = steps.RunRecord(emit=lambda _event: None)
+    record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]
+    record.failed("server", error)
+    return record.run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +204,16 @@ class _Closing:
     def write(self, result: steps.RunResult, screen: Console) -> int:
         """Write the report, print its summary, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
+
+        return self.keep(result, lambda report, written: progress.close(screen, report, written))
+
+    def keep(self, result: steps.RunResult, shown: Callable[[Report, str], None] = lambda _report, _written: None) -> int:
+        """Write the report, show it, and return the exit code of its verdict."""
         from vllm_ci.report import document, folder, redaction
 
         report = redaction.redacted(result.report, self.secrets)
         written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
-        progress.close(screen, report, str(written))
+        shown(report, str(written))
         if self.as_json:
             with redirect_stdout(self.stdout):
                 print_json(document.summary(report, str(written)))

@@ -50,7 +50,10 @@ class CommandStage:
                 env={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **env, **context.spec.env},
                 secrets=secrets,
                 image=context.image if self.own.inside else None,
-                inputs={"source": context.source} if context.source is not None else {},
+                inputs={
+                    **({"source": context.source} if context.source is not None else {}),
+                    **({"authorities": context.authorities} if context.authorities is not None else {}),
+                },
                 needs={"vllm": context.service} if self.own.needs_server and context.service is not None else {},
                 timeout_s=context.spec.timeout_s,
             ),

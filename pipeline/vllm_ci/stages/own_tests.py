@@ -48,6 +48,7 @@ class OwnTests:
         else:
             known = options(context)
         inputs = {"source": context.source, "image": context.image_facts, "tools": context.tools if self.own.inside else None}
+        inputs["authorities"] = context.authorities
         paths = (f"{{in.source}}/{path}" for path in spec.paths)
         env, secrets = variables(self.own, context)
         return (

@@ -16,6 +16,10 @@ from vllm_ci.domain.report import StageResult
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.engine import Engine
 
+CA_NAME = "ca.pem"
+CA_FILE = "{in.authorities}/" + CA_NAME
+"""Where a program finds the certificate authorities of :attr:`StageContext.authorities`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
@@ -37,6 +41,7 @@ class StageContext:
             is read from the caller's environment.
         tensor_parallel_size: Tensor parallel size of the server; 0 if unknown.
         quantization: Quantization of the server; empty if unknown.
+        authorities: Directory with ``ca.pem``, more certificate authorities for an external server.
         stage: The stage object, if it was passed as an object and not by name.
         only: Names of the cases to run; by default all.
     """
@@ -55,6 +60,7 @@ class StageContext:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensor_parallel_size: int = 0
     quantization: str = ""
+    authorities: Directory | None = None
     stage: Stage | None = None
     only: tuple[str, ...] = ()
 

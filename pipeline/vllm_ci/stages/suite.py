@@ -11,7 +11,7 @@ from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import Case, StageResult
 from vllm_ci.stages import promises, reading
 from vllm_ci.stages.reviving import case_id
-from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.stage import CA_FILE, StageContext
 from vllm_ci.suites import manifest
 
 # Tests may be read-only, so write nothing next to them; configuration in a parent directory must not affect the run.
@@ -100,6 +100,7 @@ class ServerStage:
             inputs={
                 **({"source": context.source} if own_tests and context.source is not None else {}),
                 **({"image": context.image_facts} if context.image_facts is not None else {}),
+                **({"authorities": context.authorities} if context.authorities is not None else {}),
             },
             needs={"vllm": context.service} if context.service is not None else {},
             timeout_s=context.spec.timeout_s,
@@ -123,6 +124,7 @@ def options(context: StageContext) -> tuple[str, ...]:
         "--base-url": "{url.vllm}" if context.service is not None else context.url,
         "--vllm-model": context.model,
         "--vllm-api-key-env": context.api_key_env,
+        "--vllm-ca-file": CA_FILE if context.authorities is not None else "",
         "--vllm-require": ",".join(spec.require),
         "--vllm-accept": json.dumps(accepted) if accepted else "",
         "--vllm-fail-on": spec.fail_on,

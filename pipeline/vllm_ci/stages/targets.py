@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.stage import OwnStage
-from vllm_ci.stages.stage import StageContext
+from vllm_ci.stages.stage import CA_FILE, StageContext
 
 URL, MODEL, KEY = "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"
 """Environment variables for programs that need the server: base URL, model name, API key."""
@@ -42,6 +42,8 @@ def variables(own: OwnStage, context: StageContext) -> tuple[dict[str, str], tup
     env = {URL: "{url.vllm}" if context.service is not None else context.url}
     if context.model:
         env[MODEL] = context.model
+    if context.authorities is not None:
+        env["SSL_CERT_FILE"] = CA_FILE
     key = context.api_key_env
     named = (key, *((f"{KEY}={key}",) if key != KEY else ())) if key else ()
     return env, tuple(dict.fromkeys((*own.secrets, *named)))

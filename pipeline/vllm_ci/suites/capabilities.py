@@ -229,7 +229,7 @@ class Probing:
         return "" if "vllm:" in answer.text else "/metrics has no metrics of vLLM"
 
     def _auth(self) -> str:
-        """Whether a key is required; only a list of models and an answer that were really served without one prove that none is."""
+        """Whether a key is required; only a list and an answer that were really served without one prove that none is."""
         listed = self._anonymous("GET", "/v1/models")
         if cards_of(listed) is None or not self._surface:
             return "" if cards_of(listed) is None else "the server lists its models without a key"

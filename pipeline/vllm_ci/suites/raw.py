@@ -1,7 +1,7 @@
 """Sends requests exactly as given, valid or not: paths are not normalised, and only ``Host`` is added to the headers.
 
-What happens to a connection is a fact in the answer, never an exception; only a server that accepts no connection at all raises,
-because nothing can be concluded from that.
+What happens to a connection is a fact in the answer, never an exception; only a server that accepts no connection at all
+raises, because nothing can be concluded from that.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Line:
         self.authority = parts.netloc.rpartition("@")[2]
         self._timeout_s = timeout_s
         self.socket = _connected(parts.scheme, self.host, parts.port, receive_bytes)
-        self._reader = io.BufferedReader(cast("io.RawIOBase", _Bounded(self.socket)), _PIECE)
+        self._source = _Bounded(self.socket)
+        self._reader: io.BufferedReader[Any] = io.BufferedReader(self._source, _PIECE)
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +115,7 @@ class Line:
     def response(self, method: str = "GET") -> RawResponse:
         """Read one response, up to its end, the time limit or :data:`MOST_BYTES`."""
         deadline = time.monotonic() + self._timeout_s
-        cast("_Bounded", self._reader.raw).deadline = deadline
+        self._source.deadline = deadline
         answer = http.client.HTTPResponse(cast("socket.socket", _Shared(self._reader)), method=method)
         try:
             answer.begin()
@@ -128,12 +129,12 @@ class Line:
 
     def rest(self, quiet_s: float) -> bytes:
         """All bytes that arrive until the connection ends, or nothing comes for some seconds."""
-        cast("_Bounded", self._reader.raw).deadline = time.monotonic() + quiet_s
+        self._source.deadline = time.monotonic() + quiet_s
         found = b""
         try:
             while len(found) < MOST_BYTES and (piece := self._reader.read1(_PIECE)):
                 found += piece
-                cast("_Bounded", self._reader.raw).deadline = time.monotonic() + quiet_s
+                self._source.deadline = time.monotonic() + quiet_s
         except (OSError, ValueError):
             pass
         return found
@@ -221,15 +222,15 @@ class _Bounded(io.RawIOBase):
 class _Shared:
     """A socket for :class:`http.client.HTTPResponse` whose reader survives a response, for the next one."""
 
-    def __init__(self, reader: io.BufferedReader) -> None:
+    def __init__(self, reader: io.BufferedReader[Any]) -> None:
         self._reader = reader
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return cast("io.BufferedReader", _Unclosed(self._reader))
+    def makefile(self, _mode: str) -> _Unclosed:
+        return _Unclosed(self._reader)
 
 
 class _Unclosed:
-    def __init__(self, reader: io.BufferedReader) -> None:
+    def __init__(self, reader: io.BufferedReader[Any]) -> None:
         self._reader = reader
 
     def __getattr__(self, name: str) -> Any:

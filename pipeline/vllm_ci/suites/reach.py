@@ -5,8 +5,9 @@ One request each, about a second in all, with one message that says what to chan
 
 from __future__ import annotations
 
+import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -17,6 +18,9 @@ from vllm_ci.suites.client import shown
 from vllm_ci.suites.verdicts import Errored
 
 TIMEOUT_S = 10.0
+"""Time for one response of the first contact."""
+CONNECT_S = 5.0
+"""Time for one connection; a black hole (a firewall that drops packets) is found after it."""
 _KEY = "--api-key-env NAME (of pytest: --vllm-api-key-env NAME)"
 _NAMES_SHOWN = 5
 
@@ -84,28 +88,60 @@ def reach(http: httpx.Client, *, model: str = "") -> Reached:
         UnreachableError: The server cannot be tested; the message says why.
     """
     try:
-        answer = http.get("/v1/models", timeout=TIMEOUT_S)
+        answer = http.get("/v1/models", timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S))
     except httpx.TransportError as error:
         raise explained(error, str(http.base_url)) from error
     keyed = bool(http.headers.get("authorization"))
     if answer.is_redirect:
         target = answer.headers.get("location", "")
         raise UnreachableError(
-            f"the server redirects GET /v1/models ({answer.status_code}) to {target}",
+            f"the server redirects GET /v1/models ({answer.status_code}) to {target or 'nowhere'}",
             remedy=f"test the URL that it redirects to: {target.partition('/v1/models')[0] or target}",
         )
-    if answer.status_code in (401, 403, 407):
-        what = "refuses the API key" if keyed else "requires an API key"
-        raise UnreachableError(
-            f"the server {what}: GET /v1/models is answered {shown(answer)}",
-            remedy=f"check the value of the variable of {_KEY}" if keyed else f"give the variable with the key by {_KEY}",
-        )
+    if answer.status_code in _KEY_REFUSED:
+        raise _key_refused("GET /v1/models", answer, keyed=keyed)
     cards = cards_of(answer)
     if cards is None:
         if model and answer.status_code in (404, 405, 501):
             return Reached(cards={}, headers=answer.headers)
         raise _no_api(http, answer)
     return Reached(cards=cards, headers=answer.headers)
+
+
+def require_an_answer(http: httpx.Client, model: str, *, given: bool, listed: int) -> None:
+    """Check that the model answers one small request; a slow or broken answer is for the suites to judge.
+
+    Args:
+        http: HTTP client with base URL and key.
+        model: Name of the model.
+        given: The user chose it.
+        listed: Number of listed models.
+
+    Raises:
+        UnreachableError: It answers neither chat, completions nor embeddings, or not without a key.
+    """
+    said: list[httpx.Response] = []
+    for path, body in _SMALLEST.items():
+        try:
+            answer = http.post(path, json={"model": model, **body}, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S))
+        except httpx.TransportError:
+            return
+        if answer.status_code < 400 or answer.status_code >= 500:
+            return
+        said.append(answer)
+    keyed = bool(http.headers.get("authorization"))
+    if locked := next((each for each in said if each.status_code in _KEY_REFUSED), None):
+        raise _key_refused(f"POST {locked.request.url.path}", locked, keyed=keyed)
+    raise no_surface(model, [f"{each.request.url.path}: {_line(each)}" for each in said[:2]], given=given, listed=listed)
+
+
+def no_surface(model: str, said: Sequence[str], *, given: bool, listed: int) -> UnreachableError:
+    """The error for a model that answers nothing."""
+    which = "" if given or listed < 2 else f" (the first of {listed} listed models)"
+    return UnreachableError(
+        f"the model {model!r}{which} answers neither chat nor completions: {'; '.join(said)}",
+        remedy="choose another one with --model" if listed != 1 else "look at the server's log",
+    )
 
 
 def choose(cards: Mapping[str, Any], model: str) -> str:
@@ -151,37 +187,74 @@ def explained(error: Exception, url: str) -> UnreachableError:
             f"the certificate of {host} is not trusted: {certificate.verify_message or certificate}",
             remedy="give the certificate of its authority with --ca-file FILE or the variable SSL_CERT_FILE",
         )
-    if any(isinstance(each, ssl.SSLError) for each in causes):
+    tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
+    if tls is not None:
         return UnreachableError(
-            f"no TLS connection to {host}:{port}: {causes[-1]}",
-            remedy="if the server speaks plain HTTP, use http:// in the URL",
+            f"no TLS connection to {host}:{port}: {tls}", remedy="if the server speaks plain HTTP, use http:// in the URL"
         )
-    if any(isinstance(each, httpx.ConnectTimeout) for each in causes):
-        return UnreachableError(f"{url} does not accept connections: no answer within {TIMEOUT_S:.0f} s", remedy=_LISTENING)
-    if any(isinstance(each, httpx.ReadTimeout) for each in causes):
-        return UnreachableError(
-            f"{url} accepts connections, but does not answer GET /v1/models within {TIMEOUT_S:.0f} s",
-            remedy="wait until the server is ready, and look at its log",
-        )
-    if any(isinstance(each, httpx.ConnectError) for each in causes):
-        return UnreachableError(f"{url} cannot be reached: {_plain(causes)}", remedy=_LISTENING)
-    return UnreachableError(
+    return _not_connected(causes, url, host) or UnreachableError(
         f"{url} does not answer GET /v1/models in HTTP: {_plain(causes)}",
         remedy="if the server speaks TLS, use https:// in the URL" if parts.scheme == "http" else "look at the server's log",
     )
 
 
+def _not_connected(causes: tuple[BaseException, ...], url: str, host: str) -> UnreachableError | None:
+    if any(isinstance(each, httpx.ConnectTimeout) for each in causes):
+        return UnreachableError(
+            f"{url} does not accept connections: no answer within {CONNECT_S:.0f} s",
+            why="a firewall drops the packets, or the address is not used",
+            remedy=_LISTENING,
+        )
+    if any(isinstance(each, httpx.ReadTimeout) for each in causes):
+        return UnreachableError(
+            f"{url} accepts connections, but does not answer GET /v1/models within {TIMEOUT_S:.0f} s",
+            remedy="wait until the server is ready, and look at its log",
+        )
+    if any(isinstance(each, socket.gaierror) for each in causes):
+        return UnreachableError(f"the host name {host} is not known: {_plain(causes)}", remedy="check the host name in the URL")
+    if any(isinstance(each, httpx.ConnectError) for each in causes):
+        return UnreachableError(f"{url} cannot be reached: {_plain(causes)}", remedy=_LISTENING)
+    return None
+
+
+_KEY_REFUSED = (401, 403, 407)
+_SMALLEST: Mapping[str, Mapping[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1},
+    "/v1/completions": {"prompt": "hello", "max_tokens": 1},
+    "/v1/embeddings": {"input": "hello"},
+}
 _LISTENING = "check the host and port, and that the server is running"
+
+
+def _key_refused(what: str, answer: httpx.Response, *, keyed: bool) -> UnreachableError:
+    return UnreachableError(
+        f"the server {'refuses the API key' if keyed else 'requires an API key'}: {what} is answered {_line(answer)}",
+        remedy=f"check the value of the variable of {_KEY}" if keyed else f"give the variable with the key by {_KEY}",
+    )
 
 
 def _no_api(http: httpx.Client, answer: httpx.Response) -> UnreachableError:
     kind = answer.headers.get("content-type", "no content type").partition(";")[0]
     said = " ".join(answer.text.split())[:120]
-    remedy = "check the path of the URL: /v1/models is appended to it"
-    if answer.status_code >= 500:
-        remedy = "wait until the server is ready, and look at its log"
     found = f"GET /v1/models is answered {answer.status_code} ({kind}) {said}".rstrip()
-    return UnreachableError(f"no OpenAI-compatible API at {http.base_url}: {found}", remedy=remedy)
+    return UnreachableError(f"no OpenAI-compatible API at {http.base_url}: {found}", remedy=_remedy(answer))
+
+
+def _remedy(answer: httpx.Response) -> str:
+    if answer.status_code >= 500:
+        return "wait until the server is ready, and look at its log"
+    if answer.status_code == 400 and "HTTPS" in answer.text.upper() and answer.request.url.scheme == "http":
+        return "the port speaks TLS: use https:// in the URL"
+    if answer.status_code in (404, 405, 501):
+        return (
+            "check the path of the URL, to which /v1/models is appended; "
+            "if the server has no list of models, name one with --model"
+        )
+    return "check the path of the URL: /v1/models is appended to it"
+
+
+def _line(answer: httpx.Response) -> str:
+    return " ".join(shown(answer).split())
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

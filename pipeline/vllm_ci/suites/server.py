@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from vllm_ci.suites.capabilities import CAPABILITIES, Probing
-from vllm_ci.suites.reach import UnreachableError, choose, reach
+from vllm_ci.suites.reach import choose, no_surface, reach
 
 __all__ = ["CAPABILITIES", "DOUBLE_HEADER", "ServerFacts", "probe"]
 
@@ -114,12 +114,8 @@ def _require_a_surface(model: str, absent: Mapping[str, str], *, given: bool, li
     """
     if not all(name in absent for name in _SURFACES):
         return
-    said = {f"{name}: {absent[name]}" for name in _SURFACES[:2]}
-    which = "" if given or listed < 2 else f" (the first of {listed} listed models)"
-    raise UnreachableError(
-        f"the model {model!r}{which} answers neither chat nor completions: {'; '.join(sorted(said))}",
-        remedy="choose another one with --model" if listed != 1 else "look at the server's log",
-    )
+    said = sorted({f"{name}: {absent[name]}" for name in _SURFACES[:2]})
+    raise no_surface(model, said, given=given, listed=listed)
 
 
 def _length(card: Mapping[str, Any]) -> int:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from doubles.defects import answers, crowds, delivery, doors, hostile, limits, requests, sampling, streams
+from doubles.defects import (
+    answers,
+    bypasses,
+    crowds,
+    delivery,
+    doors,
+    hostile,
+    limits,
+    reflections,
+    requests,
+    sampling,
+    streams,
+)
 from doubles.defects.catalogue import DEFECTS, Defect
 
 __all__ = [
     "DEFECTS",
     "Defect",
     "answers",
+    "bypasses",
     "crowds",
     "delivery",
     "doors",
     "hostile",
     "limits",
+    "reflections",
     "requests",
     "sampling",
     "streams",

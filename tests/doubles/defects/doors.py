@@ -41,6 +41,9 @@ class UnlistedRouteIsOpen(Double):
     def routes(self) -> dict[str, str]:
         return {**super().routes(), "/admin": "GET"}
 
+    def got(self, path: str) -> Response:
+        return as_json({"users": ["root"]}) if path == "/admin" else super().got(path)
+
 
 @defect("any-key-fits", "Any key opens the door.", f"{AUTH}a_wrong_key_opens_nothing[another-key]", key=True)
 class AnyKeyFits(Double):
@@ -58,7 +61,10 @@ class HalfAKeyFits(Double):
 
 
 @defect(
-    "any-scheme-fits", "The key opens the door under any scheme.", f"{AUTH}a_wrong_key_opens_nothing[token-scheme]", key=True
+    "any-scheme-fits",
+    "The key opens the door under any scheme.",
+    f"{AUTH}the_key_is_accepted_in_documented_places_only[token-scheme]",
+    key=True,
 )
 class AnySchemeFits(Double):
     def key_fits(self, header: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -26,11 +27,14 @@ LOGS = "security/test_logs.py::test_"
 HOSTILE = f"{DENIAL}a_hostile_request_does_no_harm"
 
 
-@defect("huge-n-is-served", "A million choices are accepted.", f"{HOSTILE}[huge-n]", alone=True)
+@defect("huge-n-is-served", "A million choices are begun.", f"{HOSTILE}[huge-n]", alone=True)
 class HugeNIsServed(Double):
     def asked(self, body: Json, *, chat: bool) -> Asked:
         wanted = body.get("n")
-        return super().asked({**body, "n": 1} if isinstance(wanted, int) and wanted > 128 else body, chat=chat)
+        if isinstance(wanted, int) and wanted > 128:
+            time.sleep(5)  # the memory for them is taken, and nobody else is answered meanwhile
+            body = {**body, "n": 1}
+        return super().asked(body, chat=chat)
 
 
 @defect("hostile-json-crashes", "What the parser cannot read is answered 500.", f"{HOSTILE}[deep-json]", alone=True)
@@ -73,7 +77,7 @@ class DiesOfASurrogate(Double):
         return super().body(request)
 
 
-@defect("giant-headers-are-taken", "Headers of any size are read.", f"{DENIAL}giant_headers_are_refused[1MB]", alone=True)
+@defect("giant-headers-are-taken", "Headers of any size are read.", f"{DENIAL}giant_headers_are_refused", alone=True)
 class GiantHeadersAreTaken(Double):
     largest_head = 10**9
 
@@ -152,12 +156,15 @@ class NamesAreTemplates(Double):
         return super().tokenized({**body, "messages": messages} if messages else body)
 
 
-@defect("files-are-shown", "A picture may be a file of the server.", f"{INJECTION}media_urls_open_nothing_inside[file]")
+@defect("files-are-shown", "A picture may be a file of the server.", f"{INJECTION}media_urls_read_no_files[file]")
 class FilesAreShown(Double):
     def asked(self, body: Json, *, chat: bool) -> Asked:
         for message in body.get("messages") or []:
             content = message.get("content") if isinstance(message, dict) else None
-            if isinstance(content, list) and content[0].get("type") == "image_url":
+            for part in content if isinstance(content, list) else ():
+                url = str((part.get("image_url") or {}).get("url", "")) if part.get("type") == "image_url" else ""
+                if url.startswith("file://") and not Path(url.removeprefix("file://")).is_file():
+                    raise RefusedError("no such file")
                 body = {**body, "messages": [{"role": "user", "content": "a picture"}]}
         return super().asked(body, chat=chat)
 

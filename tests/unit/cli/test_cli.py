@@ -131,6 +131,7 @@ def test_a_server_that_does_not_answer_is_errored_not_failed(project: Path) -> N
     result = json.loads(done.stdout)
     assert result["verdict"] == "errored"
     assert result["image"] is None
+    assert len(done.stderr.splitlines()) == 2
     assert Path(result["report_dir"], "report.html").is_file()
     report = json.loads(Path(result["report_dir"], "report.json").read_text(encoding="utf-8"))
     assert report["hardware"] == {}  # whatever machine that server runs on, it need not be this one

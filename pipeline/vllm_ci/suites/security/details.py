@@ -31,6 +31,7 @@ def shown(text: str, sent: str, own: Iterable[str] = ()) -> dict[str, str]:
     """
     for word in sorted((word for word in own if word), key=len, reverse=True):
         text = text.replace(word, "")
+    text = text.replace("\\n", "\n").replace("\\t", "\t")  # as JSON writes them
     found: dict[str, str] = {}
     for language, pattern in TRACES.items():
         if (match := pattern.search(text)) and match[0] not in sent:

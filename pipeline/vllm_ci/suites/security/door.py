@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import unquote
 
 from vllm_ci.suites.raw import Headers, RawResponse, send
 from vllm_ci.suites.security import evidence
@@ -145,9 +147,15 @@ class Door:
         if not reads:
             return ""
         answer, control = (self.send(each, headers=self.with_key) for each in (target, twin))
-        if evidence.content(answer) and not evidence.alike(answer, control, target, twin, *target.split("/"), *twin.split("/")):
+        if evidence.content(answer) and not evidence.alike(answer, control, *_words(target), *_words(twin)):
             return f"GET returns data: {answer.text[:80]}"
         return ""
+
+
+def _words(target: str) -> list[str]:
+    """A target and its parts, as sent and decoded, which a response may repeat."""
+    forms = (target, unquote(target), unquote(unquote(target)), target.partition("?")[0])
+    return [word for form in forms for word in (form, *re.findall(r"[\w.-]{3,}", form))]
 
 
 _READS = (

@@ -15,8 +15,8 @@ from vllm_ci.suites.raw import RawResponse
 
 _SAMPLE = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^}]*\})? [-+0-9.eEINnaf]+", re.MULTILINE)
 _PAGES = ("swagger-ui", "redoc", "rapidoc")
-_EMPTY = (None, "", [], {})
-_MAY_VARY = re.compile(r"[0-9a-f]{8,}|\d+")
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_MAY_VARY = re.compile(r"[0-9a-f]{8,}|\\u[0-9a-f]{4}|[^a-zA-Z{}\[\]\":,]+")
 
 
 def served(answer: RawResponse, shows: tuple[str, ...]) -> bool:
@@ -37,7 +37,7 @@ def served(answer: RawResponse, shows: tuple[str, ...]) -> bool:
 
 
 def content(answer: RawResponse) -> bool:
-    """Whether a successful response holds data, of a route about which nothing is known: JSON that is no error, or plain text."""
+    """Whether a response of a route about which nothing is known holds data: JSON that is no error, or plain text."""
     if answer.status != 200 or not answer.body.strip():
         return False
     if answer.kind == "text/plain":
@@ -74,6 +74,6 @@ def alike(one: RawResponse, other: RawResponse, *words: str) -> bool:
 
 def _shape(answer: RawResponse, words: tuple[str, ...]) -> str:
     text = answer.text
-    for word in sorted(words, key=len, reverse=True):
+    for word in sorted(set(words), key=len, reverse=True):
         text = text.replace(word, "") if word else text
     return _MAY_VARY.sub("", text)

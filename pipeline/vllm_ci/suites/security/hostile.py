@@ -43,7 +43,7 @@ def _request(
     """An attack by JSON fields, with a prompt on the surface that the server has."""
     surface = "chat" if set(fields) & set(_OF_CHAT) else "completions" if set(fields) & set(_OF_COMPLETIONS) else ""
 
-    def make(model: str, chat: bool) -> bytes:  # noqa: FBT001 - a surface, not a switch
+    def make(model: str, chat: bool) -> bytes:
         made = {key: value() if callable(value) else value for key, value in fields.items()}
         asks: dict[str, Any] = {"messages": [{"role": "user", "content": said()}]} if chat else {"prompt": said()}
         return json.dumps({"model": model, **asks, "max_tokens": 4, **made}).encode()
@@ -62,7 +62,7 @@ def _schema(name: str, schema: Any, *, refused: bool = False) -> Attack:
 def _text(name: str, template: str, *, refused: bool = True, said: str = "hi") -> Attack:
     """A body that a JSON library cannot write; ``SAID`` stands for a field with the prompt, ``ASKS`` for its name."""
 
-    def make(model: str, chat: bool) -> bytes:  # noqa: FBT001 - a surface, not a switch
+    def make(model: str, chat: bool) -> bytes:
         whole = f'"messages": [{{"role": "user", "content": "{said}"}}]' if chat else f'"prompt": "{said}"'
         asks = '"messages": ' if chat else '"prompt": '
         name_of = json.dumps(model)[1:-1]
@@ -141,7 +141,7 @@ ATTACKS: tuple[Attack, ...] = (
     _request("fractional-max-tokens", max_tokens=0.5, refused=True),
     _request("wrong-message-type", messages={"role": "user"}, refused=True),
     _request("huge-stream-options", stream=True, stream_options={"include_usage": "x" * 100_000}),
-    _request("prototype", **{"__proto__": {"admin": True}, "__class__": "x"}),
+    _request("prototype", __proto__={"admin": True}, __class__="x"),
     _request("long-name", messages=lambda: [{"role": "user", "name": "n" * 1_000_000, "content": "x"}]),
     _request("long-user", user=lambda: "u" * 1_000_000),
     _request("format-string", user="%s%n%x{0.__class__}${jndi:ldap://127.0.0.1:9/x}"),

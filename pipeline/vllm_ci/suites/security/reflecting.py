@@ -29,7 +29,7 @@ LINE_ENDS: Mapping[str, str] = {
     "unicode-next-line": "\u0085",
     "vertical-tab": "\x0b",
 }
-"""A line end, raw and as something decodes it. A character above 255 whose low byte is a line end becomes one when it is cut off."""
+"""A line end, raw and as something decodes it; a character above 255 becomes one where only its low byte is kept."""
 
 HEADERS = (
     *("X-Request-Id", "X-Correlation-Id", "Traceparent", "X-Session-Id", "Origin", "User-Agent", "Accept", "Accept-Language"),

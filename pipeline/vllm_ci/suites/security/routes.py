@@ -78,7 +78,7 @@ def spellings(path: str) -> Iterator[str]:
     head, slash, tail = path.lstrip("/").partition("/")
     rest = slash + tail
     yield f"//{head}{rest}"
-    yield f"/{head}/{rest}"
+    yield f"/{head}/{rest or '/'}"
     yield f"/{head}{rest}/"
     yield f"/./{head}{rest}"
     yield f"/x/../{head}{rest}"

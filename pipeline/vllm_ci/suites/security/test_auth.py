@@ -1,7 +1,7 @@
 """Requests without the key are refused, in all variants; requests with the key are accepted.
 
-Entry is proved by content that was served to a valid request, never by a status alone: a malformed request may be refused before
-the key is looked at, and 429, 5xx, redirects and pages for browsers open nothing.
+Entry is proved by content that was served to a valid request, never by a status alone: a malformed request may be refused
+before the key is looked at, and 429, 5xx, redirects and pages for browsers open nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _opened(door: Door, route: Route) -> Finding | None:
 @with_key
 @pytest.mark.parametrize("surface", SURFACES)
 def test_no_way_to_ask_needs_no_key(door: Door, judge: Judge, surface: str) -> None:
-    """A switch of a request (a stream, tools, several choices ...) may take a path through the server without its access check."""
+    """A switch (a stream, tools, several choices ...) may take a path through the server without its access check."""
     ways = SURFACES[surface]
     answers = together(door.ask, ways)
     opened = [(way, answer) for way, answer in zip(ways, answers, strict=True) if door.opens(way, answer)]

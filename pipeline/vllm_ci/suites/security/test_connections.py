@@ -1,4 +1,4 @@
-"""The access check belongs to each request, however it arrives: on a kept connection, pipelined, in another framing or version."""
+"""Each request is checked, however it arrives: on a kept connection, pipelined, in another framing or version."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def _bytes(line: Line, way: Way, model: str, headers: Iterable[tuple[str, str]] 
 
 
 def _findings(kind: str, opened: Iterable[tuple[Way, RawResponse]], message: str) -> list[Finding]:
-    return [
-        Finding(id=f"{kind}:{way.name}", severity="critical", message=f"{message}: {' '.join(str(answer).split())[:100]}")
-        for way, answer in opened
-    ]
+    """One finding for each way."""
+    found = {way.name: " ".join(str(answer).split())[:100] for way, answer in opened}
+    return [Finding(id=f"{kind}:{name}", severity="critical", message=f"{message}: {said}") for name, said in found.items()]
 
 
 @pytest.mark.parametrize("later", ["no key", "a wrong key"])
@@ -56,9 +55,7 @@ def test_a_kept_connection_does_not_keep_the_key(door: Door, refused: list[Way],
                 answer = line.response(way.method)
             if door.opens(way, answer):
                 opened.append((way, answer))
-    judge(
-        _findings("kept-connection", dict(opened).items(), f"with {later}, after a request with the key on the same connection")
-    )
+    judge(_findings("kept-connection", opened, f"with {later}, after a request with the key on the same connection"))
 
 
 def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge: Judge) -> None:
@@ -70,7 +67,7 @@ def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge
             line.write(first + _bytes(line, way, door.server.model) * 2)
             answers = [line.response(way.method) for _ in range(3)]
         opened += [(way, answer) for answer in answers[1 if door.key else 0 :] if door.opens(way, answer)]
-    judge(_findings("pipelined", dict(opened).items(), "pipelined after a request with the key, without one"))
+    judge(_findings("pipelined", opened, "pipelined after a request with the key, without one"))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ _SLOW_CLIENTS = 50
 _GIANT_HEADER = 1_000_000
 _MANY_HEADERS = 20_000
 _PIECE, _GIANT_BODY = 1_000_000, 100
+_ORDINARY = 0.1
+"""Share of the limit that an ordinary request may take on a machine that can judge the time of others."""
 _NO_ANSWER = "no answer in time"
 
 
@@ -59,8 +61,8 @@ def test_a_hostile_request_does_no_harm(
     sent = _sent(client, path, attack.make(client.model, surface == "chat"), bound_s)
     metric("took_s", round(sent.took_s, 3))
     found = _verdict(attack, sent, bound_s, documented=client.server.is_vllm)
-    if found is not None and found.id.startswith("slow:") and (reason := machine.seen.starved):
-        inconclusive(f"{found.message}, but {reason}")
+    if found is not None and found.id.startswith("slow:"):
+        _require_a_working_machine(client, machine, bound_s, found.message)
     trouble = _trouble(client, bound_s)
     harm = Finding(id=f"harm:{attack.name}", severity="critical", message=f"answered {sent}, and afterwards {trouble}")
     judge([*([found] if found else []), *([harm] if trouble else [])])
@@ -148,8 +150,8 @@ def test_a_giant_body_is_refused_or_bounded(
                 break  # refused before the end (RFC 9110, section 15.5.14)
         answer = line.response("POST")
     slow = answer.problem == "timeout" or time.monotonic() - begun > 2 * bound_s
-    if slow and (reason := machine.seen.starved):
-        inconclusive(f"a body of {length:,} bytes is not answered in time, but {reason}")
+    if slow:
+        _require_a_working_machine(client, machine, bound_s, f"a body of {length:,} bytes is not answered in time")
     found = []
     if slow:
         found.append(
@@ -171,7 +173,7 @@ def test_slow_clients_do_not_hold_the_server(client: ApiClient, server: ServerFa
             line.write(line.request(line.prefix + client.path, method="POST", headers=framing) + b"{")
         # There is no way to know when the server has accepted all of them, so several requests are sent.
         waited_s = _longest_wait_s(client, 5, bound_s)
-    _in_time(waited_s, bound_s, machine, f"with {_SLOW_CLIENTS} slow clients")
+    _in_time(client, machine, waited_s, bound_s, f"with {_SLOW_CLIENTS} slow clients")
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(
@@ -189,7 +191,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
                 inconclusive("the server limits the rate of requests, so that streams cannot be left unread")
             assert b" 200" in begun[:20], f"a stream begins with {begun!r}"
         waited_s = _longest_wait_s(client, 3, bound_s)
-    _in_time(waited_s, bound_s, machine, "with streams that are not read")
+    _in_time(client, machine, waited_s, bound_s, "with streams that are not read")
 
 
 @pytest.mark.requires_capability("metrics")
@@ -215,11 +217,25 @@ def _begun(line: Line) -> bytes:
         return b""
 
 
-def _in_time(waited_s: float, bound_s: float, machine: Watch, when: str) -> None:
+def _in_time(client: ApiClient, machine: Watch, waited_s: float, bound_s: float, when: str) -> None:
     message = f"{when} a valid request takes {waited_s:.1f} s"
-    if waited_s >= bound_s and (reason := machine.seen.starved):
-        inconclusive(f"{message}, but {reason}")
+    if waited_s >= bound_s:
+        _require_a_working_machine(client, machine, bound_s, message)
     assert waited_s < bound_s, message
+
+
+def _require_a_working_machine(client: ApiClient, machine: Watch, bound_s: float, message: str) -> None:
+    """End the case as inconclusive if the machine is starved, and ordinary requests are slow on it, too."""
+    reason = machine.seen.starved
+    ordinary_s = min(_took_s(client, bound_s) for _ in range(3)) if reason else 0.0
+    if ordinary_s > bound_s * _ORDINARY:
+        inconclusive(f"{message}, but {reason}, and an ordinary request takes {ordinary_s:.1f} s")
+
+
+def _took_s(client: ApiClient, bound_s: float) -> float:
+    begun = time.monotonic()
+    _trouble(client, bound_s)
+    return time.monotonic() - begun
 
 
 def _longest_wait_s(client: ApiClient, times: int, bound_s: float) -> float:

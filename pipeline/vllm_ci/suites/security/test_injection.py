@@ -6,6 +6,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
@@ -69,10 +70,12 @@ def test_a_name_or_role_is_no_template(client: ApiClient, server: ServerFacts) -
         assert "49" not in text, f"the name was evaluated as a template: {text[:200]!r}"
 
 
-_MEDIA = {
-    "image_url": lambda url: {"type": "image_url", "image_url": {"url": url}},
-    "audio_url": lambda url: {"type": "audio_url", "audio_url": {"url": url}},
-    "video_url": lambda url: {"type": "video_url", "video_url": {"url": url}},
+def _url_part(kind: str, url: str) -> Mapping[str, object]:
+    return {"type": kind, kind: {"url": url}}
+
+
+_MEDIA: Mapping[str, Callable[[str], Mapping[str, object]]] = {
+    **{kind: partial(_url_part, kind) for kind in ("image_url", "audio_url", "video_url")},
     "file": lambda url: {"type": "file", "file": {"file_url": url, "file_data": url}},
     "input_image": lambda url: {"type": "input_image", "image_url": url},
 }

@@ -22,7 +22,7 @@ _JSON = ("Content-Type", "application/json")
 
 
 def test_development_routes_are_off(door: Door, judge: Judge) -> None:
-    """They are requested with methods that have no effect there, in several spellings, and compared with paths that cannot exist."""
+    """They are asked for in ways without effect, in several spellings, and compared with paths that cannot exist."""
     named = catalogue().development
     shown = together(door.development, named)
     message = "exists ({how}), and {why}; unset VLLM_SERVER_DEV_MODE, or do not forward it"

@@ -147,7 +147,7 @@ WAYS: tuple[Way, ...] = (
     Way(name="docs", path="/docs", shows=("#page",)),
     Way(name="redoc", path="/redoc", shows=("#page",)),
 )
-"""Each switch has a reason: streams, several choices, tools, structure and lists of prompts often have handlers of their own."""
+"""Streams, several choices, tools, structure and lists of prompts often have handlers of their own."""
 
 _OF_PATHS = {
     "chat": (CHAT, "/v1/chat/completions/batch", "/v1/chat/completions/render", "/cohere/v2/chat"),
