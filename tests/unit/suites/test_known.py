@@ -137,12 +137,8 @@ def test_an_unknown_finding_is_not_accepted() -> None:
 def test_every_view_of_a_finding_says_what_is_known_of_it(finding: str, version: str, said: str) -> None:
     (found,) = judged(Finding(id=finding, severity="high", message="m"), version).found
     assert found.known == said
-    assert found.properties == {
-        "id": finding,
-        "severity": "high",
-        "message": f"m ({said})" if said else "m",
-        **({"known": said} if said else {}),
-    }
+    advice = {"known": said, "suggestion": FILES.findings[finding].suggestion} if said else {}
+    assert found.properties == {"id": finding, "severity": "high", "message": f"m ({said})" if said else "m", **advice}
 
 
 def test_a_newer_version_without_a_finding_is_noticed_if_its_case_ran() -> None:
