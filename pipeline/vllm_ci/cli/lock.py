@@ -95,8 +95,9 @@ def lock(
         click.echo(f"{file}: {edit.before} -> {edit.after}")
     for change in locked.changes:
         click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'removed'}")
-    written = "nothing" if dry_run else f"{spec.wheels_lock} and {spec.debs_lock}"
-    click.echo(f"{len(locked.changes)} changes; {written} written")
+    written = [file] if locked.edits else []
+    written += [path for path, other in ((spec.wheels_lock, "debs"), (spec.debs_lock, "wheels")) if only != other]
+    click.echo(f"{len(locked.changes)} changes; {'nothing' if dry_run else ' and '.join(map(str, written))} written")
     if missing:
         click.echo(
             f"note: this version of vLLM does not have {', '.join(missing)}; change server.args in {project.path}", err=True

