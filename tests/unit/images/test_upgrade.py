@@ -147,8 +147,13 @@ def test_flags_of_the_project_that_the_new_version_does_not_have_are_named(tmp_p
     ],
 )
 def test_flags_are_known_by_version(version: str, lacking: tuple[str, ...]) -> None:
-    names = ("calculate-kv-scales", "max-model-len", "max-num-queued-reqs", "grpc-port", "invented")
+    names = ("calculate-kv-scales", "max-model-len", "max-num-queued-reqs", "grpc-port", "no-enable-lora", "invented")
     assert flags.missing(names, Version(version)) == lacking
+
+
+def test_an_opposite_that_newer_versions_have_is_missing_in_older_ones() -> None:
+    assert flags.missing(("disable-prefix-caching",), Version("0.32.0")) == ("--disable-prefix-caching",)
+    assert flags.missing(("disable-prefix-caching",), Version("0.33.0")) == ()
 
 
 def test_a_version_that_does_not_exist_is_refused_and_changes_nothing(spec: Path) -> None:
