@@ -42,6 +42,7 @@ _.pre_tokenizer
 # pydantic calls validators and reads the configuration of a model; pytest calls fixtures.
 _.model_config
 _._fits
+_._as_written
 _._one_key
 _._harmless
 _._harmless_key

@@ -34,7 +34,7 @@ def usable(name: str, folder: Path) -> Path:
         for path in (shipped, spec.wheels_lock, spec.debs_lock):
             shutil.copy(path, folder / path.name)
         copy = folder / shipped.name
-        changes = resolver.lock(load(copy), only="debs", emit=print)
+        changes = resolver.lock(load(copy), only="debs", emit=print).changes
         moved = ", ".join(f"{change.name} {change.before} -> {change.after}" for change in changes)
         warnings.warn(f"{error.message}; locked anew in a copy for this test: {moved}", Relocked, stacklevel=2)
         return copy

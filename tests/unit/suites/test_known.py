@@ -137,12 +137,8 @@ def test_an_unknown_finding_is_not_accepted() -> None:
 def test_every_view_of_a_finding_says_what_is_known_of_it(finding: str, version: str, said: str) -> None:
     (found,) = judged(Finding(id=finding, severity="high", message="m"), version).found
     assert found.known == said
-    assert found.properties == {
-        "id": finding,
-        "severity": "high",
-        "message": f"m ({said})" if said else "m",
-        **({"known": said} if said else {}),
-    }
+    advice = {"known": said, "suggestion": FILES.findings[finding].suggestion} if said else {}
+    assert found.properties == {"id": finding, "severity": "high", "message": f"m ({said})" if said else "m", **advice}
 
 
 def test_a_newer_version_without_a_finding_is_noticed_if_its_case_ran() -> None:
@@ -214,3 +210,15 @@ def test_a_file_that_is_no_finding_is_refused_by_name(tmp_path: Path, text: str)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"x\.yaml is not a known finding"):
         known_files.read(path, "vllm")
+
+
+def test_the_table_in_the_documentation_is_that_of_the_files() -> None:
+    def row(known: KnownFinding) -> str:
+        seen, absent = (", ".join(map(str, versions)) for versions in (known.seen_in, known.absent_in))
+        return f"| `{known.id}` | {known.severity} | {known.title} | {seen} | {absent or '-'} | {known.fixed_in or '-'} |"
+
+    order = sorted(catalogue().findings.values(), key=lambda known: (-SEVERITIES.index(known.severity), known.id))
+    head = "| id | severity | what is wrong | seen in | absent in | fixed in |\n|---|---|---|---|---|---|"
+    table = "\n".join([head, *map(row, order)])
+    page = Path(__file__).parents[3] / "docs" / "upgrading-vllm.md"
+    assert table in page.read_text(encoding="utf-8"), f"replace the table by this one:\n{table}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpcore  # noqa: F401 - httpx imports it when first used, and pytester forgets what a run imports
 import pytest
+import yaml  # noqa: F401 - as above: its C part does not survive a second import
 
 from doubles.legal import Plain
 from doubles.running import running

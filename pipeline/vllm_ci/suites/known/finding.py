@@ -28,7 +28,7 @@ class KnownFinding:
         advisories: CVE or GHSA ids, or links.
         source: How it was observed: request and response.
         suggestion: What to do about it.
-        case: The built-in test that finds it, as in a report (``test_giant_headers_are_refused[1MB]``); empty if none does.
+        case: The built-in test that finds it, as in a report (``test_giant_headers_are_refused``); empty if none does.
     """
 
     engine: str
