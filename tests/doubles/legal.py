@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.generation import Generation, Piece
+from doubles.legal_servers import OF_SERVERS
 from doubles.refusal import RefusedError
 from doubles.server import Double
 from doubles.wire import Connection, Request, Response, as_json
@@ -197,7 +198,7 @@ OF_STREAMS = (
     *(SeveralTokensAChunk, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
-VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in (*OF_STREAMS, *OF_ANSWERS)}
+VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS)}
 
 
 def described(variation: type[Double]) -> str:

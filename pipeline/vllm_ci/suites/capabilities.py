@@ -19,7 +19,7 @@ from vllm_ci.suites.client import shown
 from vllm_ci.suites.reach import cards_of
 
 CAPABILITIES = (
-    *("chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
+    *("text", "chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
     *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
     *("usage", "stream_usage", "ignore_eos", "echo", "choices", "structured_outputs_field", "tool_prompt"),
     *("completion_logprobs", "prompt_logprobs", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
@@ -49,6 +49,8 @@ _RESULT = [
     {"role": "tool", "tool_call_id": "call_1", "content": "seen"},
 ]
 _SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+_BRIEF = [{"role": "user", "content": "Say only: OK"}]
+_ENDING = 24
 _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -82,6 +84,8 @@ class Probing:
         """Missing capabilities, each with the reason; chat and completions first, because other probes use them."""
         found = {name: reason for name, look in self._surfaces().items() if (reason := self._looked(name, look))}
         self._surface = "chat" if "chat" not in found else "completions" if "completions" not in found else ""
+        if not self._surface:
+            found["text"] = "it supports neither chat nor completions"
         rest = self._others(found)
         with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
             reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
@@ -129,7 +133,7 @@ class Probing:
             probes |= {
                 "usage": self._asks(_has_usage),
                 "stream_usage": self._stream_usage,
-                "ignore_eos": self._asks(_counts(6), max_tokens=6, ignore_eos=True),
+                "ignore_eos": self._ignore_eos,
                 "token_ids": self._asks(_has_token_ids, return_token_ids=True),
                 "choices": self._asks(_two_choices, n=2, temperature=1),
                 "min_tokens": self._asks(_counts(3), max_tokens=3, min_tokens=3),
@@ -201,6 +205,19 @@ class Probing:
             counted.append(answer.json()["usage"].get("prompt_tokens"))
         longer = counted[0] is None or counted[1] is None or counted[1] > counted[0]
         return "" if longer else f"{what} {IGNORED}: it adds nothing to the prompt"
+
+    def _ignore_eos(self) -> str:
+        """Whether an answer that ends by itself goes on with ``ignore_eos``; one that does not end shows nothing.
+
+        vLLM documents it, so there it only has to be accepted.
+        """
+        if self.is_vllm:
+            return self._asks(_counts(6), max_tokens=6, ignore_eos=True)()
+        asked = {"messages": _BRIEF} if self._surface == "chat" else {"prompt": "hello"}
+        if reason := self._asks(_counts(_ENDING), max_tokens=_ENDING, ignore_eos=True, **asked)():
+            return reason
+        alone = self._asks(_counts(_ENDING), max_tokens=_ENDING, **asked)()
+        return "" if alone else "answers do not end by themselves, so it cannot be seen"
 
     def _seed(self) -> str:
         """Whether a seed repeats a sampled answer; vLLM documents that it does, so its cases tell."""

@@ -51,6 +51,11 @@ class ApiClient:
         """The path that :meth:`ask` uses."""
         return _CHAT if self.is_chat else _COMPLETIONS
 
+    @property
+    def with_ids(self) -> Json:
+        """Parameters that make the server return token ids, if it can."""
+        return {"return_token_ids": True} if self.server.can("token_ids") else {}
+
     def exactly(self, tokens: int) -> Json:
         """Parameters for an answer of this many tokens; of at most this many if the server has no ``ignore_eos``."""
         return {"max_tokens": tokens, **({"ignore_eos": True} if self.server.can("ignore_eos") else {})}

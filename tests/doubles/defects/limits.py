@@ -57,12 +57,17 @@ class ConversationsAreCut(Double):
         return super().rendered(body)[-asking.MAX_LENGTH + 100 :]
 
 
-@defect("too-much-is-promised", "More tokens than can ever be are accepted.", f"{LIMITS}more_tokens_than_the_limit_are_refused")
-class TooMuchIsPromised(Double):
+@defect(
+    "too-much-is-generated",
+    "A max_tokens above the limit is believed.",
+    f"{LIMITS}more_tokens_than_the_limit_are_not_generated",
+)
+class TooMuchIsGenerated(Double):
     def asked(self, body: Json, *, chat: bool) -> Asked:
         wanted = body.get("max_tokens")
         large = isinstance(wanted, int) and wanted > asking.MAX_LENGTH
-        return super().asked({**body, "max_tokens": asking.MAX_LENGTH} if large else body, chat=chat)
+        found = super().asked({**body, "max_tokens": asking.MAX_LENGTH} if large else body, chat=chat)
+        return replace(found, max_tokens=32) if large else found
 
 
 @defect("over-the-limit", "Answers go over the limit.", f"{LIMITS}prompt_and_answer_together_stay_within_the_limit")

@@ -188,7 +188,7 @@ class MethodsDoNotMatter(Double):
         return as_json({}) if found and found.status == 405 else found
 
 
-@defect("one-bad-request-breaks-it", "After a refusal the next request fails.", f"{ERRORS}a_bad_field_is_refused_and_named")
+@defect("one-bad-request-breaks-it", "After a refusal the next request fails.", f"{ERRORS}refusals_leave_the_server_working")
 class OneBadRequestBreaksIt(Double):
     broken = False
 
@@ -218,19 +218,19 @@ class SdkFindsNoModel(Double):
         return {**super().card(), **({"id": "another"} if self.asked_before > 2 else {})}
 
 
-@defect("sdk-sees-no-usage", "Answers carry no usage.", f"{SDK}chats")
-class SdkSeesNoUsage(Double):
+@defect("no-usage", "Answers carry no usage.", "integration/test_usage.py::test_answers_say_what_they_used")
+class NoUsage(Double):
     def whole(self, asked: Asked, name: str, created: int, answers: Any) -> Json:
         return {**super().whole(asked, name, created, answers), "usage": None}
 
 
-@defect("sdk-raises-the-wrong-error", "An unknown model is answered 400.", f"{SDK}raises_its_own_errors")
+@defect("sdk-raises-the-wrong-error", "An unknown model is answered 502.", f"{SDK}raises_its_own_errors")
 class SdkRaisesTheWrongError(Double):
     def known(self, body: Json) -> None:
         try:
             super().known(body)
         except RefusedError as error:
-            raise RefusedError(error.message, status=400) from error
+            raise RefusedError(error.message, status=502) from error
 
 
 @defect(

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllm_ci.suites.integration.asking import ENDS, required_of_vllm
 from vllm_ci.suites.server import ServerFacts
+from vllm_ci.suites.verdicts import Fault
 
 if TYPE_CHECKING:
     import openai
@@ -14,7 +16,13 @@ if TYPE_CHECKING:
 
 def test_lists_models(openai_client: openai.OpenAI, server: ServerFacts) -> None:
     """`client.models.list()`."""
-    assert server.model in [model.id for model in openai_client.models.list()], "the model is not in the SDK's list"
+    import openai  # imported here because it takes a second
+
+    try:
+        names = [model.id for model in openai_client.models.list()]
+    except (openai.NotFoundError, openai.PermissionDeniedError) as error:
+        pytest.skip(f"the server has no list of models: {error}")
+    assert server.model in names, f"the model {server.model!r} is not in the SDK's list: {names[:5]}"
 
 
 @pytest.mark.requires_capability("chat")
@@ -23,40 +31,57 @@ def test_chats(openai_client: openai.OpenAI, server: ServerFacts) -> None:
     answer = openai_client.chat.completions.create(
         model=server.model, messages=[{"role": "user", "content": "hello"}], max_tokens=3
     )
+    assert answer.choices, "the SDK returns no choice"
     assert answer.choices[0].message.role == "assistant", f"role is {answer.choices[0].message.role!r}"
-    assert answer.usage is not None, "the SDK returns no usage"
+    assert answer.usage is not None or not server.can("usage"), "the SDK returns no usage"
 
 
 @pytest.mark.requires_capability("completions")
 def test_completes(openai_client: openai.OpenAI, server: ServerFacts) -> None:
     """`client.completions.create()`."""
     answer = openai_client.completions.create(model=server.model, prompt="hello", max_tokens=3)
-    assert answer.choices[0].finish_reason in ("stop", "length"), f"finish_reason is {answer.choices[0].finish_reason!r}"
+    assert answer.choices, "the SDK returns no choice"
+    assert answer.choices[0].finish_reason in ENDS, f"finish_reason is {answer.choices[0].finish_reason!r}"
 
 
 @pytest.mark.requires_capability("chat")
 def test_streams(openai_client: openai.OpenAI, server: ServerFacts) -> None:
     """`stream=True` yields chunks; the last one has the usage."""
+    options = {"stream_options": {"include_usage": True}} if server.can("stream_usage") or server.is_vllm else {}
     with openai_client.chat.completions.create(
         model=server.model,
         messages=[{"role": "user", "content": "hello"}],
         max_tokens=4,
         stream=True,
-        stream_options={"include_usage": True},
+        extra_body=options,
     ) as stream:
         chunks = list(stream)
     assert any(choice.finish_reason for chunk in chunks for choice in chunk.choices), "no chunk has a finish reason"
-    assert chunks[-1].usage is not None, "the last chunk has no usage"
+    if options:
+        counted = any(chunk.usage is not None for chunk in chunks)
+        required_of_vllm(server, holds=counted, message="the stream has no usage, although it was requested")
 
 
 @pytest.mark.requires_capability("chat")
 def test_raises_its_own_errors(openai_client: openai.OpenAI, server: ServerFacts) -> None:
     """Client code catches the SDK's exceptions, which depend on statuses and bodies."""
-    import openai  # imported here because it takes a second
-
     hello: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
-    with pytest.raises(openai.NotFoundError):
-        openai_client.chat.completions.create(model="no-such-model", messages=hello)
-    with pytest.raises(openai.BadRequestError) as refused:
-        openai_client.chat.completions.create(model=server.model, messages=hello, temperature=-1)
-    assert refused.value.message, "the SDK's exception has no message"
+    refused = _raised(openai_client, model=server.model, messages=hello, temperature=-1)
+    unknown = _raised(openai_client, model="no-such-model", messages=hello)
+    for what, error in (("temperature -1", refused), ("an unknown model", unknown)):
+        if error is None:
+            required_of_vllm(server, holds=False, message=f"{what} is not refused")
+        elif error.status_code >= 500:
+            raise Fault(f"{what} raises {type(error).__name__}, which clients retry: {error.message[:200]}")
+        assert error is None or error.message, f"the SDK's exception for {what} has no message"
+
+
+def _raised(sdk: openai.OpenAI, **asked: object) -> openai.APIStatusError | None:
+    """The exception of a chat with an invalid request."""
+    import openai
+
+    try:
+        sdk.chat.completions.create(max_tokens=1, **asked)  # type: ignore[call-overload]
+    except openai.APIStatusError as error:
+        return error
+    return None
