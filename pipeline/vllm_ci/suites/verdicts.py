@@ -13,6 +13,10 @@ class Errored(Exception):
     """The suite itself failed (its client broke, its data are missing), so nothing is known about the server."""
 
 
+class NotRun(Errored):
+    """The case was not run, because an earlier one showed that it cannot be."""
+
+
 def inconclusive(reason: str) -> NoReturn:
     """End the case as inconclusive, with the reason.
 
