@@ -158,14 +158,15 @@ def of_defects(runs: int) -> bool:
 def of_streams(count: int) -> bool:
     """Print how much streams of a second look like bursts."""
     with served("correct") as url, Recorder(url) as recorder:
-        shares = []
-        while len(shares) < count:
+        found: list[Arrival] = []
+        while len(found) < count:
             body = {"model": "double", "prompt": "Count.", "max_tokens": TOKENS, "ignore_eos": True}
             stream = recorder.stream("/v1/completions", body)
             at_ms = [(at_ns - stream.exchange.sent_ns) / 1e6 for at_ns in stream.tally.arrivals_ns]
-            shares.append(Arrival(at_ms=at_ms, latency_ms=0.0).share)
-    shares.sort()
-    print(f"{count} streams: lowest shares {[round(share, 3) for share in shares[:5]]}, median {shares[count // 2]:.3f}")
+            found.append(Arrival(at_ms=at_ms, latency_ms=0.0))
+    for name in ("share", "moments"):
+        values = sorted(float(getattr(each, name)) for each in found)
+        print(f"{count} streams: {name}: lowest {[round(value, 3) for value in values[:5]]}, median {values[count // 2]:.3f}")
     return True
 
 
@@ -189,7 +190,8 @@ def main() -> int:
             right = of_streams(given.streams)
         else:
             right = of_defects(given.runs) if given.defects else of_the_correct_server(given.runs, given.workers)
-    print(f"{time.monotonic() - begun:.0f} s with {given.hogs} busy loops")
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    print(f"{time.monotonic() - begun:.0f} s with {given.hogs} busy loops; load {load:.1f} for each processor at the end")
     return 0 if right else 1
 
 

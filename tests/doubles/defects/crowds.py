@@ -263,7 +263,7 @@ class ATokenLostInCrowds(Crowded):
 )
 class AForeignChunkInCrowds(Double):
     def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
-        foreign = self.counts["running"] > 4 and len(generation.tokens) == 5
+        foreign = self.counts["running"] > 4 and 4 < len(generation.tokens) < 9
         return super().piece(asked, {**head, "id": "another"} if foreign else head, generation, pieces)
 
 

@@ -321,10 +321,12 @@ class StopIgnoredInStreams(Double):
         return super().asked({**body, "stop": None} if body.get("stream") else body, chat=chat)
 
 
-@defect("blanks-lost-in-streams", "Each chunk loses the blank at its start.", f"{SAMENESS}a_greedy_stream_is_the_greedy_answer")
-class BlanksLostInStreams(Double):
+@defect(
+    "long-chunks-are-cut", "Chunks of several characters lose the last one.", f"{SAMENESS}a_greedy_stream_is_the_greedy_answer"
+)
+class LongChunksAreCut(Double):
     def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
-        return super().delta(asked, generation, text.lstrip("e") if not first else text, first=first)
+        return super().delta(asked, generation, text[:-1] if len(text) > 1 else text, first=first)
 
 
 @defect(

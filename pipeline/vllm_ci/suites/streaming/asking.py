@@ -102,7 +102,8 @@ class Endpoint:
             return ""
         number, count, wanted = wrong[0]
         bound = "exactly" if self.exact else "at most"
-        return f"{len(wrong)} of {len(pairs)} streams have a wrong length: number {number} has {count}, not {bound} {wanted} tokens"
+        tokens = f"stream {number} has {count} tokens, not {bound} {wanted}"
+        return f"{len(wrong)} of {len(pairs)} streams have a wrong length: {tokens}"
 
     def said(self, answer: Exchange) -> tuple[str, list[int] | None]:
         """Text and token ids of a response without streaming."""

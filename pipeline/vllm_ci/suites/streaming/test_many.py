@@ -117,10 +117,9 @@ def _shifted(alone: Sequence[object], together: Sequence[object]) -> str:
     if differs is None:
         return ""
     for size in range(1, _LARGEST_PART + 1):
-        start = max(differs - size, 0)
-        if _continues(alone[start:], together[start + size :]):
+        if size <= differs and _continues(alone[differs - size :], together[differs:]):
             return "repeat"
-        if _continues(together[start:], alone[start + size :]):
+        if _continues(together[differs:], alone[differs + size :]):
             return "lose"
     return ""
 

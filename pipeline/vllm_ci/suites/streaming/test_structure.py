@@ -129,7 +129,7 @@ def test_nothing_is_said_after_the_finish_reason(stream: Stream) -> None:
     assert not late, f"{len(late)} chunks with a choice follow the finish reason: {late[0]}"
 
 
-def test_max_tokens_ends_a_stream_with_length(stream: Stream, endpoint: Endpoint, server: ServerFacts) -> None:
+def test_max_tokens_ends_a_stream_with_length(stream: Stream, endpoint: Endpoint) -> None:
     """At max_tokens the stream has exactly this many tokens and the finish reason `length`."""
     if (problem := fatal(stream)) is not None:
         cause_of(stream, problem.id)
@@ -217,7 +217,7 @@ def test_usage_is_not_sent_unless_asked(ask: Asking, endpoint: Endpoint, server:
 
 
 @pytest.mark.requires_capability("choices")
-def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
+def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoint) -> None:
     """With n, each choice has its own index, finish reason and tokens."""
     stream = ask.stream(endpoint, endpoint.exactly("hello", 6, n=2, temperature=1, seed=3))
     assert [answer.index for answer in stream.answers] == [0, 1], f"choices are {[answer.index for answer in stream.answers]}"
