@@ -60,7 +60,7 @@ def has_tokens(choice: Json) -> bool:
     """Whether a choice contains generated tokens.
 
     Decided by its token ids (``return_token_ids``), otherwise by its content. An empty delta without a role counts, because a
-    token may decode to no text.
+    token may decode to no text, unless it only brings the finish reason.
     """
     ids = choice.get("token_ids")
     if isinstance(ids, list):
@@ -68,4 +68,13 @@ def has_tokens(choice: Json) -> bool:
     delta = choice.get("delta")
     if not isinstance(delta, dict):
         return isinstance(choice.get("text"), str)
-    return "role" not in delta or any(value for name, value in delta.items() if name != "role")
+    bare = choice.get("finish_reason") and delta.get("content") is None
+    return has_content(choice) or not ("role" in delta or bare)
+
+
+def has_content(choice: Json) -> bool:
+    """Whether a choice contains something that a client shows or uses: text, reasoning, a refusal, a part of a call."""
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return bool(choice.get("text"))
+    return any(value for name, value in delta.items() if name != "role")

@@ -29,6 +29,7 @@ class Recorder:
         keep_alive: Reuse connections; otherwise each request opens its own.
         continuous_usage: Request token counts in every chunk (``stream_options.continuous_usage_stats``, a vLLM extension; some
             servers refuse unknown fields).
+        include_usage: Request usage (``stream_options.include_usage``); some servers refuse the field.
         patience: Repeats requests after a reset of a kept connection, and waits for rate limits; without it nothing is.
 
     Raises:
@@ -44,10 +45,12 @@ class Recorder:
         timeouts: Timeouts | None = None,
         keep_alive: bool = True,
         continuous_usage: bool = False,
+        include_usage: bool = True,
         patience: Patience | None = None,
     ) -> None:
         self.base_url = base_url
         self.continuous_usage = continuous_usage
+        self.include_usage = include_usage
         self._patience = patience
         self._client = Client(base_url, headers=headers, tls=tls, timeouts=timeouts, keep_alive=keep_alive)
         self._runner = asyncio.Runner(loop_factory=new_loop)
@@ -155,6 +158,10 @@ class Recorder:
         )
 
     def streamed(self, body: Body) -> dict[str, object]:
-        """``body`` with the fields that request a stream with usage; its own fields take precedence."""
+        """``body`` with the fields that request a stream, with usage if it is wanted; its own fields take precedence.
+
+        ``stream_options`` of ``None`` is left out, because some servers refuse a null.
+        """
         options = {"include_usage": True} | ({"continuous_usage_stats": True} if self.continuous_usage else {})
-        return {"stream": True, "stream_options": options} | dict(body)
+        asked = {"stream": True, **({"stream_options": options} if self.include_usage else {}), **body}
+        return {name: value for name, value in asked.items() if name != "stream_options" or value is not None}

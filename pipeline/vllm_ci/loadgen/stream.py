@@ -7,12 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from vllm_ci.loadgen import sse
 from vllm_ci.loadgen.chunk import DONE, Chunk, Json, json_object, number
-from vllm_ci.loadgen.exchange import Exchange
+from vllm_ci.loadgen.exchange import Exchange, FailureKind
 from vllm_ci.loadgen.metrics import Metrics, measure
 from vllm_ci.loadgen.tally import Answer, Tally
+
+_BROKEN = ("stream-incomplete:connection", "the connection ends before the stream is complete")
+NO_USAGE = "stream-usage:none"
+NO_DONE = "stream-incomplete:no-done"
+_TIMEOUTS = {FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.BETWEEN_BYTES_TIMEOUT, FailureKind.TOTAL_TIMEOUT}
+
+
+class Problem(NamedTuple):
+    """Why a stream is not successful and complete.
+
+    Attributes:
+        id: Stable id of the kind of problem, the same for every stream that has it.
+        title: The kind of problem, in words.
+        text: This problem, with figures.
+    """
+
+    id: str
+    title: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,27 +106,46 @@ class Stream:
         return self.answers[0].finish_reasons[0] if self.answers and self.answers[0].finish_reasons else None
 
     @cached_property
-    def problems(self) -> tuple[str, ...]:
-        """Why the stream is not successful and complete; empty if it is."""
+    def defects(self) -> tuple[Problem, ...]:
+        """Why the stream is not successful and complete, the most important first; empty if it is."""
+        return (*self._of_the_exchange(), *self._of_the_content())
+
+    def _of_the_exchange(self) -> list[Problem]:
         found = []
-        if self.exchange.failure:
-            found.append(str(self.exchange.failure))
+        if failure := self.exchange.failure:
+            timeout = failure.kind in _TIMEOUTS
+            kind, title = ("stream-timeout", "a stream does not end in time") if timeout else _BROKEN
+            found.append(Problem(kind, title, str(failure)))
         if self.exchange.stopped:
-            found.append("the client disconnected")
-        if not self._succeeded:
-            found.append(f"status {self.exchange.status}")
+            found.append(Problem("stream-left", "the client disconnected", "the client disconnected"))
+        if not self._succeeded and self.exchange.status:
+            status = f"status {self.exchange.status}"
+            found.append(Problem(f"stream-{status.replace(' ', ':')}", f"streams are answered with {status}", status))
         if self.error is not None:
-            found.append(f"error: {str(self.error)[:300]}")
+            found.append(Problem("stream-error-object", "a stream contains an error", f"error: {str(self.error)[:300]}"))
+        return found
+
+    def _of_the_content(self) -> list[Problem]:
+        found = []
         if self.malformed:
-            found.append(f"{len(self.malformed)} events that are not JSON objects: {self.malformed[0][:100]!r}")
+            text = f"{len(self.malformed)} events that are not JSON objects: {self.malformed[0][:100]!r}"
+            found.append(Problem("stream-malformed", "events of a stream are not JSON objects", text))
         if not self.answers:
-            found.append("no choices")
-        found += [f"no finish reason for choice {answer.index}" for answer in self.answers if not answer.finish_reasons]
+            found.append(Problem("stream-incomplete:no-choices", "a stream has no choices", "no choices"))
+        for answer in self.answers:
+            if not answer.finish_reasons:
+                text = f"no finish reason for choice {answer.index}"
+                found.append(Problem("stream-incomplete:no-finish-reason", "a stream ends without a finish reason", text))
         if self.usage is None:
-            found.append("no usage")
+            found.append(Problem(NO_USAGE, "a stream has no usage", "no usage"))
         if not self.done:
-            found.append("does not end with one [DONE]")
-        return tuple(found)
+            found.append(Problem(NO_DONE, "a stream does not end with one [DONE]", "does not end with one [DONE]"))
+        return found
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the stream is not successful and complete, as text; empty if it is."""
+        return tuple(problem.text for problem in self.defects)
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vllm_ci.loadgen.chunk import DONE, Json, has_tokens, json_object, number
+from vllm_ci.loadgen.chunk import DONE, Json, has_content, has_tokens, json_object, number
 from vllm_ci.loadgen.sse import Event
 
 
@@ -55,7 +55,7 @@ class _Parts:
         ids = choice.get("token_ids")
         if isinstance(ids, list):
             self.token_ids = (self.token_ids or []) + ids
-        if (reason := choice.get("finish_reason")) is not None:
+        if reason := choice.get("finish_reason"):  # some servers send an empty string until the end
             self.finish_reasons.append(str(reason))
 
     def answer(self, index: int) -> Answer:
@@ -81,6 +81,8 @@ class Tally:
         error: The first error object in the stream.
         usage: The last usage object.
         token_chunks_ns: Clocks of the chunks that contain tokens.
+        content_ns: Clocks of the chunks with content.
+        counts_tokens: Chunks say how many tokens they bring, by ids or by a running count.
     """
 
     events: int = 0
@@ -90,6 +92,8 @@ class Tally:
     error: object = None
     usage: Json | None = None
     token_chunks_ns: list[int] = field(default_factory=list)
+    content_ns: list[int] = field(default_factory=list)
+    counts_tokens: bool = False
     _ends: int = 0
     _counted: int = 0
     _choices: defaultdict[int, _Parts] = field(default_factory=lambda: defaultdict(_Parts))
@@ -124,14 +128,28 @@ class Tally:
         count = number(usage, "completion_tokens")
         # The server's running count (``continuous_usage_stats``), if sent, is more reliable than the choices.
         carries = count is not None and count > self._counted
+        shows = False
         for choice in choices:
             if isinstance(choice, dict):
                 carries = carries or (count is None and has_tokens(choice))
+                shows = shows or has_content(choice)
+                self.counts_tokens = self.counts_tokens or (choice.get("finish_reason") is None and count is not None)
+                self.counts_tokens = self.counts_tokens or isinstance(choice.get("token_ids"), list)
                 index = choice.get("index")
                 self._choices[index if isinstance(index, int) else 0].add(choice)
         self._counted = count or self._counted
         if carries:
             self.token_chunks_ns.append(at_ns)
+        if shows:
+            self.content_ns.append(at_ns)
+
+    @property
+    def arrivals_ns(self) -> list[int]:
+        """Clocks at which parts of the answer arrived: of tokens if chunks count them, otherwise of content.
+
+        A chunk without content may be a token without text, or an empty first chunk as some servers send it.
+        """
+        return self.token_chunks_ns if self.counts_tokens else self.content_ns or self.token_chunks_ns
 
     @property
     def answers(self) -> tuple[Answer, ...]:

@@ -50,12 +50,23 @@ def http(config: pytest.Config, base_url: str, timeout_s: float, *, note: bool =
     )
 
 
-def recorder(config: pytest.Config, base_url: str, timeout_s: float) -> Recorder:
-    """The measuring client, with the server's URL and key."""
+def recorder(config: pytest.Config, base_url: str, timeout_s: float, *, total_s: float | None = None) -> Recorder:
+    """The measuring client, with the server's URL and key.
+
+    Args:
+        config: The options.
+        base_url: The server.
+        timeout_s: Longest time without a byte.
+        total_s: Longest time of an answer; by default twice ``timeout_s``.
+    """
     key = api_key(config)
-    timeouts = Timeouts(first_byte_s=timeout_s, between_bytes_s=timeout_s, total_s=2 * timeout_s)
+    total_s = 2 * timeout_s if total_s is None else total_s
+    waits_s = min(timeout_s, total_s)
+    timeouts = Timeouts(first_byte_s=waits_s, between_bytes_s=waits_s, total_s=total_s)
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return Recorder(base_of(base_url), headers=headers, timeouts=timeouts, patience=traffic(config))
+    found = probed(config)
+    usage = found is None or found.can("stream_usage")
+    return Recorder(base_of(base_url), headers=headers, timeouts=timeouts, include_usage=usage, patience=traffic(config))
 
 
 def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:

@@ -17,6 +17,10 @@ class Fault(AssertionError):
     """The server did something wrong. Unlike a plain assertion, it fails the case also where a fixture finds it."""
 
 
+class NotRun(Errored):
+    """The case was not run, because an earlier one showed that it cannot be."""
+
+
 def inconclusive(reason: str) -> NoReturn:
     """End the case as inconclusive, with the reason.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
-from doubles.generation import Generation
+from doubles.generation import Generation, Piece
 from doubles.refusal import RefusedError
 from doubles.server import Double
 from doubles.wire import Connection, Request, Response
@@ -220,3 +221,79 @@ class EarlyLeaversStay(Double):
             self.counts["waiting"] += 1
             raise
         await super().streamed(asked, name, created, generations, connection)
+
+
+class Crowded(Double):
+    """Wrong only while more than eight streams run."""
+
+    def changed(self, generation: Generation, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """The tokens that are sent instead."""
+        raise NotImplementedError
+
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        crowded = self.counts["running"] > 8 and asked.stream
+        return super().piece(asked, head, generation, self.changed(generation, pieces) if crowded else pieces)
+
+
+@defect(
+    "first-token-twice-in-crowds",
+    "While more than eight streams run, the first token comes twice.",
+    f"{MANY}concurrent_streams_lose_and_repeat_no_token",
+)
+class FirstTokenTwiceInCrowds(Crowded):
+    def changed(self, generation: Generation, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        return [pieces[0], *pieces] if len(generation.tokens) == len(pieces) else pieces
+
+
+@defect(
+    "a-token-lost-in-crowds",
+    "While more than eight streams run, the third token is lost.",
+    f"{MANY}concurrent_streams_lose_and_repeat_no_token",
+)
+class ATokenLostInCrowds(Crowded):
+    def changed(self, generation: Generation, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        begun = len(generation.tokens) - len(pieces)
+        return [piece for at, piece in enumerate(pieces) if begun + at != 2]
+
+
+@defect(
+    "a-foreign-chunk-in-crowds",
+    "While more than four streams run, one gets a chunk with the id of another.",
+    f"{MANY}concurrent_streams_are_kept_apart",
+)
+class AForeignChunkInCrowds(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        foreign = self.counts["running"] > 4 and 4 < len(generation.tokens) < 9
+        return super().piece(asked, {**head, "id": "another"} if foreign else head, generation, pieces)
+
+
+@defect(
+    "errors-in-html",
+    "A stream is refused with a page for browsers.",
+    f"{ERRORS}a_bad_request_is_refused_before_the_stream",
+)
+class ErrorsInHtml(Double):
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        try:
+            return await super().routed(request, connection)
+        except RefusedError as error:
+            if b'"stream": true' not in request.body:
+                raise
+            return Response(status=error.status, body=b"<html>Bad Request</html>", headers={"content-type": "text/html"})
+
+
+@defect(
+    "status-of-a-refusal-is-200",
+    "A stream that is refused is answered with an error object and status 200.",
+    f"{ERRORS}a_bad_request_is_refused_before_the_stream",
+)
+class StatusOfARefusalIs200(Double):
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        try:
+            return await super().routed(request, connection)
+        except RefusedError as error:
+            if b'"stream": true' not in request.body:
+                raise
+            return Response(
+                body=json.dumps({"error": {"message": error.message}}).encode(), headers={"content-type": "application/json"}
+            )

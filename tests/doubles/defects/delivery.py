@@ -228,3 +228,121 @@ class ScriptsLostInStreams(Double):
             json.loads(json.dumps(body, ensure_ascii=False).encode("ascii", errors="ignore")) if body.get("stream") else body
         )
         return super().asked(plain, chat=chat)
+
+
+class Held(Double):
+    """Chunks are kept back and delivered in groups."""
+
+    token_s = 0.0012
+
+    def full(self, held: int, total: int) -> bool:
+        """Whether so many chunks are delivered now."""
+        raise NotImplementedError
+
+    async def streamed(
+        self, asked: Asked, name: str, created: int, generations: Sequence[Generation], connection: Connection
+    ) -> None:
+        held: list[bytes] = []
+        send = connection.send
+
+        async def keep(data: bytes) -> None:
+            held.append(data)
+            if self.full(len(held), asked.max_tokens):
+                await send(b"".join(held))
+                held.clear()
+
+        connection.send = keep  # type: ignore[method-assign]
+        finish, connection.finish = connection.finish, lambda: None  # type: ignore[method-assign]
+        await super().streamed(asked, name, created, generations, connection)
+        connection.send, connection.finish = send, finish  # type: ignore[method-assign]
+        await connection.send(b"".join(held))
+        connection.finish()
+
+
+@defect("groups-of-chunks", "Chunks come in four groups.", f"{DELIVERY}chunks_arrive_over_time", alone=True)
+class GroupsOfChunks(Held):
+    def full(self, held: int, total: int) -> bool:
+        return held >= max(total // 4, 1)
+
+
+@defect(
+    "late-beyond-eight-streams",
+    "Of more than eight streams, the others come in one burst.",
+    f"{DELIVERY}concurrent_chunks_arrive_over_time",
+    alone=True,
+)
+class LateBeyondEightStreams(Held):
+    def full(self, held: int, total: int) -> bool:  # noqa: ARG002
+        return self.counts["running"] <= 8
+
+
+@defect(
+    "the-end-of-a-call-is-lost",
+    "The last piece of a call's arguments gets lost.",
+    f"{PIECES}the_pieces_of_a_call_make_the_whole_call",
+)
+class TheEndOfACallIsLost(Double):
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        cut = asked.call and generation.finish_reason
+        return super().delta(asked, generation, "" if cut else text, first=first)
+
+
+@defect("calls-with-another-index", "The only call has index 1.", f"{PIECES}the_first_piece_of_a_call_says_which")
+class CallsWithAnotherIndex(Double):
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        said = super().delta(asked, generation, text, first=first)
+        return {"tool_calls": [{**call, "index": 1} for call in said["tool_calls"]]} if asked.call else said
+
+
+@defect("calls-change-their-id", "Each piece of a call has its own id.", f"{PIECES}the_first_piece_of_a_call_says_which")
+class CallsChangeTheirId(Double):
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        said = super().delta(asked, generation, text, first=first)
+        return {"tool_calls": [{**call, "id": f"call-{self.number()}"} for call in said["tool_calls"]]} if asked.call else said
+
+
+@defect(
+    "stop-string-in-pieces",
+    "A stream shows the stop string character by character.",
+    f"{SAMENESS}a_stop_string_is_never_shown",
+)
+class StopStringInPieces(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        for chunk in super().piece(asked, head, generation, pieces):
+            for letter in generation.stop_reason if isinstance(generation.stop_reason, str) else "":
+                said: Json = {"delta": {"content": letter}} if asked.chat else {"text": letter}
+                yield {**head, "choices": [{"index": generation.index, **said, "finish_reason": None}]}
+            yield chunk
+
+
+@defect("stop-ignored-in-streams", "Streams go on after a stop string.", f"{SAMENESS}a_stop_string_is_never_shown")
+class StopIgnoredInStreams(Double):
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        return super().asked({**body, "stop": None} if body.get("stream") else body, chat=chat)
+
+
+@defect(
+    "long-chunks-are-cut", "Chunks of several characters lose the last one.", f"{SAMENESS}a_greedy_stream_is_the_greedy_answer"
+)
+class LongChunksAreCut(Double):
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        return super().delta(asked, generation, text[:-1] if len(text) > 1 else text, first=first)
+
+
+@defect(
+    "choices-exchange-tokens",
+    "With two choices, a chunk of one goes to the other.",
+    f"{SAMENESS}each_choice_of_a_stream_is_that_of_the_answer",
+)
+class ChoicesExchangeTokens(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        for chunk in super().piece(asked, head, generation, pieces):
+            if asked.n > 1 and len(generation.tokens) == 4:
+                chunk["choices"][0]["index"] = 1 - generation.index
+            yield chunk
+
+
+@defect("characters-cut-in-half", "Only the first byte of some characters comes.", f"{TEXT}a_stream_is_valid_utf8")
+class CharactersCutInHalf(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        return super().event(chunk).replace("\ufffd".encode(), "\ufffd".encode()[:1])

@@ -219,3 +219,144 @@ class LogprobsOfOneToken(Double):
             if held and len(generation.tokens) % 3 == 0:
                 held["content"] = []
             yield chunk
+
+
+@defect("wrong-index", "The only choice of a stream has index 1.", f"{STRUCTURE}choices_have_the_index_of_their_answer")
+class WrongIndex(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        if isinstance(chunk, dict) and len(chunk.get("choices", ())) == 1:
+            chunk = {**chunk, "choices": [{**chunk["choices"][0], "index": chunk["choices"][0]["index"] + 1}]}
+        return super().event(chunk)
+
+
+@defect("index-as-text", "The index of a choice is a string.", f"{STRUCTURE}choices_have_the_index_of_their_answer")
+class IndexAsText(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        if isinstance(chunk, dict) and chunk.get("choices"):
+            chunk = {**chunk, "choices": [{**choice, "index": str(choice["index"])} for choice in chunk["choices"]]}
+        return super().event(chunk)
+
+
+@defect("role-changes", "The second chunk announces another role.", f"{STRUCTURE}the_role_comes_first_and_once")
+class RoleChanges(Double):
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        said = super().delta(asked, generation, text, first=first)
+        return {"role": "user", **said} if first else said
+
+
+@defect("two-finish-reasons", "A stream ends with `length`, and then with `stop`.", f"{STRUCTURE}the_finish_reason_comes_once")
+class TwoFinishReasons(Double):
+    def closing(self, asked: Asked, head: Json, generations: Sequence[Generation]) -> Iterator[Json]:
+        empty: Json = {"delta": {}} if asked.chat else {"text": ""}
+        yield {**head, "choices": [{"index": 0, **empty, "finish_reason": "stop"}]}
+        yield from super().closing(asked, head, generations)
+
+
+@defect("usage-twice", "The usage chunk comes twice.", f"{STRUCTURE}usage_comes_last_and_without_choices")
+class UsageTwice(Double):
+    def closing(self, asked: Asked, head: Json, generations: Sequence[Generation]) -> Iterator[Json]:
+        for chunk in super().closing(asked, head, generations):
+            yield chunk
+            yield chunk
+
+
+@defect("usage-before-the-end", "Usage comes before the last token.", f"{STRUCTURE}usage_comes_last_and_without_choices")
+class UsageBeforeTheEnd(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        for chunk in super().piece(asked, head, generation, pieces):
+            if asked.include_usage and generation.finish_reason:
+                yield {**head, "choices": [], "usage": self.usage(asked, len(generation.prompt), len(generation.tokens))}
+            yield chunk
+
+    def closing(self, asked: Asked, head: Json, generations: Sequence[Generation]) -> Iterator[Json]:  # noqa: ARG002
+        return iter(())
+
+
+@defect("a-foreign-chunk", "A chunk of another request comes in between.", f"{STRUCTURE}chunks_carry_the_same_id")
+class AForeignChunk(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        for chunk in super().piece(asked, head, generation, pieces):
+            yield chunk
+            if len(generation.tokens) == 3:
+                said: Json = {"delta": {"content": "not yours"}} if asked.chat else {"text": "not yours"}
+                yield {**head, "id": "another", "choices": [{"index": 0, **said, "finish_reason": None}]}
+
+
+@defect("comments-as-data", "Keep-alive comments come as data.", f"{STRUCTURE}every_event_is_a_json_object")
+class CommentsAsData(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        return b"data: : keep-alive\n\n" + super().event(chunk) if isinstance(chunk, dict) else super().event(chunk)
+
+
+@defect("a-blank-line-in-an-event", "A blank line cuts an event in two.", f"{STRUCTURE}every_event_is_a_json_object")
+class ABlankLineInAnEvent(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        data = super().event(chunk)
+        return data.replace(b',"created"', b',\n\ndata: "created"') if isinstance(chunk, dict) else data
+
+
+@defect("done-as-json", "[DONE] comes in quotes.", f"{STRUCTURE}ends_with_done_once")
+class DoneAsJson(Double):
+    def end(self) -> bytes:
+        return self.event('"[DONE]"')
+
+
+@defect("talks-after-done", "A chunk comes after [DONE].", f"{STRUCTURE}ends_with_done_once")
+class TalksAfterDone(Double):
+    def end(self) -> bytes:
+        return super().end() + self.event({"id": "late", "object": "chat.completion.chunk", "choices": []})
+
+
+@defect("no-id", "Chunks have no id.", f"{STRUCTURE}chunks_carry_the_same_id")
+class NoId(Double):
+    def event(self, chunk: Json | str) -> bytes:
+        return super().event(
+            {name: value for name, value in chunk.items() if name != "id"} if isinstance(chunk, dict) else chunk
+        )
+
+
+@defect(
+    "one-token-short",
+    "A stream ends one token before its limit.",
+    f"{STRUCTURE}max_tokens_ends_a_stream_with_length",
+)
+class OneTokenShort(Double):
+    def generations(self, asked: Asked) -> list[Generation]:
+        shorter = Asked(**{**vars(asked), "max_tokens": max(asked.max_tokens - 1, 1)})
+        return super().generations(shorter if asked.stream else asked)
+
+
+@defect(
+    "logprobs-of-other-tokens",
+    "The log probabilities of a stream are those of other tokens.",
+    f"{STRUCTURE}every_token_brings_its_logprob",
+)
+class LogprobsOfOtherTokens(Double):
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        for chunk in super().piece(asked, head, generation, pieces):
+            held = chunk["choices"][0]["logprobs"]
+            if held:
+                held["content"] = [{**entry, "token": "z", "bytes": [122]} for entry in held["content"]]
+            yield chunk
+
+
+@defect(
+    "a-stream-breaks-off",
+    "The connection breaks in the middle of a stream.",
+    f"{STRUCTURE}arrives_whole",
+)
+class AStreamBreaksOff(Double):
+    async def streamed(
+        self, asked: Asked, name: str, created: int, generations: Sequence[Generation], connection: Connection
+    ) -> None:
+        send, sent = connection.send, 0
+
+        async def limited(data: bytes) -> None:
+            nonlocal sent
+            sent += 1
+            if sent > 6:
+                connection.abort()
+            await send(data)
+
+        connection.send = limited  # type: ignore[method-assign]
+        await super().streamed(asked, name, created, generations, connection)

@@ -101,8 +101,12 @@ class Planner:
         """Timeout for one response: the option, or the default, extended if the server is slow."""
         if self._config.option.vllm_timeout is not None:
             return float(self._config.option.vllm_timeout)
-        longest = max(self._plan.estimates_s.values(), default=0.0) if self._plan else 0.0
-        return max(connecting.TIMEOUT_S * self.slowness, _ANSWERS * longest)
+        return max(connecting.TIMEOUT_S * self.slowness, self.longest_s)
+
+    @property
+    def longest_s(self) -> float:
+        """Time that no planned case should exceed; 0 without a plan."""
+        return _ANSWERS * max(self._plan.estimates_s.values(), default=0.0) if self._plan else 0.0
 
     def sizes(self, item: pytest.Item) -> Sizes:
         """Planned sizes of a case; the full ones if there is no plan."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo is not None and report.failed:
         if call.excinfo.errisinstance(Inconclusive):
             report.vllm_status = "inconclusive"
-        elif call.excinfo.errisinstance(Errored) or (
-            call.when != "call" and not call.excinfo.errisinstance((pytest.fail.Exception, Fault))
-        ):
+        elif call.excinfo.errisinstance(Errored) or (call.when != "call" and not _is_a_fact(call.excinfo)):
             report.vllm_status = "errored"
         report.vllm_message = _one_line(call.excinfo)
-        if cause := getattr(call.excinfo.value, "cause", None):
+        if isinstance(cause := getattr(call.excinfo.value, "cause", None), Mapping):
             report.user_properties.append(("cause", dict(cause)))
     _mask(report, item.config.stash[MASKS])
 
@@ -92,6 +90,13 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     if getattr(report, "vllm_status", "") == "inconclusive":
         return "inconclusive", "I", "INCONCLUSIVE"
     return None
+
+
+def _is_a_fact(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether a fixture ended with a fact about the server: by ``pytest.fail``, or by an assertion that has a cause."""
+    if excinfo.errisinstance((pytest.fail.Exception, Fault)):
+        return True
+    return excinfo.errisinstance(AssertionError) and hasattr(excinfo.value, "cause")
 
 
 class ReportWriter:

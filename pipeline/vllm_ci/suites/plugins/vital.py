@@ -21,7 +21,7 @@ from vllm_ci.suites.client import ApiClient, shown
 from vllm_ci.suites.plugins.reporter import case_name
 from vllm_ci.suites.plugins.stash import FACTS
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.verdicts import Errored, Inconclusive
+from vllm_ci.suites.verdicts import Inconclusive, NotRun
 
 _TRIES = 3
 _BETWEEN_S = 1.0
@@ -34,7 +34,7 @@ DIED = "server-died"
 GONE = "server-gone"
 
 
-class ServerGoneError(Errored):
+class ServerGoneError(NotRun):
     """The case was not run, because the server is gone."""
 
     cause: ClassVar[Mapping[str, str]] = {"id": GONE}
@@ -111,7 +111,7 @@ class Vital:
         """After a case that did not pass, look whether the server still works."""
         outcome = yield
         report = outcome.get_result()
-        suspicious = report.failed and call.excinfo is not None and not call.excinfo.errisinstance(ServerGoneError)
+        suspicious = report.failed and call.excinfo is not None and not call.excinfo.errisinstance(NotRun)
         server = connecting.probed(self._config)
         if not suspicious or server is None or self._death is not None or not self._asks(item):
             return

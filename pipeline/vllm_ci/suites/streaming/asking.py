@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_ci.loadgen.exchange import Exchange
+from vllm_ci.loadgen.exchange import Exchange, Request
 from vllm_ci.loadgen.metrics import Distribution
 from vllm_ci.loadgen.recorder import Recorder
-from vllm_ci.loadgen.stream import Stream
+from vllm_ci.loadgen.stream import NO_DONE, NO_USAGE, Problem, Stream
+from vllm_ci.suites.server import ServerFacts
+from vllm_ci.suites.verdicts import NotRun, inconclusive
 
 Body = Mapping[str, Any]
+_TIMEOUT = "stream-timeout"
+_MOST_TIMEOUTS = 2
+# Each of these is a finding of one case of its own; the content of such a stream is known nevertheless.
+_TOLERATED = {NO_DONE, NO_USAGE}
+
+
+class BrokenStreamError(AssertionError):
+    """A stream that had to succeed did not; ``cause`` is the same for all cases that met the same problem."""
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(message)
+        self.cause = {"id": problem.id, "title": problem.title}
+
+
+class StreamsHangError(NotRun):
+    """Streams of this endpoint do not end, so no more are requested."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"not run: {_MOST_TIMEOUTS} streams of {endpoint} did not end in time, so no more are requested")
+        self.cause = {"id": _TIMEOUT, "title": "a stream does not end in time"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +45,26 @@ class Endpoint:
         name: ``chat`` or ``completions``.
         path: Its path.
         chunk_object: ``object`` of its chunks.
-        model: Served name to request.
-        token_ids: The server returns token ids on request.
+        server: What the server supports; requests use only that.
     """
 
     name: str
     path: str
     chunk_object: str
-    model: str
-    token_ids: bool
+    server: ServerFacts
+
+    @property
+    def model(self) -> str:
+        """Served name to request."""
+        return self.server.model
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers of :meth:`exactly` always have that many tokens.
+
+        Another server than vLLM may ignore ``ignore_eos``, and the model of the probe went on by itself.
+        """
+        return self.server.is_vllm and self.server.can("ignore_eos")
 
     @property
     def is_chat(self) -> bool:
@@ -41,16 +75,71 @@ class Endpoint:
         """A request body; for chat, ``prompt`` becomes a user message."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         asked = {"messages": messages} if self.is_chat else {"prompt": prompt}
-        ids = {"return_token_ids": True} if self.token_ids else {}
+        ids = {"return_token_ids": True} if self.server.can("token_ids") else {}
         return {"model": self.model, **asked, **ids, **parameters}
+
+    def exactly(self, prompt: str | Sequence[Body], tokens: int, **parameters: Any) -> dict[str, Any]:
+        """A body for an answer of this many tokens; of at most this many unless :attr:`exact`."""
+        known = {"ignore_eos": True} if self.server.can("ignore_eos") else {}
+        return self.body(prompt, max_tokens=tokens, **known, **parameters)
+
+    def counts(self, found: int, asked: int) -> bool:
+        """Whether a number of tokens is right for :meth:`exactly`."""
+        return found == asked if self.exact else 0 <= found <= asked
+
+    def wrong_counts(self, streams: Iterable[Stream], asked: Iterable[int]) -> str:
+        """Which streams of :meth:`exactly` have a wrong number of tokens; empty if none has, or nobody counts.
+
+        Without ``ignore_eos`` an answer may be shorter. Chunks are not counted: one may have several tokens, or a part of one.
+        """
+        pairs = [(tokens_of(stream), wanted) for stream, wanted in zip(streams, asked, strict=True)]
+        wrong = [
+            (number, count, wanted)
+            for number, (count, wanted) in enumerate(pairs)
+            if count is not None and not self.counts(count, wanted)
+        ]
+        if not wrong:
+            return ""
+        number, count, wanted = wrong[0]
+        bound = "exactly" if self.exact else "at most"
+        tokens = f"stream {number} has {count} tokens, not {bound} {wanted}"
+        return f"{len(wrong)} of {len(pairs)} streams have a wrong length: {tokens}"
 
     def said(self, answer: Exchange) -> tuple[str, list[int] | None]:
         """Text and token ids of a response without streaming."""
+        choice = first_choice(answer)
+        message = choice.get("message") if self.is_chat else choice
+        assert isinstance(message, dict), f"the response has no message: {answer.text[:300]}"
+        return str(message.get("content" if self.is_chat else "text") or ""), choice.get("token_ids")
+
+
+def first_choice(answer: Exchange) -> dict[str, Any]:
+    """The first choice of a response without streaming."""
+    try:
         body = answer.json()
-        assert isinstance(body, dict), f"the response is not a JSON object: {answer.text[:300]}"
-        choice = body["choices"][0]
-        text = choice["message"]["content"] if self.is_chat else choice["text"]
-        return text or "", choice.get("token_ids")
+    except ValueError as error:
+        raise AssertionError(f"the response is not JSON ({error}): {answer.text[:300]}") from error
+    choices = body.get("choices") if isinstance(body, dict) else None
+    assert isinstance(choices, list), f"the response has no list of choices: {answer.text[:300]}"
+    assert choices, f"the response has no choice: {answer.text[:300]}"
+    assert isinstance(choices[0], dict), f"the first choice is not an object: {answer.text[:300]}"
+    return choices[0]
+
+
+def usage_of(answer: Exchange, name: str) -> int | None:
+    """A number of the usage of a response without streaming; ``None`` if absent."""
+    first_choice(answer)
+    body: Any = answer.json()
+    usage = body.get("usage")
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def tokens_of(stream: Stream) -> int | None:
+    """Number of tokens of a stream by its usage, or else by its token ids; ``None`` if it has neither."""
+    if (counted := stream.metrics.output_tokens) is not None:
+        return counted
+    return len(stream.token_ids) if stream.token_ids is not None else None
 
 
 @dataclass(kw_only=True)
@@ -60,31 +149,88 @@ class Asking:
     Attributes:
         recorder: The measuring client.
         kept: Streams that succeeded.
+        timeouts: Streams that did not end in time, by endpoint; shared by all cases. After some of them no more are requested.
     """
 
     recorder: Recorder
     kept: list[Stream] = field(default_factory=list)
+    timeouts: Counter[str] = field(default_factory=Counter)
 
     def stream(self, endpoint: Endpoint, body: Body) -> Stream:
         """Request one stream; the case fails unless it is complete."""
-        stream = self.recorder.stream(endpoint.path, body)
-        assert stream.complete, stream.describe()
-        self.kept.append(stream)
+        stream = self.attempt(endpoint, body)
+        self.need([stream])
         return stream
 
     def streams(self, endpoint: Endpoint, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
         """Request concurrent streams, in the order of ``bodies``; the case fails unless all are complete."""
-        streams = self.recorder.streams(endpoint.path, bodies, limit=limit)
-        broken = [f"stream {number}: {stream.describe()}" for number, stream in enumerate(streams) if not stream.complete]
-        assert not broken, f"{len(broken)} of {len(streams)} concurrent streams failed; {broken[0]}"
-        self.kept += streams
+        streams = self.attempts(endpoint, bodies, limit=limit)
+        self.need(streams)
         return streams
+
+    def attempt(self, endpoint: Endpoint, body: Body, **options: Any) -> Stream:
+        """Request one stream, which may fail.
+
+        Raises:
+            StreamsHangError: Earlier streams of this endpoint did not end.
+        """
+        return self.attempts_of(endpoint, [self.recorder.streaming(endpoint.path, body, **options)])[0]
+
+    def attempts(self, endpoint: Endpoint, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
+        """Request concurrent streams, which may fail."""
+        return self.attempts_of(endpoint, [self.recorder.streaming(endpoint.path, body) for body in bodies], limit=limit)
+
+    def attempts_of(self, endpoint: Endpoint, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Stream, ...]:
+        """Like :meth:`attempts`, with requests of the recorder."""
+        if self.timeouts[endpoint.path] >= _MOST_TIMEOUTS:
+            raise StreamsHangError(endpoint.path)
+        streams = self.recorder.streams_of(requests, limit=limit)
+        if any(_TIMEOUT in {problem.id for problem in stream.defects} for stream in streams):
+            self.timeouts[endpoint.path] += 1
+        return streams
+
+    def need(self, streams: Sequence[Stream]) -> None:
+        """Check that streams are complete, and keep them.
+
+        Missing usage and ``[DONE]`` do not count here: a case for each names them.
+
+        Raises:
+            BrokenStreamError: One is not complete.
+        """
+        broken = [(number, problem) for number, stream in enumerate(streams) if (problem := fatal(stream)) is not None]
+        if broken:
+            number, problem = broken[0]
+            how = f"{len(broken)} of {len(streams)} streams failed; stream {number}: " if len(streams) > 1 else ""
+            raise BrokenStreamError(problem, how + streams[number].describe())
+        self.kept += streams
 
     def whole(self, endpoint: Endpoint, body: Body) -> Exchange:
         """Send the same request without streaming; it must succeed."""
         answer = self.recorder.post(endpoint.path, dict(body))
         assert answer.ok, answer.describe()
         return answer
+
+
+def fatal(stream: Stream) -> Problem | None:
+    """The first problem that leaves the content of a stream unknown; ``None`` if there is none."""
+    return next((problem for problem in stream.defects if problem.id not in _TOLERATED), None)
+
+
+def cause_of(stream: Stream, prefix: str) -> None:
+    """Fail with the problem whose id starts with ``prefix``, if the stream has it.
+
+    Raises:
+        BrokenStreamError: It has it.
+    """
+    for problem in stream.defects:
+        if problem.id.startswith(prefix):
+            raise BrokenStreamError(problem, f"{problem.title}: {stream.describe()}")
+
+
+def unlike(first: object, second: object) -> None:
+    """End the case as inconclusive if a server gave different responses to the same request."""
+    if first != second:
+        inconclusive("the server gives different responses to the same request, so there is nothing to compare")
 
 
 def figures(streams: Iterable[Stream]) -> dict[str, Any]:

@@ -26,9 +26,7 @@ _ENDPOINTS = {
 def endpoint(request: pytest.FixtureRequest, server: ServerFacts) -> Endpoint:
     """Each streaming endpoint in turn."""
     path, chunk_object = _ENDPOINTS[request.param]
-    return Endpoint(
-        name=request.param, path=path, chunk_object=chunk_object, model=server.model, token_ids=server.can("token_ids")
-    )
+    return Endpoint(name=request.param, path=path, chunk_object=chunk_object, server=server)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +40,7 @@ def everything(sse: Recorder, note: Callable[[str, Any], None]) -> Iterator[Aski
 @pytest.fixture
 def ask(everything: Asking, metric: Callable[[str, Any], None]) -> Iterator[Asking]:
     """Requests streams; the metrics of a case's streams become properties of the case."""
-    asking = Asking(recorder=everything.recorder)
+    asking = Asking(recorder=everything.recorder, timeouts=everything.timeouts)
     yield asking
     everything.kept += asking.kept
     for name, value in figures(asking.kept).items():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.verdicts import inconclusive
@@ -18,6 +19,9 @@ _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _GENERATED = "vllm:generation_tokens_total"
 _PATIENCE_S = 10.0
+_STARVED = 4.0
+"""On a starved machine, a server gets this many times as long."""
+_STILL_S = 1.0
 _TOO_FAST_S = 0.25
 _TRIES = 3
 
@@ -49,6 +53,32 @@ def _seconds_until_idle(client: ApiClient, within_s: float) -> float | None:
     return None
 
 
+def _freed(client: ApiClient, within_s: float, machine: Watch) -> float:
+    """Seconds until the server is idle after its clients disconnected; the case fails if it does not become idle.
+
+    A server that was starved of processor time may be late. It gets longer, and if it is not idle then, the case fails only if
+    it does not generate any more: requests that run but do nothing are slots that are lost, on any machine.
+    """
+    begun = time.monotonic()
+    seconds = _seconds_until_idle(client, within_s)
+    if seconds is None and machine.seen.starved:
+        seconds = _seconds_until_idle(client, (_STARVED - 1) * within_s)
+    if seconds is not None:
+        return time.monotonic() - begun
+    took_s = time.monotonic() - begun
+    said = f"{_busy(client):.0f} requests are still running or waiting {took_s:.0f} s after their clients disconnected"
+    if machine.seen.starved and _generates(client):
+        inconclusive(f"{said}, but the machine was busy: {machine.seen.starved}")
+    pytest.fail(said, pytrace=False)
+
+
+def _generates(client: ApiClient) -> bool:
+    """Whether the number of generated tokens grows."""
+    before = client.metrics().total(_GENERATED)
+    time.sleep(_STILL_S)
+    return client.metrics().total(_GENERATED) > before
+
+
 @pytest.fixture
 def idle(client: ApiClient, idle_within_s: float) -> None:
     """Wait until the server is idle: these cases check gauges, so no other client may use the server."""
@@ -59,28 +89,28 @@ def idle(client: ApiClient, idle_within_s: float) -> None:
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
 def test_a_client_that_hangs_up_frees_its_slot(
+    *,
     ask: Asking,
     endpoint: Endpoint,
     client: ApiClient,
     long_tokens: int,
     metric: Callable[[str, Any], None],
     idle_within_s: float,
+    machine: Watch,
 ) -> None:
     """A request without a client is aborted; otherwise every closed browser tab would cost a full answer.
 
-    The best of three attempts is used: on a busy machine a small model may finish before its server notices.
+    The best of three attempts is used: on a busy machine a small model may finish before its server notices, so there the case
+    is inconclusive.
     """
-    body = endpoint.body("Tell me a long story.", max_tokens=long_tokens, ignore_eos=True)
+    body = endpoint.exactly("Tell me a long story.", long_tokens)
     tries: list[tuple[float, float]] = []
     while len(tries) < _TRIES:
         before = client.metrics().total(_GENERATED)
-        left = ask.recorder.stream(endpoint.path, body, stop_after_events=4)
+        left = ask.attempt(endpoint, body, stop_after_events=4)
         if not left.exchange.stopped:
             inconclusive(f"all {long_tokens} tokens arrived before the client could disconnect: {left.describe()}")
-        seconds = _seconds_until_idle(client, idle_within_s)
-        assert seconds is not None, (
-            f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their client disconnected"
-        )
+        seconds = _freed(client, idle_within_s, machine)
         generated = client.metrics().total(_GENERATED) - before
         metric("freed_after_s", round(seconds, 3))
         metric("tokens_generated", generated)
@@ -88,17 +118,18 @@ def test_a_client_that_hangs_up_frees_its_slot(
             return
         tries.append((seconds, generated))
     seconds, generated = min(tries)
+    said = f"all {generated:.0f} tokens were generated for clients that disconnected after 4 events, in {seconds:.2f} s"
     if seconds < _TOO_FAST_S:
-        inconclusive(
-            f"all {generated:.0f} tokens were generated {seconds:.2f} s after the client disconnected: too fast to tell"
-        )
-    pytest.fail(f"all {generated:.0f} tokens were generated for clients that disconnected after 4 events", pytrace=False)
+        inconclusive(f"{said}: too fast to tell")
+    if machine.seen.starved:
+        inconclusive(f"{said}, but the machine was busy: {machine.seen.starved}")
+    pytest.fail(said, pytrace=False)
 
 
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
 def test_many_clients_that_hang_up_leave_nothing_behind(
-    ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float
+    *, ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float, machine: Watch
 ) -> None:
     """Detects slots that are lost when clients disconnect, with three rounds of sixteen clients."""
     for _ in range(3):
@@ -108,19 +139,17 @@ def test_many_clients_that_hang_up_leave_nothing_behind(
             )
             for n in range(16)
         ]
-        ask.recorder.gather(requests)
-    seconds = _seconds_until_idle(client, idle_within_s)
-    assert seconds is not None, (
-        f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their clients disconnected"
-    )
-    streams = ask.streams(endpoint, [endpoint.body(f"hello {n}", max_tokens=8, ignore_eos=True) for n in range(16)])
-    assert [stream.metrics.output_tokens for stream in streams] == [8] * 16, "the streams afterwards are not complete"
+        ask.attempts_of(endpoint, requests)
+    _freed(client, idle_within_s, machine)
+    streams = ask.streams(endpoint, [endpoint.exactly(f"hello {n}", 8) for n in range(16)])
+    wrong = endpoint.wrong_counts(streams, [8] * 16)
+    assert not wrong, f"streams afterwards: {wrong}"
 
 
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
 def test_clients_that_leave_before_the_first_token_free_their_place(
-    ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float
+    *, ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float, machine: Watch
 ) -> None:
     """Requests are aborted also while they are queued or their prompt is processed."""
     prompt = "the quick brown fox jumps over the lazy dog " * 8
@@ -130,27 +159,19 @@ def test_clients_that_leave_before_the_first_token_free_their_place(
         )
         for n in range(16)
     ]
-    ask.recorder.gather(requests)
-    seconds = _seconds_until_idle(client, idle_within_s)
-    assert seconds is not None, (
-        f"{_busy(client):.0f} requests are still running or waiting {idle_within_s:.0f} s after their clients disconnected"
-    )
-    ask.stream(endpoint, endpoint.body("hello", max_tokens=4, ignore_eos=True))
+    ask.attempts_of(endpoint, requests)
+    _freed(client, idle_within_s, machine)
+    ask.stream(endpoint, endpoint.exactly("hello", 4))
 
 
 @pytest.mark.sized(tokens=(60, 20))
 def test_a_neighbour_does_not_notice(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """Streams in the same batch as streams of disconnected clients are complete."""
     leaving = [
-        ask.recorder.streaming(endpoint.path, endpoint.body(f"leave {n}", max_tokens=200, ignore_eos=True), stop_after_events=3)
-        for n in range(4)
+        ask.recorder.streaming(endpoint.path, endpoint.exactly(f"leave {n}", 200), stop_after_events=3) for n in range(4)
     ]
-    staying = [
-        ask.recorder.streaming(endpoint.path, endpoint.body(f"stay {n}", max_tokens=size.tokens, ignore_eos=True))
-        for n in range(4)
-    ]
-    streams = ask.recorder.streams_of([*leaving, *staying])[len(leaving) :]
-    broken = [stream.describe() for stream in streams if not stream.complete]
-    assert not broken, f"{len(broken)} streams failed when other clients disconnected: {broken[0]}"
-    counted = [stream.metrics.output_tokens for stream in streams]
-    assert counted == [size.tokens] * 4, f"requested {size.tokens} tokens each, got {counted}"
+    staying = [ask.recorder.streaming(endpoint.path, endpoint.exactly(f"stay {n}", size.tokens)) for n in range(4)]
+    streams = ask.attempts_of(endpoint, [*leaving, *staying])[len(leaving) :]
+    ask.need(streams)
+    wrong = endpoint.wrong_counts(streams, [size.tokens] * 4)
+    assert not wrong, wrong

@@ -7,38 +7,53 @@ from typing import Any
 import pytest
 
 from vllm_ci.loadgen.exchange import Exchange
+from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.streaming.asking import Asking, Endpoint
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, cause_of, fatal
 
-_BAD: dict[str, tuple[dict[str, Any], set[int]]] = {
-    "unknown-model": ({"model": "no-such-model"}, {404}),
-    "negative-max-tokens": ({"max_tokens": -1}, {400, 422}),
-    "temperature-below-zero": ({"temperature": -1}, {400, 422}),
-    "top-p-above-one": ({"top_p": 7}, {400, 422}),
-    "wrong-type": ({"max_tokens": "many"}, {400, 422}),
-    "wrong-stream-options": ({"stream_options": "usage"}, {400, 422}),
+_BAD: dict[str, dict[str, Any]] = {
+    "unknown-model": {"model": "no-such-model"},
+    "negative-max-tokens": {"max_tokens": -1},
+    "temperature-below-zero": {"temperature": -1},
+    "top-p-above-one": {"top_p": 7},
+    "wrong-type": {"max_tokens": "many"},
+    "wrong-stream-options": {"stream_options": "usage"},
 }
+_REFUSALS = {400, 404, 422}
+_JSON = {"application/json", "application/problem+json"}
 
 
 def _refused(answer: Exchange, statuses: set[int]) -> None:
     """Check for a JSON error with a message and one of the statuses."""
-    assert answer.status in statuses, f"expected {sorted(statuses)}: {answer.describe()}"
-    kind = answer.headers.get("content-type", "").partition(";")[0]
-    assert kind == "application/json", f"the error's content type is {kind!r}"
-    body = answer.json()
+    assert answer.status in statuses, f"expected one of {sorted(statuses)}: {answer.describe()}"
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    assert kind in _JSON, f"the error's content type is {kind!r}"
+    try:
+        body = answer.json()
+    except ValueError as error:
+        raise AssertionError(f"the error is announced as JSON, but it is not ({error}): {answer.text[:200]}") from error
     assert isinstance(body, dict), f"the error is not a JSON object: {answer.text[:200]}"
     error = body.get("error", body)
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     assert message, f"the error has no message: {answer.text[:200]}"
 
 
+def _lenient(stream: Stream, server: ServerFacts, what: str) -> None:
+    """Skip if another server than vLLM, which documents its refusals, accepts a value and answers with a complete stream."""
+    if stream.exchange.status == 200 and not server.is_vllm and fatal(stream) is None:
+        pytest.skip(f"the server accepts {what}, as some servers do, and answers normally")
+
+
 @pytest.mark.parametrize("name", _BAD)
-def test_a_bad_request_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, name: str) -> None:
-    """The status is an error; most clients miss an error inside a stream with status 200."""
-    change, statuses = _BAD[name]
-    stream = ask.recorder.stream(endpoint.path, {**endpoint.body("hello", max_tokens=4), **change})
-    _refused(stream.exchange, statuses)
-    ask.stream(endpoint, endpoint.body("hello", max_tokens=2, ignore_eos=True))
+def test_a_bad_request_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, server: ServerFacts, name: str) -> None:
+    """The status is an error; most clients miss an error inside a stream with status 200.
+
+    404 for an unknown model is that of the OpenAI API; gateways say 400 or 403.
+    """
+    stream = ask.attempt(endpoint, {**endpoint.body("hello", max_tokens=4), **_BAD[name]})
+    _lenient(stream, server, name)
+    _refused(stream.exchange, {*_REFUSALS, 403} if name == "unknown-model" else _REFUSALS - {404})
+    ask.stream(endpoint, endpoint.exactly("hello", 2))
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
@@ -48,15 +63,18 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_stream(ask: Asking, end
     if server.max_model_len > 200_000:
         pytest.skip(f"a prompt above {server.max_model_len} tokens is too large to send")
     prompt = "hello world and a number 1 2 3 4 5 6 7 8 9 " * (server.max_model_len // 4)
-    stream = ask.recorder.stream(endpoint.path, endpoint.body(prompt, max_tokens=4))
+    stream = ask.attempt(endpoint, endpoint.body(prompt, max_tokens=4))
+    _lenient(stream, server, "a prompt above its limit (it may cut it)")
     _refused(stream.exchange, {400, 413, 422})
-    ask.stream(endpoint, endpoint.body("hello", max_tokens=2, ignore_eos=True))
+    ask.stream(endpoint, endpoint.exactly("hello", 2))
 
 
-def test_stream_options_without_a_stream_are_refused(ask: Asking, endpoint: Endpoint) -> None:
+def test_stream_options_without_a_stream_are_refused(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
     """The wire format allows them only with `stream: true`; ignoring them would hide a client's mistake."""
-    body = endpoint.body("hello", max_tokens=2, stream_options={"include_usage": True})
-    _refused(ask.recorder.post(endpoint.path, body), {400, 422})
+    answer = ask.recorder.post(endpoint.path, endpoint.body("hello", max_tokens=2, stream_options={"include_usage": True}))
+    if answer.ok and not server.is_vllm:
+        pytest.skip("the server ignores stream_options without a stream, as some servers do")
+    _refused(answer, {400, 422})
 
 
 def test_no_stream_that_was_begun_holds_an_error(ask: Asking, endpoint: Endpoint) -> None:
@@ -69,8 +87,7 @@ def test_no_stream_that_was_begun_holds_an_error(ask: Asking, endpoint: Endpoint
         {"stop": ["\n\n", "###"]},
     ]
     bodies = [endpoint.body(f"hello {n}", max_tokens=6, **changes[n % len(changes)]) for n in range(20)]
-    streams = ask.recorder.streams(endpoint.path, bodies)
-    errors = [f"stream {number}: {stream.error}" for number, stream in enumerate(streams) if stream.error is not None]
-    assert not errors, f"{len(errors)} of 20 streams contain an error; {errors[0][:300]}"
-    broken = [stream.describe() for stream in streams if not stream.complete]
-    assert not broken, f"{len(broken)} of 20 streams are not complete: {broken[0]}"
+    streams = ask.attempts(endpoint, bodies)
+    for stream in streams:
+        cause_of(stream, "stream-error-object")
+    ask.need(streams)
