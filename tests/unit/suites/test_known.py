@@ -85,6 +85,8 @@ def test_no_text_that_a_server_calls_its_version_is_an_error_or_widens_the_range
 @pytest.mark.parametrize(("severity", "accepted"), [("low", True), ("medium", True), ("high", True), ("critical", False)])
 def test_a_finding_that_is_more_severe_than_what_is_known_is_not_accepted(severity: str, accepted: bool) -> None:
     assert bool(judged(Finding(id=KNOWN.id, severity=severity, message="m"), "0.32.0").accepted) is accepted
+    known_as_medium = judged(Finding(id=REPAIRED.id, severity=severity, message="m"), "0.25.1")
+    assert bool(known_as_medium.accepted) is (severity in ("low", "medium"))
 
 
 def test_a_critical_finding_is_never_accepted_by_a_version() -> None:
