@@ -218,7 +218,7 @@ class SdkFindsNoModel(Double):
         return {**super().card(), **({"id": "another"} if self.asked_before > 2 else {})}
 
 
-@defect("no-usage", "Answers carry no usage.", "integration/test_usage.py::test_answers_say_what_they_used")
+@defect("answers-without-usage", "Answers carry no usage.", "integration/test_usage.py::test_answers_say_what_they_used")
 class NoUsage(Double):
     def whole(self, asked: Asked, name: str, created: int, answers: Any) -> Json:
         return {**super().whole(asked, name, created, answers), "usage": None}
