@@ -203,7 +203,8 @@ def _answer(path: str, asked: bytes, status: int, answered: bytes | None) -> Ans
     prompts = body.get("prompt", body.get("input"))
     several = len(prompts) if isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list) else 1
     choices = several * (body.get("n") or 1)
-    usage = json.loads(answered).get("usage", {}) if answered is not None else {}
+    # A stream that was read like an answer, by a probe, has no usage here.
+    usage = json.loads(answered).get("usage") or {} if answered is not None and answered.startswith(b"{") else {}
     made = usage.get("completion_tokens", body.get("max_tokens") or 16)
     return choices, -(-made // choices), usage.get("prompt_tokens", 0)
 

@@ -84,8 +84,10 @@ class ApiClient:
         return self.answer(_COMPLETIONS, {"model": self.model, "prompt": prompt, **parameters})
 
     def answer(self, path: str, body: Any) -> Answer:
-        """Request text; it must succeed."""
-        return Answer(where=f"POST {path}", body=self.must(path, body), is_chat=path == _CHAT)
+        """Request text; it must succeed, with a choice."""
+        found = Answer(where=f"POST {path}", body=self.must(path, body), is_chat=path == _CHAT)
+        assert found.choices
+        return found
 
     def smallest(self, **options: Any) -> httpx.Response:
         """Send the smallest valid request; returns the response, whatever its status."""

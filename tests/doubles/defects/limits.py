@@ -138,6 +138,8 @@ class CountsOfOthers(Double):
     alone=True,
 )
 class CrowdsAreRefused(Double):
+    token_s = 0.003
+
     def generations(self, asked: Asked) -> list[Generation]:
         if self.counts["running"] > 8:
             raise RefusedError("no slot is free", status=503, kind="ServiceUnavailableError")

@@ -219,7 +219,7 @@ class SdkFindsNoModel(Double):
 
 
 @defect("answers-without-usage", "Answers carry no usage.", "integration/test_usage.py::test_answers_say_what_they_used")
-class NoUsage(Double):
+class AnswersWithoutUsage(Double):
     def whole(self, asked: Asked, name: str, created: int, answers: Any) -> Json:
         return {**super().whole(asked, name, created, answers), "usage": None}
 

@@ -157,6 +157,10 @@ def test_a_stop_string_ends_a_chat_answer(client: ApiClient) -> None:
     stop = plain[len(plain) // 2]
     stopped = client.talk("Tell me a story.", stop=[stop], **asked)
     assert stop not in stopped.text, f"the stop string {stop!r} is part of the answer {stopped.text!r}"
+    shorter = len(stopped.text) < len(text) and text.startswith(stopped.text)
+    assert stopped.finish_reason == "stop" or not shorter, (
+        f"stopped at {stop!r}, but finish_reason is {stopped.finish_reason!r}"
+    )
 
 
 @pytest.mark.requires_capability("completions", "tokenize", "logit_bias")
