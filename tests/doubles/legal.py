@@ -198,7 +198,8 @@ OF_STREAMS = (
     *(SeveralTokensAChunk, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
-VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS)}
+_ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS)
+VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in _ALL}
 
 
 def described(variation: type[Double]) -> str:

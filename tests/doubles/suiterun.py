@@ -8,8 +8,8 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -36,12 +36,16 @@ class SuiteRun:
         messages: Messages of the cases that did not pass.
         output: Output of pytest.
         facts: Facts about the session.
+        findings: Findings of all cases.
+        exchanges: Last request and response of the cases that have them, by name.
     """
 
     statuses: Mapping[str, str]
     messages: Mapping[str, str]
     output: str
     facts: Mapping[str, object]
+    findings: Sequence[Mapping[str, str]] = ()
+    exchanges: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def with_status(self, *wanted: str) -> set[str]:
         """Names of cases with one of these statuses, each with and without its parameters."""
@@ -89,6 +93,8 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s
         messages={case["name"]: case["message"] for case in document["cases"] if case["message"]},
         output=output.getvalue(),
         facts=document["session"],
+        findings=[finding for case in document["cases"] for finding in case["properties"].get("findings", ())],
+        exchanges={case["name"]: found for case in document["cases"] if (found := case["properties"].get("exchange"))},
     )
 
 

@@ -53,7 +53,7 @@ class Answer:
     @property
     def text(self) -> str:
         """Text of the first choice; empty if it is null."""
-        return self._text(0)
+        return self.texts[0]
 
     @property
     def finish_reason(self) -> str | None:

@@ -13,7 +13,7 @@ from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
-from vllm_ci.suites.plugins import budget
+from vllm_ci.suites.plugins import budget, planning
 
 pytest_plugins = "pytester"
 
@@ -121,3 +121,16 @@ def test_a_server_that_becomes_slow_is_measured_again_by_what_its_cases_take(
     statuses = [case["status"] for case in found["cases"]]
     assert sorted(statuses) == ["passed", "passed", "skipped", "skipped"]
     assert len(found["session"]["plan"]["left_out"]) == 2
+
+
+def test_no_case_begins_after_several_times_the_budget(
+    pytester: pytest.Pytester, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_MOST", 0.0)
+    monkeypatch.setattr(planning, "_MOST_LEAST_S", 0.1)
+    found, _ = ran(pytester, url, "--vllm-budget", "60", "-k", GREEDY)
+    first, second = found["cases"]
+    assert (first["status"], second["status"]) == ("passed", "skipped")
+    assert second["message"].startswith("left out for time: the suite has taken ")
+    assert second["message"].endswith(" s of a budget of 60 s; run with --deep")
+    assert len(found["session"]["plan"]["left_out"]) == 1

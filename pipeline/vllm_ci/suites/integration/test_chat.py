@@ -76,8 +76,8 @@ def test_a_system_message_is_part_of_the_prompt(client: ApiClient, server: Serve
     """If the system message is dropped, the operator's rules are lost."""
     # Many templates add a default system message, so a long one is compared with a short one.
     messages = [system("You speak in short sentences about weather."), user("hello")]
-    short, ruled = (
-        client.talk(asked, max_tokens=1).count("prompt_tokens") for asked in ([system("Speak."), user("hello")], messages)
+    short, ruled = at_once(
+        lambda asked: client.talk(asked, max_tokens=1).count("prompt_tokens"), ([system("Speak."), user("hello")], messages)
     )
     assert ruled > short, f"the prompt has {ruled} tokens with a long system message and {short} with a short one"
     rendered = len(client.tokens(messages)) if server.can("tokenize") else ruled

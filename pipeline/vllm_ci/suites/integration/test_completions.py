@@ -40,8 +40,9 @@ def test_echo_returns_the_prompt_before_the_answer(client: ApiClient) -> None:
     """Scoring and evaluation depend on echo."""
 
     def continued() -> list[str]:
-        plain = client.finish("hello world", max_tokens=4, temperature=0).text
-        echoed = client.finish("hello world", max_tokens=4, temperature=0, echo=True).text.lstrip()
+        asked = {"max_tokens": 4, "temperature": 0}
+        plain, echoed = at_once(lambda fields: client.finish("hello world", **asked, **fields).text, ({}, {"echo": True}))
+        echoed = echoed.lstrip()
         assert echoed.startswith("hello world"), f"echo returned {echoed!r}, which does not start with the prompt"
         return [plain, echoed.removeprefix("hello world")]
 
@@ -64,7 +65,9 @@ def test_a_prompt_of_token_ids_is_the_same_prompt(client: ApiClient) -> None:
     ids = client.tokens("the quick brown fox")
 
     def answers() -> list[str]:
-        by_text, by_ids = (client.finish(prompt, max_tokens=6, temperature=0) for prompt in ("the quick brown fox", ids))
+        by_text, by_ids = at_once(
+            lambda prompt: client.finish(prompt, max_tokens=6, temperature=0), ("the quick brown fox", ids)
+        )
         count = by_ids.count("prompt_tokens")
         assert count == len(ids), f"{count} prompt tokens for {len(ids)} ids"
         return [by_text.text, by_ids.text]

@@ -6,11 +6,12 @@ the prompt that the server rendered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from vllm_ci.suites.client import ApiClient, Json, assistant, system, user
+from vllm_ci.suites.client import ApiClient, Json, assistant, at_once, system, user
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
@@ -24,12 +25,13 @@ _TURNS = 4
 def test_the_prompt_grows_by_what_was_said(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
     """Every prompt has exactly the tokens that the chat template renders for the conversation so far."""
     messages: list[Json] = [system("You are brief.")] if server.can("system_messages") else []
-    counted, rendered = [], []
+    prompts: list[list[Json]] = []
     for turn in range(size.times):
         messages.append(user(f"Question number {turn}: what comes next?"))
-        counted.append(client.talk(messages, max_tokens=1, temperature=0).count("prompt_tokens"))
-        rendered.append(len(client.tokens(messages)) if server.can("tokenize") else counted[-1])
+        prompts.append(list(messages))
         messages.append(assistant("The next question."))
+    counted = _counts(client, prompts)
+    rendered = [len(client.tokens(prompt)) for prompt in prompts] if server.can("tokenize") else counted
     assert counted == rendered, f"prompt tokens by turn are {counted}; the conversation so far has {rendered}"
     assert counted == sorted(set(counted)), f"prompt tokens do not grow from turn to turn: {counted}"
 
@@ -48,13 +50,12 @@ def test_a_fact_planted_early_is_in_the_prompt_of_a_late_turn(client: ApiClient,
 def test_the_first_turn_counts_in_a_late_turn(client: ApiClient) -> None:
     """A longer first message makes the prompt of a late turn longer."""
 
-    def counted(first: str) -> int:
-        messages: list[Json] = [user(first)]
-        for turn in range(_TURNS):
-            messages += [assistant("Yes."), user(f"Now tell me about topic {turn}.")]
-        return client.talk(messages, max_tokens=1).count("prompt_tokens")
+    def conversation(first: str) -> list[Json]:
+        later = [[assistant("Yes."), user(f"Now tell me about topic {turn}.")] for turn in range(_TURNS)]
+        return [user(first), *itertools.chain.from_iterable(later)]
 
-    short, long = counted("hello"), counted("hello, and listen to a long story about a fox and a dog first")
+    firsts = ("hello", "hello, and listen to a long story about a fox and a dog first")
+    short, long = _counts(client, [conversation(first) for first in firsts])
     assert long > short, (
         f"the prompt of turn {_TURNS + 1} has {long} tokens with a long first message and {short} with a short one"
     )
@@ -92,12 +93,17 @@ def test_earlier_answers_are_part_of_the_prompt(client: ApiClient, server: Serve
     """Messages of the assistant are part of the context too."""
     short = [user("hello"), assistant("yes"), user("and then?")]
     long = [user("hello"), assistant("yes, and here is a much longer story about a fox and a dog"), user("and then?")]
-    counts = [client.talk(messages, max_tokens=1).count("prompt_tokens") for messages in (short, long)]
+    counts = _counts(client, [short, long])
     expected = [len(client.tokens(messages)) for messages in (short, long)] if server.can("tokenize") else counts
     assert counts == expected, f"the prompts have {counts} tokens, but the rendered conversations have {expected}"
     assert counts[1] > counts[0], (
         f"the prompt has {counts[1]} tokens with a longer earlier answer and {counts[0]} with a short one"
     )
+
+
+def _counts(client: ApiClient, conversations: Iterable[list[Json]]) -> list[int]:
+    """Prompt tokens of each conversation."""
+    return at_once(lambda messages: client.talk(messages, max_tokens=1).count("prompt_tokens"), conversations)
 
 
 def _prompt(client: ApiClient, messages: list[Json]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from vllm_ci.suites.answers import read
 from vllm_ci.suites.capabilities import REFUSED
-from vllm_ci.suites.client import ApiClient, Json, shown
+from vllm_ci.suites.client import ApiClient, Json, at_once, shown
 from vllm_ci.suites.integration.asking import required_of_vllm
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import Fault
@@ -65,13 +65,15 @@ def test_a_vector_is_finite_and_not_zero(client: ApiClient) -> None:
 
 def test_the_same_text_has_the_same_vector(client: ApiClient) -> None:
     """Queries to an index use vectors that were computed at another time."""
-    far = distance(vectors(client, "hello world")[0], vectors(client, "hello world")[0])
+    one, two = at_once(lambda _: vectors(client, "hello world")[0], range(2))
+    far = distance(one, two)
     assert far < _CLOSE, f"two embeddings of one text differ by {far:.4f}"
 
 
 def test_different_texts_have_different_vectors(client: ApiClient) -> None:
     """Vectors that do not depend on the text are useless for search."""
-    far = distance(vectors(client, "hello world")[0], vectors(client, "an entirely different sentence")[0])
+    one, two = at_once(lambda text: vectors(client, text)[0], ("hello world", "an entirely different sentence"))
+    far = distance(one, two)
     assert far > 0, "two texts have the same embedding"
 
 
@@ -81,7 +83,7 @@ def test_a_batch_keeps_its_order(client: ApiClient) -> None:
     answer = embed(client, texts)
     indices = [read(answer, _WHERE, "data", at, "index") for at in range(len(read(answer, _WHERE, "data", of=list)))]
     assert indices == [0, 1, 2], f"indices are {indices}"
-    alone = [vectors(client, text)[0] for text in texts]
+    alone = at_once(lambda text: vectors(client, text)[0], texts)
     for at, text in enumerate(texts):
         mine = [float(value) for value in read(answer, _WHERE, "data", at, "embedding", of=list)]
         nearest = min(range(3), key=lambda other: distance(alone[other], mine))

@@ -22,10 +22,16 @@ def said(client: ApiClient, tokens: int, **parameters: object) -> Pieces:
     return client.ask(_PROMPT, **client.exactly(tokens), **client.with_ids, **parameters).pieces
 
 
+def with_greedy(client: ApiClient, tokens: int, **narrow: float) -> list[Pieces]:
+    """A greedy answer, and two at temperature 1 with one candidate left."""
+    asked: list[dict[str, float]] = [{"temperature": 0}, *[{"temperature": 1.0, **narrow}] * 2]
+    return at_once(lambda parameters: said(client, tokens, **parameters), asked)
+
+
 @_FIXED
 def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes) -> None:
-    """Sequential requests with greedy decoding give the same tokens, but for rounding."""
-    same = repeats(lambda: [said(client, size.tokens, temperature=0) for _ in range(2)])
+    """Requests with greedy decoding give the same tokens, but for rounding."""
+    same = repeats(lambda: at_once(lambda _: said(client, size.tokens, temperature=0), range(2)))
     assert same, "greedy requests with the same prompt gave different answers from the first tokens on"
 
 
@@ -33,7 +39,7 @@ def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes)
 @_FIXED
 def test_temperature_zero_does_not_depend_on_the_seed(client: ApiClient, size: Sizes) -> None:
     """Nothing is sampled at temperature 0."""
-    same = repeats(lambda: [said(client, size.tokens, temperature=0, seed=seed) for seed in (1, 2, 3)])
+    same = repeats(lambda: at_once(lambda seed: said(client, size.tokens, temperature=0, seed=seed), (1, 2, 3)))
     assert same, "greedy requests with 3 seeds gave different answers from the first tokens on"
 
 
@@ -42,7 +48,7 @@ def test_temperature_zero_does_not_depend_on_the_seed(client: ApiClient, size: S
 @_FIXED
 def test_the_same_seed_repeats_the_answer(client: ApiClient, size: Sizes, temperature: float) -> None:
     """A seed makes a sampled answer reproducible, but for rounding; evaluations and bug reports depend on it."""
-    same = repeats(lambda: [said(client, size.tokens, temperature=temperature, seed=1234) for _ in range(2)])
+    same = repeats(lambda: at_once(lambda _: said(client, size.tokens, temperature=temperature, seed=1234), range(2)))
     assert same, f"requests with the same seed at temperature {temperature} gave different answers from the first tokens on"
 
 
@@ -80,12 +86,7 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiC
 @_FIXED
 def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: Sizes) -> None:
     """With only one token to sample from, decoding is greedy."""
-    same = repeats(
-        lambda: [
-            said(client, size.tokens, temperature=0),
-            *(said(client, size.tokens, temperature=1.0, top_p=1e-6) for _ in "ab"),
-        ]
-    )
+    same = repeats(lambda: with_greedy(client, size.tokens, top_p=1e-6))
     assert same, "top_p=1e-6 at temperature 1 does not give the greedy answer"
 
 
@@ -93,9 +94,7 @@ def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: S
 def test_top_k_one_leaves_only_the_likeliest_token(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
     """With vLLM's top_k=1 there is one candidate, so decoding is greedy."""
     unless_refused(client, client.path, client.body(_PROMPT, top_k=1, max_tokens=1), "top_k")
-    same = repeats(
-        lambda: [said(client, size.tokens, temperature=0), *(said(client, size.tokens, temperature=1.0, top_k=1) for _ in "ab")]
-    )
+    same = repeats(lambda: with_greedy(client, size.tokens, top_k=1))
     required_of_vllm(server, holds=same, message="top_k=1 at temperature 1 does not give the greedy answer")
 
 

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from vllm_ci.suites.answers import Answer, read
-from vllm_ci.suites.client import ApiClient, Json, shown, user
+from vllm_ci.suites.client import ApiClient, Json, at_once, shown, user
 from vllm_ci.suites.integration.asking import EndlessStructureError, required_of_vllm, unless_refused
 from vllm_ci.suites.integration.refusals import REFUSALS
 from vllm_ci.suites.server import ServerFacts
@@ -100,8 +100,9 @@ def test_declared_tools_are_in_the_prompt(client: ApiClient, server: ServerFacts
             pytest.skip("the chat template of the model ignores tools")
     elif not server.can("tool_prompt"):
         pytest.skip(f"the server lacks tool_prompt: {server.absent['tool_prompt']}")
-    with_tool = client.talk(hello, tools=[WEATHER], max_tokens=1).count("prompt_tokens")
-    without = client.talk(hello, max_tokens=1).count("prompt_tokens")
+    with_tool, without = at_once(
+        lambda fields: client.talk(hello, max_tokens=1, **fields).count("prompt_tokens"), ({"tools": [WEATHER]}, {})
+    )
     assert with_tool > without, f"the prompt has {with_tool} tokens with a tool declared and {without} without"
 
 
@@ -118,7 +119,7 @@ def test_a_result_goes_back_into_the_conversation(client: ApiClient, server: Ser
         ]
 
     short, long = conversation("sun"), conversation("sun in the morning, rain in the evening, and a rainbow between the two")
-    counts = [client.talk(each, tools=[WEATHER], max_tokens=1).count("prompt_tokens") for each in (short, long)]
+    counts = at_once(lambda each: client.talk(each, tools=[WEATHER], max_tokens=1).count("prompt_tokens"), (short, long))
     if counts[0] == counts[1] and server.can("tokenize") and len(client.tokens(short)) == len(client.tokens(long)):
         pytest.skip("the chat template of the model ignores results of tools")
     assert counts[1] > counts[0], f"the prompt has {counts[0]} tokens with a short result and {counts[1]} with a long one"

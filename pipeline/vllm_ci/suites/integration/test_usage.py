@@ -62,7 +62,7 @@ def test_prompt_tokens_are_those_of_the_tokenizer(client: ApiClient) -> None:
 @_USAGE
 def test_a_longer_prompt_has_more_tokens(client: ApiClient) -> None:
     """Also where the server shows no tokenizer: twice as many words are about twice as many tokens."""
-    counts = [client.ask("hello " * words, max_tokens=1).count("prompt_tokens") for words in (20, 40, 80)]
+    counts = at_once(lambda words: client.ask("hello " * words, max_tokens=1).count("prompt_tokens"), (20, 40, 80))
     first, second = counts[1] - counts[0], counts[2] - counts[1]
     right = first >= 20 and 1.5 * first <= second <= 2.5 * first
     assert right, f"prompts of 20, 40 and 80 words are counted as {counts} tokens"
@@ -88,8 +88,7 @@ def test_completion_tokens_are_those_that_came(client: ApiClient, server: Server
 @pytest.mark.requires_capability("text", "choices", "usage")
 def test_several_choices_are_all_counted(client: ApiClient, server: ServerFacts) -> None:
     """The tokens of all choices are counted, those of the prompt once."""
-    one = client.ask("hello", **client.exactly(4))
-    three = client.ask("hello", **client.exactly(4), n=3, temperature=1)
+    one, three = at_once(lambda fields: client.ask("hello", **client.exactly(4), **fields), ({}, {"n": 3, "temperature": 1}))
     made, prompt, expected = three.count("completion_tokens"), three.count("prompt_tokens"), one.count("prompt_tokens")
     right = made == 12 if server.can("ignore_eos") else made <= 12
     assert right, f"{made} tokens for 3 choices of {4 if server.can('ignore_eos') else 'at most 4'}"

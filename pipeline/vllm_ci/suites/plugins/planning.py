@@ -28,6 +28,10 @@ _CONTEXT_RECORDED = 2048
 """``max_model_len`` of the server that the costs in the manifest were recorded with."""
 _ANSWERS = 4.0
 """A response may take this many times as long as estimated."""
+_MOST = 3.0
+"""A suite stops after this many times its budget, however slow the server is; cases that have not begun are left out."""
+_MOST_LEAST_S = 240.0
+"""It does not stop before this time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,6 +90,7 @@ class Planner:
         self._speed: Speed | None = None
         self._trouble = ""
         self._loads: dict[str, budget.Load] = {}
+        self._kept: set[str] = set()
         self._begun: float | None = None
         self._since = 0.0
         self._expected_s = 0.0
@@ -134,6 +139,7 @@ class Planner:
         required = {name.strip() for name in self._config.option.vllm_require.split(",")}
         loads = [_load(item, server, required) for item in items]
         self._loads = {load.name: load for load in loads}
+        self._kept = {_name(item) for item in items if _needs(item) & required}
         self._plan = budget.make(loads, self._speed, self._config.option.vllm_budget)
         places = {name: place for place, name in enumerate(self._plan.order)}
         items.sort(key=lambda item: places[_name(item)])
@@ -174,10 +180,23 @@ class Planner:
         self._replan(time.monotonic())
         del self._loads[name]
         if name in self._plan.left_out:
-            self._left_out.append(name)
-            self._config.stash[FACTS]["plan"]["left_out"] = self._left_out
-            pytest.skip(self._plan.why(name))
+            self._leave_out(name, self._plan.why(name))
+        elapsed_s = time.monotonic() - (self._begun or time.monotonic())
+        if elapsed_s > self.bound_s and name not in self._kept:
+            why = f"left out for time: the suite has taken {elapsed_s:.0f} s of a budget of {self._plan.budget_s:.0f} s"
+            self._leave_out(name, f"{why}; run with --deep")
         self._expected_s += self._plan.estimates_s[name]
+
+    @property
+    def bound_s(self) -> float:
+        """Seconds after which no further case begins."""
+        budget_s = self._config.option.vllm_budget
+        return max(_MOST * budget_s, _MOST_LEAST_S) + self._config.option.vllm_deep if budget_s else float("inf")
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self._left_out.append(name)
+        self._config.stash[FACTS]["plan"]["left_out"] = self._left_out
+        pytest.skip(why)
 
     def _replan(self, now: float) -> None:
         """Plan the remaining cases again if the server is slower or faster than measured."""
@@ -229,11 +248,15 @@ def work_of(item: pytest.Item, max_model_len: int) -> CaseCost:
 
 
 def _load(item: pytest.Item, server: ServerFacts, required: set[str]) -> budget.Load:
-    needs = {str(name) for marker in item.iter_markers("requires_capability") for name in marker.args}
+    needs = _needs(item)
     runs = all(server.can(name) for name in needs)
     work = work_of(item, server.max_model_len)
     deep = item.get_closest_marker("deep") is not None and not needs & required
     return budget.Load(name=_name(item), work=work if runs else replace(work, rounds=()), deep=deep)
+
+
+def _needs(item: pytest.Item) -> set[str]:
+    return {str(name) for marker in item.iter_markers("requires_capability") for name in marker.args}
 
 
 def _name(item: pytest.Item) -> str:

@@ -1,0 +1,74 @@
+"""Parts of the integration suite: comparisons, refusals, and what is recorded of a run."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from doubles import suiterun
+from doubles.defects import DEFECTS
+from doubles.legal_servers import ResetsAfterErrors
+from doubles.server import Double
+from vllm_ci.suites.integration import asking, refusals
+from vllm_ci.suites.integration.refusals import ErrorBodyError
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(1, 2, 3, 4), (1, 2, 3, 4)], True),
+        ([(1, 2, 3, 4), (1, 2, 9, 9)], True),
+        ([(1, 2, 3, 4), (1, 9, 9, 9)], False),
+        ([(1, 2, 3, 4), (9, 2, 3, 4)], False),
+        ([(), ()], True),
+        ([(), (1,)], False),
+    ],
+)
+def test_answers_are_alike_if_they_share_their_first_half(answers: list[tuple[int, ...]], expected: bool) -> None:
+    assert asking.alike(answers) is expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "no such model", "code": "model_not_found"}},
+        {"error": "no such model"},
+        {"detail": "no such model"},
+        {"detail": [{"msg": "no such model"}]},
+        {"message": "no such model", "object": "error"},
+    ],
+)
+def test_a_message_is_found_in_every_shape(body: object) -> None:
+    assert "no such model" in refusals.message(httpx.Response(400, json=body))
+
+
+@pytest.mark.parametrize("body", [{}, [], {"error": {"message": " "}}, {"error": ""}, {"error": None}, "text"])
+def test_a_refusal_without_a_message_is_named(body: object) -> None:
+    with pytest.raises(ErrorBodyError, match="the refusal has no message: 400"):
+        refusals.message(httpx.Response(400, json=body))
+
+
+def test_a_page_is_a_gateways_on_its_own_statuses_only() -> None:
+    page = {"content-type": "text/html"}
+    assert refusals.is_page(httpx.Response(404, text="<html>", headers=page))
+    assert not refusals.is_page(httpx.Response(400, text="<html>", headers=page))
+
+
+CONNECTIONS = "integration/test_connections.py"
+
+
+@pytest.mark.parametrize(("make", "expected"), [(Double, []), (ResetsAfterErrors, ["closes-unannounced"])])
+def test_a_connection_that_is_closed_unannounced_is_recorded_and_fails_nothing(make: type[Double], expected: list[str]) -> None:
+    found = suiterun.run(make, [CONNECTIONS], patient=True)
+    assert set(found.statuses.values()) == {"passed"}
+    assert [finding["id"] for finding in found.findings] == expected
+
+
+def test_a_case_that_fails_has_its_exchange() -> None:
+    found = suiterun.run(DEFECTS["created-as-text"].make, ["integration/test_chat.py::test_says_when_it_was_made"])
+    (exchange,) = found.exchanges.values()
+    assert exchange["request"].startswith("POST /v1/chat/completions\n{")
+    assert '"created":"' in exchange["response"]
+    (message,) = found.messages.values()
+    assert message.startswith("POST /v1/chat/completions: created is '20")
+    assert message.endswith("', not a whole number or a number")
