@@ -192,6 +192,9 @@ class FewFields(AnotherEngine):
             found.pop(optional, None)
         return found
 
+    def card(self) -> Json:
+        return {"id": self.model, "object": "model", "owned_by": "me"}
+
     def choice(self, asked: Asked, generation: Generation, pieces: list[Piece]) -> Json:
         found = super().choice(asked, generation, pieces)
         return {name: value for name, value in found.items() if value is not None}

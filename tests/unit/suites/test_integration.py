@@ -7,8 +7,6 @@ import pytest
 
 from doubles import suiterun
 from doubles.defects import DEFECTS
-from doubles.legal_servers import ResetsAfterErrors
-from doubles.server import Double
 from vllm_ci.suites.integration import asking, refusals
 from vllm_ci.suites.integration.refusals import ErrorBodyError
 
@@ -52,16 +50,6 @@ def test_a_page_is_a_gateways_on_its_own_statuses_only() -> None:
     page = {"content-type": "text/html"}
     assert refusals.is_page(httpx.Response(404, text="<html>", headers=page))
     assert not refusals.is_page(httpx.Response(400, text="<html>", headers=page))
-
-
-CONNECTIONS = "integration/test_connections.py"
-
-
-@pytest.mark.parametrize(("make", "expected"), [(Double, []), (ResetsAfterErrors, ["closes-unannounced"])])
-def test_a_connection_that_is_closed_unannounced_is_recorded_and_fails_nothing(make: type[Double], expected: list[str]) -> None:
-    found = suiterun.run(make, [CONNECTIONS], patient=True)
-    assert set(found.statuses.values()) == {"passed"}
-    assert [finding["id"] for finding in found.findings] == expected
 
 
 def test_a_case_that_fails_has_its_exchange() -> None:

@@ -46,6 +46,7 @@ class Bad:
         statuses: Statuses of a refusal.
         tolerated: Servers other than vLLM may take the value; all servers may if it is not documented as invalid.
         needs: Further capabilities.
+        endless: Some servers document that the value means an answer without an end, so only vLLM gets it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Bad:
     statuses: tuple[int, ...] = REFUSALS
     tolerated: str = "no"
     needs: tuple[str, ...] = field(default=())
+    endless: bool = False
 
     def body(self, client: ApiClient) -> Json:
         """The request."""
@@ -93,8 +95,8 @@ BAD = (
     _value("temperature-as-text", {"temperature": "hot"}),
     _value("top-p-zero", {"top_p": 0}),
     _value("top-p-over-one", {"top_p": 1.5}),
-    _value("max-tokens-zero", {"max_tokens": 0}),
-    _value("max-tokens-negative", {"max_tokens": -1}, COMPLETIONS),
+    _value("max-tokens-zero", {"max_tokens": 0}, endless=True),
+    _value("max-tokens-negative", {"max_tokens": -1}, COMPLETIONS, endless=True),
     _value("max-tokens-as-text", {"max_tokens": "many"}),
     _value("n-zero", {"n": 0}),
     _value("frequency-penalty-out-of-range", {"frequency_penalty": 5}),
@@ -112,7 +114,7 @@ BAD_BODIES: dict[str, tuple[bytes, ...]] = {
     "not-json": (b"{not json",),
     "cut-off": (b'{"model": "x", "messages": [{"role": "us',),
     "empty": (b"",),
-    "not-an-object": (b"[]", b"null", b"42", b'"text"'),
+    "is-no-object": (b"[]", b"null", b"42", b'"text"'),
     "bad-utf8": (b'{"model": "\xff\xfe"}',),
 }
 

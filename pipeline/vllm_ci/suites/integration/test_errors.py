@@ -26,6 +26,8 @@ def _case(bad: Bad) -> object:
 @pytest.mark.parametrize("bad", [_case(bad) for bad in BAD])
 def test_a_bad_field_is_refused_and_named(client: ApiClient, server: ServerFacts, judge: Judge, bad: Bad) -> None:
     """The refusal has a status for a mistake of the client, and a message."""
+    if bad.endless and not server.is_vllm:
+        pytest.skip("several servers document that this value means an answer without an end")
     answer = client.sent(bad.path, bad.body(client))
     if answer.status_code >= 500:
         judge([crash(bad.name, answer)])
@@ -56,6 +58,7 @@ def test_a_bad_body_is_refused(client: ApiClient, judge: Judge, name: str) -> No
 def test_refusals_leave_the_server_working(client: ApiClient, server: ServerFacts) -> None:
     """A valid request works after every kind of invalid one."""
     bad = [each for each in BAD if server.can("chat" if each.path == CHAT else "completions")]
+    bad = [each for each in bad if server.is_vllm or not each.endless]
 
     def refused(each: Bad) -> None:
         client.sent(each.path, each.body(client))
