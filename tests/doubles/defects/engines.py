@@ -312,4 +312,4 @@ class AnswersWaitForAll(ChatOnly):
 
     def whole(self, asked: Asked, name: str, created: int, answers: Sequence[Any]) -> Json:
         found = super().whole(asked, name, created, answers)
-        return {**found, "choices": []} if self.counts["waiting"] > 2 else found
+        return {**found, "choices": []} if self.counts["running"] + self.counts["waiting"] > 4 else found

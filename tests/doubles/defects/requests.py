@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -255,7 +254,7 @@ class SdkGetsAnotherReason(Double):
         return "eos" if generation.finish_reason and not generation.asked.chat else generation.finish_reason
 
 
-@defect("sdk-streams-end-without-usage", "A stream ends without the usage that was asked for.", f"{SDK}streams")
-class SdkStreamsEndWithoutUsage(Double):
-    def closing(self, asked: Asked, head: Json, generations: Any) -> Iterator[Json]:  # noqa: ARG002
-        return iter(())
+@defect("sdk-streams-end-without-a-reason", "No chunk of a stream says why it ended.", f"{SDK}streams")
+class SdkStreamsEndWithoutAReason(Double):
+    def finish_said(self, generation: Generation) -> str:
+        return "" if generation.asked.stream else super().finish_said(generation)
