@@ -87,11 +87,10 @@ def test_a_rate_limit_is_waited_for_and_the_same_body_is_sent_again(serve: Serve
     bodies: list[bytes] = []
 
     def script(peer: Peer) -> None:
-        for number in range(10):
-            if not (request := peer.request()):
-                return
+        while request := peer.request():
             bodies.append(request.partition(b"\r\n\r\n")[2])
-            peer.send(answer(b"wait", status=b"429 Too Many Requests", extra=b"retry-after: 3\r\n") if number < 2 else answer())
+            limited = answer(b"wait", status=b"429 Too Many Requests", extra=b"retry-after: 3\r\n")
+            peer.send(limited if len(bodies) < 3 else answer())
 
     waits: list[float] = []
     with client(serve(script), Traffic(), waits) as http:
