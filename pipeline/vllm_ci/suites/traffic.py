@@ -98,7 +98,7 @@ class Traffic:
             return None
         asked = seconds_of(retry_after)
         # Also a server that says 0 seconds is not asked again and again without a pause.
-        guess_s = min((_FIRST_WAIT_S if asked is None else _LEAST_S) * 2 ** min(attempt, 16), _LONGEST_GUESS_S)
+        guess_s: float = min((_FIRST_WAIT_S if asked is None else _LEAST_S) * 2 ** min(attempt, 16), _LONGEST_GUESS_S)
         wait_s = max(asked or 0.0, guess_s)
         with self._lock:
             now = self._clock()
