@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_the_watch_sees_time_that_the_host_took(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_kernel_that_tells_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_PRESSURE", "_LOAD", "_STAT"):
-        monkeypatch.setattr(machine, name, machine.Path("/nonexistent"))
+        monkeypatch.setattr(machine, name, Path("/nonexistent"))
     with Watch() as watch:
         time.sleep(0.03)
         seen = watch.seen
