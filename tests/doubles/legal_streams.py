@@ -143,16 +143,15 @@ class EmptyFinishReason(Other):
         return super().event(chunk)
 
 
-class ReasoningFirst(Other):
-    """The first half of the tokens comes as reasoning, in the field of its own that several servers have."""
+class OnlyReasoning(Other):
+    """All tokens come as reasoning, in the field of its own that several servers have: the limit ends it before the answer."""
 
     def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
-        if asked.call or len(generation.tokens) > asked.max_tokens // 2:
-            return super().delta(asked, generation, text, first=first)
-        return {"reasoning_content": text}
+        return super().delta(asked, generation, text, first=first) if asked.call else {"reasoning_content": text}
 
     def message(self, asked: Asked, text: str) -> Json:
-        return {**super().message(asked, ""), "reasoning_content": text} if not asked.call else super().message(asked, text)
+        said = super().message(asked, text)
+        return said if asked.call else {**said, "content": None, "reasoning_content": text}
 
 
 class DatedSnapshot(Other):
@@ -219,7 +218,7 @@ VARIATIONS: dict[str, type[Double]] = {
     each.__name__: each
     for each in (
         *(Other, Strict, WithoutUsage, RefusesStreamOptions, UsageOnTheLastChunk, NullChoices, NoChoices, NullUsage),
-        *(FilterResultsFirst, RoleInEveryChunk, RoleWithoutContent, NullContent, EmptyFinishReason, DatedSnapshot),
-        *(ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient),
+        *(FilterResultsFirst, RoleInEveryChunk, RoleWithoutContent, NullContent, EmptyFinishReason, OnlyReasoning),
+        *(DatedSnapshot, ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient),
     )
 }

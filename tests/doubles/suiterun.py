@@ -58,7 +58,15 @@ class SuiteRun:
         return self.with_status("failed", "errored")
 
 
-def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s: float = 0, patient: bool = False) -> SuiteRun:
+def run(
+    make: type[Double],
+    cases: Iterable[str],
+    *,
+    key: bool = False,
+    budget_s: float = 0,
+    patient: bool = False,
+    timeout_s: float = 0,
+) -> SuiteRun:
     """Run cases (a suite, a file of it, or single cases as ``security/test_auth.py::test_x``) against a double of this kind.
 
     Args:
@@ -68,6 +76,7 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s
         budget_s: Time budget; 0 for all cases at full size, nearly 0 for all at their smallest size.
         patient: Wait as long for the double as for a real server. A correct double needs no more time for it, and does not fail
             on a busy machine; defects that are found by a timeout are found sooner without it.
+        timeout_s: Timeout for one response; 0 for a long one.
     """
     with tempfile.TemporaryDirectory() as folder, _environment(key=key):
         log = Path(folder) / "server.log"
@@ -78,7 +87,7 @@ def run(make: type[Double], cases: Iterable[str], *, key: bool = False, budget_s
                 *("-p", "no:unraisableexception", "-p", "no:hypothesispytest"),
                 *("-c", "/dev/null", "--rootdir", folder, "--base-url", url, "--vllm-report", folder, "-q", "--no-header"),
                 *("--vllm-server-log", str(log), "--vllm-budget", f"{budget_s:g}"),
-                *("--vllm-timeout", "120" if patient else "20"),
+                *("--vllm-timeout", f"{timeout_s or (120 if patient else 20):g}"),
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]

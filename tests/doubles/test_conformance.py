@@ -31,6 +31,14 @@ def trouble(found: suiterun.SuiteRun) -> str:
 _TRIES = 3
 
 
+def busy(found: suiterun.SuiteRun, missed: set[str]) -> bool:
+    """Whether all cases that missed a defect were inconclusive because this machine had no processor time."""
+    said = {
+        name.partition("[")[0]: message for name, message in found.messages.items() if found.statuses[name] == "inconclusive"
+    }
+    return bool(missed) and all("the machine was busy" in said.get(name.partition("[")[0], "") for name in missed)
+
+
 class Unhurried(Double):
     """So slow that streams can be told from bursts."""
 
@@ -63,6 +71,8 @@ def test_a_defect_is_named(name: str) -> None:
         missed = set(defect.named) - found.with_status("failed")
         if not missed:
             break
+    if busy(found, missed):
+        pytest.skip(f"this machine had no processor time to tell: {found.messages}")
     assert not missed, f"{defect.what} That is not named by {sorted(missed)}, but: {trouble(found) or found.output[-2000:]}"
     # Where everything fails, nothing is named.
     assert defect.alone or found.with_status("passed"), trouble(found)
@@ -87,6 +97,8 @@ def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
         missed = sized - found.with_status("failed")
         if not missed:
             break
+    if busy(found, missed):
+        pytest.skip(f"this machine had no processor time to tell: {found.messages}")
     assert not missed, f"{defect.what} At their least size that is not named by {sorted(missed)}: {trouble(found)}"
 
 

@@ -142,6 +142,9 @@ class Client:
             limit: Maximum number of concurrent requests.
             on_end: Called with each exchange as it ends.
             send: Sends one request; by default :meth:`send`.
+
+        Raises:
+            Exception: The first exception of ``send`` or ``on_end``; the other requests are cancelled.
         """
         gate = asyncio.Semaphore(limit or max(len(requests), 1))
 
@@ -152,8 +155,11 @@ class Client:
                 on_end(exchange)
             return exchange
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(request)) for request in requests]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(request)) for request in requests]
+        except ExceptionGroup as raised:  # callers know the exceptions of ``send``, not groups of them
+            raise raised.exceptions[0] from raised
         return tuple(task.result() for task in tasks)
 
     async def _connection(self, timeouts: Timeouts, *, fresh: bool) -> Connection:

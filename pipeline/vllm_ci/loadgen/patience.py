@@ -9,6 +9,7 @@ from vllm_ci.loadgen.client import Client
 from vllm_ci.loadgen.exchange import Exchange, FailureKind, Request
 
 _STATUS = slice(9, 12)  # of `HTTP/1.1 429 ...`
+_READS = 12  # a status line may come byte by byte
 _ASKS_TO_WAIT = (b"429", b"503")
 
 
@@ -50,6 +51,6 @@ def _was_reset(exchange: Exchange) -> bool:
 
 def _pause_s(exchange: Exchange, patience: Patience, attempt: int) -> float | None:
     # Only the status is looked at: parsing a long answer here would delay the clocks of concurrent streams.
-    if not exchange.data or exchange.data[0][_STATUS] not in _ASKS_TO_WAIT:
+    if b"".join(exchange.data[:_READS])[_STATUS] not in _ASKS_TO_WAIT:
         return None
     return patience.pause_s(exchange.status, exchange.headers.get("retry-after"), attempt)

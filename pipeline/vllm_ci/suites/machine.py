@@ -17,12 +17,16 @@ from typing import Self
 
 _PRESSURE = Path("/proc/pressure/cpu")
 _LOAD = Path("/proc/loadavg")
+_STAT = Path("/proc/stat")
+_STEAL = 8  # column of the line "cpu" (proc_stat(5))
 _TOTAL = re.compile(r"^some .*total=(\d+)", re.MULTILINE)
 _TICK_S = 0.01
 STALLED = 0.10
 """Share of the time in which some task waited for a processor, from which a machine counts as starved."""
 QUEUED = 1.5
 """Runnable tasks for each processor, from which a machine counts as starved."""
+STOLEN = 0.10
+"""Share of its processor time that the host of a virtual machine gave to others, from which a machine counts as starved."""
 LATE_S = 0.05
 """Delay of one of our own timers, from which a machine counts as starved."""
 
@@ -35,11 +39,13 @@ class Seen:
         stalled: Share of the time in which some task waited for a processor; ``None`` where the kernel does not tell.
         queue: Largest number of runnable tasks for each processor; ``None`` where it is unknown.
         late_s: Largest delay of a timer of this process.
+        stolen: Share of the processors' time that the host of this virtual machine gave to others.
     """
 
     stalled: float | None
     queue: float | None
     late_s: float
+    stolen: float = 0.0
 
     @property
     def starved(self) -> str:
@@ -49,6 +55,8 @@ class Seen:
             reasons.append(f"tasks waited for a processor during {self.stalled:.0%} of the time")
         if self.queue is not None and self.queue >= QUEUED:
             reasons.append(f"{self.queue:.1f} tasks were runnable for each processor")
+        if self.stolen >= STOLEN:
+            reasons.append(f"the host gave {self.stolen:.0%} of the processors' time to others")
         if self.late_s >= LATE_S:
             reasons.append(f"a timer of the tests was {self.late_s * 1000:.0f} ms late")
         return ", ".join(reasons)
@@ -60,13 +68,14 @@ class Watch:
 
     _begun_s: float = 0.0
     _begun_us: int | None = None
+    _begun_stolen_s: float = 0.0
     _queue: float | None = None
     _late_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._begun_s, self._begun_us = time.monotonic(), _stalled_us()
+        self._begun_s, self._begun_us, self._begun_stolen_s = time.monotonic(), _stalled_us(), _stolen_s()
         self._thread = threading.Thread(target=self._tick, name="machine-watch", daemon=True)
         self._thread.start()
         return self
@@ -82,7 +91,8 @@ class Watch:
         elapsed_us = max((time.monotonic() - self._begun_s) * 1e6, 1.0)
         now_us = _stalled_us()
         stalled = None if now_us is None or self._begun_us is None else (now_us - self._begun_us) / elapsed_us
-        return Seen(stalled=stalled, queue=self._queue, late_s=self._late_s)
+        stolen = (_stolen_s() - self._begun_stolen_s) * 1e6 / elapsed_us / (os.cpu_count() or 1)
+        return Seen(stalled=stalled, queue=self._queue, late_s=self._late_s, stolen=stolen)
 
     def _tick(self) -> None:
         queued: list[float] = []
@@ -102,6 +112,14 @@ def _stalled_us() -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
+
+
+def _stolen_s() -> float:
+    """Seconds of all processors since boot that the host gave to others; 0 where the kernel does not tell."""
+    try:
+        return int(_STAT.read_text(encoding="ascii").split(maxsplit=_STEAL + 1)[_STEAL]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _runnable() -> float | None:

@@ -18,6 +18,7 @@ from vllm_ci.suites.verdicts import Inconclusive
 _RATE_LIMITED = 429
 _UNAVAILABLE = 503
 _FIRST_WAIT_S = 1.0
+_LEAST_S = 0.05
 _LONGEST_GUESS_S = 8.0
 _EXCERPT = 300
 TOTAL_WAIT_S = 120.0
@@ -83,7 +84,7 @@ class Traffic:
         """Seconds to wait before the request is sent again; ``None`` if the answer is no rate limit.
 
         ``Retry-After`` is obeyed (RFC 9110, section 10.2.3, seconds or a date); without it, waits double from one second. A 503
-        is waited for only if it has this header.
+        is waited for only if it has this header. Waits grow also if the server asks for very short ones in vain.
 
         Args:
             status: Status of the answer.
@@ -96,7 +97,9 @@ class Traffic:
         if status != _RATE_LIMITED and not (status == _UNAVAILABLE and retry_after):
             return None
         asked = seconds_of(retry_after)
-        wait_s = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_GUESS_S) if asked is None else max(asked, 0.05)
+        # Also a server that says 0 seconds is not asked again and again without a pause.
+        guess_s: float = min((_FIRST_WAIT_S if asked is None else _LEAST_S) * 2 ** min(attempt, 16), _LONGEST_GUESS_S)
+        wait_s = max(asked or 0.0, guess_s)
         with self._lock:
             now = self._clock()
             self.refused += 1

@@ -361,3 +361,11 @@ def test_secrets_of_a_request_are_not_in_its_text(serve: Serve) -> None:
     assert "hush" not in repr(request)
     assert "hush" not in repr(exchange)
     assert "hush" not in exchange.describe()
+
+
+def test_fields_that_a_server_refuses_are_left_out(serve: Serve) -> None:
+    with Recorder(serve(echo).url, include_usage=False) as recorder:
+        assert recorder.streamed({"a": 1}) == {"stream": True, "a": 1}
+        assert recorder.streamed({"stream_options": {"include_usage": True}})["stream_options"] == {"include_usage": True}
+    with Recorder(serve(echo).url) as recorder:
+        assert recorder.streamed({"stream_options": None}) == {"stream": True}

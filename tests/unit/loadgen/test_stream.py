@@ -126,3 +126,32 @@ def test_odd_shapes_do_not_break_the_reading() -> None:
     stream = stream_of({"choices": "none"}, {"choices": [1, {"delta": 7, "index": "x"}]}, {"usage": 3}, {"error": None}, DONE)
     assert stream.text == ""
     assert not stream.complete
+
+
+def test_arrivals_are_those_of_content_where_nobody_counts_tokens() -> None:
+    stream = stream_of(
+        chat({"content": ""}),
+        chat({"role": "assistant", "content": "a"}),
+        chat({"content": None, "reasoning_content": "b"}),
+        chat({"tool_calls": [{"index": 0}]}),
+        chat({}, finish="stop"),
+        DONE,
+    )
+    assert stream.tally.arrivals_ns == [3_000_000, 4_000_000, 5_000_000]
+
+
+def test_usage_on_the_last_chunk_does_not_count_tokens_of_the_others() -> None:
+    stream = stream_of(ROLE, chat({"content": "a"}), chat({"content": "b"}, finish="stop", usage=usage(3, 2)), DONE)
+    assert stream.tally.arrivals_ns == [3_000_000, 4_000_000]
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    stream = stream_of(chat({"content": "a"}, finish=""), chat({"content": "b"}, finish="stop"), USAGE, DONE)
+    assert stream.answers[0].finish_reasons == ("stop",)
+
+
+def test_each_problem_has_an_id_that_does_not_depend_on_the_stream() -> None:
+    one = stream_of(ROLE, chat({"content": "a"}), DONE)
+    other = stream_of(ROLE, chat({"content": "b"}, index=1), DONE)
+    assert {problem.id for problem in one.defects} == {problem.id for problem in other.defects}
+    assert {"stream-incomplete:no-finish-reason", "stream-usage:none"} == {problem.id for problem in one.defects}

@@ -218,3 +218,31 @@ def test_needs_only_pytest_and_the_standard_library(pytester: pytest.Pytester) -
         """
     )
     assert pytester.runpython(script).ret == 0
+
+
+def test_the_cause_of_any_exception_is_recorded_and_a_fact_found_by_a_fixture_is_a_failure(pytester: pytest.Pytester) -> None:
+    document, _ = report(
+        pytester,
+        """
+        import pytest
+
+        class BrokenError(AssertionError):
+            cause = {"id": "stream-malformed", "title": "events are not JSON"}
+
+        class OddError(Exception):
+            cause = "text, as other libraries have it"
+
+        @pytest.fixture(scope="module")
+        def stream():
+            raise BrokenError("half an object")
+
+        def test_one(stream): pass
+        def test_two(stream): pass
+        def test_three(): raise BrokenError("half an object")
+        def test_odd(): raise OddError("x")
+        """,
+    )
+    assert set(statuses(document).values()) == {"failed"}
+    causes = {case["name"].partition("::")[2]: case["properties"].get("cause") for case in document["cases"]}
+    expected = {"id": "stream-malformed", "title": "events are not JSON"}
+    assert causes == {"test_one": expected, "test_two": expected, "test_three": expected, "test_odd": None}

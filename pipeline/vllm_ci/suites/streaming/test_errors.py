@@ -30,8 +30,8 @@ def _refused(answer: Exchange, statuses: set[int]) -> None:
     assert kind in _JSON, f"the error's content type is {kind!r}"
     try:
         body = answer.json()
-    except ValueError as error:
-        raise AssertionError(f"the error is announced as JSON, but it is not ({error}): {answer.text[:200]}") from error
+    except ValueError as problem:
+        raise AssertionError(f"the error is announced as JSON, but it is not ({problem}): {answer.text[:200]}") from problem
     assert isinstance(body, dict), f"the error is not a JSON object: {answer.text[:200]}"
     error = body.get("error", body)
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
