@@ -158,7 +158,7 @@ def _recording(ledger: Ledger) -> Iterator[None]:
 
     def sent(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
         answer = http_send(self, request, **options)
-        streamed = bool(options.get("stream"))
+        streamed = bool(options.get("stream")) or answer.headers.get("content-type", "").startswith("text/event-stream")
         ledger.add(_answer(request.url.path, request.content, answer.status_code, None if streamed else answer.content))
         return answer
 
