@@ -54,12 +54,18 @@ Parts = Sequence[tuple[str, bool]]
 """Text, and whether each part of it is a line end, which is sent as it is."""
 
 
-def woven(ends: Iterable[str], line: Callable[[str], str]) -> Parts:
-    """Text in which each of these line ends begins a line of its own, so that one request tries them all."""
+def woven(ends: Iterable[str], line: Callable[[str], str], *, last: str = "") -> Parts:
+    """Text in which each of these line ends begins a line of its own, so that one request tries them all.
+
+    Args:
+        ends: Names of line ends.
+        line: Makes the line for one of them.
+        last: What follows after each line, on another one; without it lines follow each other.
+    """
     found: list[tuple[str, bool]] = [("id", False)]
     for end in ends:
         found += [(LINE_ENDS[end], True), (line(end), False)]
-        found += [(LINE_ENDS[end], True), ("x", False)]
+        found += [(LINE_ENDS[end], True), (last, False)] if last else []
     return found
 
 

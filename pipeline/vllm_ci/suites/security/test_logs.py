@@ -62,6 +62,6 @@ def test_no_part_of_a_request_writes_lines_into_the_log(
     word = canary()
     asks = ("chat",) if place.startswith("field:") else ("models",)
     tried = [(mirror, ends) for ask in asks for mirror in [Mirror(door=door, place=place, ask=ask)] for ends in mirror.groups]
-    together(lambda each: each[0].sent(woven(each[1], lambda _end: leaks.forged_line(word))), tried)
+    together(lambda each: each[0].sent(woven(each[1], lambda _end: leaks.forged_line(word), last="x")), tried)
     found = [each for each in leaks.in_log(log(), secrets={}, prompts=[word]) if each.id == "log-injection"]
     judge(Finding(id=f"log-injection:{place}", severity=each.severity, message=f"{each.message}, in {place}") for each in found)
