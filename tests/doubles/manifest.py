@@ -30,9 +30,8 @@ from vllm_ci.loadgen import client as loadgen
 from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites import client as suites_client
-from vllm_ci.suites import manifest
+from vllm_ci.suites import manifest, raw
 from vllm_ci.suites.plugins.reporter import case_name
-from vllm_ci.suites.raw import RawResponse
 from vllm_ci.suites.security import door
 
 SUITES = Path(vllm_ci.suites.__file__).parent
@@ -157,7 +156,7 @@ def _pytest(ledger: Ledger, *arguments: str) -> None:
 def _recording(ledger: Ledger) -> Iterator[None]:
     """See every request of the clients that the suites use, and which ones are sent together."""
     http_send, send, gather = httpx.Client.send, loadgen.Client.send, loadgen.Client.gather
-    raw_send = door.send
+    raw_send = raw.send
 
     def sent(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
         answer = http_send(self, request, **options)
@@ -174,7 +173,7 @@ def _recording(ledger: Ledger) -> Iterator[None]:
         with ledger.at_once():
             return await gather(self, requests, **options)
 
-    def sent_raw(url: str, target: str, **options: Any) -> RawResponse:
+    def sent_raw(url: str, target: str, **options: Any) -> raw.RawResponse:
         answer = raw_send(url, target, **options)
         streamed = answer.kind == "text/event-stream"
         with contextlib.suppress(ValueError):  # a body that is no JSON makes no model run
