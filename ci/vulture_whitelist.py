@@ -93,3 +93,7 @@ passes
 fails
 times_out
 kills_the_server
+
+# Called by io.BufferedReader and http.client.HTTPResponse.
+_.readinto
+_.makefile

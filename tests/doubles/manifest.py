@@ -30,8 +30,9 @@ from vllm_ci.loadgen import client as loadgen
 from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites import client as suites_client
-from vllm_ci.suites import manifest
+from vllm_ci.suites import manifest, raw
 from vllm_ci.suites.plugins.reporter import case_name
+from vllm_ci.suites.security import door
 
 SUITES = Path(vllm_ci.suites.__file__).parent
 FILE = SUITES / manifest.FILE
@@ -155,10 +156,11 @@ def _pytest(ledger: Ledger, *arguments: str) -> None:
 def _recording(ledger: Ledger) -> Iterator[None]:
     """See every request of the clients that the suites use, and which ones are sent together."""
     http_send, send, gather = httpx.Client.send, loadgen.Client.send, loadgen.Client.gather
+    raw_send = raw.send
 
     def sent(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
         answer = http_send(self, request, **options)
-        streamed = bool(options.get("stream"))
+        streamed = bool(options.get("stream")) or answer.headers.get("content-type", "").startswith("text/event-stream")
         ledger.add(_answer(request.url.path, request.content, answer.status_code, None if streamed else answer.content))
         return answer
 
@@ -171,6 +173,15 @@ def _recording(ledger: Ledger) -> Iterator[None]:
         with ledger.at_once():
             return await gather(self, requests, **options)
 
+    def sent_raw(url: str, target: str, **options: Any) -> raw.RawResponse:
+        answer = raw_send(url, target, **options)
+        streamed = answer.kind == "text/event-stream"
+        with contextlib.suppress(ValueError):  # a body that is no JSON makes no model run
+            ledger.add(
+                _answer(target.partition("?")[0], options.get("body", b""), answer.status, None if streamed else answer.body)
+            )
+        return answer
+
     class Pool(ThreadPoolExecutor):
         def map(self, fn: Callable[..., Any], *items: Any, **options: Any) -> Iterator[Any]:
             with ledger.at_once():
@@ -181,6 +192,8 @@ def _recording(ledger: Ledger) -> Iterator[None]:
         mock.patch.object(loadgen.Client, "send", sent_alone),
         mock.patch.object(loadgen.Client, "gather", sent_together),
         mock.patch.object(suites_client, "ThreadPoolExecutor", Pool),
+        mock.patch.object(door, "ThreadPoolExecutor", Pool),
+        mock.patch.object(door, "send", sent_raw),
     ):
         yield
 

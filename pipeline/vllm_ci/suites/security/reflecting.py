@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +45,28 @@ HEADERS = (
 )
 FIELDS = ("request_id", "model", "user", "metadata", "unknown-field", "role", "service_tier", "cache_salt", "stop")
 PLACES = (*(f"header:{name}" for name in HEADERS), *(f"field:{name}" for name in FIELDS), "path", "query", "method")
-_RAW = ("raw", "raw-line-feed", "folded")
+_IN_HEADERS = ("raw-carriage-return", "folded", "vertical-tab")
+_RAW = ("raw", "raw-line-feed", *_IN_HEADERS)
+_WIDE = ("unicode-truncated", "unicode-separator", "unicode-next-line")
+_ENCODED = tuple(name for name in LINE_ENDS if name not in (*_RAW, *_WIDE))
+
+Parts = Sequence[tuple[str, bool]]
+"""Text, and whether each part of it is a line end, which is sent as it is."""
+
+
+def woven(ends: Iterable[str], line: Callable[[str], str], *, last: str = "") -> Parts:
+    """Text in which each of these line ends begins a line of its own, so that one request tries them all.
+
+    Args:
+        ends: Names of line ends.
+        line: Makes the line for one of them.
+        last: What follows after each line, on another one; without it lines follow each other.
+    """
+    found: list[tuple[str, bool]] = [("id", False)]
+    for end in ends:
+        found += [(LINE_ENDS[end], True), (line(end), False)]
+        found += [(LINE_ENDS[end], True), (last, False)] if last else []
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +83,32 @@ class Mirror:
     place: str
     ask: str = "models"
 
-    def sent(self, text: str, end: str) -> RawResponse:
-        """The response to a request that holds ``text`` (whose line ends are written as ``end`` says).
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Line ends that are tried in one request each: a server may refuse a raw one, and would hide the others.
 
-        A raw line end in a header only begins another header of the request, so a line feed alone stays out of headers, and a
-        folded line (RFC 9112, section 5.2) takes its place.
+        A raw line end in a header only begins another header of the request, so a folded line (RFC 9112, section 5.2) takes its
+        place. Where text is generated for each request, the rare ones are left out.
         """
+        if self.place.startswith("field:"):
+            return (_ENCODED, _WIDE, _RAW)
+        raw = tuple((end,) for end in _IN_HEADERS) if self.place.startswith("header:") and self.ask == "models" else ()
+        return (_ENCODED, _WIDE, *raw)
+
+    def sent(self, parts: Parts) -> RawResponse:
+        """The response to a request that holds this text."""
         kind, _, name = self.place.partition(":")
+        text = "".join(part for part, _ in parts)
         if kind == "field":
             return self._posted(self._with_field(name, text))
         if kind == "header":
-            header = (name, text if name not in ("Origin", "Referer") else f"https://{text}")
-            return self._posted(self._plain(), [header])
+            return self._posted(self._plain(), [(name, text if name not in ("Origin", "Referer") else f"https://{text}")])
+        target = "".join(part if end else quote(part, safe=":-_.") for part, end in parts)
         if kind == "path":
-            return self.door.send(f"/v1/models/{_in_path(text, end)}", headers=self.door.with_key)
+            return self.door.send(f"/v1/models/{target}", headers=self.door.with_key)
         if kind == "query":
-            return self.door.send(f"/v1/models?x={_in_path(text, end)}", headers=self.door.with_key)
-        return self.door.send("/v1/models", method=_in_path(text, end).replace(" ", "%20"), headers=self.door.with_key)
-
-    def fits(self, end: str) -> bool:
-        """Whether a line end can be written in this place without ending the request line or the header."""
-        return self.place.startswith("field:") or end not in _RAW or (end == "folded" and self.place.startswith("header:"))
+            return self.door.send(f"/v1/models?x={target}", headers=self.door.with_key)
+        return self.door.send("/v1/models", method=target.replace(" ", "%20"), headers=self.door.with_key)
 
     def _posted(self, fields: Mapping[str, Any], headers: list[tuple[str, str]] | None = None) -> RawResponse:
         extra = [*(headers or []), *self.door.with_key]
@@ -107,9 +133,3 @@ class Mirror:
         if name == "role":
             return {**self._plain(), "messages": [{"role": text, "content": "x"}]}
         return {**self._plain(), name: text}
-
-
-def _in_path(text: str, end: str) -> str:
-    """Text in a target: other characters than the line end are encoded where they would end it."""
-    written = LINE_ENDS[end]
-    return written.join(quote(part, safe=":[]-_.") for part in text.split(written)) if written in text else quote(text)

@@ -11,7 +11,7 @@ from vllm_ci.suites import leaks
 from vllm_ci.suites.client import ApiClient, user
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.security.door import Door, together
-from vllm_ci.suites.security.reflecting import LINE_ENDS, PLACES, Mirror
+from vllm_ci.suites.security.reflecting import PLACES, Mirror, woven
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -59,14 +59,9 @@ def test_no_part_of_a_request_writes_lines_into_the_log(
     door: Door, log: Callable[[], str], canary: Callable[[], str], judge: Judge, place: str
 ) -> None:
     """Headers, fields, the path and the query are logged too, and what is encoded in them may be decoded first (CWE-117)."""
-    mirrors = [Mirror(door=door, place=place, ask=ask) for ask in ("models", "chat")]
     word = canary()
-    tried = [(mirror, end) for mirror in mirrors[: 1 if place in ("path", "query", "method") else 2] for end in LINE_ENDS]
-    together(lambda each: _sent(*each, word), tried)
+    asks = ("chat",) if place.startswith("field:") else ("models",)
+    tried = [(mirror, ends) for ask in asks for mirror in [Mirror(door=door, place=place, ask=ask)] for ends in mirror.groups]
+    together(lambda each: each[0].sent(woven(each[1], lambda _end: leaks.forged_line(word), last="x")), tried)
     found = [each for each in leaks.in_log(log(), secrets={}, prompts=[word]) if each.id == "log-injection"]
     judge(Finding(id=f"log-injection:{place}", severity=each.severity, message=f"{each.message}, in {place}") for each in found)
-
-
-def _sent(mirror: Mirror, end: str, word: str) -> None:
-    if mirror.fits(end):
-        mirror.sent(leaks.forged(word, LINE_ENDS[end]), end)

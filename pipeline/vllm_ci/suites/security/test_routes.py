@@ -54,7 +54,7 @@ _MISTAKES: dict[str, tuple[str, Any]] = {
             ]
         },
     ),
-    "a tool that is none": (CHAT, {"messages": _HI, "tools": [{"type": "function"}]}),
+    "a tool that is none": (CHAT, {"messages": _HI, "max_tokens": 1, "tools": [{"type": "function"}]}),
     "too long a prompt": (COMPLETIONS, {"prompt": "x " * 40_000, "max_tokens": 1}),
     "a prompt of wrong type": (COMPLETIONS, {"prompt": {"a": 1}}),
     "a prompt of wrong type, streamed": (COMPLETIONS, {"prompt": [[]], "stream": True}),
@@ -95,7 +95,7 @@ def test_errors_outside_of_routes_show_no_code(door: Door, judge: Judge, place: 
 
 
 def _body(door: Door, fields: dict[str, Any]) -> bytes:
-    return json.dumps({"model": door.server.model, **fields}).encode()
+    return json.dumps({"model": door.server.model, "max_tokens": 1, **fields}).encode()
 
 
 def _shown(door: Door, text: str, sent: str, mistake: str) -> list[Finding]:
