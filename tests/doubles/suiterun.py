@@ -114,6 +114,7 @@ def _short_waits() -> Iterator[None]:
         mock.patch.object(test_disconnect, "_PATIENCE_S", 1.5),
         mock.patch.object(test_denial, "_BOUND_S", 4.0),
         mock.patch.object(vital, "_ANSWER_S", 3.0),
+        mock.patch.object(vital, "_HANGS_S", 6.0),
     ):
         yield
 

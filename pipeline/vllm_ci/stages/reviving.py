@@ -14,6 +14,7 @@ from dataclasses import replace
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
 
 DIED = "server-died"
+HANGS = "server-hangs"
 GONE = "server-gone"
 MOST_SERVERS = 6
 """Servers that are started for one stage, including the first one."""
@@ -24,6 +25,11 @@ def cause_of(case: Case) -> str:
     """Id of the cause that the suite recorded for a case; empty if none."""
     cause = case.properties.get("cause")
     return str(cause.get("id", "")) if isinstance(cause, Mapping) else ""
+
+
+def ended_it(case: Case) -> bool:
+    """Whether the server died or hung during a case."""
+    return cause_of(case) in (DIED, HANGS)
 
 
 def case_id(name: str) -> str:
@@ -42,20 +48,20 @@ def to_repeat(result: StageResult, repeated: Iterable[str] = ()) -> tuple[str, .
     return tuple(
         case.name
         for case in result.cases
-        if cause_of(case) == GONE or (cause_of(case) == DIED and case.status is CaseStatus.FAILED and case.name not in done)
+        if cause_of(case) == GONE or (ended_it(case) and case.status is CaseStatus.FAILED and case.name not in done)
     )
 
 
 def noticed(result: StageResult) -> bool:
     """Whether the suite noticed that the server died."""
-    return any(cause_of(case) in (DIED, GONE) for case in result.cases)
+    return any(ended_it(case) or cause_of(case) == GONE for case in result.cases)
 
 
 def told(result: StageResult, servers: int) -> str:
     """The message of a stage that ran on several servers."""
-    during = ", ".join(case.name for case in result.cases if cause_of(case) == DIED)
+    during = ", ".join(case.name for case in result.cases if ended_it(case))
     again = "once" if servers == 2 else f"{servers - 1} times"
-    return "\n".join(filter(None, (result.message, f"the server died during {during}, and was started again {again}")))
+    return "\n".join(filter(None, (result.message, f"the server died or hung during {during}, and was started again {again}")))
 
 
 def merged(first: StageResult, second: StageResult) -> StageResult:
@@ -82,7 +88,7 @@ def merged(first: StageResult, second: StageResult) -> StageResult:
 def _merged(case: Case, again: Case | None) -> Case:
     if again is None:
         return case
-    if cause_of(case) != DIED or cause_of(again) == DIED:
+    if not ended_it(case) or ended_it(again):
         return again
     # It did not die this time. How it died stays in the report.
     return replace(case, properties={**case.properties, "repeated": str(again.status)})
@@ -90,12 +96,14 @@ def _merged(case: Case, again: Case | None) -> Case:
 
 def _judged(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     """One death that did not repeat is errored; several are failed."""
-    once = [case.name for case in cases if cause_of(case) == DIED and "repeated" in case.properties]
-    deaths = sum(cause_of(case) == DIED for case in cases)
+    once = [case.name for case in cases if ended_it(case) and "repeated" in case.properties]
+    deaths = sum(ended_it(case) for case in cases)
     return tuple(_doubtful(case) if deaths == 1 and case.name in once else case for case in cases)
 
 
 def _doubtful(case: Case) -> Case:
-    said = f"{case.message}; it did not die when the case was repeated on a new server ({case.properties['repeated']})"
+    said = (
+        f"{case.message}; that did not happen again when the case was repeated on a new server ({case.properties['repeated']})"
+    )
     findings = {key: value for key, value in case.properties.items() if key != "findings"}
     return replace(case, status=CaseStatus.ERRORED, message=said, properties=findings)

@@ -113,7 +113,7 @@ class Runner:
             names = reviving.to_repeat(result, repeated)
             if not names or (fresh := self._fresh(service)) is None:
                 break
-            repeated += [case.name for case in result.cases if reviving.cause_of(case) == reviving.DIED]
+            repeated += [case.name for case in result.cases if reviving.ended_it(case)]
             try:
                 async with fresh as another:
                     second = await self._guarded(replace(context, service=another, only=names), another, row)

@@ -19,6 +19,8 @@ _TOKENS = 12
 _CROWD = 8
 _LONG_WORDS = 120
 _REFUSED = (400, 404, 422)
+LARGEST_SLOWNESS = 10.0
+"""Timeouts are not extended further than this, so that a server that hangs ends a run."""
 REFERENCE_S = 1.0
 """Time for sixteen concurrent short requests on most servers; timeouts are extended on slower ones."""
 
@@ -55,8 +57,8 @@ class Speed:
 
     @property
     def slowness(self) -> float:
-        """Factor by which timeouts are extended on a slow server; at least 1."""
-        return max(1.0, self.request(16) / REFERENCE_S)
+        """Factor by which timeouts are extended on a slow server, from 1 to :data:`LARGEST_SLOWNESS`."""
+        return min(max(1.0, self.request(16) / REFERENCE_S), LARGEST_SLOWNESS)
 
     def scaled(self, factor: float) -> Speed:
         """The speed with all times multiplied by ``factor``."""

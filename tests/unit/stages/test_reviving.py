@@ -53,7 +53,7 @@ def test_a_case_that_kills_each_server_fails() -> None:
 def test_a_death_that_does_not_repeat_is_errored() -> None:
     found = reviving.merged(result(case("a"), KILLED, LEFT), result(case("b"), case("c")))
     assert found.verdict is Verdict.ERRORED
-    assert "did not die when the case was repeated" in found.cases[1].message
+    assert "did not happen again" in found.cases[1].message
 
 
 def test_two_deaths_that_do_not_repeat_are_a_fact_about_the_server() -> None:

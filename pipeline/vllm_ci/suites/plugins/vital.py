@@ -30,7 +30,10 @@ _RETURN_S = 10.0
 _ID_DIGITS = 10
 _MOST_DEATHS = 5
 _LOG_LINES = 25
+_HANGS_S = 60.0
+"""A server that answers again within this time was only busy; the case says by itself whether that was too long."""
 DIED = "server-died"
+HANGS = "server-hangs"
 GONE = "server-gone"
 
 
@@ -47,10 +50,17 @@ class Death:
     Attributes:
         case: Case during which it was noticed.
         how: What a valid request gets now.
+        cause: Id of the cause: it died, or it hangs.
     """
 
     case: str
     how: str
+    cause: str
+
+    @property
+    def said(self) -> str:
+        """One sentence."""
+        return f"the server {'died' if self.cause == DIED else 'does not answer any more'}: {self.how}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,7 +112,7 @@ class Vital:
             ServerGoneError: It is gone.
         """
         if self._death is not None and self._asks(item):
-            raise ServerGoneError(f"not run: the server is gone (it died during {self._death.case}: {self._death.how})")
+            raise ServerGoneError(f"not run: {self._death.said} (seen first after {self._death.case})")
         if (error := connecting.unreachable(self._config)) is not None and self._asks(item):
             raise error
 
@@ -115,49 +125,56 @@ class Vital:
         server = connecting.probed(self._config)
         if not suspicious or server is None or self._death is not None or not self._asks(item):
             return
-        if how := self._trouble(server):
-            self._died(item, report, how, server)
+        how, cause = self._trouble(server)
+        if how:
+            case = case_name(item.nodeid, item.location[0])
+            self._died(report, Death(case=case, how=how, cause=cause), server)
 
     def _asks(self, item: pytest.Item) -> bool:
         """Whether a case uses the server."""
         names: list[str] = getattr(item, "fixturenames", [])
         return "server" in names or "http" in names or "client" in names
 
-    def _trouble(self, server: ServerFacts) -> str:
-        """What is wrong with a valid request; empty if one of several succeeds."""
-        how = ""
-        for attempt in range(_TRIES):
+    def _trouble(self, server: ServerFacts) -> tuple[str, str]:
+        """What is wrong with a valid request, and the id of the cause; empty if one of several succeeds."""
+        begun, attempt, how, timed_out = time.monotonic(), 0, "", False
+        while attempt < _TRIES or (timed_out and time.monotonic() - begun < _HANGS_S * self._slowness):
             if attempt:
                 time.sleep(_BETWEEN_S)
-            how = _asked(self._config, server)
+            how, timed_out = _asked(self._config, server, self._slowness)
             if not how:
-                return ""
-        return how
+                return "", ""
+            attempt += 1
+        return how, HANGS if timed_out else DIED
 
-    def _died(self, item: pytest.Item, report: pytest.TestReport, how: str, server: ServerFacts) -> None:
-        case = case_name(item.nodeid, item.location[0])
+    @property
+    def _slowness(self) -> float:
+        planner: Any = self._config.pluginmanager.get_plugin("vllm-ci-planner")
+        return float(planner.slowness) if planner is not None else 1.0
+
+    def _died(self, report: pytest.TestReport, death: Death, server: ServerFacts) -> None:
         last = connecting.traffic(self._config).last
         self._deaths += 1
-        said = f"the server died: {how}"
+        said, case = death.said, death.case
         properties: dict[str, Any] = {
-            "cause": {"id": DIED, "title": said, "severity": "critical"},
-            "findings": [{"id": f"{DIED}:{case.rpartition('::')[2]}", "severity": "critical", "message": said}],
+            "cause": {"id": death.cause, "title": said, "severity": "critical"},
+            "findings": [{"id": f"{death.cause}:{case.rpartition('::')[2]}", "severity": "critical", "message": said}],
         }
         before = getattr(report, "vllm_message", "")
         vars(report).update(vllm_status="failed", vllm_message=f"{said}; seen first: {before}" if before else said)
         report.user_properties += list(properties.items())
-        report.sections.append(("the server died", "\n".join(filter(None, (str(last or ""), self._log())))))
+        report.sections.append(("the end of the server", "\n".join(filter(None, (str(last or ""), self._log())))))
         if self._deaths <= _MOST_DEATHS and self._returns(server):
             return
-        self._death = Death(case=case, how=how)
-        self._config.stash[FACTS]["server_died"] = {"case": case, "how": how}
+        self._death = death
+        self._config.stash[FACTS]["server_died"] = {"case": case, "how": death.how}
 
     def _returns(self, server: ServerFacts) -> bool:
         """Whether the server works again within a few seconds."""
         until = time.monotonic() + float(self._config.option.vllm_return)
         while time.monotonic() < until:
             time.sleep(_BETWEEN_S)
-            if not _asked(self._config, server):
+            if not _asked(self._config, server, self._slowness)[0]:
                 return True
         return False
 
@@ -172,19 +189,18 @@ class Vital:
         return "\n".join(["the end of the server's log:", *lines[-_LOG_LINES:]])
 
 
-def _asked(config: pytest.Config, server: ServerFacts) -> str:
-    """What is wrong with one valid request on a new connection; empty if it succeeds."""
-    planner: Any = config.pluginmanager.get_plugin("vllm-ci-planner")
-    bound_s = _ANSWER_S * float(planner.slowness)
+def _asked(config: pytest.Config, server: ServerFacts, slowness: float) -> tuple[str, bool]:
+    """What is wrong with one valid request on a new connection, empty if it succeeds; and whether it was only not in time."""
+    bound_s = _ANSWER_S * slowness
     try:
         with connecting.http(config, server.url, bound_s, note=False) as http:
             answer = ApiClient(http=http, model=server.model, server=server).smallest()
     except httpx.TimeoutException:
-        return f"a valid request is not answered within {bound_s:.0f} s"
+        return f"a valid request is not answered within {bound_s:.0f} s", True
     except httpx.ConnectError:
-        return "it does not accept connections any more"
+        return "it does not accept connections any more", False
     except httpx.HTTPError as error:
-        return f"a valid request ends without an answer ({type(error).__name__})"
+        return f"a valid request ends without an answer ({type(error).__name__})", False
     except Inconclusive:  # a rate limit: the server is there
-        return ""
-    return "" if answer.status_code < 500 else f"a valid request is answered {shown(answer)}"
+        return "", False
+    return ("" if answer.status_code < 500 else f"a valid request is answered {shown(answer)}"), False
