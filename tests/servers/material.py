@@ -39,5 +39,3 @@ def _made(name: str, command: list[str | Path]) -> Path:
         assert not ended.returncode, f"{name} could not be made: {ended.stderr[-3000:]}"
         (made / "ok").touch()
     return made
-
-

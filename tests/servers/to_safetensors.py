@@ -25,7 +25,9 @@ def main(out: Path) -> None:
     file = source()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-    kept = {name: value for name, value in loaded.config.to_dict().items() if name not in ("quantization_config", "_name_or_path")}
+    kept = {
+        name: value for name, value in loaded.config.to_dict().items() if name not in ("quantization_config", "_name_or_path")
+    }
     fresh = LlamaForCausalLM(type(loaded.config).from_dict(kept)).to(torch.bfloat16)
     fresh.load_state_dict(loaded.state_dict())
     fresh.save_pretrained(out, safe_serialization=True)

@@ -1,0 +1,89 @@
+"""What is known of a server, written down by hand in ``expected/ROW.yaml``, and how a run differs from it.
+
+A file says the verdict, the findings that are facts about the server, each with the reason and what proves it (a raw request,
+or its documentation), which capabilities it has and lacks, and how many cases must have been judged. A finding is named by its
+id, or by its case where the case has no ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from servers.observed import Observed
+
+FOLDER = Path(__file__).parent / "expected"
+
+
+class Finding(pydantic.BaseModel, extra="forbid", frozen=True):
+    """A fact about the server that fails a case.
+
+    Attributes:
+        id: Id of the finding, or name of the case.
+        reason: What it means.
+        proof: A raw request and its answer, or where the documentation says so.
+        sometimes: Why it may be missing from a run (it depends on speed or load); empty: it is always there.
+    """
+
+    id: str
+    reason: str = pydantic.Field(min_length=10)
+    proof: str = pydantic.Field(min_length=10)
+    sometimes: str = ""
+
+
+class Expected(pydantic.BaseModel, extra="forbid", frozen=True):
+    """A row's file.
+
+    Attributes:
+        about: What the server is and how it is set up, for the page.
+        verdict: Verdict of the run.
+        findings: All findings that fail a case, and no others.
+        present: Capabilities that must be found.
+        absent: Capabilities that must not be found, with the reason.
+        judged: Least number of cases that passed or failed, by suite.
+    """
+
+    about: str
+    verdict: str
+    findings: tuple[Finding, ...] = ()
+    present: frozenset[str] = frozenset()
+    absent: Mapping[str, str] = {}
+    judged: Mapping[str, int]
+
+
+def load(row: str) -> Expected:
+    """The expectations of a row."""
+    return Expected.model_validate(yaml.safe_load((FOLDER / f"{row}.yaml").read_text(encoding="utf-8")))
+
+
+def differences(expected: Expected, observed: Observed) -> list[str]:
+    """One line for each difference; empty if the run is as expected."""
+    known = {finding.id: finding for finding in expected.findings}
+    lines = []
+    if observed.verdict != expected.verdict:
+        lines.append(f"verdict: expected {expected.verdict}, got {observed.verdict}")
+    lines += [f"new:  {found.id} ({found.status}): {found.message}" for found in observed.findings if found.id not in known]
+    seen = {found.id for found in observed.findings}
+    lines += [
+        f"gone: {name}: {finding.reason.strip()}"
+        for name, finding in known.items()
+        if name not in seen and not finding.sometimes
+    ]
+    lines += _capabilities(expected, observed.facts)
+    for suite, least in expected.judged.items():
+        judged = observed.judged.get(suite, 0)
+        if judged < least:
+            lines.append(f"{suite}: {judged} cases were judged, at least {least} were expected")
+    return lines
+
+
+def _capabilities(expected: Expected, facts: Mapping[str, Any]) -> list[str]:
+    found, absent = set(facts.get("capabilities", ())), facts.get("absent", {})
+    missing = sorted(expected.present - found)
+    lines = [f"capability {name}: expected, but: {absent.get(name, 'the report does not mention it')}" for name in missing]
+    unexpected = sorted(found & expected.absent.keys())
+    return [*lines, *(f"capability {name}: found, but it has none: {expected.absent[name]}" for name in unexpected)]

