@@ -1,0 +1,110 @@
+"""The comparison itself, and the files that it compares with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from servers import expected, observed, results, rows
+from servers.expected import Expected
+
+KNOWN = Expected.model_validate({
+    "about": "A server.",
+    "verdict": "failed",
+    "findings": [
+        {"id": "open-route:POST /x", "reason": "serves without the key", "proof": "POST /x without a key -> 200"},
+        {"id": "slow:y", "reason": "takes long sometimes", "proof": "measured on a busy machine", "sometimes": "only under load"},
+    ],
+    "present": ["chat"],
+    "absent": {"metrics": "there is no such route"},
+    "judged": {"security": 2},
+})
+
+
+def case(name: str, status: str, message: str = "", **properties: Any) -> dict[str, Any]:
+    return {"name": name, "status": status, "message": message, "properties": properties}
+
+
+def finding(name: str, severity: str) -> dict[str, str]:
+    return {"id": name, "severity": severity, "message": "said\nin two lines"}
+
+
+def report(*cases: dict[str, Any], verdict: str = "failed", capabilities: tuple[str, ...] = ("chat",)) -> dict[str, Any]:
+    facts = {"server": {"version": "9.9", "capabilities": list(capabilities), "absent": {}}}
+    stage = {"name": "security", "cases": list(cases), "facts": facts}
+    return {"verdict": verdict, "seconds": 7.0, "server": {}, "problem": None, "stages": [stage]}
+
+
+AS_KNOWN = (
+    case("security/test_a.py::test_x", "failed", findings=[finding("open-route:POST /x", "high")], accepted=[]),
+    case("security/test_a.py::test_ok", "passed", findings=[finding("open-route:GET /docs", "low")], accepted=[]),
+)
+
+
+def lines(*cases: dict[str, Any], **fields: Any) -> list[str]:
+    return expected.differences(KNOWN, observed.read(report(*cases, **fields)))
+
+
+def test_a_run_as_expected_has_no_differences() -> None:
+    assert lines(*AS_KNOWN) == []
+
+
+def test_a_new_finding_is_a_difference() -> None:
+    new = case("security/test_b.py::test_z", "failed", findings=[finding("harm:z", "critical"), finding("low:z", "low")])
+    assert lines(*AS_KNOWN, new) == ["new:  harm:z (failed): [critical] said in two lines"]
+
+
+def test_a_case_without_findings_is_named_by_itself() -> None:
+    new = case("security/test_b.py::test_z", "errored", "no\nidea")
+    assert lines(*AS_KNOWN, new) == ["new:  security/test_b.py::test_z (errored): no idea"]
+
+
+def test_an_inconclusive_case_is_a_difference() -> None:
+    assert lines(*AS_KNOWN, case("security/test_b.py::test_z", "inconclusive", "busy")) == [
+        "new:  security/test_b.py::test_z (inconclusive): busy"
+    ]
+
+
+def test_a_finding_that_is_gone_is_a_difference_unless_it_comes_sometimes() -> None:
+    ok = [case(f"security/test_a.py::test_{number}", "passed") for number in range(2)]
+    assert lines(*ok) == ["gone: open-route:POST /x: serves without the key"]
+
+
+def test_another_verdict_too_few_cases_and_other_capabilities_are_differences() -> None:
+    assert lines(AS_KNOWN[0], verdict="errored", capabilities=("metrics",)) == [
+        "verdict: expected failed, got errored",
+        "capability chat: expected, but: the report does not mention it",
+        "capability metrics: found, but it has none: there is no such route",
+        "security: 1 cases were judged, at least 2 were expected",
+    ]
+
+
+def test_skips_are_counted_by_reason() -> None:
+    skips = [case(f"security/test_a.py::test_{n}", "skipped", f'/x: 400: {{"n": {n}}}') for n in range(3)]
+    assert observed.read(report(*skips)).skipped == {"/x: 400": 3}
+
+
+@pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
+def test_every_row_has_expectations_with_reasons(row: rows.Row) -> None:
+    known = expected.load(row.name)
+    assert known.about.strip()
+    names = [finding.id for finding in known.findings]
+    assert len(names) == len(set(names))
+    assert set(known.judged) == set(observed.STAGES)
+    assert (known.verdict == "failed") == any(not finding.sometimes for finding in known.findings)
+
+
+def test_every_file_of_expectations_belongs_to_a_row() -> None:
+    assert {file.stem for file in expected.FOLDER.glob("*.yaml")} == {row.name for row in rows.ROWS}
+
+
+def test_the_page_is_made_from_the_results() -> None:
+    kept = json.loads(results.KEPT.read_text(encoding="utf-8"))
+    assert results.PAGE.read_text(encoding="utf-8") == results.render(kept)
+
+
+def test_rows_that_were_not_run_keep_their_results() -> None:
+    first, second = rows.ROWS[0].name, rows.ROWS[1].name
+    assert results.merge({first: 1, second: 2}, {second: 3, "gone": 4}) == {first: 1, second: 3}
