@@ -36,7 +36,7 @@ class Finding(pydantic.BaseModel, extra="forbid", frozen=True):
 
 
 class Expected(pydantic.BaseModel, extra="forbid", frozen=True):
-    """A row's file.
+    """A row's file, with what the row that it is ``like`` says.
 
     Attributes:
         about: What the server is and how it is set up, for the page.
@@ -56,8 +56,25 @@ class Expected(pydantic.BaseModel, extra="forbid", frozen=True):
 
 
 def load(row: str) -> Expected:
-    """The expectations of a row."""
-    return Expected.model_validate(yaml.safe_load((FOLDER / f"{row}.yaml").read_text(encoding="utf-8")))
+    """The expectations of a row.
+
+    A file may say that the row is ``like`` another one: then it says only what differs, adds findings, and names those of the
+    other row that it is ``without``.
+    """
+    return Expected.model_validate(_fields(row))
+
+
+def _fields(row: str) -> dict[str, Any]:
+    own: dict[str, Any] = yaml.safe_load((FOLDER / f"{row}.yaml").read_text(encoding="utf-8"))
+    other, without = own.pop("like", None), set(own.pop("without", ()))
+    if other is None:
+        return own
+    base = _fields(other)
+    inherited = [finding for finding in base.get("findings", ()) if finding["id"] not in without]
+    unknown = without - {finding["id"] for finding in base.get("findings", ())}
+    if unknown:
+        raise ValueError(f"{row}.yaml is without {sorted(unknown)}, which {other}.yaml does not have")
+    return {**base, **own, "findings": [*inherited, *own.get("findings", ())]}
 
 
 def differences(expected: Expected, observed: Observed) -> list[str]:

@@ -64,10 +64,8 @@ def litellm(work: Path) -> Iterator[Running]:
             yield Running(url=url, log=log, key=f"sk-{KEY}")
 
 
-def nginx_version() -> str:
-    """Version of the nginx on PATH; empty without one."""
-    found = _nginx()
-    said = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stderr if found else ""
+def _version(nginx: str) -> str:
+    said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
     return said.rpartition("/")[2].strip()
 
 
@@ -89,10 +87,11 @@ def nginx(kind: str) -> Callable[[Path], AbstractContextManager[Running]]:
                 _NGINX.format(work=work, port=port, listen=listen, lines=lines, backend=behind.url), encoding="utf-8"
             )
             url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+            trusted = {"SSL_CERT_FILE": str(authority)} if authority else None
             ready = answers(f"{url}/v1/models", ca_file=authority)
             command: list[str | Path] = [found, "-e", work / "start.log", "-c", config]
             with program(command, work / "nginx.log", ready):
-                yield Running(url=url, log=work / "vllm.log", env={"SSL_CERT_FILE": str(authority)} if authority else None)
+                yield Running(url=url, log=work / "vllm.log", env=trusted, version=_version(found))
 
     return start
 

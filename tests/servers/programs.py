@@ -30,6 +30,7 @@ class Running:
         key: Its API key; empty for a server without one.
         model: Model to test; empty for the first that it lists.
         env: Environment variables for ``vllm-ci test``.
+        version: Its version, where only the machine knows it.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Running:
     key: str = KEY
     model: str = ""
     env: Mapping[str, str] | None = None
+    version: str = ""
 
 
 def free_port() -> int:

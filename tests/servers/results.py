@@ -30,12 +30,12 @@ A finding is a fact about the server in this set-up. `sometimes` marks those tha
 """
 
 
-def keep(row: rows.Row, observed: Observed, differences: list[str]) -> None:
+def keep(row: rows.Row, observed: Observed, differences: list[str], *, version: str = "") -> None:
     """Keep the result of a run."""
     place = folder() / "results"
     place.mkdir(exist_ok=True)
     fields = {name: value for name, value in asdict(observed).items() if name != "facts"}
-    fields["version"] = observed.version or row.version
+    fields["version"] = version or row.version
     fields["capabilities"] = sorted(observed.facts.get("capabilities", ()))
     fields["absent"] = sorted(observed.facts.get("absent", ()))
     fields["differences"] = differences

@@ -21,7 +21,7 @@ class Row:
     Attributes:
         name: Name of the row and of its file in ``expected/``.
         server: What is tested, for the page.
-        version: Its version.
+        version: Its version; empty for a program of the machine.
         start: Starts it, with a directory for its files; yields the running server.
     """
 
@@ -59,7 +59,7 @@ def _fronts() -> Iterator[Row]:
         yield Row(
             name=f"nginx-{name}",
             server=f"nginx, {title}, in front of vLLM 0.32",
-            version=fronts.nginx_version(),
+            version="",
             start=fronts.nginx(name),
         )
     yield Row(name="envoy", server="Envoy, in front of vLLM 0.32", version="1.40.0", start=fronts.envoy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,17 +11,24 @@ import pytest
 from servers import expected, observed, results, rows
 from servers.expected import Expected
 
-KNOWN = Expected.model_validate({
-    "about": "A server.",
-    "verdict": "failed",
-    "findings": [
-        {"id": "open-route:POST /x", "reason": "serves without the key", "proof": "POST /x without a key -> 200"},
-        {"id": "slow:y", "reason": "takes long sometimes", "proof": "measured on a busy machine", "sometimes": "only under load"},
-    ],
-    "present": ["chat"],
-    "absent": {"metrics": "there is no such route"},
-    "judged": {"security": 2},
-})
+KNOWN = Expected.model_validate(
+    {
+        "about": "A server.",
+        "verdict": "failed",
+        "findings": [
+            {"id": "open-route:POST /x", "reason": "serves without the key", "proof": "POST /x without a key -> 200"},
+            {
+                "id": "slow:y",
+                "reason": "takes long sometimes",
+                "proof": "measured on a busy machine",
+                "sometimes": "only under load",
+            },
+        ],
+        "present": ["chat"],
+        "absent": {"metrics": "there is no such route"},
+        "judged": {"security": 2},
+    }
+)
 
 
 def case(name: str, status: str, message: str = "", **properties: Any) -> dict[str, Any]:
@@ -94,6 +102,23 @@ def test_every_row_has_expectations_with_reasons(row: rows.Row) -> None:
     assert len(names) == len(set(names))
     assert set(known.judged) == set(observed.STAGES)
     assert (known.verdict == "failed") == any(not finding.sometimes for finding in known.findings)
+
+
+def test_a_row_that_is_like_another_has_its_findings_except_those_it_is_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expected, "FOLDER", tmp_path)
+    found = "{id: %s, reason: a long reason, proof: a raw request}"
+    (tmp_path / "a.yaml").write_text(
+        f"about: A.\nverdict: failed\njudged: {{security: 3}}\nfindings: [{found % 'x'}, {found % 'y'}]\n"
+    )
+    (tmp_path / "b.yaml").write_text(f"about: B.\nlike: a\nwithout: [x]\nfindings: [{found % 'z'}]\n")
+    known = expected.load("b")
+    assert (known.about, known.verdict, known.judged) == ("B.", "failed", {"security": 3})
+    assert [finding.id for finding in known.findings] == ["y", "z"]
+    (tmp_path / "b.yaml").write_text("about: B.\nlike: a\nwithout: [unknown]\n")
+    with pytest.raises(ValueError, match="does not have"):
+        expected.load("b")
 
 
 def test_every_file_of_expectations_belongs_to_a_row() -> None:
