@@ -122,7 +122,9 @@ def llama_cpp(work: Path) -> Iterator[Running]:
     port, log = free_port(), work / "server.log"
     argv: list[str | Path] = [
         *(programs / "python", "-m", "llama_cpp.server", "--model", model, "--model_alias", "tiny", "--n_ctx", "2048"),
-        *("--host", "127.0.0.1", "--port", str(port), "--n_threads", "1", "--n_threads_batch", "1", "--logits_all", "true"),
+        *("--host", "127.0.0.1", "--port", str(port), "--n_threads", "1", "--n_threads_batch", "1"),
+        # By default a request ends the streams of others.
+        *("--logits_all", "true", "--interrupt_requests", "false"),
     ]
     url = f"http://127.0.0.1:{port}"
     with program(argv, log, answers(f"{url}/v1/models"), env={"API_KEY": KEY}):
