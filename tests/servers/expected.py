@@ -7,16 +7,17 @@ id, or by its case where the case has no ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import yaml
 
-from servers.observed import Observed
+from servers.observed import Found, Observed
 
 FOLDER = Path(__file__).parent / "expected"
+_NAMED = 3
 
 
 class Finding(pydantic.BaseModel, extra="forbid", frozen=True):
@@ -83,7 +84,7 @@ def differences(expected: Expected, observed: Observed) -> list[str]:
     lines = []
     if observed.verdict != expected.verdict:
         lines.append(f"verdict: expected {expected.verdict}, got {observed.verdict}")
-    lines += [f"new:  {found.id} ({found.status}): {found.message}" for found in observed.findings if found.id not in known]
+    lines += _new([found for found in observed.findings if found.id not in known])
     seen = {found.id for found in observed.findings}
     lines += [
         f"gone: {name}: {finding.reason.strip()}"
@@ -96,6 +97,17 @@ def differences(expected: Expected, observed: Observed) -> list[str]:
         if judged < least:
             lines.append(f"{suite}: {judged} cases were judged, at least {least} were expected")
     return lines
+
+
+def _new(findings: Sequence[Found]) -> list[str]:
+    """One line for each finding; those that many cases share are one line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for found in findings:
+        alike.setdefault((found.status, found.message), []).append(found.id)
+    return [
+        f"new:  {', '.join(ids[:_NAMED])}{f' and {len(ids) - _NAMED} more' if ids[_NAMED:] else ''} ({status}): {message}"
+        for (status, message), ids in alike.items()
+    ]
 
 
 def _capabilities(expected: Expected, facts: Mapping[str, Any]) -> list[str]:

@@ -104,7 +104,7 @@ def read(report: Mapping[str, Any]) -> Observed:
         facts=facts,
         findings=(*troubles, *(found for case in cases for found in _findings(case))),
         judged={name: sum(case["status"] in _DECIDED for case in stage["cases"]) for name, stage in stages.items()},
-        skipped=Counter(_reason(case["message"]) for case in cases if case["status"] == "skipped"),
+        skipped=dict(Counter(_reason(case["message"]) for case in cases if case["status"] == "skipped")),
     )
 
 

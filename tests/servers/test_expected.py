@@ -69,6 +69,12 @@ def test_a_case_without_findings_is_named_by_itself() -> None:
     assert lines(*AS_KNOWN, new) == ["new:  security/test_b.py::test_z (errored): no idea"]
 
 
+def test_new_cases_with_one_reason_are_one_line() -> None:
+    new = [case(f"security/test_b.py::test_{number}", "errored", "not run: the server is gone") for number in range(5)]
+    named = ", ".join(f"security/test_b.py::test_{number}" for number in range(3))
+    assert lines(*AS_KNOWN, *new) == [f"new:  {named} and 2 more (errored): not run: the server is gone"]
+
+
 def test_an_inconclusive_case_is_a_difference() -> None:
     assert lines(*AS_KNOWN, case("security/test_b.py::test_z", "inconclusive", "busy")) == [
         "new:  security/test_b.py::test_z (inconclusive): busy"
@@ -92,6 +98,18 @@ def test_another_verdict_too_few_cases_and_other_capabilities_are_differences() 
 def test_skips_are_counted_by_reason() -> None:
     skips = [case(f"security/test_a.py::test_{n}", "skipped", f'/x: 400: {{"n": {n}}}') for n in range(3)]
     assert observed.read(report(*skips)).skipped == {"/x: 400": 3}
+
+
+def test_a_result_is_kept_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CI_SERVERS_HOME", str(tmp_path))
+    found = observed.read(report(*AS_KNOWN, case("security/test_a.py::test_s", "skipped", "not here")))
+    results.keep(rows.ROWS[0], found, [])
+    kept = json.loads((tmp_path / "results" / f"{rows.ROWS[0].name}.json").read_text(encoding="utf-8"))
+    assert (kept["skipped"], kept["judged"], kept["findings"][0]["id"]) == (
+        {"not here": 1},
+        {"security": 2},
+        "open-route:POST /x",
+    )
 
 
 @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
