@@ -36,6 +36,11 @@ class Found:
     status: str
     message: str
 
+    @property
+    def not_run(self) -> bool:
+        """Whether the case was not run because the server was gone."""
+        return self.status == "errored" and self.message.startswith("not run")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:

@@ -75,6 +75,15 @@ def test_new_cases_with_one_reason_are_one_line() -> None:
     assert lines(*AS_KNOWN, *new) == [f"new:  {named} and 2 more (errored): not run: the server is gone"]
 
 
+def test_cases_that_were_not_run_are_no_difference_where_the_death_is_known() -> None:
+    died = case("security/test_b.py::test_z", "failed", findings=[finding("server-died:z", "critical")], accepted=[])
+    after = case("security/test_c.py::test_c", "errored", "not run: the server is gone")
+    found = observed.read(report(*AS_KNOWN, died, after))
+    assert len(expected.differences(KNOWN, found)) == 2
+    known = expected.Finding(id="server-died:z", reason="one request ends it", proof="seen in its log")
+    assert expected.differences(KNOWN.model_copy(update={"findings": (*KNOWN.findings, known)}), found) == []
+
+
 def test_an_inconclusive_case_is_a_difference() -> None:
     assert lines(*AS_KNOWN, case("security/test_b.py::test_z", "inconclusive", "busy")) == [
         "new:  security/test_b.py::test_z (inconclusive): busy"
