@@ -20,6 +20,7 @@ from servers.programs import KEY, Running, answers, free_port, program
 _LITELLM = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "False"}
 _NGINX = """
 daemon off;
+{user}
 worker_processes 1;
 pid {work}/nginx.pid;
 error_log {work}/error.log;
@@ -64,6 +65,11 @@ def litellm(work: Path) -> Iterator[Running]:
             yield Running(url=url, log=log, key=f"sk-{KEY}")
 
 
+def _user() -> str:
+    """As root, nginx would work as another user, who may not write into our directories."""
+    return "" if os.getuid() else "user root root;"
+
+
 def _version(nginx: str) -> str:
     said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
     return said.rpartition("/")[2].strip()
@@ -84,7 +90,8 @@ def nginx(kind: str) -> Callable[[Path], AbstractContextManager[Running]]:
             listen = " ssl http2" if tls else ""
             config = work / "nginx.conf"
             config.write_text(
-                _NGINX.format(work=work, port=port, listen=listen, lines=lines, backend=behind.url), encoding="utf-8"
+                _NGINX.format(user=_user(), work=work, port=port, listen=listen, lines=lines, backend=behind.url),
+                encoding="utf-8",
             )
             url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
             trusted = {"SSL_CERT_FILE": str(authority)} if authority else None

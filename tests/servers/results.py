@@ -24,7 +24,9 @@ _HEAD = """\
 
 Generated from the results of `ci/test -m servers`, which installs each server from the package index, starts it, runs
 `vllm-ci test --url` against it and compares the result with what is known of the server, written down by hand in
-`tests/servers/expected`. Record new results with `PYTHONPATH=tests .tools/test/bin/python -m servers.results`.
+`tests/servers/expected`. Record new results with `PYTHONPATH=tests .tools/test/bin/python -m servers.results`. One row is run
+with `ci/test -m servers -k '[envoy]'`. Environments and models are kept in `VLLM_CI_SERVERS_HOME` (by default `servers-test` in
+`VLLM_CI_HOME`), about 9 GB for all rows. A row is skipped where its packages, its program or a GPU cannot be had.
 
 A finding is a fact about the server in this set-up. `sometimes` marks those that depend on speed or load.
 """
