@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ _LONGEST_S = 3000.0
 _SEVERITIES = ("low", "medium", "high", "critical")
 _FAIL_ON = "medium"  # the default of the suites
 _DECIDED = ("passed", "failed")
+_BODY = re.compile(r":? [\[{<]")  # a body after a status
 STAGES = ("integration", "streaming", "security")
 
 
@@ -132,4 +134,4 @@ def _line(text: str) -> str:
 
 def _reason(message: str) -> str:
     """The reason of a skip without what differs from run to run (numbers of a body, ids)."""
-    return _line(message).partition(": {")[0][:110]
+    return _BODY.split(_line(message))[0][:110]

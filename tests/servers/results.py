@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,23 @@ def keep(row: rows.Row, observed: Observed, differences: list[str], *, version: 
     """Keep the result of a run."""
     place = folder() / "results"
     place.mkdir(exist_ok=True)
-    fields = {name: value for name, value in asdict(observed).items() if name != "facts"}
-    fields["version"] = version or row.version
-    fields["capabilities"] = sorted(observed.facts.get("capabilities", ()))
-    fields["absent"] = sorted(observed.facts.get("absent", ()))
-    fields["differences"] = differences
+    fields = {
+        "version": version or row.version,
+        "verdict": observed.verdict,
+        "seconds": round(observed.seconds),
+        "judged": dict(observed.judged),
+        "not_run": sum(found.not_run for found in observed.findings),
+        "findings": {found.id: found.status for found in observed.findings if not found.not_run},
+        "skipped": {_neutral(reason): count for reason, count in observed.skipped.items()},
+        "capabilities": sorted(observed.facts.get("capabilities", ())),
+        "differences": [_neutral(line) for line in differences],
+    }
     (place / f"{row.name}.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def _neutral(text: str) -> str:
+    """A line without the place of the environments on this machine."""
+    return text.replace(str(folder()), "...")
 
 
 def merge(kept: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,8 +63,8 @@ def merge(kept: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
 def render(kept: Mapping[str, Any]) -> str:
     """The page."""
     table = [
-        "| server | version | verdict | findings | judged | skipped | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| server | version | verdict | findings | judged | not run | skipped | seconds |",
+        "|---|---|---|---|---|---|---|---|",
         *(_row(row, kept.get(row.name)) for row in rows.ROWS),
     ]
     parts = [_part(row, kept[row.name]) for row in rows.ROWS if row.name in kept]
@@ -63,17 +73,17 @@ def render(kept: Mapping[str, Any]) -> str:
 
 def _row(row: rows.Row, result: Mapping[str, Any] | None) -> str:
     if result is None:
-        return f"| {row.server} | {row.version} | not run | | | | |"
+        return f"| {row.server} | {row.version} | not run | | | | | |"
     judged, skipped = sum(result["judged"].values()), sum(result["skipped"].values())
     name = f"[{row.server}](#{row.name.replace('.', '')})"
-    counts = f"{len(result['findings'])} | {judged} | {skipped} | {result['seconds']:.0f}"
+    counts = f"{len(result['findings'])} | {judged} | {result['not_run']} | {skipped} | {result['seconds']}"
     return f"| {name} | {result['version']} | {result['verdict']} | {counts} |"
 
 
 def _part(row: rows.Row, result: Mapping[str, Any]) -> str:
     known = expected.load(row.name)
     lines = [f"## {row.name}", "", " ".join(known.about.split()), ""]
-    lines += _findings(known, {found["id"] for found in result["findings"]})
+    lines += _findings(known, set(result["findings"]))
     if result["differences"]:
         lines += ["In this run, different from what is known:", "", *(f"- {line}" for line in result["differences"]), ""]
     if result["skipped"]:

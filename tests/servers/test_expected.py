@@ -112,13 +112,11 @@ def test_skips_are_counted_by_reason() -> None:
 def test_a_result_is_kept_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_SERVERS_HOME", str(tmp_path))
     found = observed.read(report(*AS_KNOWN, case("security/test_a.py::test_s", "skipped", "not here")))
-    results.keep(rows.ROWS[0], found, [])
+    results.keep(rows.ROWS[0], found, [f"new: a path {tmp_path}/x"])
     kept = json.loads((tmp_path / "results" / f"{rows.ROWS[0].name}.json").read_text(encoding="utf-8"))
-    assert (kept["skipped"], kept["judged"], kept["findings"][0]["id"]) == (
-        {"not here": 1},
-        {"security": 2},
-        "open-route:POST /x",
-    )
+    assert (kept["skipped"], kept["judged"]) == ({"not here": 1}, {"security": 2})
+    assert kept["findings"] == {"open-route:POST /x": "failed"}
+    assert kept["differences"] == ["new: a path .../x"]
 
 
 @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
