@@ -26,6 +26,8 @@ _OFFLINE = {
 }
 _CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _FLAGS = ("--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--max-num-seqs=16", "--max-num-batched-tokens=2048")
+_ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+_IN_PROCESS = "--distributed-executor-backend=uni"
 _TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser=hermes")
 
 
@@ -36,8 +38,8 @@ def vllm(version: str, *, several: bool) -> Callable[[Path], AbstractContextMana
     def start(work: Path) -> Iterator[Running]:
         programs = environment(f"vllm-{version}")
         model = material.tiny(programs / "python")
-        env = _CPU | ({} if several else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
-        with serving(programs, model, work, env=env) as running:
+        env, flags = (_CPU, _FLAGS) if several else (_CPU | _ONE_PROCESS, (*_FLAGS, _IN_PROCESS))
+        with serving(programs, model, work, env=env, flags=flags) as running:
             yield running
 
     return start
@@ -72,8 +74,9 @@ def entry_point(programs: Path) -> str:
 def backend(work: Path) -> Iterator[Running]:
     """The vLLM behind a proxy: one process, because it starts sooner."""
     programs = environment(f"vllm-{BACKEND}")
-    env = _CPU | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    with serving(programs, material.tiny(programs / "python"), work, env=env) as running:
+    with serving(
+        programs, material.tiny(programs / "python"), work, env=_CPU | _ONE_PROCESS, flags=(*_FLAGS, _IN_PROCESS)
+    ) as running:
         yield running
 
 
@@ -81,8 +84,7 @@ def backend(work: Path) -> Iterator[Running]:
 def smollm2(work: Path) -> Iterator[Running]:
     """vLLM for CPUs with a real small model."""
     programs = environment(f"vllm-{BACKEND}")
-    env = _CPU | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    with serving(programs, material.smollm2(), work, env=env) as running:
+    with serving(programs, material.smollm2(), work, env=_CPU | _ONE_PROCESS, flags=(*_FLAGS, _IN_PROCESS)) as running:
         yield running
 
 
