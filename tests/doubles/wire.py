@@ -94,8 +94,10 @@ class Connection(asyncio.Protocol):
         self._room.set()
 
     def data_received(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")  # the body may come in the same piece as the end of the head
+        head = self._read + (len(data) if end < 0 else end)
         self._read += len(data)
-        if self._head and self._read > self._largest_head:
+        if self._head and head > self._largest_head:
             self._refuse(431, "the headers are too large")
             return
         try:

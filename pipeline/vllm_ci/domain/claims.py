@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.message_shape import Shape, shape_of
@@ -63,7 +64,8 @@ class Claim:
 
 def claims(bad: Sequence[Bad]) -> list[Claim]:
     """One claim for each case; one for each failing finding of a case with findings."""
-    recorded = {place: found for place, each in enumerate(bad) if (found := _recorded(each) or _findings(each))}
+    shared = _shared(bad)
+    recorded = {place: found for place, each in enumerate(bad) if (found := _recorded(each) or _findings(each, shared))}
     said = {place: _Said.of(each) for place, each in enumerate(bad)}
     by_message = iter(_by_message([said[place] for place in said if place not in recorded], _known(recorded, said)))
     return [claim for place in said for claim in (recorded.get(place) or [next(by_message)])]
@@ -82,32 +84,61 @@ def _recorded(bad: Bad) -> list[Claim]:
     return [Claim(bad=bad, id=name, shape=shape_of(title), severity=severity if severity in SEVERITIES else "", rule=rule)]
 
 
-def _findings(bad: Bad) -> list[Claim]:
-    """The findings that made the case fail: not accepted, and not below the lowest severity that its message names."""
-    case = bad.case
+def _findings(bad: Bad, shared: Collection[str]) -> list[Claim]:
+    """Claims for the findings that made the case fail; one for all that share a cause, which is titled if it has several."""
+    found: dict[str, Claim] = {}
+    for name, each in sorted(_failing(bad.case).items()):
+        cause, title = each["cause"] or name, f"{name}: {each['message']}"
+        claim = Claim(
+            bad=bad,
+            id=cause,
+            shape=shape_of(each["title"] if cause in shared and each["title"] else title),
+            severity=each["severity"],
+            rule=each["rule"],
+        )
+        if cause not in found or SEVERITIES.index(claim.severity) > SEVERITIES.index(found[cause].severity):
+            found[cause] = claim
+    return [found[cause] for cause in sorted(found)]
+
+
+def _shared(bad: Sequence[Bad]) -> set[str]:
+    """Ids of causes that several findings share."""
+    pairs = {(each["cause"], name) for one in bad for name, each in _failing(one.case).items() if each["cause"]}
+    counts = Counter(cause for cause, _ in pairs)
+    return {cause for cause, count in counts.items() if count > 1}
+
+
+def _failing(case: Case) -> dict[str, dict[str, str]]:
+    """The findings that made the case fail, by id: not accepted, and not below the lowest severity that its message names."""
     given, accepted = case.properties.get("findings"), case.properties.get("accepted")
     if case.status is not CaseStatus.FAILED or not isinstance(given, list | tuple):
-        return []
+        return {}
     accepted = {str(each) for each in accepted} if isinstance(accepted, list | tuple) else set()
     listed = [finding for each in given if (finding := _finding(each)) and finding["id"] not in accepted]
     text = f"{case.message}\n{case.details}"
     named = [SEVERITIES.index(each["severity"]) for each in listed if f"[{each['severity']}] {each['id']}: " in text]
-    failing = {each["id"]: each for each in listed if named and SEVERITIES.index(each["severity"]) >= min(named)}
-    return [
-        Claim(bad=bad, id=name, shape=shape_of(f"{name}: {each['message']}"), severity=each["severity"], rule=each["rule"])
-        for name, each in sorted(failing.items())
-    ]
+    return {each["id"]: each for each in listed if named and SEVERITIES.index(each["severity"]) >= min(named)}
 
 
 def _finding(given: object) -> dict[str, str] | None:
     """A finding as suites record it: a mapping, or one line of text."""
     if isinstance(given, Mapping):
         found = {name: one_line(str(given.get(name) or ""), 1000) for name in ("id", "severity", "message", "rule")}
+        cause = given.get("cause")
+        for key, name in (("cause", "id"), ("title", "title")):
+            found[key] = one_line(str(cause.get(name) or ""), 300) if isinstance(cause, Mapping) else ""
         return found if found["id"] and found["severity"] in SEVERITIES else None
     match = _FINDING.fullmatch(str(given))
     if match is None:
         return None
-    return {"id": one_line(match[2], 1000), "severity": match[1], "message": one_line(match[3], 1000), "rule": ""}
+    return {
+        "id": one_line(match[2], 1000),
+        "severity": match[1],
+        "message": one_line(match[3], 1000),
+        "rule": "",
+        "cause": "",
+        "title": "",
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,33 @@ from vllm_ci.suites.known.catalogue import Catalogue
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommonCause:
+    """One reason for several findings, which reports show once.
+
+    Attributes:
+        id: Stable id.
+        title: What is wrong, in one line.
+        rule: What is broken and where it is written.
+    """
+
+    id: str
+    title: str
+    rule: str = ""
+
+
+INVALID_REQUESTS = CommonCause(
+    id="server-error:invalid-requests",
+    title="invalid requests are answered 5xx instead of 4xx",
+    rule="RFC 9110, section 15.5: a mistake of the client is a status 4xx",
+)
+ERRORS_SHOW_CODE = CommonCause(
+    id="errors-show-code",
+    title="error messages show code or files of the server",
+    rule="CWE-209: error messages contain no sensitive information",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """A weakness that an attacker could use.
 
@@ -21,6 +48,8 @@ class Finding:
         known: What is known of it in the server's version, in one line; empty if nothing is.
         suggestion: What to do about a known finding.
         advisories: CVE or GHSA ids, or links, of a known finding.
+        cause: The reason that it shares with others.
+        rule: What is broken and where it is written; empty if the cause says it, or the message.
     """
 
     id: str
@@ -29,6 +58,8 @@ class Finding:
     known: str = ""
     suggestion: str = ""
     advisories: tuple[str, ...] = ()
+    cause: CommonCause | None = None
+    rule: str = ""
 
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
@@ -45,7 +76,9 @@ class Finding:
     @property
     def properties(self) -> dict[str, object]:
         """For the report; what is known of the finding only where something is."""
-        known = {"known": self.known, "suggestion": self.suggestion, "advisories": list(self.advisories)}
+        known: dict[str, object] = {"known": self.known, "suggestion": self.suggestion, "advisories": list(self.advisories)}
+        known["rule"] = self.rule or (self.cause.rule if self.cause else "")
+        known["cause"] = {"id": self.cause.id, "title": self.cause.title} if self.cause else {}
         found = {name: value for name, value in known.items() if value}
         return {"id": self.id, "severity": self.severity, "message": self.text, **found}
 

@@ -6,6 +6,7 @@ raises, because nothing can be concluded from that.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import socket
@@ -99,6 +100,11 @@ class Line:
         except OSError as error:
             return _problem(error)
         return ""
+
+    def hang_up(self) -> None:
+        """End the connection, from any thread; whoever waits for a response gets none."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def request(
         self, target: str, *, method: str = "GET", headers: Headers = (), body: bytes = b"", version: str = "HTTP/1.1"

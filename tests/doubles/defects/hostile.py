@@ -208,13 +208,16 @@ class UsersInMetrics(Double):
         return super().metrics() + f'requests_by_user{{user="{self.seen}"}} 1\n'
 
 
-@defect("prompts-in-errors", "A refusal repeats the request.", f"{LEAKS}errors_hold_no_prompt")
+@defect("prompts-in-errors", "A refusal shows the request of somebody else.", f"{LEAKS}errors_hold_no_prompt")
 class PromptsInErrors(Double):
+    last = ""
+
     def asked(self, body: Json, *, chat: bool) -> Asked:
+        before, self.last = self.last, str(body)[:2000]
         try:
             return super().asked(body, chat=chat)
         except RefusedError as error:
-            raise RefusedError(f"{error.message} in {str(body)[:2000]}", status=error.status, kind=error.kind) from error
+            raise RefusedError(f"{error.message} in {before}", status=error.status, kind=error.kind) from error
 
 
 @defect("key-in-answers", "Every answer repeats the key in a header.", f"{LEAKS}answers_carry_no_key", key=True)

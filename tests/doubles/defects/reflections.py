@@ -253,14 +253,19 @@ class RequestIdsInMetrics(Double):
         return super().metrics() + f'last_request{{id="{self.seen}"}} 1\n'
 
 
-@defect("streamed-errors-repeat-prompts", "Errors of streams repeat the prompt.", f"{LEAKS}errors_hold_no_prompt")
+@defect(
+    "streamed-errors-repeat-prompts", "Errors of streams show the prompt of another request.", f"{LEAKS}errors_hold_no_prompt"
+)
 class StreamedErrorsRepeatPrompts(Double):
+    last = ""
+
     def asked(self, body: Json, *, chat: bool) -> Asked:
+        before, self.last = self.last, str(body)[:2000]
         try:
             return super().asked(body, chat=chat)
         except RefusedError as error:
             if body.get("stream"):
-                raise RefusedError(f"{error.message} in {str(body)[:2000]}", status=error.status) from error
+                raise RefusedError(f"{error.message} in {before}", status=error.status) from error
             raise
 
 

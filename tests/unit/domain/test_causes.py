@@ -215,6 +215,24 @@ def test_findings_are_causes_by_their_id() -> None:
     assert causes[1].title == "open-route:GET /a: is open"
 
 
+def test_findings_that_share_a_cause_are_one_cause_which_has_a_title_of_its_own_only_then() -> None:
+    cause = {"id": "server-error:invalid-requests", "title": "invalid requests are answered 5xx"}
+    names = ("server-error:a", "server-error:b")
+    cases = [
+        Case(
+            name=name,
+            status=FAILED,
+            message=f"[medium] {name}: is answered 500",
+            properties={"findings": [{**finding(name, "medium", "is answered 500"), "cause": cause, "rule": "RFC 9110"}]},
+        )
+        for name in names
+    ]
+    (both,) = causes_of(cases)
+    assert (both.id, both.title, both.count, both.rule) == (cause["id"], cause["title"], 2, "RFC 9110")
+    (one,) = causes_of(cases[:1])
+    assert (one.id, one.title) == (cause["id"], "server-error:a: is answered 500")
+
+
 def test_accepted_and_minor_findings_are_no_causes() -> None:
     findings = [finding("bad"), finding("known", "critical"), finding("small", "low")]
     (cause,) = causes_of(failed("[high] bad: is open", findings=findings, accepted=["known"]))

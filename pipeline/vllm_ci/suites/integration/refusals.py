@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import httpx
 
 from vllm_ci.suites.client import ApiClient, Json, shown, user
-from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.findings import INVALID_REQUESTS, Finding
 from vllm_ci.suites.verdicts import Fault
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -161,4 +161,5 @@ def crash(name: str, answer: httpx.Response) -> Finding:
         id=f"server-error:{name}",
         severity="medium",
         message=f"an invalid request is answered {answer.status_code} instead of 4xx: {shown(answer)}",
+        cause=INVALID_REQUESTS,
     )

@@ -1,6 +1,6 @@
 """A hostile request must not make the server unavailable for others.
 
-Each is refused with 4xx or answered within limits, in time, and a valid request works afterwards.
+Each is refused with 4xx or answered within limits; valid requests are answered meanwhile and afterwards.
 """
 
 from __future__ import annotations
@@ -9,107 +9,92 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
-from vllm_ci.suites.client import ApiClient, shown
-from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.findings import INVALID_REQUESTS, Finding
 from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.raw import Line
+from vllm_ci.suites.security.bystander import Bystander
 from vllm_ci.suites.security.door import Door
 from vllm_ci.suites.security.hostile import ATTACKS, Attack
+from vllm_ci.suites.security.hostility import Outcome, outcome, verdict
 from vllm_ci.suites.security.listener import is_local
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import inconclusive
 
 Judge = Callable[[Iterable[Finding]], None]
 
-# Time limit for a hostile request; generous, because CI machines are slow.
+# Time limit for a valid request; generous, because CI machines are slow.
 _BOUND_S = 20.0
+# How long a hostile request is waited for while others are served: an engine may crash of it after half a minute.
+_LONGEST_S = 60.0
 _SLOW_CLIENTS = 50
 _GIANT_HEADER = 1_000_000
 _MANY_HEADERS = 20_000
 _PIECE, _GIANT_BODY = 1_000_000, 100
-_ORDINARY = 0.1
-"""Share of the limit that an ordinary request may take on a machine that can judge the time of others."""
-_NO_ANSWER = "no answer in time"
 
 
 @pytest.fixture(scope="module")
 def bound_s(patience: Callable[[float], float]) -> float:
-    """Time limit for a hostile request, and for a valid one afterwards."""
+    """Time limit for a valid request, while and after a hostile one is sent."""
     return patience(_BOUND_S)
+
+
+@pytest.fixture(scope="module")
+def bystanders(bound_s: float, patience: Callable[[float], float]) -> Callable[[ApiClient], Bystander]:
+    """Makes the other user of the server; the same one for all cases."""
+    made: dict[str, Bystander] = {}
+
+    def bystander(client: ApiClient) -> Bystander:
+        longest_s = max(bound_s, patience(_LONGEST_S))
+        known = made.setdefault("", Bystander(client=client, bound_s=bound_s, longest_s=longest_s))
+        known.client = client
+        return known
+
+    return bystander
+
+
+@pytest.fixture
+def bystander(client: ApiClient, bystanders: Callable[[ApiClient], Bystander]) -> Bystander:
+    """Another user of the server."""
+    return bystanders(client)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 def test_a_hostile_request_does_no_harm(
     client: ApiClient,
+    door: Door,
     judge: Judge,
     metric: Callable[[str, object], None],
     machine: Watch,
     attack: Attack,
-    bound_s: float,
+    bystander: Bystander,
 ) -> None:
-    """The request is refused or answered within limits, in time, and the server works afterwards."""
+    """The request is refused or answered, others are served meanwhile, and the server works afterwards."""
     surface = attack.on(chat=client.server.can("chat"), completions=client.server.can("completions"))
     if not surface:
         pytest.skip(f"it makes sense for {attack.surface or 'chat and completions'} only, which the server lacks")
     path = "/v1/chat/completions" if surface == "chat" else "/v1/completions"
-    sent = _sent(client, path, attack.make(client.model, surface == "chat"), bound_s)
-    metric("took_s", round(sent.took_s, 3))
-    found = _verdict(attack, sent, bound_s, documented=client.server.is_vllm)
-    if found is not None and found.id.startswith("slow:"):
-        _require_a_working_machine(client, machine, bound_s, found.message)
-    trouble = _trouble(client, bound_s)
-    harm = Finding(id=f"harm:{attack.name}", severity="critical", message=f"answered {sent}, and afterwards {trouble}")
-    judge([*([found] if found else []), *([harm] if trouble else [])])
+    body = attack.make(client.model, surface == "chat")
+    bystander.wait_until_idle()  # who waits behind another request is not slow
+    seen = outcome(door, path, body, bystander)
+    after = bystander.recovers()
+    _note(metric, seen)
+    found = verdict(attack, seen, after, bystander, documented=client.server.is_vllm)
+    if any(each.id.startswith("slow:") for each in found):
+        bystander.require_a_working_machine(machine, max(seen.others_s, after.took_s), found[0].message)
+    judge(found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sent:
-    """What became of a hostile request: its status, or why there is none."""
-
-    status: int = 0
-    text: str = ""
-    problem: str = ""
-    took_s: float
-
-    def __str__(self) -> str:
-        return f"{self.problem or f'{self.status} {self.text}'} after {self.took_s:.1f} s"
-
-
-def _sent(client: ApiClient, path: str, body: bytes, bound_s: float) -> _Sent:
-    begun = time.monotonic()
-    try:
-        answer = client.http.post(path, content=body, headers={"content-type": "application/json"}, timeout=bound_s)
-    except httpx.TimeoutException:
-        return _Sent(problem=_NO_ANSWER, took_s=time.monotonic() - begun)
-    except httpx.TransportError as error:
-        return _Sent(problem=f"the connection ends without an answer ({type(error).__name__})", took_s=time.monotonic() - begun)
-    return _Sent(status=answer.status_code, text=answer.text[:120], took_s=time.monotonic() - begun)
-
-
-def _verdict(attack: Attack, sent: _Sent, bound_s: float, *, documented: bool) -> Finding | None:
-    name = attack.name
-    if sent.problem == _NO_ANSWER or sent.took_s > bound_s:
-        return Finding(id=f"slow:{name}", severity="high", message=f"keeps the server busy for more than {bound_s:.0f} s")
-    if sent.status >= 500:
-        return Finding(id=f"server-error:{name}", severity="medium", message=f"is answered {sent.status} instead of 4xx")
-    if sent.status == 200 and attack.refused and documented:
-        return Finding(id=f"accepted:{name}", severity="medium", message="is accepted instead of refused, as vLLM documents")
-    return None
-
-
-def _trouble(client: ApiClient, bound_s: float) -> str:
-    """The problem with a valid request now; empty if it succeeds in time."""
-    try:
-        answer = client.smallest(timeout=bound_s)
-    except httpx.HTTPError as error:
-        return f"a valid request fails: {type(error).__name__}"
-    return "" if answer.status_code == 200 else f"a valid request is answered {shown(answer)}"
+def _note(metric: Callable[[str, object], None], seen: Outcome) -> None:
+    metric("took_s", round(seen.took_s, 3))
+    if seen.others_s:
+        metric("longest_wait_of_others_s", round(seen.others_s, 3))
+    if seen.is_refused_by_closing:
+        metric("refused_by_closing", f"the gateway answers {seen.answer.status}, and a valid request works afterwards")
 
 
 def test_giant_headers_are_refused(client: ApiClient, door: Door, judge: Judge) -> None:
@@ -128,14 +113,22 @@ def test_many_headers_do_no_harm(client: ApiClient, door: Door, judge: Judge) ->
         found = [
             Finding(id="slow:many-headers", severity="high", message=f"{_MANY_HEADERS:,} headers are not answered in time")
         ]
-    if answer.status >= 500:
-        found = [Finding(id="server-error:many-headers", severity="medium", message=f"{_MANY_HEADERS:,} headers: {answer}")]
-    judge(found)
     client.works()
+    if answer.status >= 500 and answer.status not in (502, 503, 504):  # a gateway whose server refuses by closing
+        message = f"{_MANY_HEADERS:,} headers: {answer}"
+        found = [Finding(id="server-error:many-headers", severity="medium", message=message, cause=INVALID_REQUESTS)]
+    judge(found)
 
 
 def test_a_giant_body_is_refused_or_bounded(
-    client: ApiClient, door: Door, server: ServerFacts, judge: Judge, machine: Watch, bound_s: float
+    client: ApiClient,
+    door: Door,
+    server: ServerFacts,
+    judge: Judge,
+    machine: Watch,
+    metric: Callable[[str, object], None],
+    bystander: Bystander,
+    bound_s: float,
 ) -> None:
     """A body of 100 MB is refused, or read in time, and the server works afterwards; it is sent in pieces and not kept here."""
     pieces = _GIANT_BODY if is_local(urlsplit(server.url).hostname or "") else _GIANT_BODY // 10  # a slow line is no finding
@@ -149,22 +142,24 @@ def test_a_giant_body_is_refused_or_bounded(
             if line.write(piece):
                 break  # refused before the end (RFC 9110, section 15.5.14)
         answer = line.response("POST")
-    slow = answer.problem == "timeout" or time.monotonic() - begun > 2 * bound_s
+    took_s = time.monotonic() - begun
+    slow, found = answer.problem == "timeout" or took_s > 2 * bound_s, []
     if slow:
-        _require_a_working_machine(client, machine, bound_s, f"a body of {length:,} bytes is not answered in time")
-    found = []
-    if slow:
-        found.append(
-            Finding(id="slow:giant-body", severity="high", message=f"a body of {length:,} bytes is not answered in time")
-        )
-    if answer.status >= 500:
-        message = f"a body of {length:,} bytes is answered {answer} instead of 413"
-        found.append(Finding(id="server-error:giant-body", severity="medium", message=message))
-    judge(found)
+        message = f"a body of {length:,} bytes is not answered in time"
+        bystander.require_a_working_machine(machine, took_s, message)
+        found.append(Finding(id="slow:giant-body", severity="high", message=message))
     client.works()
+    if answer.status in (502, 503, 504):
+        metric("refused_by_closing", f"the gateway answers {answer.status}, and a valid request works afterwards")
+    elif answer.status >= 500:
+        message = f"a body of {length:,} bytes is answered {answer} instead of 413"
+        found.append(Finding(id="server-error:giant-body", severity="medium", message=message, cause=INVALID_REQUESTS))
+    judge(found)
 
 
-def test_slow_clients_do_not_hold_the_server(client: ApiClient, server: ServerFacts, machine: Watch, bound_s: float) -> None:
+def test_slow_clients_do_not_hold_the_server(
+    client: ApiClient, server: ServerFacts, machine: Watch, bystander: Bystander, bound_s: float
+) -> None:
     """Connections that never finish their request must not delay other clients."""
     with ExitStack() as stack:
         for _ in range(_SLOW_CLIENTS):
@@ -173,11 +168,11 @@ def test_slow_clients_do_not_hold_the_server(client: ApiClient, server: ServerFa
             line.write(line.request(line.prefix + client.path, method="POST", headers=framing) + b"{")
         # There is no way to know when the server has accepted all of them, so several requests are sent.
         waited_s = _longest_wait_s(client, 5, bound_s)
-    _in_time(client, machine, waited_s, bound_s, f"with {_SLOW_CLIENTS} slow clients")
+    _in_time(bystander, machine, waited_s, f"with {_SLOW_CLIENTS} slow clients")
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(
-    client: ApiClient, text_server: ServerFacts, door: Door, machine: Watch, bound_s: float
+    client: ApiClient, text_server: ServerFacts, door: Door, machine: Watch, bystander: Bystander, bound_s: float
 ) -> None:
     """Streams that a client does not read fill buffers, but must not delay other clients."""
     server = text_server
@@ -191,7 +186,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
                 inconclusive("the server limits the rate of requests, so that streams cannot be left unread")
             assert b" 200" in begun[:20], f"a stream begins with {begun!r}"
         waited_s = _longest_wait_s(client, 3, bound_s)
-    _in_time(client, machine, waited_s, bound_s, "with streams that are not read")
+    _in_time(bystander, machine, waited_s, "with streams that are not read")
 
 
 @pytest.mark.requires_capability("metrics")
@@ -217,25 +212,11 @@ def _begun(line: Line) -> bytes:
         return b""
 
 
-def _in_time(client: ApiClient, machine: Watch, waited_s: float, bound_s: float, when: str) -> None:
+def _in_time(bystander: Bystander, machine: Watch, waited_s: float, when: str) -> None:
     message = f"{when} a valid request takes {waited_s:.1f} s"
-    if waited_s >= bound_s:
-        _require_a_working_machine(client, machine, bound_s, message)
-    assert waited_s < bound_s, message
-
-
-def _require_a_working_machine(client: ApiClient, machine: Watch, bound_s: float, message: str) -> None:
-    """End the case as inconclusive if the machine is starved, and ordinary requests are slow on it, too."""
-    reason = machine.seen.starved
-    ordinary_s = min(_took_s(client, bound_s) for _ in range(3)) if reason else 0.0
-    if ordinary_s > bound_s * _ORDINARY:
-        inconclusive(f"{message}, but {reason}, and an ordinary request takes {ordinary_s:.1f} s")
-
-
-def _took_s(client: ApiClient, bound_s: float) -> float:
-    begun = time.monotonic()
-    _trouble(client, bound_s)
-    return time.monotonic() - begun
+    if waited_s >= bystander.bound_s:
+        bystander.require_a_working_machine(machine, waited_s, message)
+    assert waited_s < bystander.bound_s, message
 
 
 def _longest_wait_s(client: ApiClient, times: int, bound_s: float) -> float:

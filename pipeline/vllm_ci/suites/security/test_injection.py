@@ -76,8 +76,8 @@ def _url_part(kind: str, url: str) -> Mapping[str, object]:
 
 _MEDIA: Mapping[str, Callable[[str], Mapping[str, object]]] = {
     **{kind: partial(_url_part, kind) for kind in ("image_url", "audio_url", "video_url")},
-    "file": lambda url: {"type": "file", "file": {"file_url": url, "file_data": url}},
-    "input_image": lambda url: {"type": "input_image", "image_url": url},
+    "file": lambda url: {"type": "file", "file": {"filename": "x", "file_url": url, "file_data": url}},
+    "input_image": lambda url: {"type": "input_image", "image_url": url, "detail": "auto"},  # all fields are required
 }
 _FETCH_S, _FETCHED_S = 0.3, 0.03
 """How long a fetch is waited for: after a refusal it would have happened already."""
@@ -121,6 +121,7 @@ def test_media_urls_open_nothing_inside(
     judge(found)
 
 
+_VARIES = re.compile(r"[0-9a-f]{8,}|\d+")
 _FILES = {
     "file": "file:///{}",
     "file-with-host": "file://localhost/{}",
@@ -132,20 +133,42 @@ _FILES = {
 @pytest.mark.requires_capability("chat")
 @pytest.mark.parametrize("spelling", _FILES)
 def test_media_urls_read_no_files(client: ApiClient, judge: Judge, spelling: str) -> None:
-    """A file that exists and one that cannot exist get the same answer, or the server looked (CWE-73)."""
-    missing = f"no-such-{secrets.token_hex(8)}"
+    """All files get the same answer, whether they exist or not; otherwise the server looked (CWE-73)."""
     found: dict[str, Finding] = {}
     for kind, media in _MEDIA.items():
-        answers = [_with_media(client, media(_FILES[spelling].format(name))) for name in ("etc/passwd", f"etc/{missing}")]
-        if any("root:" in answer.text for answer in answers):
+        looked = _looked(client, lambda name, media=media: media(_FILES[spelling].format(name)))  # type: ignore[misc]
+        if looked is None:
+            continue
+        there, missing = looked
+        if "root:" in there.text:
             message = f"returns the content of a file on the server, asked for by {kind}"
             found[kind] = Finding(id=f"media-content:{spelling}:{kind}", severity="critical", message=message)
-        elif _told_apart(answers, "passwd", missing):
-            message = (
-                f"opens {_FILES[spelling].format('etc/passwd')}: {shown(answers[0])}; for a missing file: {shown(answers[1])}"
-            )
+        else:
+            message = f"opens {_FILES[spelling].format('etc/passwd')}: {shown(there)}; for a missing file: {shown(missing)}"
             found[kind] = Finding(id=f"media-file:{spelling}:{kind}", severity="high", message=message)
     judge(found.values())
+
+
+def _looked(client: ApiClient, part: Callable[[str], Mapping[str, object]]) -> tuple[httpx.Response, httpx.Response] | None:
+    """The answers for a file that exists and for one that does not, if they show that the server looked; otherwise ``None``.
+
+    Names of missing files are as long as that of the file, because servers quote what they refuse, whole or in part. Whether
+    another name alone makes a difference is shown by a second missing file; whether chance does, by doing all of it again.
+    """
+    pair = None
+    for _ in range(2):
+        there, *others = (_with_media(client, part(f"etc/{name}")) for name in ("passwd", _unused(), _unused()))
+        if "root:" in there.text:
+            return there, others[0]
+        if _told_apart(others) or not _told_apart([there, others[0]]):
+            return None
+        pair = there, others[0]
+    return pair
+
+
+def _unused() -> str:
+    """A name that no file has, as long as ``passwd``, of letters that :func:`_told_apart` does not take for an id."""
+    return "".join(secrets.choice("ghijklmnopqrtuvxyz") for _ in "passwd")
 
 
 def _with_media(client: ApiClient, part: Mapping[str, object]) -> httpx.Response:
@@ -154,14 +177,18 @@ def _with_media(client: ApiClient, part: Mapping[str, object]) -> httpx.Response
     return client.post("/v1/chat/completions", body)
 
 
-def _told_apart(answers: Sequence[httpx.Response], *names: str) -> bool:
+def _told_apart(answers: Sequence[httpx.Response]) -> bool:
     """Whether two answers differ in more than the name that was sent; answers with text differ anyway."""
     if all(answer.status_code == 200 for answer in answers) or any(answer.status_code == 429 for answer in answers):
         return False
-    texts = [
-        re.sub(r"[0-9a-f]{8,}|\d+", "", answer.text.replace(name, "")) for answer, name in zip(answers, names, strict=True)
-    ]
+    texts = [_VARIES.sub("", answer.text.replace(_name_in(answer), "")) for answer in answers]
     return answers[0].status_code != answers[1].status_code or texts[0] != texts[1]
+
+
+def _name_in(answer: httpx.Response) -> str:
+    """The name of the file that was asked for."""
+    match = re.search(rb"etc/([a-z]{6})", answer.request.content)
+    return match[1].decode() if match else ""
 
 
 @pytest.mark.requires_capability("chat")

@@ -70,17 +70,24 @@ _MISTAKES: dict[str, Json] = {
 
 
 def test_errors_hold_no_prompt(client: ApiClient, canary: Callable[[], str], api_key: str, judge: Judge) -> None:
-    """Clients, proxies and error trackers log errors, so they must not contain prompts."""
-    found = []
+    """Errors hold no key and nothing of other requests; the own prompt is a minor finding, because errors are often logged."""
+    found, earlier = [], [canary()]
+    client.post(client.path, client.body(earlier[0], max_tokens=1))
     for name, fields in _MISTAKES.items():
         word = canary()
         answer = client.post(client.path, {**client.body(word, max_tokens=1), **fields})
         if answer.status_code >= 400 and word in answer.text:
-            message = f"the error for an invalid {name} contains the prompt"
-            found.append(Finding(id=f"prompt-in-error:{name}", severity="medium", message=message))
+            message = (
+                f"the error for an invalid {name} contains the prompt, which its sender knows but whoever logs errors keeps"
+            )
+            found.append(Finding(id=f"prompt-in-error:{name}", severity="low", message=message))
+        if any(other in answer.text for other in earlier):
+            message = f"the error for an invalid {name} contains the prompt of another request"
+            found.append(Finding(id=f"foreign-prompt-in-error:{name}", severity="critical", message=message))
         if api_key and api_key in answer.text:
             message = f"the error for an invalid {name} contains the API key"
             found.append(Finding(id=f"key-in-error:{name}", severity="critical", message=message))
+        earlier.append(word)
     judge(found)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.findings import ERRORS_SHOW_CODE, Finding
 from vllm_ci.suites.security import details
 from vllm_ci.suites.security.door import Door, together
 from vllm_ci.suites.security.routes import catalogue
@@ -101,7 +101,9 @@ def _body(door: Door, fields: dict[str, Any]) -> bytes:
 def _shown(door: Door, text: str, sent: str, mistake: str) -> list[Finding]:
     found = details.shown(text, sent, (*door.server.models, urlsplit(door.server.url).path))
     return [
-        Finding(id=f"{kind}:{mistake}", severity="medium", message=f"the error for {mistake} shows {what}")
+        Finding(
+            id=f"{kind}:{mistake}", severity="medium", message=f"the error for {mistake} shows {what}", cause=ERRORS_SHOW_CODE
+        )
         for kind, what in found.items()
     ]
 
