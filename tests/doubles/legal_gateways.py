@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.refusal import RefusedError
 from doubles.server import Double
@@ -316,6 +317,27 @@ class ModelIsAPath(Gateway):
             raise RefusedError(f"no such model; served is {self.model}", status=404, kind="NotFoundError")
 
 
+class LargeBodiesAre502(Gateway):
+    """The server refuses a large body by closing the connection, which the gateway reports (RFC 9110, section 15.6.3)."""
+
+    async def answer(self, request: Request, connection: Connection) -> None:
+        if len(request.body) > 100_000:
+            connection.respond(page(502, "Bad Gateway"))
+            return
+        await super().answer(request, connection)
+
+
+class QuotesInPart(Gateway):
+    """A refusal of a part of a message quotes the end of it, as pydantic does."""
+
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        for message in body.get("messages") or ():
+            for part in message.get("content") or () if isinstance(message, dict) else ():
+                if isinstance(part, dict) and part.get("type") not in (None, "text"):
+                    raise RefusedError(f"1 validation error: Field required [input_value={{'t...{str(part)[-7:]}]")
+        return super().asked(body, chat=chat)
+
+
 GATEWAYS: dict[str, type[Gateway | Double]] = {
     gateway.__name__: gateway
     for gateway in (
@@ -323,5 +345,6 @@ GATEWAYS: dict[str, type[Gateway | Double]] = {
         *(NotFoundForStrangers, BodyBeforeKey, LimitsTheRate, DropsPictures, ChatOnly, CompletionsOnly, AnyModelName),
         *(StrictFields, OnePage, SaysOk, ErrorsAre200, StrangersAreRedirected, AnotherHeader, ModelsAreOpen),
         *(SlashesAreRedirected, RequestIds, AnyOrigin, PreflightsAreAnswered, EveryHeadIsOk, ErrorsClose, ModelIsAPath),
+        *(LargeBodiesAre502, QuotesInPart),
     )
 }

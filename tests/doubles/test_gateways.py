@@ -13,7 +13,7 @@ _TOUCHED = tuple(
     f"security/test_{name}.py"
     for name in ("auth", "connections", "injection", "leaks", "logs", "reflection", "routes", "transport")
 )
-_OTHER_SURFACES = ("ChatOnly", "CompletionsOnly", "StrictFields", "AnyModelName")
+_OTHER_SURFACES = ("ChatOnly", "CompletionsOnly", "StrictFields", "AnyModelName", "LargeBodiesAre502")
 
 
 @pytest.mark.parametrize("name", GATEWAYS)
