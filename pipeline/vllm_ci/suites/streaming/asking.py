@@ -156,9 +156,9 @@ class Asking:
     kept: list[Stream] = field(default_factory=list)
     timeouts: Counter[str] = field(default_factory=Counter)
 
-    def stream(self, endpoint: Endpoint, body: Body) -> Stream:
-        """Request one stream; the case fails unless it is complete."""
-        stream = self.attempt(endpoint, body)
+    def stream(self, endpoint: Endpoint, body: Body, **options: Any) -> Stream:
+        """Request one stream; the case fails unless it is complete. ``options`` are those of :meth:`Recorder.streaming`."""
+        stream = self.attempt(endpoint, body, **options)
         self.need([stream])
         return stream
 
