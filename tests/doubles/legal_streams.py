@@ -215,6 +215,20 @@ class Lenient(Other):
             return super().asked({name: value for name, value in body.items() if name not in bad}, chat=chat)
 
 
+class SpecialTokensInLogprobs(Double):
+    """The text leaves out special tokens and shows incomplete characters as replacements; the log probabilities have both."""
+
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        at = len(generation.tokens)
+        for chunk in super().piece(asked, head, generation, pieces):
+            choice = chunk["choices"][0]
+            if asked.chat and choice["logprobs"] and len(pieces) == 1 and at in (3, 5):
+                token, raw, shown = ("<|begin|>", list(b"<|begin|>"), "") if at == 3 else ("\ufffd", [0xE6], "\ufffd")
+                choice["logprobs"]["content"][0] |= {"token": token, "bytes": raw}
+                choice["delta"]["content"] = shown
+            yield chunk
+
+
 class Compressed(Double):
     """Streams are compressed for clients that accept gzip, and each event is flushed."""
 
@@ -256,5 +270,6 @@ VARIATIONS: dict[str, type[Double]] = {
         *(Other, Strict, WithoutUsage, RefusesStreamOptions, UsageOnTheLastChunk, NullChoices, NoChoices, NullUsage),
         *(FilterResultsFirst, RoleInEveryChunk, RoleWithoutContent, NullContent, EmptyFinishReason, OnlyReasoning),
         *(DatedSnapshot, ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient, Compressed),
+        SpecialTokensInLogprobs,
     )
 }

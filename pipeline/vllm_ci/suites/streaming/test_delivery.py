@@ -122,8 +122,8 @@ def test_chunks_arrive_over_time_when_compression_is_offered(
 ) -> None:
     """The same for a request with `Accept-Encoding: gzip, deflate`, as the official client sends it.
 
-    A proxy that compresses may hold back the whole stream; one that compresses each event, or does not compress, is right. Where
-    chunks are held back anyway, the case without compression names it.
+    A proxy that compresses may hold back the whole stream; one that compresses each event, or does not compress, is right.
+    Where chunks are held back anyway, the case without compression names it.
     """
     outcome, figures = _delivery(ask, endpoint, size.tokens, _room(server), machine, _AS_THE_OFFICIAL_CLIENT)
     for name, value in figures.items():
