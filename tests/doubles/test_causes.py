@@ -23,6 +23,8 @@ class Crashes(Double):
         try:
             return await super().routed(request, connection)
         except RefusedError as error:
+            if "multimodal" in error.message:  # asked by a probe, which has a finding of its own
+                raise
             return self.error(500, f"1 validation error: {error.message}", "internal_server_error")
 
 
@@ -60,11 +62,7 @@ _RUNS = {
 def test_all_that_fails_has_the_causes_of_its_reason(name: str) -> None:
     make, cases, expected = _RUNS[name]
     found = suiterun.run(make, cases, patient=True)
-    failed = found.with_status("failed", "errored")
-    assert failed
-    causes = {case: found.causes.get(case) for case in found.statuses if case.partition("[")[0] in failed or case in failed}
-    other = {case: (cause, found.messages.get(case)) for case, cause in causes.items() if cause not in {*expected, None}}
-    unknown = {case: found.messages.get(case) for case, cause in causes.items() if cause is None and case in found.messages}
+    failed = {case for case, status in found.statuses.items() if status in ("failed", "errored")}
+    other = {case: found.messages.get(case) for case in failed if found.causes.get(case) not in expected}
     assert not other
-    assert not unknown
-    assert set(causes.values()) - {None} == expected
+    assert {found.causes[case] for case in failed} == expected

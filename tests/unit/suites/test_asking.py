@@ -164,7 +164,7 @@ def test_timeouts_are_forgiven_only_so_many_times() -> None:
 
 
 def test_streams_that_end_early_only_among_others_are_interrupted() -> None:
-    ask = Asking(recorder=cast("Recorder", Slow(stream_of(ROLE, chat("a"), DONE))))
+    ask = Asking(recorder=cast("Recorder", Slow(stream_of(ROLE, chat({"content": "a"}), DONE))))
     with pytest.raises(StreamFault, match="complete alone") as raised:
         ask.streams(CHAT, [{}] * 4)
     assert raised.value.cause["id"] == "stream-interrupted"

@@ -10,7 +10,7 @@ import pytest
 from vllm_ci.suites.client import ApiClient, at_once, shown
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.integration import refusals
-from vllm_ci.suites.integration.refusals import BAD, BAD_BODIES, CHAT, Bad, Judge, crash
+from vllm_ci.suites.integration.refusals import BAD, BAD_BODIES, CHAT, Bad, ErrorBodyError, Judge, crash
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import Fault
 
@@ -119,6 +119,8 @@ def test_the_refusal_of_an_unknown_model_names_it(client: ApiClient, server: Ser
     answer = client.sent(client.path, {**client.body("hello", max_tokens=1), "model": "no-such-model"})
     if not server.is_vllm and (answer.status_code == 200 or "no-such-model" not in answer.text):
         pytest.skip(f"only vLLM promises to name it: {shown(answer)}")
+    if answer.status_code != 200:
+        refusals.message(answer)
     assert "no-such-model" in answer.text, f"the refusal does not name the model: {shown(answer)}"
 
 
@@ -127,7 +129,8 @@ def test_refusals_are_json(client: ApiClient) -> None:
     """Clients must be able to parse the error."""
     answer = client.sent(client.path, {"model": client.model, "max_tokens": 1})
     kind = answer.headers.get("content-type", "")
-    assert answer.status_code >= 500 or "json" in kind, f"the content type of the error is {kind!r}: {shown(answer)}"
+    if answer.status_code < 500 and "json" not in kind:
+        raise ErrorBodyError(f"the content type of the error is {kind!r}: {shown(answer)}")
 
 
 def _taken(server: ServerFacts, bad: Bad, answer: httpx.Response) -> None:
