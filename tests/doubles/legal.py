@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.generation import Generation, Piece
+from doubles.legal_engines import OF_ENGINES
 from doubles.legal_servers import OF_SERVERS
 from doubles.refusal import RefusedError
 from doubles.server import Double
@@ -198,7 +199,7 @@ OF_STREAMS = (
     *(SeveralTokensAChunk, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
-_ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS)
+_ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS, *OF_ENGINES)
 VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in _ALL}
 
 

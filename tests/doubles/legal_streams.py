@@ -6,6 +6,7 @@ No case of the streaming suite may fail for any of them. Those that name no vers
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from doubles.bodies import Json
 from doubles.generation import Generation, Piece
 from doubles.refusal import RefusedError
 from doubles.server import Double
-from doubles.wire import Connection
+from doubles.wire import Connection, Request, Response
 
 _EXTENSIONS = ("ignore_eos", "return_token_ids", "structured_outputs", "min_tokens", "stop_token_ids", "bad_words")
 
@@ -214,11 +215,61 @@ class Lenient(Other):
             return super().asked({name: value for name, value in body.items() if name not in bad}, chat=chat)
 
 
+class SpecialTokensInLogprobs(Double):
+    """The text leaves out special tokens and shows incomplete characters as replacements; the log probabilities have both."""
+
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        at = len(generation.tokens)
+        for chunk in super().piece(asked, head, generation, pieces):
+            choice = chunk["choices"][0]
+            if asked.chat and choice["logprobs"] and len(pieces) == 1 and at in (3, 5):
+                token, raw, shown = ("<|begin|>", list(b"<|begin|>"), "") if at == 3 else ("\ufffd", [0xE6], "\ufffd")
+                choice["logprobs"]["content"][0] |= {"token": token, "bytes": raw}
+                choice["delta"]["content"] = shown
+            yield chunk
+
+
+class Compressed(Double):
+    """Streams are compressed for clients that accept gzip, and each event is flushed."""
+
+    token_s = 0.0012
+    flushed = True
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        connection.compresses = "gzip" in request.headers.get("accept-encoding", "")  # type: ignore[attr-defined]
+        return await super().routed(request, connection)
+
+    async def streamed(
+        self, asked: Asked, name: str, created: int, generations: Sequence[Generation], connection: Connection
+    ) -> None:
+        if not connection.compresses:  # type: ignore[attr-defined]
+            await super().streamed(asked, name, created, generations, connection)
+            return
+        begin, send, finish = connection.begin, connection.send, connection.finish
+        deflate, rest = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
+
+        def coded(headers: Mapping[str, str]) -> None:
+            begin({**headers, "content-encoding": "gzip"})
+
+        async def compress(data: bytes) -> None:
+            nonlocal rest
+            made = deflate.compress(data) + (deflate.flush(zlib.Z_SYNC_FLUSH) if self.flushed else b"")
+            rest += b"" if self.flushed else made
+            await send(made if self.flushed else b"")
+
+        connection.begin, connection.send, connection.finish = coded, compress, lambda: None  # type: ignore[method-assign]
+        await super().streamed(asked, name, created, generations, connection)
+        connection.begin, connection.send, connection.finish = begin, send, finish  # type: ignore[method-assign]
+        await connection.send(rest + deflate.flush())
+        connection.finish()
+
+
 VARIATIONS: dict[str, type[Double]] = {
     each.__name__: each
     for each in (
         *(Other, Strict, WithoutUsage, RefusesStreamOptions, UsageOnTheLastChunk, NullChoices, NoChoices, NullUsage),
         *(FilterResultsFirst, RoleInEveryChunk, RoleWithoutContent, NullContent, EmptyFinishReason, OnlyReasoning),
-        *(DatedSnapshot, ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient),
+        *(DatedSnapshot, ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient, Compressed),
+        SpecialTokensInLogprobs,
     )
 }

@@ -38,6 +38,7 @@ class SuiteRun:
         facts: Facts about the session.
         findings: Findings of all cases.
         exchanges: Last request and response of the cases that have them, by name.
+        causes: Ids of the causes that cases recorded, by name.
     """
 
     statuses: Mapping[str, str]
@@ -46,6 +47,7 @@ class SuiteRun:
     facts: Mapping[str, object]
     findings: Sequence[Mapping[str, str]] = ()
     exchanges: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    causes: Mapping[str, str] = field(default_factory=dict)
 
     def with_status(self, *wanted: str) -> set[str]:
         """Names of cases with one of these statuses, each with and without its parameters."""
@@ -104,6 +106,7 @@ def run(
         facts=document["session"],
         findings=[finding for case in document["cases"] for finding in case["properties"].get("findings", ())],
         exchanges={case["name"]: found for case in document["cases"] if (found := case["properties"].get("exchange"))},
+        causes={case["name"]: found["id"] for case in document["cases"] if (found := case["properties"].get("cause"))},
     )
 
 

@@ -17,7 +17,7 @@ from doubles.wire import Connection
 
 # The course of time and disconnects are the same for all of them.
 TOUCHED = [f"streaming/test_{name}.py" for name in ("structure", "sameness", "text", "pieces", "errors", "many")]
-_TIMED = {"LateFirstToken", "OnlyReasoning", "FilterResultsFirst", "RoleInEveryChunk"}
+_TIMED = {"LateFirstToken", "OnlyReasoning", "FilterResultsFirst", "RoleInEveryChunk", "Compressed"}
 
 
 @pytest.mark.parametrize("name", VARIATIONS)

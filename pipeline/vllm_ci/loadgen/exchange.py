@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Self
 
+from vllm_ci.loadgen.coding import error_of, whole_pieces
 from vllm_ci.loadgen.http1 import Response, body, parse
 
 Headers = Mapping[str, str | None]
@@ -164,12 +165,22 @@ class Exchange:
         return joined
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(clock, bytes) of the response body without framing."""
+        """(clock, bytes) of the response body without framing and content coding; it ends where it is not of its coding."""
+        coding = self.headers.get("content-encoding", "")
+        return whole_pieces(self._framed(), coding) if coding else self._framed()
+
+    def _framed(self) -> Iterator[tuple[int, bytes]]:
         return body(zip(self.clocks_ns, self.data, strict=True), method=self.method)
 
     @cached_property
+    def coding_error(self) -> str:
+        """Why the body is not of the coding that its headers say; empty if it is."""
+        coding = self.headers.get("content-encoding", "")
+        return error_of(self._framed(), coding) if coding else ""
+
+    @cached_property
     def body(self) -> bytes:
-        """Response body without framing."""
+        """Response body without framing and content coding."""
         return b"".join(piece for _, piece in self.pieces())
 
     @property
@@ -192,6 +203,8 @@ class Exchange:
             return self.transport_failure
         if self.response.error:
             return Failure(kind=FailureKind.PROTOCOL, message=self.response.error)
+        if self.coding_error:
+            return Failure(kind=FailureKind.PROTOCOL, message=self.coding_error)
         if self.response.complete or self.stopped:
             return None
         return Failure(kind=FailureKind.DISCONNECTED, message="the connection ended before the response was complete")

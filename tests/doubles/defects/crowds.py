@@ -297,3 +297,30 @@ class StatusOfARefusalIs200(Double):
             return Response(
                 body=json.dumps({"error": {"message": error.message}}).encode(), headers={"content-type": "application/json"}
             )
+
+
+@defect(
+    "a-second-request-interrupts",
+    "A stream ends early when another request comes, as llama-cpp-python does by default.",
+    f"{MANY}concurrent_streams_are_kept_apart",
+    f"{MANY}more_streams_than_slots_all_come_to_their_end",
+)
+class ASecondRequestInterrupts(Double):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.latest: Connection | None = None
+
+    async def streamed(
+        self, asked: Asked, name: str, created: int, generations: Sequence[Generation], connection: Connection
+    ) -> None:
+        self.latest, send = connection, connection.send
+
+        async def unless_interrupted(data: bytes) -> None:
+            if self.latest in (connection, None):
+                await send(data)
+
+        connection.send = unless_interrupted  # type: ignore[method-assign]
+        try:
+            await super().streamed(asked, name, created, generations, connection)
+        finally:
+            connection.send = send  # type: ignore[method-assign]

@@ -138,7 +138,8 @@ class CountsOfOthers(Double):
     alone=True,
 )
 class CrowdsAreRefused(Double):
-    token_s = 0.003
+    # Slow enough that requests of a client without processor time run at the same time nevertheless.
+    token_s = 0.02
 
     def generations(self, asked: Asked) -> list[Generation]:
         if self.counts["running"] > 8:

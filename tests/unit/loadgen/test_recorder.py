@@ -133,7 +133,7 @@ def test_a_stream_asks_for_usage_unless_the_request_says_otherwise(serve: Serve)
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "a": 1,
         }
-        assert recorder.streamed({"stream_options": None})["stream_options"] is None
+        assert "stream_options" not in recorder.streamed({"stream_options": None})  # some servers refuse a null
 
 
 def test_an_event_split_inside_a_character_arrives_whole(serve: Serve) -> None:

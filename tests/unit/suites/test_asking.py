@@ -13,7 +13,8 @@ from vllm_ci.loadgen.exchange import Exchange, Failure, FailureKind
 from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.plugins.recording import counts_every_chunk
-from vllm_ci.suites.streaming.asking import Asking, BrokenStreamError, Endpoint, StreamsHangError, first_choice
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, first_choice
+from vllm_ci.suites.streaming.causes import BrokenStreamError, StreamFault, StreamsHangError
 
 CHAT = Endpoint(name="chat", path="/v1/chat/completions", chunk_object="chat.completion.chunk", server=SERVER)
 
@@ -88,7 +89,7 @@ def test_after_two_timeouts_no_more_streams_are_requested_with_the_same_cause() 
             ask.stream(CHAT, {})
     with pytest.raises(StreamsHangError) as later:
         ask.streams(CHAT, [{}] * 16)
-    assert len(replay.sent) == 2
+    assert len(replay.sent) == 3  # the last one asks whether the server is only slow
     assert raised.value.cause == later.value.cause
 
 
@@ -96,7 +97,7 @@ def test_concurrent_streams_that_hang_count_once() -> None:
     ask, replay = asking(hung())
     for _ in range(2):
         ask.attempts(CHAT, [{}] * 16)
-    assert len(replay.sent) == 32
+    assert len(replay.sent) == 33
     with pytest.raises(StreamsHangError):
         ask.attempt(CHAT, {})
 
@@ -134,3 +135,36 @@ def test_usage_on_the_last_chunk_alone_is_not_continuous() -> None:
         stream_of(ROLE | {"usage": usage}, chat({"content": "a"}, usage=usage), chat({}, finish="stop"), DONE)
     )
     assert not counts_every_chunk(stream_of(DONE))
+
+
+@dataclass
+class Slow(Replay):
+    """Streams that do not end in time, unless they are requested alone."""
+
+    alone: Stream = field(default_factory=lambda: stream_of(*GOOD))
+
+    def streams_of(self, requests: Any, **options: Any) -> tuple[Stream, ...]:
+        found = super().streams_of(requests, **options)
+        return found if len(requests) > 1 else (self.alone,)
+
+
+def test_a_slow_server_is_not_given_up() -> None:
+    ask = Asking(recorder=cast("Recorder", Slow(hung())))
+    for _ in range(3):
+        ask.attempts(CHAT, [{}] * 16)
+    assert not ask.attempt(CHAT, {}).defects
+
+
+def test_timeouts_are_forgiven_only_so_many_times() -> None:
+    ask = Asking(recorder=cast("Recorder", Slow(hung())))
+    for _ in range(6):
+        ask.attempts(CHAT, [{}] * 16)
+    with pytest.raises(StreamsHangError):
+        ask.attempts(CHAT, [{}] * 16)
+
+
+def test_streams_that_end_early_only_among_others_are_interrupted() -> None:
+    ask = Asking(recorder=cast("Recorder", Slow(stream_of(ROLE, chat({"content": "a"}), DONE))))
+    with pytest.raises(StreamFault, match="complete alone") as raised:
+        ask.streams(CHAT, [{}] * 4)
+    assert raised.value.cause["id"] == "stream-interrupted"

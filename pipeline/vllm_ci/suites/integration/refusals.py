@@ -31,8 +31,18 @@ class ErrorBodyError(Fault):
 
     cause: ClassVar[Mapping[str, str]] = {
         "id": "error-body",
+        "title": "a refusal does not say what is wrong in a format that clients read",
         "rule": "OpenAI API reference, error codes: an error has a message",
     }
+
+
+CRASH: Mapping[str, str] = {
+    "id": "server-error:validation",
+    "title": "invalid requests are answered with a server error instead of 4xx",
+    "rule": "RFC 9110, 15.5: a mistake of the client is answered 4xx; OpenAI API reference, error codes: 400",
+    "severity": "medium",
+}
+"""The cause of all cases whose invalid request is answered with a server error: one handler of the server is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)

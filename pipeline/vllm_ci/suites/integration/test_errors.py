@@ -10,7 +10,7 @@ import pytest
 from vllm_ci.suites.client import ApiClient, at_once, shown
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.integration import refusals
-from vllm_ci.suites.integration.refusals import BAD, BAD_BODIES, CHAT, Bad, Judge, crash
+from vllm_ci.suites.integration.refusals import BAD, BAD_BODIES, CHAT, Bad, ErrorBodyError, Judge, crash
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import Fault
 
@@ -24,13 +24,13 @@ def _case(bad: Bad) -> object:
 
 
 @pytest.mark.parametrize("bad", [_case(bad) for bad in BAD])
-def test_a_bad_field_is_refused_and_named(client: ApiClient, server: ServerFacts, judge: Judge, bad: Bad) -> None:
+def test_a_bad_field_is_refused_and_named(client: ApiClient, server: ServerFacts, crashed: Judge, bad: Bad) -> None:
     """The refusal has a status for a mistake of the client, and a message."""
     if bad.endless and not server.is_vllm:
         pytest.skip("several servers document that this value means an answer without an end")
     answer = client.sent(bad.path, bad.body(client))
     if answer.status_code >= 500:
-        judge([crash(bad.name, answer)])
+        crashed([crash(bad.name, answer)])
         return
     if answer.status_code == 200:
         _taken(server, bad, answer)
@@ -42,10 +42,10 @@ def test_a_bad_field_is_refused_and_named(client: ApiClient, server: ServerFacts
 
 @pytest.mark.requires_capability("text")
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_a_bad_body_is_refused(client: ApiClient, judge: Judge, name: str) -> None:
+def test_a_bad_body_is_refused(client: ApiClient, crashed: Judge, name: str) -> None:
     """The response to any invalid body is 4xx."""
     answers = [_posted(client, body) for body in BAD_BODIES[name]]
-    judge([crash(f"body-{name}", answer) for answer in answers if answer.status_code >= 500][:1])
+    crashed([crash(f"body-{name}", answer) for answer in answers if answer.status_code >= 500][:1])
     for answer in answers:
         if answer.status_code < 500:
             assert answer.status_code in (400, 415, 422), (
@@ -83,11 +83,12 @@ def test_valid_requests_get_no_server_error(server: ServerFacts, judge: Judge) -
 
 
 @pytest.mark.requires_capability("text")
-def test_another_content_type_is_refused(client: ApiClient, server: ServerFacts, judge: Judge) -> None:
+def test_another_content_type_is_refused(client: ApiClient, server: ServerFacts, judge: Judge, crashed: Judge) -> None:
     """A browser form must not be accepted as an API call (cross-site requests cannot set this header)."""
     answer = client.http.post(client.path, json=client.body("hello", max_tokens=1), headers={"content-type": "text/plain"})
     if answer.status_code >= 500:
-        judge([crash("content-type", answer)])
+        crashed([crash("content-type", answer)])
+        return
     message = "a request with the content type text/plain is answered, so a page in a browser can send it"
     severity = "medium" if server.is_vllm else "low"  # vLLM documents the refusal
     taken = answer.status_code == 200
@@ -118,6 +119,8 @@ def test_the_refusal_of_an_unknown_model_names_it(client: ApiClient, server: Ser
     answer = client.sent(client.path, {**client.body("hello", max_tokens=1), "model": "no-such-model"})
     if not server.is_vllm and (answer.status_code == 200 or "no-such-model" not in answer.text):
         pytest.skip(f"only vLLM promises to name it: {shown(answer)}")
+    if answer.status_code != 200:
+        refusals.message(answer)
     assert "no-such-model" in answer.text, f"the refusal does not name the model: {shown(answer)}"
 
 
@@ -126,7 +129,8 @@ def test_refusals_are_json(client: ApiClient) -> None:
     """Clients must be able to parse the error."""
     answer = client.sent(client.path, {"model": client.model, "max_tokens": 1})
     kind = answer.headers.get("content-type", "")
-    assert answer.status_code >= 500 or "json" in kind, f"the content type of the error is {kind!r}: {shown(answer)}"
+    if answer.status_code < 500 and "json" not in kind:
+        raise ErrorBodyError(f"the content type of the error is {kind!r}: {shown(answer)}")
 
 
 def _taken(server: ServerFacts, bad: Bad, answer: httpx.Response) -> None:

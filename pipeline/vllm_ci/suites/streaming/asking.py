@@ -10,31 +10,24 @@ from typing import Any
 from vllm_ci.loadgen.exchange import Exchange, Request
 from vllm_ci.loadgen.metrics import Distribution
 from vllm_ci.loadgen.recorder import Recorder
-from vllm_ci.loadgen.stream import NO_DONE, NO_USAGE, Problem, Stream
+from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.verdicts import NotRun, inconclusive
+from vllm_ci.suites.streaming.causes import (
+    CUT,
+    INTERRUPTED,
+    TIMEOUT,
+    BrokenStreamError,
+    SlowServerError,
+    StreamFault,
+    StreamsHangError,
+    fatal,
+    timed_out,
+)
+from vllm_ci.suites.verdicts import inconclusive
 
 Body = Mapping[str, Any]
-_TIMEOUT = "stream-timeout"
 _MOST_TIMEOUTS = 2
-# Each of these is a finding of one case of its own; the content of such a stream is known nevertheless.
-_TOLERATED = {NO_DONE, NO_USAGE}
-
-
-class BrokenStreamError(AssertionError):
-    """A stream that had to succeed did not; ``cause`` is the same for all cases that met the same problem."""
-
-    def __init__(self, problem: Problem, message: str) -> None:
-        super().__init__(message)
-        self.cause = {"id": problem.id, "title": problem.title}
-
-
-class StreamsHangError(NotRun):
-    """Streams of this endpoint do not end, so no more are requested."""
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(f"not run: {_MOST_TIMEOUTS} streams of {endpoint} did not end in time, so no more are requested")
-        self.cause = {"id": _TIMEOUT, "title": "a stream does not end in time"}
+_MOST_FORGIVEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,17 +149,49 @@ class Asking:
     kept: list[Stream] = field(default_factory=list)
     timeouts: Counter[str] = field(default_factory=Counter)
 
-    def stream(self, endpoint: Endpoint, body: Body) -> Stream:
-        """Request one stream; the case fails unless it is complete."""
-        stream = self.attempt(endpoint, body)
+    def stream(self, endpoint: Endpoint, body: Body, **options: Any) -> Stream:
+        """Request one stream; the case fails unless it is complete. ``options`` are those of :meth:`Recorder.streaming`."""
+        stream = self.attempt(endpoint, body, **options)
         self.need([stream])
         return stream
 
     def streams(self, endpoint: Endpoint, bodies: Sequence[Body], *, limit: int | None = None) -> tuple[Stream, ...]:
-        """Request concurrent streams, in the order of ``bodies``; the case fails unless all are complete."""
+        """Request concurrent streams, in the order of ``bodies``; the case fails unless all are complete.
+
+        Raises:
+            StreamFault: Streams end early that are complete if they are requested alone.
+            SlowServerError: The server is too slow to tell.
+            BrokenStreamError: One is not complete for another reason.
+        """
         streams = self.attempts(endpoint, bodies, limit=limit)
+        if len(bodies) > 1:
+            self._compare_with_one_alone(endpoint, bodies, streams)
         self.need(streams)
         return streams
+
+    def _compare_with_one_alone(self, endpoint: Endpoint, bodies: Sequence[Body], streams: Sequence[Stream]) -> None:
+        """Find out whether streams are broken only because others ran at the same time.
+
+        Raises:
+            StreamFault: They end early, and are complete alone.
+            Inconclusive: They do not end in time because the server makes one after the other, and is slow.
+        """
+        problems = {at: found for at, stream in enumerate(streams) if (found := fatal(stream)) is not None}
+        first = next((at for at, found in problems.items() if found.id.startswith((CUT, TIMEOUT))), None)
+        if first is None:
+            return
+        alone = self.attempt(endpoint, bodies[first])
+        if fatal(alone) is not None:
+            return
+        how = f"{len(problems)} of {len(streams)} concurrent streams {{}}, and the first of these is complete alone"
+        if problems[first].id.startswith(CUT):
+            raise StreamFault(INTERRUPTED, f"{how.format('end early')}: {streams[first].describe()}")
+        one_s, limit_s = alone.exchange.seconds, streams[first].exchange.seconds
+        if one_s * len(streams) > limit_s:
+            after = (
+                f"after {one_s:.1f} s: one after the other, {len(streams)} need more than the {limit_s:.0f} s that they have"
+            )
+            raise SlowServerError(f"{how.format('do not end in time')} {after}")
 
     def attempt(self, endpoint: Endpoint, body: Body, **options: Any) -> Stream:
         """Request one stream, which may fail.
@@ -183,11 +208,24 @@ class Asking:
     def attempts_of(self, endpoint: Endpoint, requests: Sequence[Request], *, limit: int | None = None) -> tuple[Stream, ...]:
         """Like :meth:`attempts`, with requests of the recorder."""
         if self.timeouts[endpoint.path] >= _MOST_TIMEOUTS:
-            raise StreamsHangError(endpoint.path)
+            raise StreamsHangError(endpoint.path, _MOST_TIMEOUTS)
         streams = self.recorder.streams_of(requests, limit=limit)
-        if any(_TIMEOUT in {problem.id for problem in stream.defects} for stream in streams):
+        if any(timed_out(stream) for stream in streams):
             self.timeouts[endpoint.path] += 1
+            self._forgive(endpoint)
         return streams
+
+    def _forgive(self, endpoint: Endpoint) -> None:
+        """Do not count a timeout of a server that is only slow: it still answers a stream of one token.
+
+        Only so many times, because each costs the time of a timeout.
+        """
+        if self.timeouts[endpoint.path] < _MOST_TIMEOUTS or self.timeouts[f"{endpoint.path} forgiven"] >= _MOST_FORGIVEN:
+            return
+        smallest = self.recorder.streaming(endpoint.path, endpoint.body("hello", max_tokens=1))
+        if not any(map(timed_out, self.recorder.streams_of([smallest]))):
+            self.timeouts[endpoint.path] -= 1
+            self.timeouts[f"{endpoint.path} forgiven"] += 1
 
     def need(self, streams: Sequence[Stream]) -> None:
         """Check that streams are complete, and keep them.
@@ -209,22 +247,6 @@ class Asking:
         answer = self.recorder.post(endpoint.path, dict(body))
         assert answer.ok, answer.describe()
         return answer
-
-
-def fatal(stream: Stream) -> Problem | None:
-    """The first problem that leaves the content of a stream unknown; ``None`` if there is none."""
-    return next((problem for problem in stream.defects if problem.id not in _TOLERATED), None)
-
-
-def cause_of(stream: Stream, prefix: str) -> None:
-    """Fail with the problem whose id starts with ``prefix``, if the stream has it.
-
-    Raises:
-        BrokenStreamError: It has it.
-    """
-    for problem in stream.defects:
-        if problem.id.startswith(prefix):
-            raise BrokenStreamError(problem, f"{problem.title}: {stream.describe()}")
 
 
 def unlike(first: object, second: object) -> None:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import pytest
 
+from vllm_ci.loadgen.exchange import Headers
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming import timing
 from vllm_ci.suites.streaming.asking import Asking, Endpoint
 from vllm_ci.suites.streaming.timing import Arrival, Outcome, Pair
-from vllm_ci.suites.verdicts import inconclusive
+from vllm_ci.suites.verdicts import Fault, inconclusive
 from vllm_ci.suites.work import Sizes
 
 _PROMPT = "Count from 1 to 1000, in words."
 _LATENCIES = 3
+_OFFER = "Accept-Encoding: gzip, deflate"
+_AS_THE_OFFICIAL_CLIENT = {"accept-encoding": "gzip, deflate"}
+
+
+class HeldBackError(Fault):
+    """Streams are delivered late to clients that accept compression."""
+
+    cause: ClassVar[Mapping[str, str]] = {
+        "id": "stream-held-back:compression",
+        "title": "streams are held back when compression is offered",
+        "rule": "a stream is delivered during generation (OpenAI API reference, stream); nginx: gzip_types, X-Accel-Buffering",
+    }
 
 
 def _room(server: ServerFacts) -> int:
@@ -37,12 +50,14 @@ def _arrival(stream: Stream, latency_ms: float) -> Arrival:
     return Arrival(at_ms=[(at_ns - sent_ns) / 1e6 for at_ns in stream.tally.arrivals_ns], latency_ms=latency_ms)
 
 
-def _long_enough(ask: Asking, endpoint: Endpoint, first: int, limit: int, machine: Watch) -> tuple[Arrival, int]:
+def _long_enough(
+    ask: Asking, endpoint: Endpoint, first: int, limit: int, machine: Watch, headers: Headers | None = None
+) -> tuple[Arrival, int]:
     """A stream whose generation takes long enough to measure, and its number of tokens."""
     latency_ms = _latency_ms(ask, endpoint)
     tokens = min(first, limit)
     while True:
-        found = _arrival(ask.stream(endpoint, endpoint.exactly(_PROMPT, tokens)), latency_ms)
+        found = _arrival(ask.stream(endpoint, endpoint.exactly(_PROMPT, tokens), headers=headers), latency_ms)
         aim_ms = timing.aim_ms(machine.seen.starved)
         if found.generation_ms >= aim_ms or tokens >= limit:
             return found, tokens
@@ -52,6 +67,21 @@ def _long_enough(ask: Asking, endpoint: Endpoint, first: int, limit: int, machin
 def _more(tokens: int, factor: float, limit: int) -> int:
     """A number of tokens that takes longer by a factor, and at least twice as long."""
     return min(max(math.ceil(1.1 * tokens * factor), 2 * tokens), limit)
+
+
+def _delivery(
+    ask: Asking, endpoint: Endpoint, first: int, limit: int, machine: Watch, headers: Headers | None = None
+) -> tuple[Outcome, dict[str, Any]]:
+    """Whether streams are delivered during generation, and figures for the report."""
+    found, tokens = _long_enough(ask, endpoint, first, limit, machine, headers)
+    tries = [found]
+    while not (outcome := timing.delivered(tries, machine.seen.starved)).verdict:
+        if machine.seen.starved and tries[-1].generation_ms < timing.STARVED_AIM_MS and tokens < limit:
+            tokens = _more(tokens, timing.STARVED_AIM_MS / max(tries[-1].generation_ms, 1.0), limit)
+            tries.clear()
+        tries.append(_arrival(ask.stream(endpoint, endpoint.exactly(_PROMPT, tokens), headers=headers), found.latency_ms))
+    spread, groups = max(each.share for each in tries), max(each.moments for each in tries)
+    return outcome, {"spread": round(spread, 3), "groups": groups, "tokens": tokens}
 
 
 def _decide(outcome: Outcome) -> None:
@@ -74,16 +104,32 @@ def test_chunks_arrive_over_time(
 
     The rule and its error rates: :func:`vllm_ci.suites.streaming.timing.delivered`.
     """
-    first, tokens = _long_enough(ask, endpoint, size.tokens, _room(server), machine)
-    tries = [first]
-    while not (outcome := timing.delivered(tries, machine.seen.starved)).verdict:
-        if machine.seen.starved and tries[-1].generation_ms < timing.STARVED_AIM_MS and tokens < _room(server):
-            tokens = _more(tokens, timing.STARVED_AIM_MS / max(tries[-1].generation_ms, 1.0), _room(server))
-            tries.clear()
-        tries.append(_arrival(ask.stream(endpoint, endpoint.exactly(_PROMPT, tokens)), first.latency_ms))
-    metric("spread", round(max(each.share for each in tries), 3))
-    metric("groups", max(each.moments for each in tries))
-    metric("tokens", tokens)
+    outcome, figures = _delivery(ask, endpoint, size.tokens, _room(server), machine)
+    for name, value in figures.items():
+        metric(name, value)
+    _decide(outcome)
+
+
+@pytest.mark.sized(tokens=(64, 16))
+def test_chunks_arrive_over_time_when_compression_is_offered(
+    *,
+    ask: Asking,
+    endpoint: Endpoint,
+    server: ServerFacts,
+    metric: Callable[[str, Any], None],
+    size: Sizes,
+    machine: Watch,
+) -> None:
+    """The same for a request with `Accept-Encoding: gzip, deflate`, as the official client sends it.
+
+    A proxy that compresses may hold back the whole stream; one that compresses each event, or does not compress, is right.
+    Where chunks are held back anyway, the case without compression names it.
+    """
+    outcome, figures = _delivery(ask, endpoint, size.tokens, _room(server), machine, _AS_THE_OFFICIAL_CLIENT)
+    for name, value in figures.items():
+        metric(name, value)
+    if outcome.verdict == "failed" and _delivery(ask, endpoint, size.tokens, _room(server), machine)[0].verdict == "passed":
+        raise HeldBackError(f"held back when compression is offered ({_OFFER}): {outcome.reason}")
     _decide(outcome)
 
 

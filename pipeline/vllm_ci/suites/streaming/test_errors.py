@@ -8,8 +8,10 @@ import pytest
 
 from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
+from vllm_ci.suites.integration.refusals import CRASH, ErrorBodyError
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.streaming.asking import Asking, Endpoint, cause_of, fatal
+from vllm_ci.suites.streaming.asking import Asking, Endpoint
+from vllm_ci.suites.streaming.causes import cause_of, fatal, holds
 
 _BAD: dict[str, dict[str, Any]] = {
     "unknown-model": {"model": "no-such-model"},
@@ -21,26 +23,44 @@ _BAD: dict[str, dict[str, Any]] = {
 }
 _REFUSALS = {400, 404, 422}
 _JSON = {"application/json", "application/problem+json"}
+_BODY = ErrorBodyError.cause
 
 
 def _refused(answer: Exchange, statuses: set[int]) -> None:
-    """Check for a JSON error with a message and one of the statuses."""
+    """Check for a JSON error with a message and one of the statuses.
+
+    Raises:
+        StreamFault: It is a server error, or its body is no error that clients read.
+    """
+    holds(CRASH, right=answer.status < 500, message=f"an invalid request gets a server error: {answer.describe()}")
     assert answer.status in statuses, f"expected one of {sorted(statuses)}: {answer.describe()}"
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    assert kind in _JSON, f"the error's content type is {kind!r}"
+    holds(_BODY, right=kind in _JSON, message=f"the error's content type is {kind!r}: {answer.text[:200]}")
+    holds(_BODY, right=bool(_message(answer)), message=f"the error has no message: {answer.text[:200]}")
+
+
+def _message(answer: Exchange) -> object:
+    """The message of an error, in any shape that servers use; nothing if it has none."""
     try:
         body = answer.json()
-    except ValueError as problem:
-        raise AssertionError(f"the error is announced as JSON, but it is not ({problem}): {answer.text[:200]}") from problem
-    assert isinstance(body, dict), f"the error is not a JSON object: {answer.text[:200]}"
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
     error = body.get("error", body)
-    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    assert message, f"the error has no message: {answer.text[:200]}"
+    return error.get("message") or error.get("detail") if isinstance(error, dict) else error
 
 
 def _lenient(stream: Stream, server: ServerFacts, what: str) -> None:
-    """Skip if another server than vLLM, which documents its refusals, accepts a value and answers with a complete stream."""
-    if stream.exchange.status == 200 and not server.is_vllm and fatal(stream) is None:
+    """Skip if another server than vLLM, which documents its refusals, accepts a value and answers with a complete stream.
+
+    Raises:
+        BrokenStreamError: The stream was begun, and has an error.
+    """
+    if stream.exchange.status != 200:
+        return
+    cause_of(stream, "stream-error-object")
+    if not server.is_vllm and fatal(stream) is None:
         pytest.skip(f"the server accepts {what}, as some servers do, and answers normally")
 
 

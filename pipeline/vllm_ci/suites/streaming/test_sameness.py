@@ -11,6 +11,7 @@ from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint, first_choice, unlike, usage_of
+from vllm_ci.suites.streaming.causes import CHOICES, COUNTED, holds
 from vllm_ci.suites.verdicts import inconclusive
 from vllm_ci.suites.work import Sizes
 
@@ -49,7 +50,8 @@ def same(stream: Stream, whole: Exchange, endpoint: Endpoint) -> None:
     assert stream.finish_reason == reason, f"finish reason is {stream.finish_reason!r} streamed, {reason!r} without streaming"
     for name in ("completion_tokens", "prompt_tokens"):
         streamed, expected = (stream.usage or {}).get(name), usage_of(whole, name)
-        assert expected is None or streamed in (None, expected), f"{name} is {streamed} streamed, {expected} without streaming"
+        message = f"{name} is {streamed} streamed, {expected} without streaming"
+        holds(COUNTED, right=expected is None or streamed in (None, expected), message=message)
 
 
 @pytest.mark.sized(tokens=(64, 20))
@@ -138,7 +140,7 @@ def test_a_system_message_reaches_a_stream(ask: Asking, endpoint: Endpoint) -> N
         f"the prompt has {with_rules} tokens with a long system message and {with_few} with a short one"
     )
     expected = usage_of(ask.whole(endpoint, ruled_body), "prompt_tokens")
-    assert with_rules == expected, f"{with_rules} prompt tokens streamed, {expected} without streaming"
+    holds(COUNTED, right=with_rules == expected, message=f"{with_rules} prompt tokens streamed, {expected} without streaming")
 
 
 @pytest.mark.requires_capability("choices")
@@ -149,7 +151,7 @@ def test_each_choice_of_a_stream_is_that_of_the_answer(ask: Asking, endpoint: En
     expected = _texts(endpoint, before)
     unlike(expected, _texts(endpoint, after))
     streamed = [answer.text for answer in stream.answers]
-    assert streamed == expected, f"the choices are {streamed} streamed, {expected} without streaming"
+    holds(CHOICES, right=streamed == expected, message=f"the choices are {streamed} streamed, {expected} without streaming")
 
 
 def _texts(endpoint: Endpoint, whole: Exchange) -> list[str]:

@@ -14,7 +14,8 @@ from vllm_ci.loadgen.chunk import Chunk, Json
 from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.loadgen.stream import NO_DONE, NO_USAGE, Stream
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.streaming.asking import Asking, Endpoint, cause_of, fatal, tokens_of, usage_of
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, tokens_of, usage_of
+from vllm_ci.suites.streaming.causes import CHOICES, COUNTED, USAGE_PLACE, cause_of, fatal, holds
 
 _TOKENS = 12
 _PROMPT = "Tell me about the weather."
@@ -125,6 +126,7 @@ def test_nothing_is_said_after_the_finish_reason(stream: Stream) -> None:
     ends = [
         number for number, chunk in enumerate(stream.chunks) if any(choice.get("finish_reason") for choice in chunk.choices)
     ]
+    # Of a chunk with usage and an empty choice, another case says that it has one.
     late = [chunk.body for chunk in stream.chunks[ends[0] + 1 :] if chunk.choices and chunk.usage is None]
     assert not late, f"{len(late)} chunks with a choice follow the finish reason: {late[0]}"
 
@@ -150,11 +152,12 @@ def test_usage_comes_last_and_without_choices(ask: Asking, endpoint: Endpoint, s
         pytest.skip(f"the server has no usage in streams: {server.absent['stream_usage']}")
     cause_of(stream, NO_USAGE)
     carrying = [chunk for chunk in stream.chunks if chunk.usage is not None]
-    assert carrying[-1] is stream.chunks[-1], f"the last chunk has no usage: {stream.chunks[-1].body}"
-    assert _ends(carrying[-1]), f"the usage chunk has choices: {carrying[-1].body}"
+    last = stream.chunks[-1]
+    holds(USAGE_PLACE, right=carrying[-1] is last, message=f"the last chunk has no usage: {last.body}")
+    holds(USAGE_PLACE, right=_ends(last), message=f"the usage chunk has choices: {last.body}")
     # Some servers count in every chunk; vLLM does so only on request.
     again = [chunk.body for chunk in carrying[:-1] if server.is_vllm or _ends(chunk)]
-    assert not again, f"usage comes {len(again) + 1} times, first in {again[0]}"
+    holds(USAGE_PLACE, right=not again, message=f"usage comes {len(again) + 1} times, first in {again[:1]}")
 
 
 def _ends(chunk: Chunk) -> bool:
@@ -176,7 +179,7 @@ def test_usage_counts_the_tokens_that_came(stream: Stream) -> None:
     """The count matches the token ids of all chunks."""
     came = len(stream.token_ids or ())
     counted = (stream.usage or {}).get("completion_tokens")
-    assert counted == came, f"usage counts {counted} tokens, but the chunks have {came} token ids"
+    holds(COUNTED, right=counted == came, message=f"usage counts {counted} tokens, but the chunks have {came} token ids")
 
 
 @pytest.mark.requires_capability("usage", "stream_usage")
@@ -184,7 +187,7 @@ def test_prompt_tokens_are_those_of_an_answer_in_one_piece(stream: Stream, ask: 
     """Streaming does not change the number of prompt tokens."""
     expected = usage_of(ask.whole(endpoint, endpoint.body(_PROMPT, max_tokens=1)), "prompt_tokens")
     counted = (stream.usage or {}).get("prompt_tokens")
-    assert counted == expected, f"{counted} prompt tokens streamed, {expected} without streaming"
+    holds(COUNTED, right=counted == expected, message=f"{counted} prompt tokens streamed, {expected} without streaming")
 
 
 @pytest.mark.requires_capability("stream_usage")
@@ -220,15 +223,13 @@ def test_usage_is_not_sent_unless_asked(ask: Asking, endpoint: Endpoint, server:
 def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoint) -> None:
     """With n, each choice has its own index, finish reason and tokens."""
     stream = ask.stream(endpoint, endpoint.exactly("hello", 6, n=2, temperature=1, seed=3))
-    assert [answer.index for answer in stream.answers] == [0, 1], f"choices are {[answer.index for answer in stream.answers]}"
-    ends = [answer.finish_reasons for answer in stream.answers]
-    assert all(len(each) == 1 for each in ends), f"finish reasons by choice are {ends}"
-    if endpoint.exact:
-        assert ends == [("length",), ("length",)], f"finish reasons by choice are {ends}"
+    indices, ends = [answer.index for answer in stream.answers], [answer.finish_reasons for answer in stream.answers]
+    holds(CHOICES, right=indices == [0, 1], message=f"choices are {indices}")
+    right = all(each == ("length",) if endpoint.exact else len(each) == 1 for each in ends)
+    holds(CHOICES, right=right, message=f"finish reasons by choice are {ends}")
     counted = stream.metrics.output_tokens
-    assert counted is None or (counted == 12 if endpoint.exact else counted <= 12), (
-        f"2 choices of 6 tokens are counted as {stream.usage}"
-    )
+    right = counted is None or (counted == 12 if endpoint.exact else counted <= 12)
+    holds(COUNTED, right=right, message=f"2 choices of 6 tokens are counted as {stream.usage}")
 
 
 @pytest.mark.requires_capability("logprobs")
@@ -246,7 +247,7 @@ def test_every_token_brings_its_logprob(ask: Asking, endpoint: Endpoint) -> None
     raw = [entry.get("bytes") for entry in entries]
     if all(isinstance(each, list) for each in raw):
         text = b"".join(bytes(each) for each in raw if isinstance(each, list)).decode("utf-8", "replace")
-        assert _alike(text, stream.text), f"the logprobs are of the tokens {text!r}, but the text is {stream.text!r}"
+        assert _spells(text, stream.text), f"the logprobs are of the tokens {text!r}, but the text is {stream.text!r}"
 
 
 def _entries(stream: Stream) -> list[Json]:
@@ -254,10 +255,16 @@ def _entries(stream: Stream) -> list[Json]:
     return [entry for each in held if isinstance(each, dict) for entry in each.get("content") or [] if isinstance(entry, dict)]
 
 
-def _alike(tokens: str, text: str) -> bool:
-    """Whether tokens make up a text; special tokens, blanks at the start and broken characters may differ."""
-    plain = [each.replace("\ufffd", "").split() for each in (tokens, text)]
-    return not plain[1] or "".join(plain[1]) in "".join(plain[0]) or "".join(plain[0]) in "".join(plain[1])
+def _spells(tokens: str, text: str) -> bool:
+    """Whether the letters and digits of a text are those of its tokens, in this order.
+
+    Tokens may be more: special ones that the text leaves out, and an end that was not shown. Where a character is incomplete,
+    text and tokens may be decoded differently (OpenAI API reference, ``bytes``), so only ASCII is compared.
+    """
+    ascii_only = "\ufffd" in tokens + text
+    wanted, left = ([char for char in each if char.isalnum() and (char.isascii() or not ascii_only)] for each in (text, tokens))
+    rest = iter(left)
+    return all(char in rest for char in wanted)
 
 
 def _with_choices(stream: Stream) -> list[Chunk]:
