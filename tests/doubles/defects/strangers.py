@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
 from doubles.server import Double
-from doubles.wire import Request
+from doubles.wire import Connection, Request
 
 SPELLING = "security/test_auth.py::test_no_spelling_of_a_path_gets_past_the_guard"
 
@@ -47,3 +49,21 @@ class MoreCachedThanThereIs(Double):
     def usage(self, asked: Asked, prompt_tokens: int, completion_tokens: int) -> Json:
         details = {"prompt_tokens_details": {"cached_tokens": prompt_tokens + 16}}
         return {**super().usage(asked, prompt_tokens, completion_tokens), **details}
+
+
+class TwoLengthsOnConnections(Connection):
+    """Says a length although the body is in chunks, which a sender must not (RFC 9112, section 6.2)."""
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        super().begin({**headers, "content-length": "10"})
+
+
+@defect(
+    "streams-have-two-lengths",
+    "Streams have Content-Length beside Transfer-Encoding.",
+    *(f"streaming/test_structure.py::test_arrives_whole[{surface}]" for surface in ("chat", "completions")),
+    alone=True,
+)
+class StreamsHaveTwoLengths(Double):
+    def connection(self) -> Connection:
+        return TwoLengthsOnConnections(self.answer, largest_head=self.largest_head, open_bodies=self.incomplete)
