@@ -16,6 +16,13 @@ from vllm_ci.loadgen.metrics import Metrics, measure
 from vllm_ci.loadgen.tally import Answer, Tally
 
 _BROKEN = ("stream-incomplete:connection", "the connection ends before the stream is complete")
+_INVALID = ("stream-invalid-http", "a stream is not valid HTTP (RFC 9112)")
+_UNCONNECTED = ("stream-no-connection", "the server does not accept connections")
+_KINDS = {
+    FailureKind.PROTOCOL: _INVALID,
+    FailureKind.CONNECT: _UNCONNECTED,
+    FailureKind.CONNECT_TIMEOUT: _UNCONNECTED,
+}
 NO_USAGE = "stream-usage:none"
 NO_DONE = "stream-incomplete:no-done"
 _TIMEOUTS = {FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.BETWEEN_BYTES_TIMEOUT, FailureKind.TOTAL_TIMEOUT}
@@ -114,7 +121,7 @@ class Stream:
         found = []
         if failure := self.exchange.failure:
             timeout = failure.kind in _TIMEOUTS
-            kind, title = ("stream-timeout", "a stream does not end in time") if timeout else _BROKEN
+            kind, title = _KINDS.get(failure.kind, ("stream-timeout", "a stream does not end in time") if timeout else _BROKEN)
             found.append(Problem(kind, title, str(failure)))
         if self.exchange.stopped:
             found.append(Problem("stream-left", "the client disconnected", "the client disconnected"))

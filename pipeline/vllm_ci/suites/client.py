@@ -33,13 +33,13 @@ class ApiClient:
         http: HTTP client with base URL, key and timeouts; can be used from several threads.
         model: Served name.
         server: What it supports; requests use only that.
-        exchanges: The last answer, for reports.
+        exchanges: The last answer, or the last request if it had none, for reports.
     """
 
     http: httpx.Client
     model: str
     server: ServerFacts
-    exchanges: deque[httpx.Response] = field(default_factory=lambda: deque(maxlen=1), compare=False)
+    exchanges: deque[httpx.Response | httpx.Request] = field(default_factory=lambda: deque(maxlen=1), compare=False)
 
     @property
     def is_chat(self) -> bool:
@@ -143,7 +143,11 @@ class ApiClient:
         Raises:
             httpx.HTTPError: There is none.
         """
-        answer = self.http.post(path, json=body, **options)
+        try:
+            answer = self.http.post(path, json=body, **options)
+        except httpx.HTTPError as error:
+            self.exchanges.append(error.request)
+            raise
         self.exchanges.append(answer)
         return answer
 
@@ -186,6 +190,7 @@ class ApiClient:
         try:
             answer = self.http.request(method, path, **options)
         except httpx.HTTPError as error:
+            self.exchanges.append(error.request)
             raise Fault(f"{method} {path} {_unanswered(error)}") from error
         self.exchanges.append(answer)
         return answer

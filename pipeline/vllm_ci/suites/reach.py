@@ -23,6 +23,8 @@ CONNECT_S = 5.0
 """Time for one connection; a black hole (a firewall that drops packets) is found after it."""
 _KEY = "--api-key-env NAME (of pytest: --vllm-api-key-env NAME)"
 _NAMES_SHOWN = 5
+_FORMAL = range(80, 94)
+"""Codes of OpenSSL for what only a strict check refuses: X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA and those after it."""
 
 
 class UnreachableError(Errored):
@@ -183,8 +185,15 @@ def explained(error: Exception, url: str) -> UnreachableError:
     causes = tuple(_causes(error))
     certificate = next((each for each in causes if isinstance(each, ssl.SSLCertVerificationError)), None)
     if certificate is not None:
+        said = certificate.verify_message or certificate
+        if certificate.verify_code in _FORMAL:
+            return UnreachableError(
+                f"a certificate of {host} does not follow RFC 5280: {said}",
+                why="Python since 3.13, and the OpenAI SDK with it, refuse it, although other clients may accept it",
+                remedy="make the certificate, or that of its authority, again with this extension",
+            )
         return UnreachableError(
-            f"the certificate of {host} is not trusted: {certificate.verify_message or certificate}",
+            f"the certificate of {host} is not trusted: {said}",
             remedy="give the certificate of its authority with --ca-file FILE or the variable SSL_CERT_FILE",
         )
     tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)

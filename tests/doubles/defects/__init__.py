@@ -14,6 +14,7 @@ from doubles.defects import (
     reflections,
     requests,
     sampling,
+    strangers,
     streams,
 )
 from doubles.defects.catalogue import DEFECTS, Defect
@@ -32,5 +33,6 @@ __all__ = [
     "reflections",
     "requests",
     "sampling",
+    "strangers",
     "streams",
 ]

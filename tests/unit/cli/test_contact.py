@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ipaddress
 import json
 import os
 import socket
@@ -19,6 +21,11 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from doubles.running import running
 from doubles.server import Double
@@ -269,6 +276,35 @@ def test_a_certificate_that_is_not_trusted_names_the_option(authority: trustme.C
         contact(of(f"https://127.0.0.1:{port}"), None)
     assert "--ca-file FILE" in caught.value.remedy
     assert "SSL_CERT_FILE" in caught.value.remedy
+
+
+def informal(folder: Path) -> tuple[Path, Path]:
+    """Certificate of an authority that lacks the key usage of one, and a certificate by it with its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    issuer, subject = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server"))
+    identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    begun, end = now - dt.timedelta(1), now + dt.timedelta(1)
+    root = x509.CertificateBuilder(issuer, issuer, key.public_key(), 1, begun, end)
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    root = root.add_extension(identity, critical=False)
+    leaf = x509.CertificateBuilder(issuer, subject, key.public_key(), 2, begun, end).add_extension(address, critical=False)
+    leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identity), critical=False)
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    trusted, own = folder / "authority.pem", folder / "server.pem"
+    trusted.write_bytes(root.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    own.write_bytes(plain + leaf.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return trusted, own
+
+
+def test_an_authority_without_the_key_usage_of_one_is_named_as_such(tmp_path: Path) -> None:
+    trusted, own = informal(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(own)
+    with Scripted(answers=models({"id": "m"}), tls=tls).running() as port, pytest.raises(ErroredError) as caught:
+        contact(of(f"https://127.0.0.1:{port}"), trusted)
+    assert "does not follow RFC 5280: CA cert does not include key usage extension" in caught.value.message
+    assert "--ca-file" not in caught.value.remedy  # which was given
 
 
 def test_a_certificate_for_another_name_is_not_trusted(authority: trustme.CA, tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_a_stream_whose_connection_ended_early_is_no_success() -> None:
     assert Stream(exchange=recorded(HEAD, *pieces, stopped=True)).problems == ("the client disconnected",)
 
 
+@pytest.mark.parametrize("more", [b"Content-Length: 10\r\n", b"Bad Header\r\n"])
+def test_invalid_http_is_not_taken_for_a_lost_connection(more: bytes) -> None:
+    pieces = [http_chunk(event(body)) for body in GOOD]
+    problem = Stream(exchange=recorded(HEAD.replace(b"\r\n", b"\r\n" + more, 1), *pieces)).defects[0]
+    assert problem.id == "stream-invalid-http"
+    assert "protocol" in problem.text
+
+
 def test_an_error_before_the_stream_is_the_error_of_the_stream() -> None:
     body = b'{"error":{"message":"no such model"}}'
     stream = Stream(exchange=recorded(b"HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)))

@@ -7,8 +7,14 @@ import pytest
 
 from doubles import suiterun
 from doubles.defects import DEFECTS
+from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.integration import asking, refusals
 from vllm_ci.suites.integration.refusals import ErrorBodyError
+from vllm_ci.suites.plugins.exchanges import exchange
+from vllm_ci.suites.server import ServerFacts
+from vllm_ci.suites.verdicts import Fault
+
+SERVER = ServerFacts(url="http://e", model="m", models=("m",), version="", routes={}, absent={}, max_model_len=0, double=False)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +66,17 @@ def test_a_case_that_fails_has_its_exchange() -> None:
     (message,) = found.messages.values()
     assert message.startswith("POST /v1/chat/completions: created is '20")
     assert message.endswith("', not a whole number or a number")
+
+
+def test_a_request_that_gets_no_answer_is_reported_without_one() -> None:
+    def late(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("late", request=request)
+
+    with httpx.Client(base_url="http://e", transport=httpx.MockTransport(late)) as http:
+        client = ApiClient(http=http, model="m", server=SERVER)
+        with pytest.raises(Fault, match="is not answered within 5 s"):
+            client.sent("/v1/chat/completions", {"messages": []})
+        assert exchange(client.exchanges[-1]) == {"request": 'POST /v1/chat/completions\n{"messages":[]}'}
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/completions", {})
+        assert exchange(client.exchanges[-1]) == {"request": "POST /v1/completions\n{}"}

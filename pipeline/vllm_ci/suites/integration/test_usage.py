@@ -51,6 +51,18 @@ def test_the_total_of_a_chat_adds_up(client: ApiClient) -> None:
     assert total == parts, f"the total is {total}, but the parts add up to {parts}"
 
 
+@_USAGE
+def test_details_count_no_more_than_the_whole(client: ApiClient) -> None:
+    """Cached tokens are part of the prompt, reasoning tokens of the answer (API reference), also for a repeated prompt."""
+    for _ in range(3):
+        answer = client.ask("hello " * 60, max_tokens=5)
+        for whole in ("prompt_tokens", "completion_tokens"):
+            details = answer.read("usage", of=dict).get(f"{whole}_details") or {}
+            counts = {name: count for name, count in details.items() if isinstance(count, int)}
+            wrong = {name: count for name, count in counts.items() if not 0 <= count <= answer.count(whole)}
+            assert not wrong, f"{whole} is {answer.count(whole)}, but {whole}_details says {wrong}"
+
+
 @pytest.mark.requires_capability("tokenize", "completions", "usage")
 def test_prompt_tokens_are_those_of_the_tokenizer(client: ApiClient) -> None:
     """Tokens are counted with the server's tokenizer, not as words, characters or bytes."""

@@ -29,11 +29,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         client.exchanges.clear()
 
 
-def exchange(answer: httpx.Response) -> dict[str, str]:
-    """Request and response as text, without headers, which may hold the key."""
-    request = answer.request
+def exchange(last: httpx.Response | httpx.Request) -> dict[str, str]:
+    """Request and response, if there was one, as text, without headers, which may hold the key."""
+    request = last if isinstance(last, httpx.Request) else last.request
     sent = request.content.decode("utf-8", "replace")
-    return {
-        "request": f"{request.method} {request.url.path}\n{sent[:_EXCERPT]}".rstrip(),
-        "response": f"{answer.status_code} {answer.reason_phrase}\n{answer.text[:_EXCERPT]}".rstrip(),
-    }
+    found = {"request": f"{request.method} {request.url.path}\n{sent[:_EXCERPT]}".rstrip()}
+    if isinstance(last, httpx.Response):
+        found["response"] = f"{last.status_code} {last.reason_phrase}\n{last.text[:_EXCERPT]}".rstrip()
+    return found

@@ -40,6 +40,7 @@ def test_is_announced_as_an_event_stream(stream: Stream) -> None:
 def test_arrives_whole(stream: Stream) -> None:
     """The body ends as its framing defines, not with a broken connection."""
     cause_of(stream, "stream-incomplete:connection")
+    cause_of(stream, "stream-invalid-http")
     assert stream.exchange.failure is None, str(stream.exchange.failure)
 
 
