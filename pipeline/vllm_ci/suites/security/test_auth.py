@@ -152,9 +152,11 @@ def test_a_key_in_the_address_is_not_accepted(door: Door, guarded: list[Way], ju
     if not door.key:
         pytest.skip("the API key was not given (--vllm-api-key-env)")
     found = []
+    # Every character is escaped, so that the key itself does not get into the logs of the server and of gateways.
+    escaped = "".join(f"%{byte:02X}" for byte in door.key.encode())
     for name in ("key", "api_key", "api-key", "apikey", "token", "access_token", "authorization"):
         for way in guarded[:2]:
-            answer = door.ask(way, target=f"{way.path}?{name}={door.key}")
+            answer = door.ask(way, target=f"{way.path}?{name}={escaped}")
             if door.opens(way, answer):
                 message = f"accepts the key as {name}= in the query"
                 found.append(Finding(id=f"key-in-query:{name}:{way.name}", severity="medium", message=message))
