@@ -80,3 +80,9 @@ def test_a_request_that_gets_no_answer_is_reported_without_one() -> None:
         with pytest.raises(httpx.ReadTimeout):
             client.post("/v1/completions", {})
         assert exchange(client.exchanges[-1]) == {"request": "POST /v1/completions\n{}"}
+
+
+def test_a_stream_that_breaks_is_not_reported_with_another_request() -> None:
+    found = suiterun.run(DEFECTS["streams-have-two-lengths"].make, ["streaming/test_delivery.py"])
+    assert found.with_status("failed")
+    assert not found.exchanges

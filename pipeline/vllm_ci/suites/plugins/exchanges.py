@@ -23,6 +23,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if not isinstance(client, ApiClient):
         return
     recorded = any(name == _KEY for name, _ in report.user_properties)
+    elsewhere = call.excinfo is not None and not getattr(call.excinfo.value, "of_client", True)
+    if elsewhere:
+        client.exchanges.clear()
     if report.failed and client.exchanges and not recorded:
         report.user_properties.append((_KEY, exchange(client.exchanges[-1])))
     if call.when == "teardown":

@@ -17,6 +17,8 @@ _TOLERATED = {NO_DONE, NO_USAGE}
 class BrokenStreamError(AssertionError):
     """A stream that had to succeed did not; ``cause`` is the same for all cases that met the same problem."""
 
+    of_client = False  # the last request of the client that asks for whole answers is not the one that failed
+
     def __init__(self, problem: Problem, message: str) -> None:
         super().__init__(message)
         self.cause = {"id": problem.id, "title": problem.title}
