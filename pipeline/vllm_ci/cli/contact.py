@@ -13,6 +13,7 @@ from vllm_ci.stages.stage import StageContext
 from vllm_ci.suites import reach
 from vllm_ci.suites.traffic import RateLimitedError, Traffic
 from vllm_ci.suites.transport import PatientTransport
+from vllm_ci.system.trust import tls_context
 
 _RATE_LIMIT_S = 30.0
 
@@ -24,7 +25,7 @@ def trust(ca_file: Path | None) -> ssl.SSLContext:
         UsageError: A file has no certificates that can be read.
     """
     try:
-        context = ssl.create_default_context()
+        context = tls_context()
         if ca_file is not None:
             context.load_verify_locations(ca_file)
     except (ssl.SSLError, OSError) as error:

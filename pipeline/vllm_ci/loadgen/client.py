@@ -15,6 +15,7 @@ from vllm_ci import __version__
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.loadgen.connection import Connection
 from vllm_ci.loadgen.exchange import Exchange, Failure, FailureKind, Headers, Request, Timeouts
+from vllm_ci.system.trust import tls_context
 
 # Servers close idle connections; uvicorn, which vLLM uses, after 5 seconds. A request sent at that moment would be lost.
 _IDLE_LIMIT_NS = 3_000_000_000
@@ -55,7 +56,7 @@ class _Origin:
             port=parts.port or (443 if secure else 80),
             prefix=parts.path.rstrip("/"),
             netloc=parts.netloc.rpartition("@")[2],
-            tls=(tls or ssl.create_default_context()) if secure else None,
+            tls=(tls or tls_context()) if secure else None,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from vllm_ci.suites.reach import base_url
 from vllm_ci.suites.server import ServerFacts, probe
 from vllm_ci.suites.traffic import Traffic
 from vllm_ci.suites.transport import PatientTransport
+from vllm_ci.system.trust import tls_context
 
 _TIMEOUT_S = 120.0
 _LEAST_WORDS = 20
@@ -94,7 +94,7 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
 
 @contextmanager
 def _http(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    transport = PatientTransport(Traffic(), tls=ssl.create_default_context())
+    transport = PatientTransport(Traffic(), tls=tls_context())
     with httpx.Client(base_url=url, headers=dict(headers), timeout=_TIMEOUT_S, transport=transport, trust_env=False) as http:
         yield http
 

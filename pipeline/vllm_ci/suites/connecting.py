@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 
 import httpx
 import pytest
@@ -15,8 +14,9 @@ from vllm_ci.suites.reach import base_url as base_of
 from vllm_ci.suites.server import ServerFacts, probe
 from vllm_ci.suites.traffic import Traffic
 from vllm_ci.suites.transport import PatientTransport
+from vllm_ci.system.trust import tls_context
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 60.0
 """Timeout for one response of a server that is not slow."""
 _SERVER = pytest.StashKey[ServerFacts]()
 _UNREACHABLE = pytest.StashKey[UnreachableError]()
@@ -40,7 +40,7 @@ def http(config: pytest.Config, base_url: str, timeout_s: float, *, note: bool =
     """An HTTP client with base URL, key and timeouts; its requests are not noted if ``note`` is false."""
     key = api_key(config)
     # The system's trust store, or SSL_CERT_FILE, as in all our clients.
-    transport = PatientTransport(traffic(config) if note else Traffic(), tls=ssl.create_default_context())
+    transport = PatientTransport(traffic(config) if note else Traffic(), tls=tls_context())
     return httpx.Client(
         base_url=base_of(base_url),
         headers={"authorization": f"Bearer {key}"} if key else {},

@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         type=float,
         default=None,
-        help="timeout for one response; by default 120, and longer if the server is slow",
+        help="timeout for one response; by default 60, and longer if the server is slow",
     )
     option("--vllm-tensor-parallel-size", metavar="N", type=int, default=0, help="tensor parallel size of the server")
     option("--vllm-deep", metavar="SECONDS", type=float, default=0.0, help="send generated requests for this many seconds")

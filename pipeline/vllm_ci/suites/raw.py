@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import io
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from vllm_ci.suites.traffic import Traffic
 from vllm_ci.suites.verdicts import Errored
+from vllm_ci.system.trust import tls_context
 
 CONNECT_S = 5.0
 MOST_BYTES = 4_000_000
@@ -201,7 +201,7 @@ def _connected(scheme: str, host: str, port: int | None, receive_bytes: int) -> 
             plain = socket.create_connection(address, timeout=CONNECT_S)
             if receive_bytes:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-            return ssl.create_default_context().wrap_socket(plain, server_hostname=host) if scheme == "https" else plain
+            return tls_context().wrap_socket(plain, server_hostname=host) if scheme == "https" else plain
         except OSError as caught:
             error = caught
     raise NoConnectionError(f"{address[0]}:{address[1]} accepts no connection: {error}") from error

@@ -16,6 +16,7 @@ from vllm_ci.suites.security import handshakes
 from vllm_ci.suites.security.listener import is_local
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import inconclusive
+from vllm_ci.system.trust import tls_context
 
 Judge = Callable[[Iterable[Finding]], None]
 
@@ -47,7 +48,7 @@ def test_the_certificate_holds(server: ServerFacts, judge: Judge) -> None:
     try:
         with (
             socket.create_connection((host, port), timeout=CONNECT_S) as line,
-            ssl.create_default_context().wrap_socket(line, server_hostname=host) as secured,
+            tls_context().wrap_socket(line, server_hostname=host) as secured,
         ):
             certificate = secured.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
