@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_ci.domain.report import Verdict
+from vllm_ci.loadgen.client import new_loop
 from vllm_ci.performance import arrivals
 from vllm_ci.performance.arrivals import Pattern
 from vllm_ci.performance.figures import Figures, Objective, figures
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.server import Served
-from vllm_ci.performance.workload import Ask, Workload
+from vllm_ci.performance.workload import Ask, Requests
 
 _FAILURES_SHOWN = 3
 _TOLERANCE = 0.01
+_TURN_S = 5.0
+"""Mean time between two turns of a conversation in an open loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class Setting:
         seed: The same seed gives the same requests at the same times.
         objective: What a good request is.
         timeout_s: Timeout of one request.
+        real_history: Later turns of a conversation repeat the model's answers, not the synthetic ones.
     """
 
-    workload: Workload
+    workload: Requests
     rate: float = 0.0
     concurrency: int = 8
     duration_s: float = 60.0
@@ -48,15 +53,18 @@ class Setting:
     seed: int = 1
     objective: Objective = field(default_factory=Objective)
     timeout_s: float = 300.0
+    real_history: bool = False
 
     @property
     def facts(self) -> dict[str, object]:
         """For the report."""
-        loop: dict[str, object] = (
-            {"loop": "open", "rate_per_s": self.rate, "pattern": str(self.pattern), "burstiness": self.burstiness}
-            if self.rate
-            else {"loop": "closed", "concurrency": self.concurrency}
-        )
+        loop: dict[str, object]
+        if self.workload.timed:
+            loop = {"loop": "open", "pattern": "trace"}
+        elif self.rate:
+            loop = {"loop": "open", "rate_per_s": self.rate, "pattern": str(self.pattern), "burstiness": self.burstiness}
+        else:
+            loop = {"loop": "closed", "concurrency": self.concurrency}
         return {
             "workload": self.workload.id,
             "source": self.workload.source,
@@ -64,6 +72,7 @@ class Setting:
             "duration_s": self.duration_s,
             "warm_up_s": self.warm_up_s,
             "seed": self.seed,
+            "real_history": self.real_history,
             "objective": {key: value for key, value in vars(self.objective).items() if value is not None},
         }
 
@@ -81,6 +90,7 @@ class Measurement:
         counters: How much the server's own counters grew.
         scale: Factor by which lengths were scaled to the server's context.
         exact_prompts: Prompt lengths are exact.
+        delayed_turns: Turns of an open loop that were due later, because the answer before them had not ended.
         interrupted: It was stopped before its end; what was measured until then is kept.
     """
 
@@ -91,6 +101,7 @@ class Measurement:
     counters: Mapping[str, float]
     scale: float
     exact_prompts: bool
+    delayed_turns: int = 0
     interrupted: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -99,6 +110,7 @@ class Measurement:
             "setting": {**self.setting.facts, "length_scale": round(self.scale, 4), "exact_prompt_lengths": self.exact_prompts},
             "verdict": str(self.verdict),
             "reasons": list(self.reasons),
+            "delayed_turns": self.delayed_turns,
             "interrupted": self.interrupted,
             "figures": dataclasses.asdict(self.figures),
             "server_counters": dict(self.counters),
@@ -106,27 +118,24 @@ class Measurement:
 
 
 def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] | None = None) -> Measurement:
-    """Run the load. Ctrl-C ends it early, and what was measured is kept.
+    """Run the load. Ctrl-C or a server that is gone end it early, and what was measured is kept.
 
     Args:
         served: The server.
         setting: How it is measured.
         watch: Called with the load at every start and end of a request.
     """
-    workload, scale = setting.workload.fitting(served.facts.max_model_len)
-    chat = served.facts.can("chat")
-    fields = {"ignore_eos": True} if served.facts.can("ignore_eos") and not workload.structured else {}
-    target = Target(url=served.url, model=served.facts.model, headers=served.headers, chat=chat, fields=fields)
-    load = Load(target=target, asks=_asks(workload, setting, served), timeout_s=setting.timeout_s)
+    load, scale = _load(served, setting)
     if watch is not None:
         load.watch = lambda _running: watch(load)
     before = served.counters()
     interrupted = False
     try:
-        asyncio.run(_run(load, setting))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(_run(load, setting))
     except KeyboardInterrupt:
         interrupted = True
-    after = served.counters()
+    after = {} if load.gone else served.counters()
     grown = {name: after[name] - before[name] for name in before if name in after}
     found = figures(load.samples, warm_up_s=setting.warm_up_s, objective=setting.objective)
     verdict, reasons = _trusted(load, found, grown, interrupted=interrupted)
@@ -138,22 +147,43 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
         counters=grown,
         scale=scale,
         exact_prompts=served.exact,
+        delayed_turns=load.delayed,
         interrupted=interrupted,
     )
 
 
-def _asks(workload: Workload, setting: Setting, served: Served) -> Iterator[Ask]:
-    return workload.asks(seed=setting.seed, words=served.words, tokens_per_word=served.tokens_per_word)
+def _load(served: Served, setting: Setting) -> tuple[Load, float]:
+    """The load, and the factor by which its lengths are scaled."""
+    workload, scale = setting.workload.fitting(served.facts.max_model_len)
+    fields = {"ignore_eos": True} if served.facts.can("ignore_eos") and workload.fixed_length else {}
+    target = Target(
+        url=served.url, model=served.facts.model, headers=served.headers, chat=served.facts.can("chat"), fields=fields
+    )
+    load = Load(
+        target=target,
+        asks=workload.asks(seed=setting.seed, words=served.words, tokens_per_word=served.tokens_per_word),
+        timeout_s=setting.timeout_s,
+        width=max(1, math.ceil(setting.rate * _TURN_S)),
+        real_history=setting.real_history,
+    )
+    return load, scale
 
 
 async def _run(load: Load, setting: Setting) -> None:
-    if setting.rate:
+    if setting.workload.timed:
+        stamped, load.asks = itertools.tee(load.asks)
+        await load.open_loop(itertools.takewhile(lambda at_s: at_s < setting.duration_s, map(_due, stamped)))
+    elif setting.rate:
         times = arrivals.times(
             setting.pattern, setting.rate, seed=setting.seed, duration_s=setting.duration_s, burstiness=setting.burstiness
         )
         await load.open_loop(times)
     else:
         await load.closed_loop(setting.concurrency, setting.duration_s)
+
+
+def _due(ask: Ask) -> float:
+    return ask.at_s or 0.0
 
 
 def _trusted(load: Load, found: Figures, grown: Mapping[str, float], *, interrupted: bool) -> tuple[Verdict, tuple[str, ...]]:
@@ -166,6 +196,9 @@ def _trusted(load: Load, found: Figures, grown: Mapping[str, float], *, interrup
         reasons += [f"{count} of {len(load.samples)} requests failed: {problem}" for problem, count in worst]
         last = list(itertools.islice(reversed(list(load.samples)), 3))
         verdicts.append(Verdict.ERRORED if all(sample.problem for sample in last) else Verdict.FAILED)
+    if load.gone:
+        reasons.append("the server takes no connection any more; the figures are those until then")
+        verdicts.append(Verdict.ERRORED)
     if not found.requests:
         reasons.append("no request succeeded after the warm-up")
         verdicts.append(Verdict.ERRORED)

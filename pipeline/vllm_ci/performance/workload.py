@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from vllm_ci.performance.seeds import seeded
 
@@ -62,7 +62,8 @@ class Ask:
         prompt_tokens: Tokens of the text of all messages, without what a chat template adds.
         output_tokens: Tokens to generate.
         fields: Further fields of the request, such as ``response_format``.
-        follows: Number of the request whose answer comes first (a later turn of its conversation); ``None`` if none.
+        follows: Number of the request whose answer comes first: the one before it, whose conversation it continues. ``None``
+            starts a conversation.
         at_s: Seconds after the start at which it is due, in a recorded trace.
     """
 
@@ -72,6 +73,32 @@ class Ask:
     fields: Mapping[str, Any] = field(default_factory=dict)
     follows: int | None = None
     at_s: float | None = None
+
+
+class Requests(Protocol):
+    """Where requests come from: a synthetic workload, or a file."""
+
+    @property
+    def id(self) -> str:
+        """Name and version, for reports."""
+
+    @property
+    def source(self) -> str:
+        """Where its lengths come from."""
+
+    @property
+    def fixed_length(self) -> bool:
+        """Answers have the requested number of tokens, if the server can be told to go on."""
+
+    @property
+    def timed(self) -> bool:
+        """Requests have times of their own."""
+
+    def fitting(self, max_model_len: int) -> tuple[Requests, float]:
+        """The same for a server with a shorter context, and the factor by which lengths are scaled."""
+
+    def asks(self, *, seed: int, words: Sequence[str], tokens_per_word: float) -> Iterator[Ask]:
+        """The requests in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +125,17 @@ class Workload:
     turns: int = 1
     structured: bool = False
 
+    timed: ClassVar[bool] = False
+
     @property
     def id(self) -> str:
         """Name and version, for reports: ``chat-v1``."""
         return f"{self.name}-v{self.version}"
+
+    @property
+    def fixed_length(self) -> bool:
+        """A JSON schema ends answers where it is complete."""
+        return not self.structured
 
     def fitting(self, max_model_len: int) -> tuple[Workload, float]:
         """The workload for a server with a shorter context, and the factor by which its lengths are scaled.

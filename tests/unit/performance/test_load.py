@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from doubles.running import running
 from doubles.server import Double
+from doubles.wire import Connection, Response
 from vllm_ci.performance.figures import Objective, figures, least_requests
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.sample import Histogram, Sample, Samples
+from vllm_ci.performance.turns import conversations, interleaved
 from vllm_ci.performance.workload import Ask
 
 
@@ -124,3 +128,96 @@ def test_a_histogram_is_exact_to_a_percent_and_small() -> None:
     assert histogram.quantile(0.99) == pytest.approx(990, rel=0.006)
     assert histogram.mean == pytest.approx(500.005)
     assert len(histogram.buckets) < math.log(1e5) / math.log(1.01) + 2
+
+
+def turns(count: int = 3, tokens: int = 4) -> Iterator[Ask]:
+    """Conversations of ``count`` turns."""
+    for number in itertools.count():
+        history: list[dict[str, str]] = []
+        for turn in range(count):
+            history.append({"role": "user", "content": f"conversation {number} turn {turn}"})
+            before = number * count + turn - 1 if turn else None
+            yield Ask(messages=tuple(history), prompt_tokens=2, output_tokens=tokens, follows=before)
+            history.append({"role": "assistant", "content": "synthetic"})
+
+
+class Remembers(Slow):
+    """Keeps every conversation that it was asked, and how many answers of the same one ran at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[dict[str, str]]] = []
+        self.now: set[str] = set()
+        self.overlapping = 0
+
+    async def posted(self, path: str, body: dict[str, Any], connection: Connection) -> Response | None:
+        messages = body["messages"]
+        self.seen.append(messages)
+        name = messages[0]["content"]
+        self.overlapping += name in self.now
+        self.now.add(name)
+        try:
+            return await super().posted(path, body, connection)
+        finally:
+            self.now.discard(name)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_in_an_open_loop_a_later_turn_waits_for_the_answer_before_it(width: int) -> None:
+    with running(Remembers) as (url, double):
+        load = Load(target=Target(url=url, model="double", fields={"ignore_eos": True}), asks=turns(), width=width)
+        asyncio.run(load.open_loop([number * 0.02 for number in range(12)]))
+    assert isinstance(double, Remembers)
+    assert len(load.samples) == 12
+    assert not load.samples.problems
+    assert double.overlapping == 0
+    assert load.delayed > 0, "requests every 20 ms to answers of 100 ms must wait for one another"
+    assert all(sample.lag_ms < 50 for sample in load.samples), "the client was not late: these turns could not be sent earlier"
+
+
+def test_in_a_closed_loop_each_user_has_one_conversation_at_a_time() -> None:
+    with running(Remembers) as (url, double):
+        load = Load(target=Target(url=url, model="double", fields={"ignore_eos": True}), asks=turns())
+        asyncio.run(load.closed_loop(3, 1.0))
+    assert isinstance(double, Remembers)
+    assert double.overlapping == 0
+    assert not load.samples.problems
+    assert [len(messages) for messages in double.seen[:9]] == [1, 1, 1, 3, 3, 3, 5, 5, 5]
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_later_turns_repeat_the_answers_of_the_model_if_asked_to(real: bool) -> None:
+    with running(Remembers) as (url, double):
+        target = Target(url=url, model="double", fields={"ignore_eos": True})
+        load = Load(target=target, asks=itertools.islice(turns(), 3), real_history=real)
+        asyncio.run(load.open_loop([0.0, 0.01, 0.02]))
+    assert isinstance(double, Remembers)
+    said = [message["content"] for message in double.seen[-1] if message["role"] == "assistant"]
+    assert len(said) == 2
+    assert ("synthetic" in said) is not real
+    assert all(said)
+
+
+def test_conversations_alternate_in_an_order_that_depends_on_nothing_else() -> None:
+    order = [
+        (conversation.asks[turn].messages[0]["content"], turn)
+        for conversation, turn in itertools.islice(interleaved(conversations(turns(count=2)), 2), 6)
+    ]
+    assert [turn for _, turn in order] == [0, 0, 1, 1, 0, 0]
+    assert len({name for name, _ in order}) == 4
+
+
+def test_a_request_that_follows_another_conversation_is_refused() -> None:
+    wrong = [Ask(messages=(), prompt_tokens=1, output_tokens=1, follows=before) for before in (None, None, 0)]
+    with pytest.raises(ValueError, match="request 2 follows request 0"):
+        list(conversations(iter(wrong)))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_server_that_takes_no_connection_any_more_ends_the_run(closed: bool) -> None:
+    load = Load(target=Target(url="http://127.0.0.1:9", model="x"), asks=asks())
+    begun = time.monotonic()
+    asyncio.run(load.closed_loop(4, 30) if closed else load.open_loop(number * 0.1 for number in range(300)))
+    assert load.gone
+    assert time.monotonic() - begun < 6
+    assert load.sent < 200, "a closed loop does not spin"
