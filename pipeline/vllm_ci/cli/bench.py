@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_ci.cli.bench_options import duration, setting_of
 from vllm_ci.cli.options import option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
@@ -15,110 +19,133 @@ from vllm_ci.domain.errors import ErroredError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vllm_ci.performance.figures import Spread
+    from vllm_ci.domain.report import Verdict
     from vllm_ci.performance.load import Load
     from vllm_ci.performance.measuring import Measurement, Setting
     from vllm_ci.performance.server import Served
 
 _EVERY_S = 1.0
 _WORKLOADS = ("chat", "code", "long-context", "multi-turn", "shared-prefix", "structured")
-_LIMIT = {"type": click.FloatRange(min=0, min_open=True), "metavar": "MS"}
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_LIMIT: dict[str, Any] = {"type": _POSITIVE, "metavar": "MS"}
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
-@option("--url", required=True, help="URL of an OpenAI-compatible server.")
+@click.group(invoke_without_command=True)
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    envvar="VLLM_CI_URL",
+    show_envvar=True,
+    help="URL of an OpenAI-compatible server. Given twice, both are compared.",
+)
 @option("--model", help="Model name on the server. Default: the first that it lists.")
 @option("--api-key-env", metavar="NAME", help="Environment variable with the server's API key.")
-@option("--workload", type=click.Choice(_WORKLOADS), default="chat", show_default=True, help="What is asked.")
-@option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="PER_S",
-    help="Open loop: send this many requests per second, however long answers take.",
-)
-@option(
-    "--concurrency", type=click.IntRange(min=1), metavar="N", help="Closed loop: keep this many requests running. Default: 8."
-)
+@option("--workload", type=click.Choice(_WORKLOADS), help="What is asked. Default: chat.")
+@option("--workload-file", type=_FILE, help="Requests of your own: JSONL, ShareGPT, or a trace (CSV, JSONL).")
+@option("--real-history", is_flag=True, help="Later turns of a conversation repeat the model's answers, not synthetic ones.")
+@option("--rate", type=_POSITIVE, metavar="PER_S", help="Open loop: requests per second, however long answers take.")
+@option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Closed loop: conversations at a time. Default: 8.")
 @option(
     "--arrivals", type=click.Choice(("poisson", "constant", "gamma")), default="poisson", show_default=True, help="With --rate."
 )
-@option("--burstiness", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Of gamma arrivals; less is burstier.")
-@option("--duration", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS")
-@option(
-    "--warm-up",
-    type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Not counted at the start.",
-)
+@option("--burstiness", type=_POSITIVE, default=1.0, help="Of gamma arrivals; less is burstier.")
+@option("--duration", type=duration, metavar="DURATION", default="60", show_default=True, help="Of the load: 90, 90s, 10m, 1h.")
+@option("--warm-up", type=duration, metavar="DURATION", default="5", show_default=True, help="Not counted at the start.")
 @option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same requests at the same times.")
 @option("--ttft", **_LIMIT, help="Objective: time to first token. Goodput counts requests that meet all objectives.")
 @option("--tpot", **_LIMIT, help="Objective: time per further token.")
 @option("--e2e", **_LIMIT, help="Objective: time of the whole answer.")
+@option("--rounds", type=click.IntRange(min=3, max=200), default=6, show_default=True, help="Of a comparison.")
+@option("--aa", is_flag=True, help="Compare the one server with itself: the false alarms of the comparison.")
+@option("--sweep", is_flag=True, help="Search the highest rate that meets the objective; starts at --rate, or 1.")
+@option(
+    "--good",
+    type=click.FloatRange(min=0.5, max=0.99),
+    default=0.9,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the requests that must meet the objective in a sweep.",
+)
+@option("--report-dir", type=_FOLDER, help="Write the JSON document there, and the page of a sweep.")
 @json_option
-def bench(
-    *,
-    url: str,
-    model: str | None,
-    api_key_env: str | None,
-    workload: str,
-    rate: float | None,
-    concurrency: int | None,
-    arrivals: str,
-    burstiness: float,
-    duration: float,
-    warm_up: float,
-    seed: int,
-    ttft: float | None,
-    tpot: float | None,
-    e2e: float | None,
-    as_json: bool,
-) -> int:
-    """Measure a server under load.
+@click.pass_context
+def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: bool, as_json: bool, **given: Any) -> int:
+    """Measure a server under load, compare two servers, or search the capacity of one.
 
     \b
     Examples:
       vllm-ci bench --url http://127.0.0.1:8000
-      vllm-ci bench --url http://127.0.0.1:8000 --workload code --rate 4 --duration 120
+      vllm-ci bench --url http://127.0.0.1:8000 --workload code --rate 4 --duration 2m
       vllm-ci bench --url https://llm.example.com --api-key-env LLM_KEY --concurrency 32 --ttft 500 --tpot 50
+      vllm-ci bench --url http://127.0.0.1:8000 --workload-file requests.jsonl
+      vllm-ci bench --url http://127.0.0.1:8000 --url http://127.0.0.1:8001 --rounds 10 --duration 5m
+      vllm-ci bench --url http://127.0.0.1:8000 --sweep --ttft 500 --tpot 50 --report-dir sweep
 
     Latencies count from the time at which a request was due. Percentiles are shown from 11 (p50), 64 (p90), 130 (p95) and
     662 (p99) requests on. Ctrl-C ends the load early and keeps what was measured.
 
-    Exit code: 0 measured, 1 requests failed, 2 usage, 3 errored (no server, nothing measured), 4 inconclusive (the client was
-    too slow, or others used the server).
-    """
-    from vllm_ci.cli import progress
-    from vllm_ci.performance.arrivals import Pattern
-    from vllm_ci.performance.figures import Objective
-    from vllm_ci.performance.measuring import Setting
-    from vllm_ci.performance.workload import WORKLOADS
+    Two servers are measured in rounds in random order, with the same requests. The answer is about these two processes: a
+    comparison of two versions needs several starts of each.
 
-    if rate and concurrency:
-        raise UsageError("--rate and --concurrency cannot be used together", remedy="use one of them")
-    if warm_up >= duration:
-        raise UsageError(f"the warm-up of {warm_up:g} s leaves nothing of {duration:g} s", remedy="raise --duration")
-    setting = Setting(
-        workload=WORKLOADS[workload],
-        rate=rate or 0.0,
-        concurrency=concurrency or 8,
-        duration_s=duration,
-        warm_up_s=warm_up,
-        pattern=Pattern(arrivals),
-        burstiness=burstiness,
-        seed=seed,
-        objective=Objective(ttft_ms=ttft, tpot_ms=tpot, e2e_ms=e2e),
-    )
+    Exit code: 0 measured, 1 requests failed, 2 usage, 3 errored (no server, nothing measured, interrupted), 4 inconclusive (the
+    client was too slow, others used the server, or the capacity is outside the tried rates).
+    """
+    if context.invoked_subcommand:
+        return 0
+    from vllm_ci.cli import progress
+
+    setting = setting_of(given)
+    _check(urls, aa=aa, sweep=sweep, setting=setting)
     screen = progress.console()
-    server = _served(url, model or "", api_key_env or "")
-    _introduce(screen, server, setting)
-    found = _measured(screen, server, setting)
-    if as_json:
-        print_json({"url": server.url, "model": server.facts.model, "version": server.facts.version, **found.document()})
+    servers = [_served(url, given["model"] or "", given["api_key_env"] or "") for url in dict.fromkeys(urls)]
+    for server in servers:
+        _introduce(screen, server, setting)
+    folder = given["report_dir"]
+    if sweep:
+        verdict, document = _swept(screen, servers[0], setting, given, as_json=as_json)
+    elif aa or len(urls) == 2:
+        verdict, document = _compared(screen, servers, setting, given["rounds"], as_json=as_json)
     else:
-        _show(found)
-    return found.verdict.exit_code
+        verdict, document = _measured(screen, servers[0], setting, as_json=as_json)
+    if folder is not None and not sweep:
+        _store(folder, document)
+    if as_json:
+        print_json(document)
+    return verdict.exit_code
+
+
+def _check(urls: tuple[str, ...], *, aa: bool, sweep: bool, setting: Setting) -> None:
+    """Refuse what cannot be done before anything is sent."""
+    if not urls:
+        raise UsageError("no server to measure", remedy="give --url URL")
+    if len(urls) > 2:
+        raise UsageError("more than two servers cannot be compared", remedy="compare them in pairs")
+    if aa and len(set(urls)) == 2:
+        raise UsageError("--aa compares one server with itself", remedy="give one --url")
+    if sweep and (aa or len(urls) == 2):
+        raise UsageError("--sweep measures one server", remedy="give one --url, without --aa")
+    if len(urls) == 2 and len(set(urls)) == 1 and not aa:
+        raise UsageError("both URLs are the same", remedy="use --aa to compare a server with itself")
+    if sweep and not setting.objective:
+        raise UsageError("--sweep needs an objective", remedy="give --ttft, --tpot or --e2e")
+    if setting.workload.timed and (sweep or aa or len(urls) == 2):
+        raise UsageError(
+            "the file has arrival times of its own, which a sweep or a comparison does not use",
+            remedy="give --rate or --concurrency",
+        )
+
+
+def _facts(server: Served) -> dict[str, object]:
+    return {"url": server.url, "model": server.facts.model, "version": server.facts.version}
+
+
+def _store(folder: Path, document: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"bench-{dt.datetime.now(tz=dt.UTC):%Y%m%dT%H%M%S.%f}Z.json"
+    (folder / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
 def _served(url: str, model: str, key: str) -> Served:
@@ -135,6 +162,7 @@ def _served(url: str, model: str, key: str) -> Served:
 
 def _introduce(screen: Console, server: Served, setting: Setting) -> None:
     loop = f"{setting.rate:g} requests/s" if setting.rate else f"{setting.concurrency} at a time"
+    loop = "at its own times" if setting.workload.timed else loop
     version = f", vLLM {server.facts.version}" if server.facts.is_vllm else ""
     screen.print(f"{server.facts.model} at {server.url}{version}")
     screen.print(f"{setting.workload.id}, {loop}, {setting.duration_s:g} s; {setting.workload.source}")
@@ -145,7 +173,51 @@ def _introduce(screen: Console, server: Served, setting: Setting) -> None:
         screen.print("prompt lengths are about right: the server has no tokenizer route", style="yellow")
 
 
-def _measured(screen: Console, server: Served, setting: Setting) -> Measurement:
+def _measured(screen: Console, server: Served, setting: Setting, *, as_json: bool) -> tuple[Verdict, dict[str, Any]]:
+    from vllm_ci.cli import bench_output
+
+    found = _watched(screen, server, setting)
+    if not as_json:
+        bench_output.measurement(found)
+    now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+    return found.verdict, {"kind": "measurement", "ended": now, **_facts(server), **found.document()}
+
+
+def _compared(
+    screen: Console, servers: list[Served], setting: Setting, rounds: int, *, as_json: bool
+) -> tuple[Verdict, dict[str, Any]]:
+    from vllm_ci.cli import bench_output
+    from vllm_ci.performance.versus import compare
+
+    a, b = servers[0], servers[-1]
+    found = compare(a, b, setting, rounds=rounds, same=a is b, tell=lambda line: screen.print(line, markup=False))
+    if not as_json:
+        bench_output.comparison(found)
+    return found.verdict, {"kind": "comparison", "a": _facts(a), "b": _facts(b), **found.document()}
+
+
+def _swept(
+    screen: Console, server: Served, setting: Setting, given: dict[str, Any], *, as_json: bool
+) -> tuple[Verdict, dict[str, Any]]:
+    from vllm_ci.cli import bench_output
+    from vllm_ci.performance import page
+    from vllm_ci.performance.sweep import sweep
+
+    found = sweep(
+        server,
+        setting,
+        share=given["good"],
+        start=setting.rate or 1.0,
+        tell=lambda step: screen.print(bench_output.step(step), markup=False),
+    )
+    if folder := given["report_dir"]:
+        screen.print(f"report: {page.write(folder, found, facts=_facts(server))}", markup=False)
+    if not as_json:
+        bench_output.capacity(found)
+    return found.verdict, {"kind": "sweep", **_facts(server), **found.document()}
+
+
+def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:
     from vllm_ci.performance.measuring import measure
 
     begun = last = time.monotonic()
@@ -168,37 +240,3 @@ def _measured(screen: Console, server: Served, setting: Setting) -> Measurement:
     if screen.is_terminal:
         screen.print(" " * 60, end="\r")
     return found
-
-
-def _show(found: Measurement) -> None:
-    """Print the figures as a table."""
-    figures = found.figures
-    rows: list[tuple[str, str]] = [
-        ("requests", f"{figures.requests} in {figures.duration_s:.1f} s, {figures.requests_per_s:.2f}/s"),
-        ("output tokens", f"{figures.output_tokens_per_s:.1f}/s"),
-    ]
-    if figures.total_tokens_per_s is not None:
-        rows.append(("all tokens", f"{figures.total_tokens_per_s:.1f}/s"))
-    if figures.goodput_per_s is not None:
-        share = figures.goodput_per_s / figures.requests_per_s if figures.requests_per_s else 0.0
-        rows.append(("goodput", f"{figures.goodput_per_s:.2f}/s ({share:.0%} of the requests meet the objective)"))
-    for name, spread in (("ttft", figures.ttft_ms), ("tpot", figures.tpot_ms), ("e2e", figures.e2e_ms)):
-        rows.append((name, _spread(spread)))
-    if gaps := figures.inter_chunk_latency_ms:
-        rows.append(("inter-chunk", "  ".join(f"{key} {value:.1f}" for key, value in gaps.items()) + " ms"))
-    rows.append(("send lag", _spread(figures.lag_ms)))
-    if figures.short_answers:
-        rows.append(("short answers", f"{figures.short_answers} ended before the requested length"))
-    rows += [(f"server: {name.replace('_', ' ')}", f"{grown:.0f}") for name, grown in found.counters.items()]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
-    click.echo("\n".join([f"{found.verdict}", *(f"  {reason}" for reason in found.reasons)]))
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    known = "  ".join(f"p{percent:g} {value:.1f}" for percent, value in spread.percentiles.items())
-    missing = ", ".join(f"p{percent:g} from {least}" for percent, least in spread.missing.items())
-    return f"mean {spread.mean:.1f}  {known} ms" + (f"  ({missing} requests on)" if missing else "")

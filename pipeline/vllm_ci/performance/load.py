@@ -84,7 +84,8 @@ class Load:
         sent: Number of requests that were sent.
         delayed: Turns of an open loop that waited for the answer before them. They are due when it ended.
         gone: The server took no connection any more, so that the run ended early.
-        watch: Called with the number of running requests at every start and end.
+        stop: Set it to send nothing more; running requests end.
+        watch: Called with the number of running requests after every start and end.
     """
 
     target: Target
@@ -96,6 +97,7 @@ class Load:
     sent: int = 0
     delayed: int = 0
     gone: bool = False
+    stop: bool = False
     watch: Callable[[int], None] = field(default=lambda _running: None)
     _running: int = 0
     _begun_ns: int = 0
@@ -119,7 +121,7 @@ class Load:
                 due_ns = self._begun_ns + int(due_s * 1e9)
                 while (left_ns := due_ns - _clock()) > 0:
                     await asyncio.sleep(left_ns / 1e9)
-                if self.gone:
+                if self.gone or self.stop:
                     return
                 before = last.get(conversation) if turn else None
                 task = group.create_task(self._turn(client, conversation, turn, due_ns, request, before))
@@ -136,7 +138,7 @@ class Load:
             async def user() -> None:
                 while _clock() < until_ns and (conversation := next(found, None)) is not None:
                     for turn in range(len(conversation.asks)):
-                        if self.gone or (now_ns := _clock()) >= until_ns:
+                        if self.gone or self.stop or (now_ns := _clock()) >= until_ns:
                             return
                         await self._turn(client, conversation, turn, now_ns)
                         if self._refused:
@@ -166,6 +168,7 @@ class Load:
         stream = await self._sent(client, request)
         sample = sample_of(stream, due_ns=due_ns, begun_ns=self._begun_ns, asked_tokens=ask.output_tokens)
         self.samples.add(sample, stream.metrics.inter_chunk_latency_ms)
+        self.watch(self._running)
         if self.real_history:
             conversation.answers.append(stream.text)
 
@@ -177,7 +180,6 @@ class Load:
             exchange = await client.send(request)
         finally:
             self._running -= 1
-            self.watch(self._running)
         self._connected(exchange)
         return Stream(exchange=exchange)
 

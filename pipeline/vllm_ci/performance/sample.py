@@ -162,7 +162,12 @@ class Samples:
 
     def __iter__(self) -> Iterator[Sample]:
         """All requests, in the order in which they ended; those that failed have the problem ``failed``."""
-        for place, failed in enumerate(self._failed):
+        return self.since(0)
+
+    def since(self, number: int) -> Iterator[Sample]:
+        """Those that ended after the first ``number``."""
+        for place in range(number, len(self._failed)):
+            failed = self._failed[place]
             due, sent, first, end = self._numbers[4 * place : 4 * place + 4]
             output, prompt, chunks, asked = self._counts[4 * place : 4 * place + 4]
             yield Sample(

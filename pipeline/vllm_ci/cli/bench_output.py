@@ -1,0 +1,98 @@
+"""Tables of ``vllm-ci bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vllm_ci.performance.figures import Spread
+    from vllm_ci.performance.measuring import Measurement
+    from vllm_ci.performance.sweep import Capacity, Step
+    from vllm_ci.performance.versus import Comparison, Ratio
+
+
+def measurement(found: Measurement) -> None:
+    """Print the figures as a table."""
+    figures = found.figures
+    rows: list[tuple[str, str]] = [
+        ("requests", f"{figures.requests} in {figures.duration_s:.1f} s, {figures.requests_per_s:.2f}/s"),
+        ("output tokens", f"{figures.output_tokens_per_s:.1f}/s"),
+    ]
+    if figures.total_tokens_per_s is not None:
+        rows.append(("all tokens", f"{figures.total_tokens_per_s:.1f}/s"))
+    if figures.goodput_per_s is not None:
+        share = figures.goodput_per_s / figures.requests_per_s if figures.requests_per_s else 0.0
+        rows.append(("goodput", f"{figures.goodput_per_s:.2f}/s ({share:.0%} of the requests meet the objective)"))
+    for name, spread in (("ttft", figures.ttft_ms), ("tpot", figures.tpot_ms), ("e2e", figures.e2e_ms)):
+        rows.append((name, _spread(spread)))
+    if gaps := figures.inter_chunk_latency_ms:
+        rows.append(("inter-chunk", "  ".join(f"{key} {value:.1f}" for key, value in gaps.items()) + " ms"))
+    rows.append(("send lag", _spread(figures.lag_ms)))
+    if figures.short_answers:
+        rows.append(("short answers", f"{figures.short_answers} ended before the requested length"))
+    rows += [(f"server: {name.replace('_', ' ')}", f"{grown:.0f}") for name, grown in found.counters.items()]
+    if found.delayed_turns:
+        rows.append(("delayed turns", f"{found.delayed_turns} waited for the answer before them, and were due when it ended"))
+    _table(rows)
+    _verdict(found.verdict, found.reasons)
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    known = "  ".join(f"p{percent:g} {value:.1f}" for percent, value in spread.percentiles.items())
+    missing = ", ".join(f"p{percent:g} from {least}" for percent, least in spread.missing.items())
+    return f"mean {spread.mean:.1f}  {known} ms" + (f"  ({missing} requests on)" if missing else "")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns of text, the first ones padded."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+    for row in rows:
+        click.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+
+
+def _verdict(verdict: str, reasons: Sequence[str]) -> None:
+    click.echo("\n".join([f"{verdict}", *(f"  {reason}" for reason in reasons)]))
+
+
+def comparison(found: Comparison) -> None:
+    """Print the ratios of two servers."""
+    from vllm_ci.performance.versus import CAVEAT
+
+    rows = [("metric", "better", "B / A", "95 % interval", "rounds", "")]
+    _table(rows + [_ratio(ratio) for ratio in found.ratios])
+    if found.same:
+        alarms = [ratio.metric for ratio in found.ratios if ratio.differs]
+        shares = [f"{ratio.metric} {ratio.false_alarms:.1%}" for ratio in found.ratios if ratio.false_alarms is not None]
+        click.echo(f"both arms are the same server; false alarms: {', '.join(alarms) or 'none'}")
+        click.echo(f"expected share of false alarms (arms exchanged at random within rounds): {', '.join(shares) or '-'}")
+    else:
+        click.echo(CAVEAT)
+    _verdict(found.verdict, found.reasons)
+
+
+def _ratio(ratio: Ratio) -> tuple[str, ...]:
+    if ratio.ratio is None or ratio.low is None or ratio.high is None:
+        return (ratio.metric, str(ratio.better), "-", "-", str(len(ratio.rounds)), "")
+    said = "differs" if ratio.differs else "no difference seen"
+    bounds = f"{ratio.low:.3f} to {ratio.high:.3f}"
+    return (ratio.metric, str(ratio.better), f"{ratio.ratio:.3f}", bounds, str(len(ratio.rounds)), said)
+
+
+def step(found: Step) -> str:
+    """One line on a step of a sweep."""
+    return f"{found.rate:8.3g} requests/s: {found.good:4.0%} good, {found.why or 'met'}"
+
+
+def capacity(found: Capacity) -> None:
+    """Print the result of a sweep."""
+    from vllm_ci.performance.page import summary
+
+    for each in sorted(found.steps, key=lambda each: each.rate):
+        click.echo(step(each))
+    click.echo(summary(found))
+    _verdict(found.verdict, found.reasons)
