@@ -42,8 +42,8 @@ def request(found: Mapping[str, Any]) -> Written:
     """
     messages = found.get("messages")
     if messages is None:
-        if not isinstance(found["prompt"], str):
-            raise WrongError("`prompt` must be a string")
+        if not isinstance(found.get("prompt"), str):
+            raise WrongError("`messages` must be a list, or `prompt` must be a string")
         messages = [{"role": "user", "content": found["prompt"]}]
     if not isinstance(messages, list) or not messages:
         raise WrongError("`messages` must be a list that is not empty")
