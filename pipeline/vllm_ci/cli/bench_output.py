@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+_SHORT_S = 30.0
+"""Runs that are shorter say nothing about growth."""
+_SOAK_S = 300.0
+"""Runs of this length are read as soak tests: the growth of latencies is shown."""
+
 if TYPE_CHECKING:
     from vllm_ci.performance.figures import Spread
     from vllm_ci.performance.measuring import Measurement
     from vllm_ci.performance.sweep import Capacity, Step
+    from vllm_ci.performance.trend import Trend
     from vllm_ci.performance.versus import Comparison, Ratio
 
 
@@ -36,7 +42,7 @@ def measurement(found: Measurement) -> None:
     rows += [(f"server: {name.replace('_', ' ')}", f"{grown:.0f}") for name, grown in found.counters.items()]
     if found.delayed_turns:
         rows.append(("delayed turns", f"{found.delayed_turns} waited for the answer before them, and were due when it ended"))
-    _table(rows)
+    _table([*rows, *_used(found)])
     _verdict(found.verdict, found.reasons)
 
 
@@ -46,6 +52,35 @@ def _spread(spread: Spread | None) -> str:
     known = "  ".join(f"p{percent:g} {value:.1f}" for percent, value in spread.percentiles.items())
     missing = ", ".join(f"p{percent:g} from {least}" for percent, least in spread.missing.items())
     return f"mean {spread.mean:.1f}  {known} ms" + (f"  ({missing} requests on)" if missing else "")
+
+
+def _used(found: Measurement) -> list[tuple[str, str]]:
+    """Rows on what the server used."""
+    used, rows = found.resources, []
+    for name, title in (("rss_bytes", "memory (RSS)"), ("pss_bytes", "memory (PSS)"), ("gpu_bytes", "memory of GPUs")):
+        if name in used.peak:
+            rows.append((title, f"peak {used.peak[name] / 2**20:.0f} MiB{_grown(used.growth.get(name), 2**20, 'MiB')}"))
+    if "open_files" in used.peak:
+        rows.append(("open files", f"peak {used.peak['open_files']:.0f}{_grown(used.growth.get('open_files'), 1, '')}"))
+    if used.cpu_s is not None:
+        each = found.cpu_s_per_1000_tokens
+        rows.append(("processor", f"{used.cpu_s:.1f} s" + (f", {each:.3f} s for 1,000 tokens" if each is not None else "")))
+    if "kv_cache_share" in used.peak:
+        rows.append(("KV cache", f"peak {used.peak['kv_cache_share']:.1%}"))
+    if "waiting" in used.peak:
+        rows.append(("queue", f"peak {used.peak['waiting']:.0f} waiting, {used.peak.get('running', 0):.0f} running"))
+    if found.setting.duration_s >= _SOAK_S:
+        rows += [
+            (f"{name.removesuffix('_ms')} growth", _grown(slope, 1, "ms").strip(", ")) for name, slope in found.growth.items()
+        ]
+    return rows
+
+
+def _grown(slope: Trend | None, unit: float, name: str) -> str:
+    if slope is None or slope.seconds < _SHORT_S:
+        return ""
+    low, middle, high = (f"{value / unit:+.3g}" for value in (slope.low, slope.per_hour, slope.high))
+    return f", growth {middle} {name} an hour ({low} to {high})".replace("  ", " ")
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -16,7 +16,9 @@ from vllm_ci.performance import arrivals
 from vllm_ci.performance.arrivals import Pattern
 from vllm_ci.performance.figures import Figures, Objective, figures
 from vllm_ci.performance.load import Load, Target
+from vllm_ci.performance.resources import Resources, Watch
 from vllm_ci.performance.server import Served
+from vllm_ci.performance.trend import Trend, trend
 from vllm_ci.performance.workload import Ask, Requests
 
 _FAILURES_SHOWN = 3
@@ -90,6 +92,8 @@ class Measurement:
         counters: How much the server's own counters grew.
         scale: Factor by which lengths were scaled to the server's context.
         exact_prompts: Prompt lengths are exact.
+        resources: What the server used.
+        growth: Trends of latencies over the run, where it was long enough.
         delayed_turns: Turns of an open loop that were due later, because the answer before them had not ended.
         interrupted: It was stopped before its end; what was measured until then is kept.
     """
@@ -101,8 +105,16 @@ class Measurement:
     counters: Mapping[str, float]
     scale: float
     exact_prompts: bool
+    resources: Resources
+    growth: Mapping[str, Trend] = field(default_factory=dict)
     delayed_turns: int = 0
     interrupted: bool = False
+
+    @property
+    def cpu_s_per_1000_tokens(self) -> float | None:
+        """Processor seconds of the server for 1,000 tokens of prompts and answers; ``None`` if one is unknown."""
+        tokens = self.counters.get("prompt_tokens", 0.0) + self.counters.get("output_tokens", 0.0)
+        return None if self.resources.cpu_s is None or not tokens else self.resources.cpu_s / tokens * 1000
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -114,6 +126,8 @@ class Measurement:
             "interrupted": self.interrupted,
             "figures": dataclasses.asdict(self.figures),
             "server_counters": dict(self.counters),
+            "resources": {**dataclasses.asdict(self.resources), "cpu_s_per_1000_tokens": self.cpu_s_per_1000_tokens},
+            "latency_growth": {name: dataclasses.asdict(slope) for name, slope in self.growth.items()},
         }
 
 
@@ -130,11 +144,12 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
         load.watch = lambda _running: watch(load)
     before = served.counters()
     interrupted = False
-    try:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_run(load, setting))
-    except KeyboardInterrupt:
-        interrupted = True
+    with Watch(served) as resources:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(_run(load, setting))
+        except KeyboardInterrupt:
+            interrupted = True
     after = {} if load.gone else served.counters()
     grown = {name: after[name] - before[name] for name in before if name in after}
     found = figures(load.samples, warm_up_s=setting.warm_up_s, objective=setting.objective)
@@ -147,6 +162,8 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
         counters=grown,
         scale=scale,
         exact_prompts=served.exact,
+        resources=resources.found(warm_up_s=setting.warm_up_s),
+        growth=_growth(load, setting),
         delayed_turns=load.delayed,
         interrupted=interrupted,
     )
@@ -167,6 +184,15 @@ def _load(served: Served, setting: Setting) -> tuple[Load, float]:
         real_history=setting.real_history,
     )
     return load, scale
+
+
+def _growth(load: Load, setting: Setting) -> dict[str, Trend]:
+    good = [sample for sample in load.samples if not sample.problem and sample.due_s >= setting.warm_up_s]
+    found = {
+        name: trend([(each.due_s, value) for each in good if (value := getattr(each, name)) is not None])
+        for name in ("ttft_ms", "tpot_ms", "e2e_ms")
+    }
+    return {name: slope for name, slope in found.items() if slope is not None}
 
 
 async def _run(load: Load, setting: Setting) -> None:
