@@ -119,6 +119,8 @@ class Load:
                 ask = conversation.asks[turn]
                 request = None if self.real_history and turn else self.target.request(ask, timeout_s=self.timeout_s)
                 due_ns = self._begun_ns + int(due_s * 1e9)
+                # Once at least: a client that is late still sends and reads between two requests.
+                await asyncio.sleep(max(due_ns - _clock(), 0) / 1e9)
                 while (left_ns := due_ns - _clock()) > 0:
                     await asyncio.sleep(left_ns / 1e9)
                 if self.gone or self.stop:
