@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -180,7 +182,45 @@ def _measured(screen: Console, server: Served, setting: Setting, *, as_json: boo
     if not as_json:
         bench_output.measurement(found)
     now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-    return found.verdict, {"kind": "measurement", "ended": now, **_facts(server), **found.document()}
+    facts = {"kind": "measurement", "ended": now, "hardware": _hardware(server, found), **_facts(server)}
+    return found.verdict, {**facts, **found.document()}
+
+
+def _hardware(server: Served, found: Measurement) -> str:
+    """The machine of a server, as far as it is known: results of different machines are not compared."""
+    from vllm_ci.engines import machine
+
+    if found.resources.pid is None:
+        return f"of {urlsplit(server.url).hostname}"
+    facts = machine.facts()
+    memory = round(int(str(facts["memory_bytes"])) / 2**30)
+    return ", ".join([f"{facts['cpu']}, {facts['cores']} cores, {memory} GiB", *machine.gpus()])
+
+
+@bench.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+def history(*, folder: Path, as_json: bool) -> int:
+    """Show stored results over time, and where they changed.
+
+    \b
+    Examples:
+      vllm-ci bench history results
+      vllm-ci bench history results --json
+
+    FOLDER holds documents that `vllm-ci bench --report-dir` wrote. Results of the same hardware, model and load make a series;
+    from 10 results on, change points are searched with Apache Otava (pip install 'vllm-ci[history]').
+    """
+    from vllm_ci.cli import bench_output
+    from vllm_ci.performance import history as stored
+
+    documents, left_out = stored.read(folder)
+    found = stored.series(documents)
+    if as_json:
+        print_json({"results": len(documents), "left_out": left_out, "series": [dataclasses.asdict(each) for each in found]})
+    else:
+        bench_output.history(found, left_out)
+    return 0
 
 
 def _compared(

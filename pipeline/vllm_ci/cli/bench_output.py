@@ -14,6 +14,7 @@ _SOAK_S = 300.0
 
 if TYPE_CHECKING:
     from vllm_ci.performance.figures import Spread
+    from vllm_ci.performance.history import Series
     from vllm_ci.performance.measuring import Measurement
     from vllm_ci.performance.sweep import Capacity, Step
     from vllm_ci.performance.trend import Trend
@@ -131,3 +132,23 @@ def capacity(found: Capacity) -> None:
         click.echo(step(each))
     click.echo(summary(found))
     _verdict(found.verdict, found.reasons)
+
+
+def history(found: Sequence[Series], left_out: Sequence[str]) -> None:
+    """Print series by group, and the files that are in none."""
+    from vllm_ci.performance.history import LEAST
+
+    group = None
+    for each in found:
+        if each.group != group:
+            group = each.group
+            click.echo(", ".join(f"{name} {value}" for name, value in group.items()))
+        few = f" (change points from {LEAST} results on)" if len(each.values) < LEAST else ""
+        click.echo(f"  {each.metric}: {len(each.values)} results, last {each.values[-1]:.4g}{few}")
+        for change in each.changes:
+            ratio = change.after / change.before - 1
+            click.echo(f"    {change.at}: {change.before:.4g} to {change.after:.4g} ({ratio:+.1%}, p {change.p:.1g})")
+    if not found:
+        click.echo("no results")
+    for line in left_out:
+        click.echo(f"left out: {line}")
