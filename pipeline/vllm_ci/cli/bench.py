@@ -55,7 +55,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @option("--burstiness", type=_POSITIVE, default=1.0, help="Of gamma arrivals; less is burstier.")
 @option("--duration", type=duration, metavar="DURATION", default="60", show_default=True, help="Of the load: 90, 90s, 10m, 1h.")
-@option("--warm-up", type=duration, metavar="DURATION", default="5", show_default=True, help="Not counted at the start.")
+@option(
+    "--warm-up",
+    type=duration,
+    metavar="DURATION",
+    help="Not counted at the start. Default: 5 s, or a tenth of the duration if that is less.",
+)
 @option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same requests at the same times.")
 @option("--ttft", **_LIMIT, help="Objective: time to first token. Goodput counts requests that meet all objectives.")
 @option("--tpot", **_LIMIT, help="Objective: time per further token.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_S = 7 * 24 * 3600
+_WARM_UP_S = 5.0
 
 
 def duration(value: str) -> float:
@@ -49,6 +50,7 @@ def setting_of(given: dict[str, Any]) -> Setting:
         raise UsageError("--rate and --concurrency cannot be used together", remedy="use one of them")
     if not lasts:
         raise UsageError("--duration must be more than 0", remedy="use 90, 90s, 10m or 1h")
+    warm_up = min(_WARM_UP_S, lasts / 10) if warm_up is None else warm_up
     if warm_up >= lasts:
         raise UsageError(f"the warm-up of {warm_up:g} s leaves nothing of {lasts:g} s", remedy="raise --duration")
     return Setting(
