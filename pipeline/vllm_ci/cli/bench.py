@@ -137,7 +137,7 @@ def _check(urls: tuple[str, ...], *, aa: bool, sweep: bool, setting: Setting) ->
     if len(urls) == 2 and len(set(urls)) == 1 and not aa:
         raise UsageError("both URLs are the same", remedy="use --aa to compare a server with itself")
     if sweep and not setting.objective:
-        raise UsageError("--sweep needs an objective", remedy="give --ttft, --tpot or --e2e")
+        raise UsageError("--sweep needs an objective", remedy="give --ttft or --tpot")
     if setting.workload.timed and (sweep or aa or len(urls) == 2):
         raise UsageError(
             "the file has arrival times of its own, which a sweep or a comparison does not use",

@@ -7,9 +7,8 @@ In an open loop a slow server does not slow the client down, so waiting is measu
 from __future__ import annotations
 
 import enum
-import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from vllm_ci.performance.seeds import seeded
 
@@ -47,24 +46,7 @@ def _times(pattern: Pattern, rate: float, rng: random.Random, duration_s: float,
         count += 1
         if pattern is Pattern.CONSTANT:
             now = count / rate  # no sum of rounding errors
-        elif pattern is Pattern.POISSON:
-            now += rng.expovariate(rate)
-        else:
+        elif pattern is Pattern.GAMMA:
             now += rng.gammavariate(burstiness, 1 / (rate * burstiness))
-
-
-def of_trace(stamps: Sequence[float], *, speed: float = 1.0) -> tuple[float, ...]:
-    """Times of a recorded trace, from its first request on.
-
-    Args:
-        stamps: Seconds, in ascending order.
-        speed: 2 replays the trace in half of its time.
-
-    Raises:
-        ValueError: The stamps descend, or ``speed`` is not positive.
-    """
-    if speed <= 0:
-        raise ValueError(f"the speed of a trace must be positive, not {speed}")
-    if any(late < early for early, late in itertools.pairwise(stamps)):
-        raise ValueError("the arrival times of the trace descend")
-    return tuple((stamp - stamps[0]) / speed for stamp in stamps)
+        else:
+            now += rng.expovariate(rate)

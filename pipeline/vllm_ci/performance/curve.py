@@ -11,6 +11,7 @@ _WIDTH, _HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 170, 40, 56
 _COLOURS = ("#0b6e99", "#c4541a", "#5b7f24", "#7a3e9d")
 _TICKS = (1, 2, 5)
+_FINE = (1, 1.5, 2, 3, 4, 5, 7)
 _STYLE = f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12" fill="#222"'
 
 
@@ -50,8 +51,12 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        every = [digit * 10.0**power for power in powers for digit in _TICKS]
-        inside = [tick for tick in every if self.low <= tick <= self.high]
+        inside, fine = (
+            [digit * 10.0**power for power in powers for digit in digits if self.low <= digit * 10.0**power <= self.high]
+            for digits in (_TICKS, _FINE)
+        )
+        if len(inside) < 4:
+            return fine
         coarse = [tick for tick in inside if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
         return coarse if len(inside) > 12 and len(coarse) > 2 else inside
 

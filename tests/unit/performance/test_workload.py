@@ -86,9 +86,3 @@ def test_a_small_shape_is_burstier() -> None:
 def test_impossible_arrivals_are_refused(rate: float, duration: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         arrivals.times(Pattern.POISSON, rate, seed=1, duration_s=duration)
-
-
-def test_a_trace_is_replayed_from_its_first_request() -> None:
-    assert arrivals.of_trace([100.0, 101.0, 105.0], speed=2) == (0.0, 0.5, 2.5)
-    with pytest.raises(ValueError, match="descend"):
-        arrivals.of_trace([2.0, 1.0])
