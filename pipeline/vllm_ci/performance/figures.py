@@ -100,7 +100,7 @@ class Figures:
         total_tokens_per_s: Tokens of all prompts and answers / duration; ``None`` without usage.
         goodput_per_s: Requests that meet the objective / duration; ``None`` without an objective.
         ttft_ms: (first token - due).
-        tpot_ms: (last event - first token) / (output_tokens - 1).
+        tpot_ms: (last token - first token) / (output_tokens - 1).
         e2e_ms: (last event - due).
         inter_chunk_latency_ms: Mean, p50, p90, p99 and largest gap between token chunks.
         lag_ms: (sent - due): how late the client was.

@@ -26,6 +26,7 @@ class Sample:
         sent_s: When it was written to the socket.
         first_s: When its first token arrived; ``None`` if none did.
         end_s: When its last event arrived.
+        last_s: When its last token arrived; ``None`` if none did.
         output_tokens: Tokens of the answer, by the server's usage, else the number of token chunks.
         prompt_tokens: Tokens of the prompt, by the server's usage; ``None`` without usage.
         chunks: Token chunks.
@@ -42,6 +43,7 @@ class Sample:
     chunks: int
     asked_tokens: int
     problem: str = ""
+    last_s: float | None = None
 
     @property
     def lag_ms(self) -> float:
@@ -60,10 +62,10 @@ class Sample:
 
     @property
     def tpot_ms(self) -> float | None:
-        """(last event - first token) / (output_tokens - 1); ``None`` for answers of one token."""
-        if self.first_s is None or self.output_tokens < 2:
+        """(last token - first token) / (output_tokens - 1); ``None`` for answers of one token, or in one chunk."""
+        if self.first_s is None or self.last_s is None or self.output_tokens < 2 or self.chunks < 2:
             return None
-        return (self.end_s - self.first_s) / (self.output_tokens - 1) * 1000
+        return (self.last_s - self.first_s) / (self.output_tokens - 1) * 1000
 
 
 def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) -> Sample:
@@ -85,6 +87,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
         sent_s=(exchange.sent_ns - begun_ns) / 1e9,
         first_s=(arrivals[0] - begun_ns) / 1e9 if arrivals else None,
         end_s=(last_ns - begun_ns) / 1e9,
+        last_s=(arrivals[-1] - begun_ns) / 1e9 if arrivals else None,
         output_tokens=len(arrivals) if metrics.output_tokens is None else metrics.output_tokens,
         prompt_tokens=metrics.prompt_tokens,
         chunks=len(arrivals),
@@ -131,7 +134,7 @@ class Histogram:
 
 
 class Samples:
-    """All requests of a run in arrays: 65 bytes each.
+    """All requests of a run in arrays: 73 bytes each.
 
     Attributes:
         gaps_ms: Gaps between token chunks of all streams.
@@ -148,7 +151,8 @@ class Samples:
     def add(self, sample: Sample, gaps_ms: tuple[float, ...] = ()) -> None:
         """Keep a request and the gaps of its stream."""
         first = math.nan if sample.first_s is None else sample.first_s
-        self._numbers.extend((sample.due_s, sample.sent_s, first, sample.end_s))
+        last = math.nan if sample.last_s is None else sample.last_s
+        self._numbers.extend((sample.due_s, sample.sent_s, first, last, sample.end_s))
         prompt = -1 if sample.prompt_tokens is None else sample.prompt_tokens
         self._counts.extend((sample.output_tokens, prompt, sample.chunks, sample.asked_tokens))
         self._failed.append(bool(sample.problem))
@@ -168,13 +172,14 @@ class Samples:
         """Those that ended after the first ``number``."""
         for place in range(number, len(self._failed)):
             failed = self._failed[place]
-            due, sent, first, end = self._numbers[4 * place : 4 * place + 4]
+            due, sent, first, last, end = self._numbers[5 * place : 5 * place + 5]
             output, prompt, chunks, asked = self._counts[4 * place : 4 * place + 4]
             yield Sample(
                 due_s=due,
                 sent_s=sent,
                 first_s=None if math.isnan(first) else first,
                 end_s=end,
+                last_s=None if math.isnan(last) else last,
                 output_tokens=output,
                 prompt_tokens=None if prompt < 0 else prompt,
                 chunks=chunks,

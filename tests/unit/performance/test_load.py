@@ -49,10 +49,10 @@ def test_an_open_loop_sends_at_the_given_times_and_does_not_wait_for_answers(tar
 
 def test_latency_counts_from_the_time_at_which_a_request_was_due() -> None:
     sample = Sample(
-        due_s=1.0, sent_s=1.5, first_s=2.0, end_s=3.0, output_tokens=11, prompt_tokens=5, chunks=10, asked_tokens=11
+        due_s=1.0, sent_s=1.5, first_s=2.0, last_s=3.0, end_s=3.5, output_tokens=11, prompt_tokens=5, chunks=10, asked_tokens=11
     )
     assert sample.ttft_ms == 1000
-    assert sample.e2e_ms == 2000
+    assert sample.e2e_ms == 2500
     assert sample.lag_ms == 500
     assert sample.tpot_ms == 100
 
