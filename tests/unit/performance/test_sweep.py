@@ -122,6 +122,8 @@ def test_the_capacity_of_a_real_server_is_found_and_drawn(tmp_path: Path) -> Non
     with running(OneAtATime) as (url, _):
         setting = Setting(workload=SMALL, objective=Objective(ttft_ms=250))
         found = sweep(served(url), setting, start=12, share=0.8, resolution=1.5, least_s=4)
+    if "the client sent requests" in " ".join(found.reasons):
+        pytest.skip(f"this machine was too busy to measure: {found.reasons[0]}")
     assert found.low is not None, found.reasons
     assert 8 < found.low < 36
     assert found.high is not None
