@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vllm_ci.config.section import Section
-from vllm_ci.domain.performance import PerformanceSpec
+from vllm_ci.domain.performance import SELF, PerformanceSpec
 from vllm_ci.domain.stage import StageSpec
 
 Margin = Annotated[float, Field(gt=0, le=1)]
@@ -66,6 +66,12 @@ class PerformanceStageConfig(Section):
     """Pass without a comparison as long as the baseline's channel has no release; otherwise the stage is inconclusive then."""
     timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """Timeout of the measurement of one start, in seconds."""
+
+    @model_validator(mode="after")
+    def _another(self) -> PerformanceStageConfig:
+        if self.baseline == SELF:
+            raise ValueError("an image cannot be its own baseline; `vllm-ci bench --aa` compares it with itself")
+        return self
 
     def domain(self, name: str) -> StageSpec:
         """Convert to the domain type."""

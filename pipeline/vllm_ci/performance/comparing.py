@@ -30,6 +30,8 @@ from vllm_ci.stages import reading
 NAME = "measure"
 """Name of the program that measures one start."""
 _SEED = 1
+_MOST_UNTRUSTED = 3
+"""Pairs without a round that can be trusted are repeated, on a machine that was busy for a moment; not for ever."""
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
 
@@ -70,6 +72,7 @@ class Comparing:
     keep: Callable[[StageResult], None] = lambda _result: None
     found: list[Pair] = field(default_factory=list)
     _asked: Directory | None = None
+    _untrusted: list[str] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
 
     async def judged(self, stop: anyio.Event) -> StageResult:
@@ -133,12 +136,15 @@ class Comparing:
             self.tell(f"pair {len(self.found) + 1} of {look}: {arm}")
             rounds[arm], ready_s[arm] = await self._start(arm, stop)
         pair = Pair(order=tuple(arms), rounds=rounds, ready_s=ready_s)
-        for limit in pairs.limits(self.spec):
-            if not pair.log_ratios(limit):
-                reasons = dict.fromkeys(reason for each in rounds.values() for one in each for reason in one.reasons)
-                why = "; ".join(reasons) or f"{limit.metric} was not measured"
-                raise _Ended(Verdict.INCONCLUSIVE, f"pair {len(self.found) + 1} has no round that can be trusted: {why}")
-        return pair
+        missing = [limit.metric for limit in pairs.limits(self.spec) if not pair.log_ratios(limit)]
+        if not missing:
+            return pair
+        reasons = dict.fromkeys(reason for each in rounds.values() for one in each for reason in one.reasons)
+        self._untrusted.append("; ".join(reasons) or f"{missing[0]} was not measured")
+        if len(self._untrusted) < _MOST_UNTRUSTED:
+            return await self._pair(order, stop, look)
+        message = f"{len(self._untrusted)} pairs have no round that can be trusted: {self._untrusted[-1]}"
+        raise _Ended(Verdict.INCONCLUSIVE, message)
 
     async def _start(self, arm: Arm, stop: anyio.Event) -> tuple[tuple[Round, ...], float]:
         """Rounds of a fresh start, and the seconds until it was ready."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.report import Verdict
-from vllm_ci.performance.load import Load
+from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.measuring import Measurement, Setting, measure
-from vllm_ci.performance.rounds import Round, fixed
+from vllm_ci.performance.rounds import FixedWorkload, Round, fixed
 from vllm_ci.performance.server import Served, served
 from vllm_ci.performance.workload import WORKLOADS
 from vllm_ci.suites.reach import UnreachableError
@@ -77,6 +77,7 @@ class Start:
 
     Attributes:
         server: The server.
+        workload: Requests of a round.
         setting: Of each round; its seed is that of the first one.
         rounds: Number of rounds.
         warm_up: Requests before the first round.
@@ -85,6 +86,7 @@ class Start:
     """
 
     server: Served
+    workload: FixedWorkload
     setting: Setting
     rounds: int
     warm_up: int
@@ -94,13 +96,13 @@ class Start:
     def run(self) -> bool:
         """Measure; false if it was stopped, or the server does not answer any more."""
         if self.warm_up:
-            workload = replace(self.setting.workload, count=self.warm_up)
+            workload = replace(self.workload, count=self.warm_up)
             measure(self.server, replace(self.setting, workload=workload, seed=_WARM_UP_SEED, rate=0.0))
         for number in range(self.rounds):
             loads: list[Load] = []
-            setting = replace(self.setting, seed=self.setting.seed + number)
-            found = measure(self.server, setting, watch=lambda load, loads=loads: loads.append(load) if not loads else None)  # type: ignore[misc]
-            self.done.append((Round.of(found, loads[0] if loads else _nothing()), found))
+            found = measure(self.server, replace(self.setting, seed=self.setting.seed + number), watch=loads.append)
+            load = loads[0] if loads else Load(target=Target(url=self.server.url, model=""), asks=iter(()))
+            self.done.append((Round.of(found, load), found))
             self.write()
             if found.interrupted or found.verdict is Verdict.ERRORED:
                 return False
@@ -119,12 +121,6 @@ class Start:
         part.replace(self.out / MEASUREMENT)
 
 
-def _nothing() -> Load:
-    from vllm_ci.performance.load import Target
-
-    return Load(target=Target(url="", model=""), asks=iter(()))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the program."""
     given = _parser().parse_args(arguments)
@@ -140,10 +136,12 @@ def main(arguments: Sequence[str]) -> int:
     else:
         asked = Asked.of(server)
     (given.out / ASKED).write_text(json.dumps(vars(asked)) + "\n", encoding="utf-8")
+    workload = fixed(WORKLOADS[given.workload], given.requests)
     start = Start(
         server=asked.imposed(server),
+        workload=workload,
         setting=Setting(
-            workload=fixed(WORKLOADS[given.workload], given.requests),
+            workload=workload,
             rate=given.rate,
             concurrency=given.concurrency,
             duration_s=given.limit,

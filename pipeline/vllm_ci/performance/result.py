@@ -122,6 +122,13 @@ def document(compared: Compared) -> dict[str, object]:
     }
 
 
+def spec_of(stage: StageResult) -> PerformanceSpec | None:
+    """The settings that a result was made with; ``None`` if it has none, because nothing was measured."""
+    found = stage.metrics.get("comparison")
+    setting = found.get("setting") if isinstance(found, Mapping) else None
+    return PerformanceSpec(**setting) if isinstance(setting, Mapping) else None
+
+
 def naive(compared: Compared) -> dict[str, object]:
     """What the first round of the first pair alone would have said: shown beside the result, and not used."""
     if not compared.pairs:
