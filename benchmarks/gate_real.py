@@ -2,10 +2,10 @@
 
     python benchmarks/gate_real.py [--runs 6] [--slowdown 0 0.1] [--sd 0.07]
 
-Servers are doubles of vLLM that take a second to start and whose speed differs by chance from start to start; a token of the slower
-ones takes 10 % longer. Everything else is real: the pipeline, the host engine, the program that measures, HTTP. Printed are, for
-each comparison, the verdict, the number of pairs, the estimates, and what one run against one run would have said. Exit code 1 if
-a comparison of equal servers failed, or one with the slowdown passed.
+Servers are doubles of vLLM that take a second to start and whose speed differs by chance from start to start; a token of the
+slower ones takes 10 % longer. Everything else is real: pipeline, host engine, the program that measures, HTTP. Printed are, for
+each comparison, verdict, number of pairs, estimates, and what one run against one run would have said. Exit code 1 if a
+comparison of equal servers failed, or one with the slowdown passed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from standin.comparing import PacedEngine  # noqa: E402
-from standin.repository import repository  # noqa: E402
-
-from vllm_ci import run_pipeline  # noqa: E402
+from standin.comparing import PacedEngine
+from standin.repository import repository
+from vllm_ci import run_pipeline
 
 CONFIG = """
 version: 1

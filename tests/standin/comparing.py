@@ -55,10 +55,18 @@ class PacedEngine(StandIn):
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
         self.served += 1
         candidate = spec.image is not None and spec.image.digest != BASELINE
-        rng = random.Random(f"{self.seed}:{self.served}")  # noqa: S311 - for repeatable servers
+        rng = random.Random(f"{self.seed}:{self.served}")
         factor = math.exp(rng.gauss(0, self.sd / math.sqrt(2))) * (1 + self.slowdown if candidate else 1)
         model = spec.argv[spec.argv.index("--served-model-name") + 1]
-        argv = ("python", SERVER, "{port}", model, f"{self.start_s}", f"{factor}", *([self.candidate_mode] if candidate else []))
+        argv = (
+            "python",
+            SERVER,
+            "{port}",
+            model,
+            f"{self.start_s}",
+            f"{factor}",
+            *([self.candidate_mode] if candidate else []),
+        )
         async with HostEngine.serve(self, replace(spec, argv=argv, image=None)) as service:
             yield service
 

@@ -1,4 +1,4 @@
-"""Bring an image that is named in any way into the store of this machine: of a channel, by digest, by reference, of a commit."""
+"""Bring an image into the store of this machine: that of a channel or commit, or one named by digest or reference."""
 
 from __future__ import annotations
 

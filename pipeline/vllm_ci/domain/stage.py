@@ -13,7 +13,20 @@ SEVERITIES = ("low", "medium", "high", "critical")
 BUILT_IN = ("unit", "integration", "streaming", "security", "performance")
 """Names of the built-in stages, in the order in which they run."""
 # Rows, steps and log files of a run have these names already.
-_TAKEN = ("build", "model", "server", "settings", "engine", "run", "pipeline", "interrupted", "tools", "machine", "baseline", "measure")
+_TAKEN = (
+    "build",
+    "model",
+    "server",
+    "settings",
+    "engine",
+    "run",
+    "pipeline",
+    "interrupted",
+    "tools",
+    "machine",
+    "baseline",
+    "measure",
+)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 

@@ -94,7 +94,8 @@ def unequal_work(pair: Pair) -> str:
             expected, found = baseline.counters[name], candidate.counters[name]
             if found != expected and (name == "prompt_tokens" or not baseline.short_answers):
                 what = name.replace("_", " ")
-                return f"round {number}: {found:.0f} {what} of the candidate, {expected:.0f} of the baseline, for the same requests"
+                both = f"{found:.0f} {what} of the candidate, {expected:.0f} of the baseline"
+                return f"round {number}: {both}, for the same requests"
     return ""
 
 
@@ -115,7 +116,8 @@ class Counter:
     worse: bool
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.candidate:.0f} in every start of the candidate, {self.baseline:.0f} in every one of the baseline"
+        candidate = f"{self.candidate:.0f} in every start of the candidate"
+        return f"{self.name}: {candidate}, {self.baseline:.0f} in every one of the baseline"
 
 
 def counters(pairs: Sequence[Pair]) -> list[Counter]:

@@ -2,9 +2,9 @@
 
     python -m vllm_ci.performance.program --url URL --workload chat --requests 32 --rounds 3 --out FOLDER
 
-The folder gets ``measurement.json``, which is written again after every round, and ``asked.json``, with what a second server has
-to be asked (``--asked FOLDER``) so that both do the same work. Exit code 0 if all rounds were run, whatever they show; 3 if the
-server cannot be measured.
+The folder gets ``measurement.json``, which is written again after every round, and ``asked.json``, with what a second server
+has to be asked (``--asked FOLDER``) so that both do the same work. Exit code 0 if all rounds were run, whatever they show; 3 if
+the server cannot be measured.
 """
 
 from __future__ import annotations

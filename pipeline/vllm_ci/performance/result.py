@@ -86,7 +86,9 @@ def of(compared: Compared, ending: Ending | None) -> StageResult:
 def alone(compared: Compared, rounds: Sequence[Round], why: str) -> StageResult:
     """The result where there is no baseline: measured, not compared."""
     status = CaseStatus.PASSED if compared.spec.first else CaseStatus.INCONCLUSIVE
-    advice = "passed because of `first: true`" if compared.spec.first else "set stages.performance.first to pass a first release"
+    advice = (
+        "passed because of `first: true`" if compared.spec.first else "set stages.performance.first to pass a first release"
+    )
     message = f"no baseline: {why}; the candidate was measured and compared with nothing ({advice})"
     case = Case(name=f"{STAGE}::baseline", status=status, message=message, seconds=round(compared.seconds, 3))
     measured = {"candidate": [each.document() for each in rounds]}

@@ -329,9 +329,7 @@ class Pipeline:
         built = self._built.get(image.digest)
         if built is None:
             return None
-        return Comparison(
-            engine=self.engine, project=self._project, source=self._source, built=built, record=self.record
-        )
+        return Comparison(engine=self.engine, project=self._project, source=self._source, built=built, record=self.record)
 
     def _built_of(self, image: Image, at: str) -> Built:
         built = self._built.get(image.digest)

@@ -130,7 +130,9 @@ class Comparison:
 
     async def _specs(self, baseline: Baseline) -> dict[Arm, ServiceSpec]:
         """Both servers: the same model, flags and settings, which are computed once."""
-        checkpoint = await serving.model(self.engine, self.project, self.source, self.built.image, self.record, f"model@{STAGE}")
+        checkpoint = await serving.model(
+            self.engine, self.project, self.source, self.built.image, self.record, f"model@{STAGE}"
+        )
         project = await serving.fitted(self.engine, self.project, self.built, checkpoint, self.record, f"settings@{STAGE}")
         other = replace(self.built, image=baseline.image, config=baseline.config) if baseline.image else self.built
         built = {Arm.CANDIDATE: self.built, Arm.BASELINE: other}

@@ -43,7 +43,8 @@ def call(*arguments: str) -> str:
     return result.stdout
 
 
-def test_the_release_of_a_channel_can_be_run_afterwards(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_the_release_of_a_channel_can_be_run_afterwards(tmp_path: Path) -> None:
     found = json.loads(call("image", "pull", "staging", "--json", "--facts", str(tmp_path / "facts")))
     assert found["source"].startswith("channel staging, commit ")
     assert json.loads((tmp_path / "facts/image.json").read_text()) == found
@@ -52,7 +53,8 @@ def test_the_release_of_a_channel_can_be_run_afterwards(folder: Path, tmp_path: 
         assert (files / "opt/serving/template.jinja").read_text() == "Hello, world\n"
 
 
-def test_a_pulled_image_is_listed_once_and_known_to_other_commands(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_pulled_image_is_listed_once_and_known_to_other_commands() -> None:
     found = json.loads(call("image", "pull", "staging", "--json"))
     call("image", "pull", found["digest"], "--json")
     assert [item["digest"] for item in Store().index()] == [found["digest"]]
@@ -60,7 +62,8 @@ def test_a_pulled_image_is_listed_once_and_known_to_other_commands(folder: Path)
     call("cache", "prune", "--dry-run")
 
 
-def test_a_channel_without_a_release_has_no_image(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_channel_without_a_release_has_no_image() -> None:
     found = json.loads(call("image", "pull", "production", "--json"))
     assert found == {"source": "the channel production has no release", "repository": "", "digest": None}
 
@@ -76,11 +79,13 @@ def test_a_reference_names_an_image_elsewhere(folder: Path, tmp_path: Path) -> N
         assert (files / "hello").read_text() == "there"
 
 
-def test_a_digest_that_is_nowhere_is_refused(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_digest_that_is_nowhere_is_refused() -> None:
     with pytest.raises(ErroredError, match=r"there is no image sha256:0000"):
         call("image", "pull", "sha256:" + "0" * 64)
 
 
-def test_a_name_that_is_nothing_is_refused(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_name_that_is_nothing_is_refused() -> None:
     with pytest.raises(UsageError):
         call("image", "pull", "no-such-thing")
