@@ -33,7 +33,7 @@ stages:
   integration: {enabled: false}
   streaming: {enabled: false}
   security: {enabled: false}
-  performance: {enabled: true, workload: code, requests: 16, warm_up: 2, rounds: 2, concurrency: 8}
+  performance: {enabled: true, workload: code, requests: 16, warm_up: 1, rounds: 1, concurrency: 8}
 """
 
 

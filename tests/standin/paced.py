@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from doubles.server import Double
 
-TOKEN_S, PREFILL_S = 0.006, 0.06
+TOKEN_S, PREFILL_S = 0.025, 0.4
 
 
 class Paced(Double):

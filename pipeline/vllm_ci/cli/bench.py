@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_ci.cli import options
 from vllm_ci.cli.options import option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
@@ -26,7 +27,7 @@ _LIMIT = {"type": click.FloatRange(min=0, min_open=True), "metavar": "MS"}
 
 
 @click.command()
-@option("--url", required=True, help="URL of an OpenAI-compatible server.")
+@option("--url", help="URL of an OpenAI-compatible server.")
 @option("--model", help="Model name on the server. Default: the first that it lists.")
 @option("--api-key-env", metavar="NAME", help="Environment variable with the server's API key.")
 @option("--workload", type=click.Choice(_WORKLOADS), default="chat", show_default=True, help="What is asked.")
@@ -56,10 +57,14 @@ _LIMIT = {"type": click.FloatRange(min=0, min_open=True), "metavar": "MS"}
 @option("--ttft", **_LIMIT, help="Objective: time to first token. Goodput counts requests that meet all objectives.")
 @option("--tpot", **_LIMIT, help="Objective: time per further token.")
 @option("--e2e", **_LIMIT, help="Objective: time of the whole answer.")
+@option("--aa", is_flag=True, help="In a project: compare the commit's image with itself, in pairs of fresh starts.")
 @json_option
+@click.pass_context
 def bench(
+    context: click.Context,
+    /,
     *,
-    url: str,
+    url: str | None,
     model: str | None,
     api_key_env: str | None,
     workload: str,
@@ -73,6 +78,7 @@ def bench(
     ttft: float | None,
     tpot: float | None,
     e2e: float | None,
+    aa: bool,
     as_json: bool,
 ) -> int:
     """Measure a server under load.
@@ -89,6 +95,13 @@ def bench(
     Exit code: 0 measured, 1 requests failed, 2 usage, 3 errored (no server, nothing measured), 4 inconclusive (the client was
     too slow, or others used the server).
     """
+    if aa and not url:
+        from vllm_ci.cli.bench_aa import compare_with_itself
+
+        return compare_with_itself(options.loaded(context), as_json=as_json)
+    if not url or aa:
+        raise UsageError("no server to measure", remedy="give --url URL, or --aa in a project without --url")
+
     from vllm_ci.cli import progress
     from vllm_ci.performance.arrivals import Pattern
     from vllm_ci.performance.figures import Objective

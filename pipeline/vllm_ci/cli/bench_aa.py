@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SLOWDOWN = 0.1
 
 
-def aa(loaded: Loaded, *, as_json: bool) -> int:
+def compare_with_itself(loaded: Loaded, *, as_json: bool) -> int:
     """Build the image of the checked-out commit, compare it with itself, and print verdict, noise and power.
 
     Nothing is written to the directory of reports: a comparison of an image with itself is no evidence for a release.
