@@ -59,19 +59,18 @@ def _baseline() -> Ends:
     return Ends(files={"image.json": facts, "config.json": {"config": {}}})
 
 
-def measured(*, slowdown: float = 0.0, rounds: int = 3, **counters: float) -> Ends:
+def measured(*, slowdown: float = 0.0, **counters: float) -> Ends:
     """A measurement of one start of a server.
 
     Args:
         slowdown: How much slower it is than others, as a share.
-        rounds: Number of rounds.
-        counters: Counters of each round, besides the default ones.
+        counters: Counters of each of the three rounds, besides the default ones.
     """
     factor = 1 + slowdown
     values = {"ttft_ms": 50 * factor, "tpot_ms": 10 * factor, "output_tokens_per_s": 800 / factor}
     counted = {"requests": 32, "prompt_tokens": 3200, "output_tokens": 3200, "chunks": 3200, **counters}
     each = {"verdict": "passed", "reasons": [], "values": values, "counters": counted, "short_answers": 0}
-    return Ends(files={"measurement.json": {"format": 1, "rounds": [each] * rounds}, "asked.json": {}})
+    return Ends(files={"measurement.json": {"format": 1, "rounds": [each] * 3}, "asked.json": {}})
 
 
 def cases(found: Mapping[str, tuple[str, str]]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -43,10 +43,12 @@ class Arms(MemoryEngine):
         self.endings = {"baseline": baseline, "candidate": candidate}
         self.order: list[str] = []
 
-    def serve(self, spec: ServiceSpec) -> AbstractAsyncContextManager[Service]:
+    @asynccontextmanager
+    async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:
         assert spec.image is not None
         self.order.append("baseline" if spec.image.digest == BASELINE else "candidate")
-        return super().serve(spec)
+        async with super().serve(spec) as service:
+            yield service
 
     async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
         if program.name == "measure":
