@@ -237,7 +237,9 @@ class Comparing:
 
     def _compared(self) -> Compared:
         seconds = time.monotonic() - self._begun
-        return Compared(spec=self.spec, subject=self.subject, pairs=tuple(self.found), seconds=seconds)
+        return Compared(
+            spec=self.spec, subject=self.subject, pairs=tuple(self.found), untrusted=tuple(self._untrusted), seconds=seconds
+        )
 
 
 _STOPPED = Ending(verdict=Verdict.ERRORED, message="was stopped before it finished")

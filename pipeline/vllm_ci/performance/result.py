@@ -46,12 +46,14 @@ class Compared:
         spec: How the images are compared.
         subject: What is compared: images, and where the baseline comes from.
         pairs: The pairs.
+        untrusted: Why further pairs were repeated.
         seconds: Wall time.
     """
 
     spec: PerformanceSpec
     subject: Mapping[str, object]
     pairs: tuple[Pair, ...] = ()
+    untrusted: tuple[str, ...] = ()
     seconds: float = 0.0
     limits: tuple[Limit, ...] = field(init=False)
 
@@ -120,6 +122,7 @@ def document(compared: Compared) -> dict[str, object]:
         "estimates": {each.metric: _estimate(each, limit) for each, limit in zip(found, compared.limits, strict=False)},
         "counters": [dataclasses.asdict(each) for each in pairs.counters(compared.pairs)],
         "naive": naive(compared),
+        "untrusted": list(compared.untrusted),
         "pairs": [each.document(compared.limits) for each in compared.pairs],
     }
 
