@@ -46,6 +46,8 @@ _._as_written
 _._one_key
 _._harmless
 _._harmless_key
+_._ordered
+_._another
 _capabilities
 _vllm_identity
 # click's commands, reached through their groups.

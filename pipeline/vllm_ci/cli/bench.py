@@ -66,7 +66,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @option("--tpot", **_LIMIT, help="Objective: time per further token.")
 @option("--e2e", **_LIMIT, help="Objective: time of the whole answer.")
 @option("--rounds", type=click.IntRange(min=3, max=200), default=6, show_default=True, help="Of a comparison.")
-@option("--aa", is_flag=True, help="Compare the one server with itself: the false alarms of the comparison.")
+@option("--aa", is_flag=True, help="Compare the server with itself; without --url, the image of this project's commit.")
 @option("--sweep", is_flag=True, help="Search the highest rate that meets the objective; starts at --rate, or 1.")
 @option(
     "--good",
@@ -102,8 +102,12 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
     """
     if context.invoked_subcommand:
         return 0
-    from vllm_ci.cli import progress
+    from vllm_ci.cli import options, progress
 
+    if aa and not urls:
+        from vllm_ci.cli.bench_aa import compare_with_itself
+
+        return compare_with_itself(options.loaded(context), as_json=as_json)
     setting = setting_of(given)
     _check(urls, aa=aa, sweep=sweep, setting=setting)
     screen = progress.console()
@@ -127,7 +131,7 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
 def _check(urls: tuple[str, ...], *, aa: bool, sweep: bool, setting: Setting) -> None:
     """Refuse what cannot be done before anything is sent."""
     if not urls:
-        raise UsageError("no server to measure", remedy="give --url URL")
+        raise UsageError("no server to measure", remedy="give --url URL, or --aa in a project without --url")
     if len(urls) > 2:
         raise UsageError("more than two servers cannot be compared", remedy="compare them in pairs")
     if aa and len(set(urls)) == 2:

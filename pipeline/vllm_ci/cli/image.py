@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from vllm_ci.cli.options import option
+from vllm_ci.cli import watching
+from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
 _PLATFORM = {"metavar": "PLATFORM", "default": "", "help": "Platform of a multi-platform image; by default this machine's."}
@@ -14,7 +16,39 @@ _PLATFORM = {"metavar": "PLATFORM", "default": "", "help": "Platform of a multi-
 
 @click.group()
 def image() -> None:
-    """Inspect images that were built on this machine."""
+    """Inspect images on this machine, and bring other ones here."""
+
+
+@image.command()
+@click.argument("name")
+@config_option
+@option(
+    "--facts",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write image.json and config.json to.",
+)
+@json_option
+@click.pass_context
+def pull(context: click.Context, /, *, name: str, facts: Path | None, as_json: bool, **_: object) -> None:
+    """Bring the image NAME to this machine: of a release channel, by digest or reference, or of a commit, which is built.
+
+    \b
+    Examples:
+      vllm-ci image pull production
+      vllm-ci image pull registry.example.com/team/vllm:1.4.0
+      vllm-ci image pull HEAD~1 --json
+    """
+    from vllm_ci.config.obtain import obtain
+
+    project = loaded(context)
+    with watching.watch() as emit:
+        found = obtain(project, name, emit=emit)
+    if facts:
+        found.write(facts)
+    if as_json:
+        print_json(vars(found))
+    else:
+        click.echo(f"{found.repository}@{found.digest}  {found.source}" if found.digest else found.source)
 
 
 @image.command()

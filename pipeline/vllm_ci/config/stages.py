@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model
 from pydantic.json_schema import SkipJsonSchema
 
 from vllm_ci.config.paths import Pattern, TestPath
+from vllm_ci.config.performance import PerformanceStageConfig
 from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
 from vllm_ci.domain.stage import Accepted, AcceptedFinding, AcceptedKnown, ChangedRule, OwnStage, StageSpec, refusal_of_name
@@ -237,6 +238,8 @@ class StagesConfig(Section):
     """Streams are well formed, progressive and correct."""
     security: SecurityStageConfig = Field(default_factory=SecurityStageConfig)
     """Access control, hostile input and leaks."""
+    performance: PerformanceStageConfig = Field(default_factory=PerformanceStageConfig)
+    """Not slower than a baseline: the image that a channel points to, or another one. Not enabled by default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -259,7 +262,7 @@ class StagesConfig(Section):
         """Names of the stages that run by default."""
         return tuple(name for name, stage in self._all().items() if stage.enabled)
 
-    def _all(self) -> dict[str, StageConfig | OwnStageConfig]:
+    def _all(self) -> dict[str, StageConfig | PerformanceStageConfig | OwnStageConfig]:
         return {**{name: getattr(self, name) for name in type(self).model_fields}, **self.own}
 
 

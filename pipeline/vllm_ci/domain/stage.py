@@ -7,11 +7,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vllm_ci.domain.performance import PerformanceSpec
+
 SEVERITIES = ("low", "medium", "high", "critical")
-BUILT_IN = ("unit", "integration", "streaming", "security")
+BUILT_IN = ("unit", "integration", "streaming", "security", "performance")
 """Names of the built-in stages, in the order in which they run."""
 # Rows, steps and log files of a run have these names already.
-_TAKEN = ("build", "model", "server", "settings", "engine", "run", "pipeline", "interrupted", "tools", "machine")
+_TAKEN = (
+    "build",
+    "model",
+    "server",
+    "settings",
+    "engine",
+    "run",
+    "pipeline",
+    "interrupted",
+    "tools",
+    "machine",
+    "baseline",
+    "measure",
+)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -138,6 +153,7 @@ class StageSpec:
         pytest_args: Further arguments for pytest (``-k`` expressions, a plugin's options).
         env: Environment for the tests.
         own: What it does, where it is none of :data:`BUILT_IN`.
+        performance: How images are compared, where it is the stage ``performance``.
     """
 
     name: str
@@ -154,3 +170,4 @@ class StageSpec:
     pytest_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     own: OwnStage | None = None
+    performance: PerformanceSpec | None = None

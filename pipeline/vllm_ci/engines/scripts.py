@@ -42,6 +42,8 @@ def of(program: Program) -> Ends:
     """How a program ends that nothing was said about: well."""
     if program.name == "build":
         return _built(program)
+    if program.name in ("baseline", "measure"):
+        return _baseline() if program.name == "baseline" else measured()
     if program.name == "machine":
         return Ends(files={"machine.json": {"memory_bytes": 2**34, "cores": 4}})
     if program.name in BUILT_IN and _REPORTER in program.argv:
@@ -49,6 +51,26 @@ def of(program: Program) -> Ends:
     if _REPORTER in program.argv:
         return Ends(files={"cases.json": cases({f"{program.name}::memory": ("passed", "")})})
     return Ends()
+
+
+def _baseline() -> Ends:
+    digest = f"sha256:{hashlib.sha256(b'baseline').hexdigest()}"
+    facts = {"source": "the memory engine", "repository": "memory", "digest": digest}
+    return Ends(files={"image.json": facts, "config.json": {"config": {}}})
+
+
+def measured(*, slowdown: float = 0.0, **counters: float) -> Ends:
+    """A measurement of one start of a server.
+
+    Args:
+        slowdown: How much slower it is than others, as a share.
+        counters: Counters of each of the three rounds, besides the default ones.
+    """
+    factor = 1 + slowdown
+    values = {"ttft_ms": 50 * factor, "tpot_ms": 10 * factor, "output_tokens_per_s": 800 / factor}
+    counted = {"requests": 32, "prompt_tokens": 3200, "output_tokens": 3200, "chunks": 3200, **counters}
+    each = {"verdict": "passed", "reasons": [], "values": values, "counters": counted, "short_answers": 0}
+    return Ends(files={"measurement.json": {"format": 1, "rounds": [each] * 3}, "asked.json": {}})
 
 
 def cases(found: Mapping[str, tuple[str, str]]) -> str:

@@ -21,10 +21,12 @@ TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 SCAN = "https://in-toto.io/attestation/vulns/v0.2"
 DECISION = "https://in-toto.io/attestation/svr/v0.1"
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
+PERFORMANCE = "tag:vllm-ci,2026:performance/v1"
 KINDS = {
     PROVENANCE: "provenance",
     SBOM: "sbom",
     TEST_RESULT: "test result",
+    PERFORMANCE: "performance",
     SCAN: "scan",
     DECISION: "decision",
     SIGNATURE: "signature",

@@ -23,12 +23,13 @@ from vllm_ci.pipeline import building, serving, tools
 from vllm_ci.pipeline.awaiting import Calls
 from vllm_ci.pipeline.building import Built
 from vllm_ci.pipeline.choosing import Choice, Named
+from vllm_ci.pipeline.comparison import Comparison
 from vllm_ci.pipeline.errors import misuse, no_image
 from vllm_ci.pipeline.handles import Image, Server
 from vllm_ci.pipeline.noting import Notes
 from vllm_ci.pipeline.record import RunRecord, rows
 from vllm_ci.pipeline.source import Source
-from vllm_ci.stages import needs_server, stage_of
+from vllm_ci.stages import is_exclusive, needs_server, stage_of
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.user_code import caller
@@ -89,8 +90,13 @@ class Pipeline:
 
     @property
     def image_stages(self) -> tuple[str, ...]:
-        """The :attr:`stages` that need only an image."""
-        return tuple(spec.name for spec in self._project.stages if not needs_server(spec))
+        """The :attr:`stages` that need only an image, without the :attr:`exclusive_stages`."""
+        return tuple(spec.name for spec in self._project.stages if not needs_server(spec) and not is_exclusive(spec))
+
+    @property
+    def exclusive_stages(self) -> tuple[str, ...]:
+        """The :attr:`stages` that measure time: they need only an image, and that nothing else runs on the machine."""
+        return tuple(spec.name for spec in self._project.stages if is_exclusive(spec))
 
     @property
     def server_stages(self) -> tuple[str, ...]:
@@ -316,7 +322,14 @@ class Pipeline:
             source=self._source.project,
             image_facts=image.facts,
             changed=self._source.changed,
+            compares=self._comparison(image),
         )
+
+    def _comparison(self, image: Image) -> Comparison | None:
+        built = self._built.get(image.digest)
+        if built is None:
+            return None
+        return Comparison(engine=self.engine, project=self._project, source=self._source, built=built, record=self.record)
 
     def _built_of(self, image: Image, at: str) -> Built:
         built = self._built.get(image.digest)

@@ -19,6 +19,7 @@ async def pipeline(ci: Pipeline) -> Report:
     for variant in ci.variants():  # with --matrix: other ways of serving the same image
         with suppress(ErroredError):  # a server that does not start is reported in its own rows
             await against_a_server(ci, image, variant)
+    await ci.test(image, *ci.exclusive_stages)  # measures time: nothing else runs now
     return ci.report()
 
 

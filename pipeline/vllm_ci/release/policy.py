@@ -16,10 +16,10 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.report import Verdict
 from vllm_ci.evidence import strict
 from vllm_ci.evidence.osv import Severity
-from vllm_ci.evidence.predicates import provenance, scan, test_result
+from vllm_ci.evidence.predicates import performance, provenance, scan, test_result
 from vllm_ci.evidence.predicates.test_result import TestResult
 from vllm_ci.evidence.refusals import MalformedError
-from vllm_ci.evidence.statement import PROVENANCE, SBOM, SCAN, SIGNATURE, TEST_RESULT
+from vllm_ci.evidence.statement import PERFORMANCE, PROVENANCE, SBOM, SCAN, SIGNATURE, TEST_RESULT
 from vllm_ci.evidence.verify import Evidence, Findings
 
 
@@ -185,6 +185,16 @@ class _Counted:
                 found[result.stage] = result, evidence
         return found
 
+    def baseline(self) -> str:
+        """What the newest comparison was made with, in words; of a first release there is none."""
+        newest = self.newest(PERFORMANCE)
+        if newest is None:
+            return ", compared with nothing (first release)"
+        try:
+            return f", compared with {performance.read(newest.statement).baseline[:19]}"
+        except MalformedError as error:
+            return f" ({error.message})"
+
     def nothing(self, what: str) -> str:
         """A description of what is missing, and of what was ignored."""
         notes = [f"{self._ignored} by other signers"] if self._ignored else []
@@ -248,6 +258,7 @@ def _tests(policy: Policy, _facts: Facts, counted: _Counted) -> Iterator[RuleRes
             result, evidence = found[stage]
             got = f"{result.verdict.value}, {result.finished:%Y-%m-%d %H:%M} UTC, signed by {evidence.signer}"
             ok = result.verdict in verdicts
+            got += counted.baseline() if stage == "performance" else ""
         yield RuleResult(rule=f"tests.{stage}", expected=" or ".join(each.value for each in verdicts), got=got, ok=ok)
 
 

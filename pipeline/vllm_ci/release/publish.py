@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.evidence.predicates import provenance, sbom, scan, test_result
+from vllm_ci.evidence.predicates import performance, provenance, sbom, scan, test_result
 from vllm_ci.evidence.statement import SIGNATURE, Statement, moment
 from vllm_ci.evidence.verify import check_image
 from vllm_ci.registry.errors import DigestError, NotFoundError
@@ -157,4 +157,5 @@ def _statements(setup: Setup, candidate: Candidate, now: datetime) -> Iterator[S
         yield scan.statement(image, commit, scan.from_scanner(candidate.scanner, image, at=now))
     for each in candidate.tested:
         yield from test_result.statements(each.report, image, each.ctrf)
+        yield from performance.statements(each.report, image)
     yield Statement.about(image, commit, SIGNATURE, {})

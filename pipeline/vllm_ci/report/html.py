@@ -46,6 +46,7 @@ def from_report(report: Report) -> str:
         causes_of=CausesOfCases(causes).of,
         seconds=seconds,
         facts=facts,
+        comparison=comparison,
         properties=other_properties,
         exchange=exchange_of,
         anchor=anchor,
@@ -108,6 +109,23 @@ def facts(values: Mapping[str, object] | Case) -> list[tuple[str, str]]:
         else:
             found.append((str(name), _text(value)))
     return found
+
+
+def comparison(metrics: Mapping[str, object]) -> list[dict[str, str]]:
+    """Rows of the table of a comparison with a baseline: one for each metric."""
+    found = metrics.get("comparison")
+    estimates = found.get("estimates") if isinstance(found, Mapping) else None
+    naive = found.get("naive") if isinstance(found, Mapping) else None
+    alone = naive.get("slowdown") if isinstance(naive, Mapping) else None
+    if not isinstance(estimates, Mapping):
+        return []
+    rows = []
+    for name, each in estimates.items():
+        values = {key: f"{float(each[key]):+.1%}" for key in ("slowdown", "low", "high", "margin")}
+        single = f"{float(alone[name]):+.1%}" if isinstance(alone, Mapping) and name in alone else ""
+        counts = {"pairs": str(each["pairs"]), "spread": f"{float(each['spread']):.1%}", "decision": str(each["decision"])}
+        rows.append({"metric": str(name), **values, **counts, "naive": single})
+    return rows
 
 
 def _text(value: object) -> str:

@@ -7,15 +7,17 @@ from collections.abc import Iterable
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.stage import StageSpec
-from vllm_ci.stages import installed, integration, security, streaming, unit
+from vllm_ci.stages import installed, integration, performance, security, streaming, unit
 from vllm_ci.stages.command import CommandStage
 from vllm_ci.stages.own_tests import OwnTests
 from vllm_ci.stages.stage import Stage, StageContext
 
 # In run order: cheap and informative stages first.
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE)}
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE, performance.STAGE)
+}
 
-__all__ = ["STAGES", "Stage", "StageContext", "needs_server", "stage_of", "unknown", "wants_pytest_inside"]
+__all__ = ["STAGES", "Stage", "StageContext", "is_exclusive", "needs_server", "stage_of", "unknown", "wants_pytest_inside"]
 
 
 def stage_of(spec: StageSpec) -> Stage:
@@ -38,6 +40,11 @@ def stage_of(spec: StageSpec) -> Stage:
 def needs_server(spec: StageSpec) -> bool:
     """Whether the stage needs a server; otherwise it needs only the image."""
     return stage_of(spec).needs_server
+
+
+def is_exclusive(spec: StageSpec) -> bool:
+    """Whether the stage measures time, so that nothing else may run on the machine meanwhile."""
+    return spec.name == performance.STAGE.name
 
 
 def wants_pytest_inside(spec: StageSpec) -> bool:

@@ -21,6 +21,13 @@ CA_FILE = "{in.authorities}/" + CA_NAME
 """Where a program finds the certificate authorities of :attr:`StageContext.authorities`."""
 
 
+class Compares(Protocol):
+    """Compares the image of a commit with a baseline, on fresh starts of both."""
+
+    async def judge(self, context: StageContext, stop: anyio.Event) -> StageResult:
+        """Compare them; when ``stop`` is set, return the results so far."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
     """The input of a stage.
@@ -44,6 +51,7 @@ class StageContext:
         authorities: Directory with ``ca.pem``, more certificate authorities for an external server.
         stage: The stage object, if it was passed as an object and not by name.
         only: Names of the cases to run; by default all.
+        compares: Compares the image with a baseline; ``None`` where there is no image.
     """
 
     spec: StageSpec
@@ -63,6 +71,7 @@ class StageContext:
     authorities: Directory | None = None
     stage: Stage | None = None
     only: tuple[str, ...] = ()
+    compares: Compares | None = field(default=None, repr=False)
 
 
 class Stage(Protocol):

@@ -21,7 +21,7 @@ from vllm_ci.domain.report import Verdict
 from vllm_ci.evidence import debian_version, osv
 from vllm_ci.evidence.materials import Package, materials
 from vllm_ci.evidence.osv import Severity
-from vllm_ci.evidence.predicates import decision, provenance, sbom, scan, test_result
+from vllm_ci.evidence.predicates import decision, performance, provenance, sbom, scan, test_result
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import Statement
 from vllm_ci.images.lockfile import LockedDeb, LockedWheel
@@ -282,3 +282,25 @@ def test_a_decision_names_channel_policy_and_evidence() -> None:
     )
     assert found.predicate["properties"] == ["VLLM_CI_RELEASE_staging", "VLLM_CI_RULE_tests"]
     assert found.predicate["verifier"]["policy"]["digest"] == {"sha256": "8" * 64}
+
+
+def test_a_comparison_is_bound_to_both_digests() -> None:
+    image = IMAGE
+    baseline = ImageRef(repository="other", digest="sha256:" + "e" * 64)
+    report = report_of(commit_of(1), image, {"performance": Verdict.PASSED})
+    comparison = {
+        "candidate": image.digest,
+        "baseline": baseline.digest,
+        "baseline_source": "channel production",
+        "estimates": {"tpot_ms": {"slowdown": 0.01}},
+        "pairs": [{"log_ratios": {"tpot_ms": [0.01]}}],
+    }
+    with_it = [dataclasses.replace(each, metrics={"comparison": comparison}) for each in report.stages]
+    stages = tuple(each for each in with_it if each.name == "performance")
+    (statement,) = performance.statements(dataclasses.replace(report, stages=stages), image)
+    assert statement.kind == "performance"
+    assert [each.digest["sha256"] for each in statement.images] == [image.digest.removeprefix("sha256:")]
+    found = performance.read(again(statement))
+    assert (found.baseline, found.verdict, found.slowdown) == (baseline.digest, Verdict.PASSED, {"tpot_ms": 0.01})
+    first = dataclasses.replace(stages[-1], metrics={"comparison": {**comparison, "baseline": ""}})
+    assert not list(performance.statements(dataclasses.replace(report, stages=(first,)), image))

@@ -142,3 +142,16 @@ def test_a_platform_list_gives_an_index(project: World) -> None:
     assert set(found["image"]["manifests"]) == set(PLATFORMS)
     assert host_platform() in PLATFORMS
     assert project.store.index()
+
+
+def test_pull_builds_a_commit_with_its_own_configuration(project: World) -> None:
+    config = (project.repository / "vllm-ci.yaml").read_text().replace("..", str(project.root))
+    project.commit({"serving/template.jinja": b"before\n", "vllm-ci.yaml": config.encode()})
+    before = json.loads(call("build", "--json").stdout)
+    changed = config.replace("image: {", "image: {env: {ADDED: 'yes'}, ").encode()
+    project.commit({"serving/template.jinja": b"after\n", "vllm-ci.yaml": changed})
+    (project.repository / "serving/template.jinja").write_text("not committed\n")
+    found = json.loads(call("image", "pull", "HEAD~1", "--json").stdout)
+    assert found["digest"] == before["image"]["digest"]
+    assert found["source"].startswith("commit ")
+    assert not (project.repository / ".git/worktrees").exists()
