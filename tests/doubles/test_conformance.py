@@ -135,8 +135,9 @@ def test_the_costs_in_the_manifest_are_those_of_the_cases(suite: str) -> None:
     found = {
         f"{suite}/{name}": sum(each[0] * each[1] * each[2] for each in entry["rounds"])
         for name, entry in recorded(suite).items()
-        # What a client that hangs up has caused until the server notices depends on the machine.
-        if not name.startswith("test_disconnect.py")
+        # What a client that hangs up has caused until the server notices depends on the machine, and so does how many streams
+        # a verdict on timing needs.
+        if not name.startswith(("test_disconnect.py", "test_delivery.py"))
     }
     kept = {name: sum(each.times * each.streams * each.tokens for each in rounds(name) or ()) for name in found}
     off = {name: (kept[name], tokens) for name, tokens in found.items() if abs(kept[name] - tokens) > 40 + 0.3 * tokens}
