@@ -218,6 +218,10 @@ class Reasons(Double):
         found = super().message(asked, text)
         return found if asked.call or asked.forced else {**found, "content": None, "reasoning_content": text}
 
+    def delta(self, asked: Asked, generation: Generation, text: str, *, first: bool) -> Json:
+        found = super().delta(asked, generation, text, first=first)
+        return found if asked.call or asked.forced or not text else {**found, "content": None, "reasoning_content": text}
+
 
 class Unprocessable(Double):
     """Mistakes are answered 422 with FastAPI's list of details."""

@@ -18,7 +18,7 @@ def budgets(*arguments: str) -> dict[str, float]:
     """Of the stages against a server, as a run of a project gets them."""
     context = commands.run.make_context("run", list(arguments))
     specs = options.loaded(context).config.stages.specs()
-    return {name: spec.budget_s for name, spec in specs.items() if name != "unit"}
+    return {name: spec.budget_s for name, spec in specs.items() if name not in ("unit", "performance")}
 
 
 @pytest.fixture
