@@ -33,10 +33,13 @@ ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = json.loads((ROOT / "dagger.json").read_text())
 OBJECTS: dict[str, Any] = default_module()._objects
 FUNCTIONS = [(name, function) for name, each in OBJECTS.items() for function in each.functions if function]
-CHECKS = {"test", *STAGES}
+# A comparison needs a baseline and many minutes, so it is no check of its own: run --stages performance.
+STAGE_CHECKS = set(STAGES) - {"performance"}
+CHECKS = {"test", *STAGE_CHECKS}
 RELEASE_VERBS = {"publish", "promote", "rollback", "history", "verify", "prune", "policy"}
 # Verbs of the command line that are no function of the same name, and why.
 ABSENT = {
+    "bench": "it measures a server by its URL, from the machine that it is called on",
     "server": "somebody else's server is tested with run --server",
     "config": "it explains files of the machine",
     "show": "Dagger shows results itself; the report is a field of Run",
@@ -47,7 +50,7 @@ ABSENT = {
 }
 # Functions that are no verb of the command line, and why.
 ADDED = {
-    **dict.fromkeys(STAGES, "a check, for dagger check"),
+    **dict.fromkeys(STAGE_CHECKS, "a check, for dagger check"),
     "release": "holds the credentials of the verbs that are its functions",
 }
 
