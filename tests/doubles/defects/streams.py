@@ -288,7 +288,9 @@ class CommentsAsData(Double):
         return b"data: : keep-alive\n\n" + super().event(chunk) if isinstance(chunk, dict) else super().event(chunk)
 
 
-@defect("a-blank-line-in-an-event", "A blank line cuts an event in two.", f"{STRUCTURE}every_event_is_a_json_object")
+@defect(
+    "a-blank-line-in-an-event", "A blank line cuts an event in two.", f"{STRUCTURE}every_event_is_a_json_object", alone=True
+)
 class ABlankLineInAnEvent(Double):
     def event(self, chunk: Json | str) -> bytes:
         data = super().event(chunk)

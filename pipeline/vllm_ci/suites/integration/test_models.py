@@ -59,7 +59,7 @@ def test_says_that_it_is_healthy(client: ApiClient) -> None:
 
 
 @pytest.mark.requires_capability("text")
-@pytest.mark.sized(times=(40, 8))
+@pytest.mark.sized(times=(40, 20))
 def test_answers_the_fortieth_request_like_the_first(client: ApiClient, size: Sizes) -> None:
     """Some errors appear only after several requests, such as leaked connections or slots."""
     body = client.body("hello", max_tokens=1, temperature=0)
