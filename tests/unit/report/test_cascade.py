@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
 
@@ -20,11 +21,12 @@ pytestmark = pytest.mark.slow
 _PACKAGE = Path(__file__).parents[3] / "pipeline"
 
 
-class NoDone(Double):
-    """Streams end without [DONE]."""
+class MangledEvents(Double):
+    """A blank line cuts every event of a stream in two."""
 
-    def end(self) -> bytes:
-        return b""
+    def event(self, chunk: Json | str) -> bytes:
+        data = super().event(chunk)
+        return data.replace(b',"created"', b',\n\ndata: "created"') if isinstance(chunk, dict) else data
 
 
 class NoStream(Double):
@@ -67,7 +69,7 @@ def run_against(double: type[Double], folder: Path, *arguments: str) -> Run:
     return Run(found=json.loads(done.stdout), screen=done.stderr)
 
 
-@pytest.mark.parametrize(("double", "least"), [(NoDone, 50), (NoStream, 80)])
+@pytest.mark.parametrize(("double", "least"), [(MangledEvents, 40), (NoStream, 80)])
 def test_a_defect_that_makes_many_cases_fail_is_one_cause_on_the_first_screen(
     double: type[Double], least: int, tmp_path: Path
 ) -> None:
