@@ -74,7 +74,7 @@ def test_what_a_profile_requires_is_never_left_out(pytester: pytest.Pytester, ur
                 item.add_marker(pytest.mark.deep)
         """
     )
-    arguments = ("--vllm-budget", "0.01", "-k", "reaches_a_stream", "-p", "conftest")
+    arguments = ("--vllm-budget", "0.0001", "-k", "reaches_a_stream", "-p", "conftest")
     pytester.syspathinsert()
     left_out, _ = ran(pytester, url, *arguments)
     assert [case["status"] for case in left_out["cases"]] == ["skipped"]

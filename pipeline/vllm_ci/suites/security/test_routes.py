@@ -91,7 +91,8 @@ def test_errors_outside_of_routes_show_no_code(door: Door, judge: Judge, place: 
         },
     }
     answer = door.send(**requests[place])
-    judge(_shown(door, answer.text, str(requests[place]), place))
+    # A list of models is no error: where no key is needed, it is what was asked for.
+    judge(_shown(door, answer.text, str(requests[place]), place) if answer.status >= 400 else [])
 
 
 def _body(door: Door, fields: dict[str, Any]) -> bytes:
