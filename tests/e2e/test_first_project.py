@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import ROOT, git
+from standin.starved import skip_if_starved
 from vllm_ci.images import uv
 from vllm_ci.images.index import configured
 
@@ -61,6 +62,7 @@ def test_the_first_project_of_a_new_user_passes(command: str, tmp_path: Path, sp
 
     done = run([command, "run", "--json"], folder, bare(tmp_path / "home"))
 
+    skip_if_starved(done.returncode, done.stdout)
     assert done.returncode == 0, done.stderr[-6000:]
     result = json.loads(done.stdout)
     assert result["verdict"] == "passed"
