@@ -7,18 +7,14 @@ the server, and fails.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
+from vllm_ci.suites.ends import DIED, GONE, HANGS
 
-DIED = "server-died"
-HANGS = "server-hangs"
-GONE = "server-gone"
 MOST_SERVERS = 6
 """Servers that are started for one stage, including the first one."""
-_ID_DIGITS = 10
 
 
 def cause_of(case: Case) -> str:
@@ -30,11 +26,6 @@ def cause_of(case: Case) -> str:
 def ended_it(case: Case) -> bool:
     """Whether the server died or hung during a case."""
     return cause_of(case) in (DIED, HANGS)
-
-
-def case_id(name: str) -> str:
-    """A short id of a case, for the option ``--vllm-cases``."""
-    return hashlib.sha256(name.encode()).hexdigest()[:_ID_DIGITS]
 
 
 def to_repeat(result: StageResult, repeated: Iterable[str] = ()) -> tuple[str, ...]:

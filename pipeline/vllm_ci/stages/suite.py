@@ -10,9 +10,9 @@ from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.domain.report import Case, StageResult
 from vllm_ci.stages import promises, reading
-from vllm_ci.stages.reviving import case_id
 from vllm_ci.stages.stage import CA_FILE, StageContext
 from vllm_ci.suites import manifest
+from vllm_ci.suites.ends import case_id
 
 # Tests may be read-only, so write nothing next to them; configuration in a parent directory must not affect the run.
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", "COLUMNS": "132"}

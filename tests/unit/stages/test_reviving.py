@@ -17,6 +17,7 @@ from vllm_ci.engines.host import HostEngine
 from vllm_ci.stages import reviving, suite
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
+from vllm_ci.suites import ends
 
 pytestmark = pytest.mark.anyio
 TESTS = Path(__file__).parents[2]
@@ -34,8 +35,8 @@ def result(*cases: Case) -> StageResult:
     return StageResult(name="integration", verdict=verdict, seconds=1.0, cases=cases, message=message)
 
 
-KILLED = case("b", CaseStatus.FAILED, reviving.DIED)
-LEFT = case("c", CaseStatus.ERRORED, reviving.GONE)
+KILLED = case("b", CaseStatus.FAILED, ends.DIED)
+LEFT = case("c", CaseStatus.ERRORED, ends.GONE)
 
 
 def test_what_was_not_run_and_what_killed_the_server_is_repeated() -> None:
@@ -57,8 +58,8 @@ def test_a_death_that_does_not_repeat_is_errored() -> None:
 
 
 def test_two_deaths_that_do_not_repeat_are_a_fact_about_the_server() -> None:
-    first = result(case("a"), KILLED, LEFT, case("d", CaseStatus.ERRORED, reviving.GONE))
-    second = result(case("b"), case("c", CaseStatus.FAILED, reviving.DIED), case("d", CaseStatus.ERRORED, reviving.GONE))
+    first = result(case("a"), KILLED, LEFT, case("d", CaseStatus.ERRORED, ends.GONE))
+    second = result(case("b"), case("c", CaseStatus.FAILED, ends.DIED), case("d", CaseStatus.ERRORED, ends.GONE))
     once = reviving.merged(first, second)
     assert reviving.to_repeat(once, ["b"]) == ("c", "d")
     found = reviving.merged(once, result(case("c"), case("d")))
@@ -111,7 +112,7 @@ async def test_the_case_that_kills_the_server_fails_and_the_others_are_run_on_a_
     (killer,) = [each for each in found.cases if each.name == KILLER]
     assert "the server died" in killer.message
     assert WORD in killer.details
-    assert not [each for each in found.cases if reviving.cause_of(each) == reviving.GONE]
+    assert not [each for each in found.cases if reviving.cause_of(each) == ends.GONE]
     assert sum(each.status is CaseStatus.PASSED for each in found.cases) > 5
     assert "was started again" in found.message
     assert reviving.MOST_SERVERS > count >= 2

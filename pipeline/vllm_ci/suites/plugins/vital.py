@@ -6,7 +6,6 @@ itself within a few seconds, as under a supervisor, is tested on.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from vllm_ci.suites import connecting
 from vllm_ci.suites.client import ApiClient, shown
+from vllm_ci.suites.ends import DIED, GONE, HANGS, case_id
 from vllm_ci.suites.plugins.reporter import case_name
 from vllm_ci.suites.plugins.stash import FACTS
 from vllm_ci.suites.server import ServerFacts
@@ -27,14 +27,10 @@ _TRIES = 3
 _BETWEEN_S = 1.0
 _ANSWER_S = 15.0
 _RETURN_S = 10.0
-_ID_DIGITS = 10
 _MOST_DEATHS = 5
 _LOG_LINES = 25
 _HANGS_S = 60.0
 """A server that answers again within this time was only busy; the case says by itself whether that was too long."""
-DIED = "server-died"
-HANGS = "server-hangs"
-GONE = "server-gone"
 
 
 class ServerGoneError(NotRun):
@@ -88,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _id(item: pytest.Item) -> str:
-    return hashlib.sha256(case_name(item.nodeid, item.location[0]).encode()).hexdigest()[:_ID_DIGITS]
+    return case_id(case_name(item.nodeid, item.location[0]))
 
 
 def pytest_configure(config: pytest.Config) -> None:
