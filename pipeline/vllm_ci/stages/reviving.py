@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
-from vllm_ci.suites.ends import DIED, GONE, HANGS
+from vllm_ci.suites.ends import DIED, GONE, HANGS, UNREACHABLE
 
 MOST_SERVERS = 6
 """Servers that are started for one stage, including the first one."""
@@ -46,6 +46,44 @@ def to_repeat(result: StageResult, repeated: Iterable[str] = ()) -> tuple[str, .
 def noticed(result: StageResult) -> bool:
     """Whether the suite noticed that the server died."""
     return any(ended_it(case) or cause_of(case) == GONE for case in result.cases)
+
+
+def died_first(result: StageResult, message: str) -> StageResult:
+    """The result of a stage whose server died before the suite knew what it can do.
+
+    The first case that was not run is where the server died, so that this is repeated like any other death.
+
+    Args:
+        result: The result; returned as it is if the suite knew the server.
+        message: How the server died.
+    """
+    names = [case.name for case in result.cases if cause_of(case) == UNREACHABLE]
+    if not names:
+        return result
+    cases = tuple(_first(case, message) if case.name == names[0] else _not_run(case, names) for case in result.cases)
+    verdict, _ = verdict_of(cases)
+    return replace(result, verdict=verdict, message=message, cases=cases)
+
+
+def _first(case: Case, message: str) -> Case:
+    said = "the server died while it was asked what it can do, before the first case"
+    return replace(
+        case,
+        status=CaseStatus.FAILED,
+        message=said,
+        details="\n".join(filter(None, (message, case.details))),
+        properties={
+            **case.properties,
+            "cause": {"id": DIED, "title": said, "severity": "critical"},
+            "findings": [{"id": f"{DIED}:first-request", "severity": "critical", "message": said}],
+        },
+    )
+
+
+def _not_run(case: Case, names: list[str]) -> Case:
+    if case.name not in names:
+        return case
+    return replace(case, properties={**case.properties, "cause": {"id": GONE}})
 
 
 def told(result: StageResult, servers: int) -> str:

@@ -166,6 +166,7 @@ class Runner:
             return result
         self._died = row
         died = await _without_server(context.spec.name, service, "died during the stage")
+        result = reviving.died_first(result, died.message)
         if reviving.noticed(result):  # its cases say so: one failed, and the others were not run
             return replace(result, message=died.message, log="\n".join(filter(None, (result.log, died.log))))
         return replace(died, cases=result.cases, seconds=result.seconds)

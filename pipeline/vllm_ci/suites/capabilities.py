@@ -71,6 +71,7 @@ class Probing:
             capability.
         routes: Methods by path of its OpenAPI document; empty if it has none.
         broken: Probes that were answered with 5xx or not at all, with the answer: one finding, and their cases are skipped.
+        lost: A connection was refused or ended without an answer.
     """
 
     http: httpx.Client
@@ -78,6 +79,7 @@ class Probing:
     is_vllm: bool
     routes: Mapping[str, tuple[str, ...]]
     broken: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
     _surface: str = ""
 
     def absent(self) -> dict[str, str]:
@@ -154,6 +156,7 @@ class Probing:
         except httpx.TimeoutException:
             self.broken[name] = "its probe is not answered in time"
         except httpx.HTTPError as error:
+            self.lost = True
             self.broken[name] = f"its probe ends without an answer: {error or type(error).__name__}"
         return self.broken[name]
 

@@ -7,7 +7,9 @@ import hashlib
 DIED = "server-died"
 HANGS = "server-hangs"
 GONE = "server-gone"
-"""Ids of causes: the case during which the server died or hung, and the cases that were not run after it."""
+UNREACHABLE = "unreachable"
+"""Ids of causes: the case during which the server died or hung, the cases that were not run after it, and the cases that were
+not run because the server could not be reached, or cannot be tested, when it was first asked."""
 _ID_DIGITS = 10
 
 

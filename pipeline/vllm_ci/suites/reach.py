@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from vllm_ci.suites.client import shown
+from vllm_ci.suites.ends import UNREACHABLE
 from vllm_ci.suites.verdicts import Errored
 
 TIMEOUT_S = 10.0
@@ -36,7 +37,7 @@ class UnreachableError(Errored):
         remedy: What to change.
     """
 
-    cause: ClassVar[Mapping[str, str]] = {"id": "unreachable"}
+    cause: ClassVar[Mapping[str, str]] = {"id": UNREACHABLE}
 
     def __init__(self, message: str, *, why: str = "", remedy: str = "") -> None:
         super().__init__("; ".join(part for part in (message, why, remedy) if part))

@@ -85,6 +85,9 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
     is_vllm = bool(version) and (cards.get(name, {}).get("owned_by") == "vllm" or "/tokenize" in routes)
     probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes)
     absent = probing.absent()
+    if probing.lost:
+        # A server that died meanwhile lacks nothing: say that it cannot be reached.
+        reach(http, model=model)
     _require_a_surface(name, absent, given=bool(model), listed=len(cards))
     if not any(card.get("parent") for card in cards.values()):
         absent["lora"] = "no listed model has a parent"

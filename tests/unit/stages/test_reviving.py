@@ -126,3 +126,24 @@ async def test_a_server_that_somebody_killed_is_errored_and_everything_else_is_k
         each.name for each in found.cases if each.status is not CaseStatus.PASSED and each.status is not CaseStatus.SKIPPED
     ] == [KILLER]
     assert count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 5], ids=["first-request", "capabilities"])
+async def test_a_server_that_dies_while_it_is_asked_what_it_can_do_is_started_again(started: Path, at: int) -> None:
+    found, count = await judged(str(at), str(started / "killed"))
+    assert found.verdict is Verdict.ERRORED, found.message
+    assert [case.name for case in found.cases if case.status is CaseStatus.SKIPPED] == []
+    (first,) = [case for case in found.cases if case.status is not CaseStatus.PASSED]
+    assert "the server died while it was asked what it can do" in first.message
+    assert "did not happen again" in first.message
+    assert count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("started")
+async def test_a_server_that_dies_each_time_it_is_asked_what_it_can_do_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reviving, "MOST_SERVERS", 2)
+    found, _ = await judged("5")
+    assert found.verdict is Verdict.FAILED, found.message
+    assert "before the first case" in next(case.message for case in found.cases if case.status is CaseStatus.FAILED)
