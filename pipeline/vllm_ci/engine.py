@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 import anyio
 
 from vllm_ci.domain.errors import VllmCiError
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec
 
 
@@ -92,6 +94,18 @@ class TellsSoFar(Protocol):
 
     def so_far(self, program: str) -> Directory | None:
         """The output directory, as it is now, of the program that was started last under this name."""
+
+
+@runtime_checkable
+class PreparesImages(Protocol):
+    """An engine that needs some time before it can run the first program of an image."""
+
+    async def prepare(self, image: ImageRef, emit: Emit) -> None:
+        """Make an image ready to run; a step is reported only if that needs time.
+
+        Raises:
+            BuildError: It cannot be run.
+        """
 
 
 @contextmanager

@@ -152,6 +152,7 @@ class World:
         store: Store | None = None,
         threads: int = 0,
         emit: Emit = ignore,
+        unpack: bool = False,
         **changes: Any,
     ) -> BuiltImage:
         """Build the repository's commit."""
@@ -162,6 +163,7 @@ class World:
             store=store or self.store,
             threads=threads,
             emit=emit,
+            unpack=unpack,
         )
 
     def contents(self, image: BuiltImage, tier: str, *, store: Store | None = None) -> dict[str, tarfile.TarInfo]:

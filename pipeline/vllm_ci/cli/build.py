@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Folder to write build.json, materials.json, config.json and manifest.json to.",
 )
 @option("--threads", type=click.IntRange(1), help="Layers written at the same time; by default one per processor.")
+@click.option("--unpack", is_flag=True, help="Also unpack new layers meanwhile, so that the image can be run here sooner.")
 @click.option("--check", is_flag=True, help="Build a second time without the layer cache, and compare digests.")
 @json_option
 @click.pass_context
@@ -93,4 +94,11 @@ def _request(context: click.Context, revision: str, options: dict[str, Any]) -> 
     if options.get("compression"):
         spec = spec.changed(compression=Compression(options["compression"]))
     output = Output.parse(options.get("output") or "")
-    return BuildRequest(source=project.folder, commit=commit, spec=spec, output=output, threads=options.get("threads") or 0)
+    return BuildRequest(
+        source=project.folder,
+        commit=commit,
+        spec=spec,
+        output=output,
+        threads=options.get("threads") or 0,
+        unpack=bool(options.get("unpack")),
+    )

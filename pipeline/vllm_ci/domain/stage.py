@@ -15,6 +15,7 @@ BUILT_IN = ("unit", "integration", "streaming", "security", "performance")
 # Rows, steps and log files of a run have these names already.
 _TAKEN = (
     "build",
+    "unpack",
     "model",
     "server",
     "settings",

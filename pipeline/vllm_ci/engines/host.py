@@ -22,6 +22,7 @@ import anyio
 import anyio.abc
 
 from vllm_ci.domain.errors import EngineError, ServiceError
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
 from vllm_ci.engine import Capabilities
@@ -218,12 +219,16 @@ class HostEngine:
             ready = where.command(spec.ready, values)
             yield HostService(name=spec.name, url=url, place=place, process=process, ready=ready, env=where.env)
 
-    def _image(self, digest: str) -> tuple[Path, dict[str, Any]]:
+    async def prepare(self, image: ImageRef, emit: Emit) -> None:
+        """Unpack an image."""
+        await anyio.to_thread.run_sync(self._image, image.digest, emit)
+
+    def _image(self, digest: str, emit: Emit = ignore) -> tuple[Path, dict[str, Any]]:
         """Files and configuration of an image, which ``vllm-ci cache prune`` leaves alone until this engine is closed."""
         from vllm_ci.images import store, tree
 
         if digest not in self._images:
-            self._images[digest] = (self._stack.enter_context(tree.in_use(digest)), store.image_config(digest))
+            self._images[digest] = (self._stack.enter_context(tree.in_use(digest, emit=emit)), store.image_config(digest))
         return self._images[digest]
 
     def _place(self, name: str) -> Path:

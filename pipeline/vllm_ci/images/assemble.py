@@ -28,6 +28,8 @@ from vllm_ci.images.lockfile import LockedDeb, LockedWheel
 from vllm_ci.images.plan import LayerPlan
 from vllm_ci.images.spec_file import host_platform
 from vllm_ci.images.store import Store, canonical, disk, publish
+from vllm_ci.images.tree import UNPACKED
+from vllm_ci.images.unpacking import Unpacking
 
 MAX_LAYERS = 127
 # Bumped when layers are checked against each other by other rules.
@@ -77,8 +79,9 @@ class AssembledLayer:
 class Assembler:
     """One build: what its platforms share."""
 
-    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, emit: Emit) -> None:
+    def __init__(self, *, spec: ImageSpec, store: Store, threads: int, emit: Emit, unpack: bool = False) -> None:
         self.spec, self.store, self.threads, self.emit = spec, store, threads, emit
+        self._unpack = unpack
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -148,7 +151,8 @@ class Assembler:
             # The one that ends last should not be the one that starts last: the base, whose files are not yet compressed or
             # compiled yet, then the largest.
             order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
-            futures = {item.key: pool.submit(self._have, item) for item in order}
+            unpack = self._unpack and planned.platform == host_platform()
+            futures = {item.key: pool.submit(self._have, item, unpack=unpack) for item in order}
             try:
                 made = [futures[item.key].result() for item in plans]
             except BaseException:
@@ -183,7 +187,7 @@ class Assembler:
             return None
         return facts if whole else None
 
-    def _have(self, item: LayerPlan) -> tuple[dict[str, Any], float]:
+    def _have(self, item: LayerPlan, *, unpack: bool) -> tuple[dict[str, Any], float]:
         if (facts := self.known(item)) is not None:
             return facts, 0.0
         with self.store.lock(f"layer-{item.key}"):
@@ -191,24 +195,29 @@ class Assembler:
                 return facts, 0.0
             started = time.monotonic()
             with step(self.emit, f"layer {item.tier}", item.explain) as done:
-                facts = self._write(item)
+                facts = self._write(item, unpack=unpack)
                 done(f"{facts['size_bytes'] / 1e6:,.1f} MB")
             seconds = time.monotonic() - started
         return facts, max(seconds, 1e-9)
 
-    def _write(self, item: LayerPlan) -> dict[str, Any]:
+    def _write(self, item: LayerPlan, *, unpack: bool) -> dict[str, Any]:
         self.store.prepare()
         handle, name = tempfile.mkstemp(dir=self.store.blobs, prefix=".part-")
         os.close(handle)
         part = Path(name)
+        needed_bytes = sum(wheel.size_bytes for wheel in item.wheels) * (1 + UNPACKED * unpack)
         try:
-            with disk(part, needed_bytes=sum(wheel.size_bytes for wheel in item.wheels)):
+            with disk(part, needed_bytes=needed_bytes), ExitStack() as stack:
                 made = item.make()
                 entries = with_parents(made.entries)
                 listed = members.of_entries(entries)
-                written = layer.write(self._until_stopped(entries), part, self.spec.compression)
+                unpacking = stack.enter_context(Unpacking(self.store)) if unpack else None
+                tarred = self._until_stopped(unpacking.entries(entries, listed) if unpacking else entries)
+                written = layer.write(tarred, part, self.spec.compression)
                 part.chmod(0o644)
                 publish(part, self.store.blob(written.digest))
+                if unpacking:
+                    unpacking.keep(written.diff_id)
         except BaseException:
             part.unlink(missing_ok=True)
             raise

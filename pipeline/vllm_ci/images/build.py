@@ -72,6 +72,7 @@ def build(
     emit: Emit = ignore,
     store: Store | None = None,
     threads: int = 0,
+    unpack: bool = False,
 ) -> BuiltImage:
     """Build the image of a commit for all targets of ``spec``.
 
@@ -82,6 +83,7 @@ def build(
         emit: Told of each step, from several threads; of nothing where all is known.
         store: Where layers are kept; ``VLLM_CI_HOME`` by default.
         threads: How many layers are written at once; as many as there are processors by default.
+        unpack: Also unpack the new layers for :mod:`vllm_ci.images.tree`, while they are written.
 
     Raises:
         BuildError: A part could not be fetched or built.
@@ -97,7 +99,7 @@ def build(
     made_of = materials.BuiltFrom.of_spec(spec)
     with (
         store.in_use(),
-        Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, emit=emit) as assembler,
+        Assembler(spec=spec, store=store, threads=threads or os.cpu_count() or 1, emit=emit, unpack=unpack) as assembler,
     ):
         for platform in spec.targets:
             contents = assembler.contents(source, commit, platform)

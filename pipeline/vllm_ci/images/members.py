@@ -10,9 +10,10 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.images.entries import Entry
@@ -247,9 +248,18 @@ def _hashed(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo, folder: int, name: str, *, executable: bool) -> None:
-    """Write a file's content; set-user-ID bits and owners are left behind on purpose, nothing runs as another user here."""
-    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-    with os.fdopen(handle, "wb", buffering=0) as output:
+    with new_file(folder, name, executable=executable) as output:
         for piece in _pieces(archive, info):
             output.write(piece)
+
+
+@contextmanager
+def new_file(folder: int, name: str, *, executable: bool) -> Iterator[BinaryIO]:
+    """Create a file of an unpacked layer in the directory with the descriptor ``folder``, to write its content.
+
+    Set-user-ID bits and owners are left behind on purpose: nothing runs as another user here.
+    """
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    with os.fdopen(handle, "wb", buffering=0) as output:
+        yield output
         os.fchmod(handle, 0o555 if executable else 0o444)

@@ -26,6 +26,7 @@ class BuildRequest:
         spec: What the image is made of.
         output: Where the image goes besides the store.
         threads: Layers written at once; 0 is one for each processor.
+        unpack: Also unpack the new layers while they are written, to run the image on this machine.
     """
 
     source: Path
@@ -33,6 +34,7 @@ class BuildRequest:
     spec: ImageSpec
     output: Output = field(default_factory=Output)
     threads: int = 0
+    unpack: bool = False
 
 
 def build(request: BuildRequest, *, emit: Emit) -> BuiltImage:
@@ -42,7 +44,7 @@ def build(request: BuildRequest, *, emit: Emit) -> BuiltImage:
         BuildError: A part could not be fetched or built.
         ConfigError: Spec, locks or overlays do not fit together.
     """
-    return request.output.export(_built(request, Store(), emit))
+    return request.output.export(_built(request, Store(), emit, unpack=request.unpack))
 
 
 def check(request: BuildRequest, image: BuiltImage, *, emit: Emit) -> None:
@@ -86,7 +88,7 @@ def push(request: BuildRequest, image: BuiltImage, repository: str, *, emit: Emi
     return sent.pushed_bytes
 
 
-def _built(request: BuildRequest, store: Store, emit: Emit) -> BuiltImage:
+def _built(request: BuildRequest, store: Store, emit: Emit, *, unpack: bool = False) -> BuiltImage:
     return builder.build(
         source=request.source,
         commit=request.commit,
@@ -94,4 +96,5 @@ def _built(request: BuildRequest, store: Store, emit: Emit) -> BuiltImage:
         emit=emit,
         threads=request.threads,
         store=store,
+        unpack=unpack,
     )

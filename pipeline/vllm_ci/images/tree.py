@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.images import members, within
 from vllm_ci.images.members import Kind
 from vllm_ci.images.shape import Folder, Leaf, Shape
@@ -26,20 +27,22 @@ from vllm_ci.images.store import Store, disk, image_config, image_manifest
 
 # Part of the names of unpacked layers and trees: bumped when they are made in another way.
 _FORMAT = 2
+UNPACKED = 3
+"""Estimate of the unpacked size of a layer or wheel, as a multiple of its compressed size."""
 
 
 @contextmanager
-def in_use(digest: str, *, platform: str = "", store: Store | None = None) -> Iterator[Path]:
+def in_use(digest: str, *, platform: str = "", store: Store | None = None, emit: Emit = ignore) -> Iterator[Path]:
     """Like :func:`materialise`; neither tree nor image is pruned as long as the context lasts."""
     store = store or Store()
     with ExitStack() as stack:
         with store.in_use():
-            path = materialise(digest, platform=platform, store=store)
+            path = materialise(digest, platform=platform, store=store, emit=emit)
             stack.enter_context(store.tree_in_use(path.name))
         yield path
 
 
-def materialise(digest: str, *, platform: str = "", store: Store | None = None) -> Path:
+def materialise(digest: str, *, platform: str = "", store: Store | None = None, emit: Emit = ignore) -> Path:
     """Root file system of the image with ``digest`` (a manifest, or an index and ``platform``), made when it is not there.
 
     Its files are read-only and shared with other trees: what runs in it must write elsewhere. Devices, pipes and set-user-ID
@@ -50,10 +53,10 @@ def materialise(digest: str, *, platform: str = "", store: Store | None = None) 
     """
     store = store or Store()
     with store.in_use():
-        return _materialised(digest, platform, store)
+        return _materialised(digest, platform, store, emit)
 
 
-def _materialised(digest: str, platform: str, store: Store) -> Path:
+def _materialised(digest: str, platform: str, store: Store, emit: Emit) -> Path:
     platform = platform or host_platform()
     manifest = image_manifest(digest, platform=platform, store=store)
     diff_ids = image_config(digest, platform=platform, store=store)["rootfs"]["diff_ids"]
@@ -64,12 +67,15 @@ def _materialised(digest: str, platform: str, store: Store) -> Path:
         touch(store.trees / each)
 
     def fill(part: Path) -> None:
-        with ThreadPoolExecutor(4, thread_name_prefix="unpack") as pool:
-            contents = list(pool.map(lambda item: unpacked(store, *item), layers))
-        shape = Shape()
-        for diff_id, layer in layers:
-            shape.apply(members.of_layer(store, layer, diff_id), name=layer["digest"])
-        write(shape, part, contents)
+        there = sum((store.trees / layer_name(diff_id)).is_dir() for diff_id in diff_ids)
+        with step(emit, "unpack", "files of the image, to run it without a container") as done:
+            with ThreadPoolExecutor(4, thread_name_prefix="unpack") as pool:
+                contents = list(pool.map(lambda item: unpacked(store, *item), layers))
+            shape = Shape()
+            for diff_id, layer in layers:
+                shape.apply(members.of_layer(store, layer, diff_id), name=layer["digest"])
+            write(shape, part, contents)
+            done(f"{there} of {len(layers)} layers were unpacked already")
 
     return _once(store, name, fill, needed_bytes=0)
 
@@ -100,7 +106,7 @@ def unpacked(store: Store, diff_id: str, layer: dict[str, Any]) -> Path:
         finally:
             os.close(found)
 
-    return _once(store, layer_name(diff_id), fill, needed_bytes=3 * int(layer["size"]))
+    return _once(store, layer_name(diff_id), fill, needed_bytes=UNPACKED * int(layer["size"]))
 
 
 def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes: int) -> Path:

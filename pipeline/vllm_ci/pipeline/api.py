@@ -18,7 +18,7 @@ from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import Report, StageResult
 from vllm_ci.domain.stage import StageSpec, refusal_of_name
 from vllm_ci.domain.variant import Matrix, Variant
-from vllm_ci.engine import Engine, single_error
+from vllm_ci.engine import Engine, PreparesImages, single_error
 from vllm_ci.pipeline import building, serving, tools
 from vllm_ci.pipeline.awaiting import Calls
 from vllm_ci.pipeline.building import Built
@@ -222,7 +222,10 @@ class Pipeline:
         found: list[Built] = []
 
         async def build() -> None:
-            found.append(await building.build(self.engine, self._project, self._source, self.record))
+            built = await building.build(self.engine, self._project, self._source, self.record)
+            if isinstance(self.engine, PreparesImages):
+                await self.engine.prepare(built.image, self.record)
+            found.append(built)
 
         with self.notes.noting("build"), single_error():
             async with anyio.create_task_group() as group:

@@ -53,6 +53,8 @@ async def build(engine: Engine, project: Project, source: Source, emit: Emit) ->
                 argv=(
                     *("python", "-m", "vllm_ci", "build", commit.sha, "--json", "--facts", "{out}"),
                     *("--config", f"{{in.source}}/{project.config}", "--dirty" if commit.dirty else "--no-dirty"),
+                    # An engine without containers runs the image from its unpacked files.
+                    *(() if engine.capabilities.isolated else ("--unpack",)),
                     *project.build_args,
                 ),
                 inputs={"source": source.checkout},
