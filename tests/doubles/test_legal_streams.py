@@ -17,12 +17,14 @@ from doubles.wire import Connection
 
 # The course of time and disconnects are the same for all of them.
 TOUCHED = [f"streaming/test_{name}.py" for name in ("structure", "sameness", "text", "pieces", "errors", "many")]
-_TIMED = {"LateFirstToken", "OnlyReasoning", "FilterResultsFirst", "RoleInEveryChunk", "Compressed"}
+_TIMED = {"OnlyReasoning", "FilterResultsFirst", "RoleInEveryChunk", "Compressed"}
+# Each request takes a second: only the cases that look at the time of chunks.
+_SLOW = {"LateFirstToken": ["streaming/test_delivery.py"]}
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_a_legal_stream_passes(name: str) -> None:
-    cases = [*TOUCHED, *(["streaming/test_delivery.py"] if name in _TIMED else [])]
+    cases = _SLOW.get(name, [*TOUCHED, *(["streaming/test_delivery.py"] if name in _TIMED else [])])
     found = suiterun.run(VARIATIONS[name], cases, patient=True)
     wrong = {case: found.messages.get(case) for case in found.with_status("failed", "errored")}
     assert not wrong

@@ -18,6 +18,7 @@ from vllm_ci.performance.figures import Figures, Objective, figures
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.resources import Resources, Watch
 from vllm_ci.performance.server import Served
+from vllm_ci.performance.stopping import until_stopped
 from vllm_ci.performance.trend import Trend, trend
 from vllm_ci.performance.workload import Ask, Requests
 
@@ -132,7 +133,7 @@ class Measurement:
 
 
 def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] | None = None) -> Measurement:
-    """Run the load. Ctrl-C or a server that is gone end it early, and what was measured is kept.
+    """Run the load. Ctrl-C, SIGTERM or a server that is gone end it early, and what was measured is kept.
 
     Args:
         served: The server.
@@ -147,7 +148,7 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
     with Watch(served) as resources:
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(_run(load, setting))
+                runner.run(until_stopped(_run(load, setting)))
         except KeyboardInterrupt:
             interrupted = True
     after = {} if load.gone else served.counters()
