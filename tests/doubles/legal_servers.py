@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any, ClassVar
 
@@ -21,6 +22,10 @@ _KNOWN = (
     *("stream_options", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "user", "seed"),
     *("tools", "tool_choice", "parallel_tool_calls", "response_format", "echo", "suffix", "best_of", "store", "metadata"),
 )
+
+
+# After the probes, in the middle of the cases.
+_CALM_REQUESTS = 80
 
 
 class AnotherEngine(Double):
@@ -361,6 +366,34 @@ class Limited(Double):
         return await super().routed(request, connection)
 
 
+class LimitsEverybodyForAWhile(Double):
+    """Everything is answered 429 for three seconds, without saying for how long."""
+
+    asked_before = 0
+    until = 0.0
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        self.asked_before += 1
+        if self.asked_before == _CALM_REQUESTS:
+            self.until = time.monotonic() + 3
+        if time.monotonic() < self.until:
+            return as_json({"error": {"message": "Too many requests", "type": "requests", "code": None}}, 429)
+        return await super().routed(request, connection)
+
+
+class NoQuota(AnotherEngine):
+    """Embeddings, and several choices, are always answered 429, because there is no quota for them."""
+
+    def routes(self) -> dict[str, str]:
+        return {**super().routes(), "/v1/embeddings": "POST"}
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        if request.path == "/v1/embeddings" or re.search(rb'"n": ?[2-9]', request.body):
+            error = {"message": "You exceeded your current quota", "type": "requests", "code": "insufficient_quota"}
+            return as_json({"error": error}, 429, {"retry-after": "60"})
+        return await super().routed(request, connection)
+
+
 class ListsStoredChats(AnotherEngine):
     """A GET of the chat route lists stored completions, as OpenAI's does."""
 
@@ -405,5 +438,6 @@ OF_SERVERS: tuple[type[Double], ...] = (
     *(AnotherEngine, ChatOnly, CompletionsOnly, StrictFields, StrictChatOnly, CountsNothing, Tolerant, SnapshotNames, Alias),
     *(NamesWithSlashes, PagesOfGateways, FloatingTimes, NoTimes, NullFields, FewFields, NullContent, Reasons, Unprocessable),
     *(PlainMessages, ErrorTexts, RefusesUnknownModels, RefusesTooMuch, GivesLess, OddIds, Rounds, ResetsAfterErrors),
-    *(NoSystemRole, NoToolsInTheTemplate, Limited, ListsStoredChats, OnePrompt, ObjectsAtTheRoot, FloatsForBase64),
+    *(NoSystemRole, NoToolsInTheTemplate, Limited, LimitsEverybodyForAWhile, NoQuota, ListsStoredChats, OnePrompt),
+    *(ObjectsAtTheRoot, FloatsForBase64),
 )

@@ -54,6 +54,7 @@ _RUNS = {
     "usage": (CountsStreamsAnew, _OF_STREAMS, {"stream-usage:count", "stream-usage:place"}),
     "done": (DEFECTS["missing-done"].make, _OF_STREAMS, {"stream-incomplete:no-done"}),
     "interrupted": (DEFECTS["a-second-request-interrupts"].make, _OF_STREAMS, {"stream-interrupted"}),
+    "refused": (DEFECTS["streams-are-too-many"].make, _OF_STREAMS, {"refused-alone"}),
     "choices": (DEFECTS["choices-share-an-index"].make, _OF_STREAMS, {"stream-choices"}),
 }
 

@@ -82,8 +82,9 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
     base = base_url(url)
-    with _http(base, headers) as http:
-        facts = probe(http, model=model)
+    traffic = Traffic()
+    with _http(base, headers, traffic) as http:
+        facts = probe(http, model=model, traffic=traffic)
         client = ApiClient(http=http, model=facts.model, server=facts)
         words = tuple(_single(client)) if facts.can("tokenize") else ()
         exact = len(words) >= _LEAST_WORDS
@@ -93,8 +94,8 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
 
 
 @contextmanager
-def _http(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    transport = PatientTransport(Traffic(), tls=tls_context())
+def _http(url: str, headers: Mapping[str, str], traffic: Traffic | None = None) -> Iterator[httpx.Client]:
+    transport = PatientTransport(traffic or Traffic(), tls=tls_context())
     with httpx.Client(base_url=url, headers=dict(headers), timeout=_TIMEOUT_S, transport=transport, trust_env=False) as http:
         yield http
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import httpx
 
 from vllm_ci.suites.capabilities import CAPABILITIES, Probing
+from vllm_ci.suites.control import Control
 from vllm_ci.suites.reach import choose, no_surface, reach
+from vllm_ci.suites.traffic import Traffic
+from vllm_ci.system.trust import tls_context
 
 __all__ = ["CAPABILITIES", "DOUBLE_HEADER", "ServerFacts", "probe"]
 
@@ -66,7 +70,14 @@ class ServerFacts:
         }
 
 
-def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0, quantization: str = "") -> ServerFacts:
+def probe(
+    http: httpx.Client,
+    *,
+    model: str = "",
+    tensor_parallel_size: int = 0,
+    quantization: str = "",
+    traffic: Traffic | None = None,
+) -> ServerFacts:
     """Probe a server.
 
     Args:
@@ -74,6 +85,7 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         model: Served name to use; empty for the first one listed.
         tensor_parallel_size: Known by the caller who started the server; vLLM has no route for it.
         quantization: Known by the caller who started the server; vLLM has no route for it.
+        traffic: What the clients of the run share; it gets a control for refused requests.
 
     Raises:
         UnreachableError: The server cannot be tested: it cannot be reached, or the model does not answer.
@@ -81,6 +93,8 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
     reached = reach(http, model=model)
     cards = reached.cards
     name = choose(cards, model)
+    if traffic is not None:
+        traffic.control = control(http, name, tls_context()).served
     routes, version = _routes(http), _version(http)
     is_vllm = bool(version) and (cards.get(name, {}).get("owned_by") == "vllm" or "/tokenize" in routes)
     probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes)
@@ -107,6 +121,12 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         is_vllm=is_vllm,
         broken=dict(probing.broken),
     )
+
+
+def control(http: httpx.Client, model: str, tls: ssl.SSLContext) -> Control:
+    """Controls for the server of a client."""
+    key = http.headers.get("authorization")
+    return Control(str(http.base_url), model=model, headers={"authorization": key} if key else {}, tls=tls)
 
 
 def _require_a_surface(model: str, absent: Mapping[str, str], *, given: bool, listed: int) -> None:

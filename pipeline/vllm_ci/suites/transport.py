@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from vllm_ci.suites.refusals import Refusals
 from vllm_ci.suites.traffic import Traffic
 
 _KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=64)
@@ -48,20 +49,18 @@ class PatientTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; waits and sends it again while the server asks to wait."""
         body = request.read()
-        self._traffic.sent(request.method, request.url.path, body)
-        attempt = 0
+        refusals = self._traffic.sent(request.method, request.url.path, body)
         while True:
             answer = self._answer(request)
-            pause_s = self._pause_s(answer, attempt)
+            pause_s = self._pause_s(answer, refusals)
             if pause_s is None:
                 return answer
             answer.close()
             self._sleep(pause_s)
-            attempt += 1
 
-    def _pause_s(self, answer: httpx.Response, attempt: int) -> float | None:
+    def _pause_s(self, answer: httpx.Response, refusals: Refusals) -> float | None:
         try:
-            return self._traffic.pause_s(answer.status_code, answer.headers.get("retry-after"), attempt)
+            return refusals.pause_s(answer.status_code, answer.headers.get("retry-after"))
         except BaseException:
             answer.close()
             raise

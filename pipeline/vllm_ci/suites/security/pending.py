@@ -79,17 +79,15 @@ class Pending:
         self._ended = time.monotonic()
 
     def _ask(self) -> None:
-        attempt = 0
+        refusals = self._door.traffic.sent("POST", self._path, self._body)
         while not self.given_up.is_set():
             answer = self._once()
-            pause_s = self._door.traffic.pause_s(answer.status, answer.headers.get("retry-after"), attempt)
+            pause_s = refusals.pause_s(answer.status, answer.headers.get("retry-after"))
             if pause_s is None or self.given_up.wait(pause_s):
                 self._answer = answer
                 return
-            attempt += 1
 
     def _once(self) -> RawResponse:
-        self._door.traffic.sent("POST", self._path, self._body)
         with Line(self._door.server.url, timeout_s=self._limit_s) as line:
             self._line = line
             self._begun = time.monotonic()  # the wait for a rate limit is no time of the request

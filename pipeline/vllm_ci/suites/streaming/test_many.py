@@ -8,7 +8,7 @@ import pytest
 
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.client import ApiClient
-from vllm_ci.suites.streaming.asking import Asking, Endpoint, usage_of
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, not_refused_alone, usage_of
 from vllm_ci.suites.work import Sizes
 
 _STREAMS = 16
@@ -143,6 +143,7 @@ def test_streams_and_whole_answers_do_not_disturb_each_other(ask: Asking, endpoi
     bodies = [endpoint.exactly(f"hello {n}", 8 + n) for n in range(12)]
     streamed = [ask.recorder.streamed(body) if n % 2 else body for n, body in enumerate(bodies)]
     answers = ask.recorder.posts(endpoint.path, streamed)
+    not_refused_alone(answers)
     failed = [answer.describe() for answer in answers if not answer.ok]
     assert not failed, f"{len(failed)} of 12 requests failed: {failed[0]}"
     kinds = [answer.headers.get("content-type", "").partition(";")[0].strip().lower() for answer in answers]
