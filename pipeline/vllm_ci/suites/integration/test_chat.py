@@ -71,6 +71,7 @@ def test_answers_are_sent_as_json(client: ApiClient) -> None:
     assert kind.startswith("application/json"), f"the content type of an answer is {kind!r}"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage", "system_messages")
 def test_a_system_message_is_part_of_the_prompt(client: ApiClient, server: ServerFacts) -> None:
     """If the system message is dropped, the operator's rules are lost."""

@@ -69,6 +69,7 @@ def test_without_a_seed_answers_vary_at_temperature_one(client: ApiClient, size:
     )
 
 
+@pytest.mark.compares_answers
 @pytest.mark.sized(tokens=(16, 8), times=(6, 4))
 def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiClient, size: Sizes) -> None:
     """Near 0 answers follow the greedy one for longer than at 1.9; detects a temperature without effect."""
@@ -83,6 +84,7 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiC
     assert cold > hot, f"{size.times} answers share {cold} pieces with the greedy one at 0.01, and {hot} at 1.9"
 
 
+@pytest.mark.compares_answers
 @_FIXED
 def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: Sizes) -> None:
     """With only one token to sample from, decoding is greedy."""
@@ -90,6 +92,7 @@ def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: S
     assert same, "top_p=1e-6 at temperature 1 does not give the greedy answer"
 
 
+@pytest.mark.compares_answers
 @_FIXED
 def test_top_k_one_leaves_only_the_likeliest_token(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
     """With vLLM's top_k=1 there is one candidate, so decoding is greedy."""

@@ -18,6 +18,8 @@ from vllm_ci.suites.work import Sizes
 if TYPE_CHECKING:
     import openai
 
+pytestmark = pytest.mark.compares_answers
+
 _PROMPT = "the quick brown fox"
 
 
