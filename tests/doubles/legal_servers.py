@@ -394,6 +394,36 @@ class NoQuota(AnotherEngine):
         return await super().routed(request, connection)
 
 
+class NewerLimit(AnotherEngine):
+    """A chat takes `max_completion_tokens` and no `max_tokens`, as OpenAI's reasoning models."""
+
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        if chat and "max_tokens" in body:
+            message = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            )
+            raise RefusedError(message, kind="invalid_request_error", param="max_tokens")
+        return super().asked(body, chat=chat)
+
+
+class NewerLimitChatOnly(NewerLimit, ChatOnly):
+    """The same, and there are no completions."""
+
+
+class OneTemperature(NewerLimit):
+    """A chat has no other temperature than 1 either, as with OpenAI's reasoning models."""
+
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        if chat and body.get("temperature", 1) not in (1, None):
+            message = f"Unsupported value: 'temperature' does not support {body['temperature']} with this model. Only 1 is."
+            raise RefusedError(message, kind="invalid_request_error", param="temperature")
+        return super().asked(body, chat=chat)
+
+
+class OneTemperatureChatOnly(OneTemperature, ChatOnly):
+    """The same, and there are no completions."""
+
+
 class ListsStoredChats(AnotherEngine):
     """A GET of the chat route lists stored completions, as OpenAI's does."""
 
@@ -438,6 +468,6 @@ OF_SERVERS: tuple[type[Double], ...] = (
     *(AnotherEngine, ChatOnly, CompletionsOnly, StrictFields, StrictChatOnly, CountsNothing, Tolerant, SnapshotNames, Alias),
     *(NamesWithSlashes, PagesOfGateways, FloatingTimes, NoTimes, NullFields, FewFields, NullContent, Reasons, Unprocessable),
     *(PlainMessages, ErrorTexts, RefusesUnknownModels, RefusesTooMuch, GivesLess, OddIds, Rounds, ResetsAfterErrors),
-    *(NoSystemRole, NoToolsInTheTemplate, Limited, LimitsEverybodyForAWhile, NoQuota, ListsStoredChats, OnePrompt),
-    *(ObjectsAtTheRoot, FloatsForBase64),
+    *(NoSystemRole, NoToolsInTheTemplate, Limited, LimitsEverybodyForAWhile, NoQuota, ListsStoredChats, OnePrompt, NewerLimit),
+    *(NewerLimitChatOnly, OneTemperature, OneTemperatureChatOnly, ObjectsAtTheRoot, FloatsForBase64),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Protocol
 
 from vllm_ci.loadgen.client import Client
@@ -23,6 +24,9 @@ class Refusals(Protocol):
 class Patience(Protocol):
     """Decides what is repeated, and is told of it."""
 
+    def spoken(self, path: str, body: bytes) -> bytes:
+        """A body as the server wants to have it."""
+
     def sent(self, method: str, path: str, body: bytes = b"") -> Refusals:
         """A request is sent; returns what decides whether it is sent again."""
 
@@ -32,6 +36,8 @@ class Patience(Protocol):
 
 async def send(client: Client, request: Request, patience: Patience) -> Exchange:
     """Send a request; the exchange is the last one, with its own times."""
+    if (body := patience.spoken(request.path, request.body)) != request.body:
+        request = replace(request, body=body)
     refusals = patience.sent(request.method, request.path, request.body)
     while True:
         exchange = await client.send(request)

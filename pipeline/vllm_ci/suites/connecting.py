@@ -41,9 +41,9 @@ def http(config: pytest.Config, base_url: str, timeout_s: float, *, note: bool =
 
     If ``note`` is false, its requests are not noted, and rate limits are not waited for.
     """
-    key = api_key(config)
+    key, seen = api_key(config), traffic(config)
     # The system's trust store, or SSL_CERT_FILE, as in all our clients.
-    transport = PatientTransport(traffic(config) if note else Traffic(total_wait_s=0), tls=tls_context())
+    transport = PatientTransport(seen if note else Traffic(total_wait_s=0, dialect=seen.dialect), tls=tls_context())
     return httpx.Client(
         base_url=base_of(base_url),
         headers={"authorization": f"Bearer {key}"} if key else {},

@@ -175,6 +175,7 @@ def send(
         NoConnectionError: The server accepts no connection.
         RateLimitedError: The server limits the rate of requests for longer than a run waits.
     """
+    body = traffic.spoken(target, body) if traffic is not None else body
     refusals = traffic.sent(method, target, body) if traffic is not None else None
     while True:
         with Line(url, timeout_s=timeout_s) as line:

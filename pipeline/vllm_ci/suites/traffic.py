@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vllm_ci.suites.dialect import Dialect
 from vllm_ci.suites.refusals import KNOWN_ROUND_S, Refusals, asks_to_wait, seconds_of
 from vllm_ci.suites.verdicts import Inconclusive
 
@@ -57,8 +58,10 @@ class Traffic:
     Args:
         total_wait_s: Time that is spent waiting, in all; concurrent waits count once.
         clock: Seconds of a monotonic clock.
+        dialect: Changes that the server asked for.
 
     Attributes:
+        dialect: Changes that the server asked for; all clients send their bodies in it.
         resets: Requests whose kept connection was closed.
         refused: Number of refusals.
         waited_s: Time that was spent waiting for a server that limits everything.
@@ -68,7 +71,14 @@ class Traffic:
         alone_s: Time that was spent with these.
     """
 
-    def __init__(self, *, total_wait_s: float = TOTAL_WAIT_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        total_wait_s: float = TOTAL_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self.dialect = dialect or Dialect()
         self.resets: list[str] = []
         self.refused = 0
         self.waited_s = 0.0
@@ -80,6 +90,10 @@ class Traffic:
         self._clock = clock
         self._until = 0.0
         self._lock = threading.Lock()
+
+    def spoken(self, path: str, body: bytes) -> bytes:
+        """A body as the server wants to have it."""
+        return self.dialect.spoken(path, body)
 
     def sent(self, method: str, path: str, body: bytes = b"") -> Refusals:
         """Remember a request as the last one; returns what decides whether it is sent again."""

@@ -48,7 +48,11 @@ class PatientTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; waits and sends it again while the server asks to wait."""
-        body = request.read()
+        body = self._traffic.spoken(request.url.path, request.read())
+        if body != request.content:
+            # In place, so that reports show what was sent; httpx has no other way to change the body of a request.
+            request.headers["content-length"] = str(len(body))
+            vars(request).update(stream=httpx.ByteStream(body), _content=body)
         refusals = self._traffic.sent(request.method, request.url.path, body)
         while True:
             answer = self._answer(request)

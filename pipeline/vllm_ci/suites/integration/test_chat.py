@@ -147,6 +147,7 @@ def test_chat_answers_vary_at_temperature_one(client: ApiClient, size: Sizes) ->
     assert len(drawn) > 1 or drawn == {()}, f"{size.times} chat answers of {size.tokens} tokens at temperature 1 are the same"
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.requires_capability("completions")
 def test_a_stop_string_ends_a_chat_answer(client: ApiClient) -> None:
     """Stop strings are not only for completions."""

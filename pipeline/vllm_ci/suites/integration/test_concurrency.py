@@ -35,6 +35,7 @@ def test_concurrent_answers_belong_to_their_questions(
         assert not echo or text.lstrip().startswith(word), f"the answer to {word} starts with {text[:40]!r}"
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.sized(tokens=(16, 12))
 def test_concurrent_answers_are_those_that_the_prompts_get_alone(client: ApiClient, size: Sizes) -> None:
     """No concurrent answer is the one that another prompt gets alone."""
@@ -106,6 +107,7 @@ def test_seeded_answers_do_not_depend_on_the_company(client: ApiClient, size: Si
     assert same >= size.times - 1, f"only {same} of {size.times} seeded first tokens are the same alone and concurrently"
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.sized(tokens=(12, 8))
 def test_a_greedy_answer_stays_greedy_in_company(client: ApiClient, size: Sizes) -> None:
     """Sampling parameters are those of the request, not of another one in the same batch."""

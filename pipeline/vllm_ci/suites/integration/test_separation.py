@@ -10,6 +10,7 @@ from vllm_ci.suites.mixing import Mixing
 pytestmark = [pytest.mark.requires_capability("text"), pytest.mark.compares_answers]
 
 
+@pytest.mark.requires_capability("temperature")
 def test_an_earlier_answer_is_not_repeated_for_another_prompt(client: ApiClient) -> None:
     """Of two new prompts with the same length, beginning or end, the second does not get the answer of the first.
 

@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     server = connecting.probed(item.config)
     if not report.failed or call.excinfo is None or server is None or item.get_closest_marker("compares_answers") is None:
         return
-    if not call.excinfo.errisinstance(AssertionError | pytest.fail.Exception):
+    if not call.excinfo.errisinstance((AssertionError, pytest.fail.Exception)):
         return
     if (cause := _cause(item.config, server, call.excinfo.value)) is not None:
         report.user_properties.append(("cause", dict(cause)))

@@ -26,7 +26,8 @@ class Pending:
     """
 
     def __init__(self, door: Door, path: str, body: bytes, limit_s: float) -> None:
-        self._door, self._path, self._body, self._limit_s = door, path, body, limit_s
+        self._door, self._path, self._limit_s = door, path, limit_s
+        self._body = door.traffic.spoken(path, body)
         self._line: Line | None = None
         self._begun = time.monotonic()
         self._ended = 0.0

@@ -77,6 +77,7 @@ def _prompt_ids(stream: Stream) -> list[int] | None:
     return None
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.sized(tokens=(24, 8))
 def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """No concurrent stream gets the answer of another; each prompt was sent alone before.
@@ -96,6 +97,7 @@ def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoi
         raise MixedUpError(SWAPPED, f"stream {number} got the answer of stream {other} ({len(swapped)} of 8 are swapped)")
 
 
+@pytest.mark.requires_capability("temperature")
 def test_concurrent_streams_lose_and_repeat_no_token(ask: Asking, endpoint: Endpoint) -> None:
     """The answers of sixteen concurrent streams are not those of the same prompts alone with a part left out or repeated.
 
