@@ -23,8 +23,10 @@ _CONTROL_AFTER_S = 5.0
 _ROUNDS, _ROUND_S, _LONGEST_S = 5, 1.0, 30.0
 """Refusals beside served controls until an answer stands, and the waits between them. A server that refuses requests at random,
 each with probability p, does this to one request with probability (p (1 - p))^5: one in a thousand at worst."""
-_KNOWN_ROUNDS, KNOWN_ROUND_S, _KNOWN_LONGEST_S = 3, 0.2, 2.0
+_KNOWN_ROUNDS, KNOWN_ROUND_S, _KNOWN_LONGEST_S = 3, 0.2, 1.0
 """The same for requests like those whose refusal stood before."""
+_OFTEN, _OFTEN_ROUNDS = 10, 2
+"""So many refusals that stood are no chance, so that fewer rounds tell."""
 
 
 class RefusedAloneError(Fault):
@@ -81,6 +83,8 @@ class Refusals:
         rounds, round_s, longest_s = (
             (_KNOWN_ROUNDS, KNOWN_ROUND_S, _KNOWN_LONGEST_S) if known else (_ROUNDS, _ROUND_S, _LONGEST_S)
         )
+        if known and sum(self._traffic.alone.values()) >= _OFTEN:
+            rounds, longest_s = _OFTEN_ROUNDS, round_s
         self._rounds += 1
         if self._rounds >= rounds:
             self._traffic.stands(self._kind)

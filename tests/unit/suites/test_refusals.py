@@ -62,6 +62,16 @@ def test_requests_like_it_are_answered_sooner() -> None:
     assert server.clock.now - begun_s < first_s / 5
 
 
+def test_after_many_such_refusals_one_more_try_is_enough() -> None:
+    server = Server(always_but_controls, "20")
+    for _ in range(10):
+        server.ask()
+    begun_s, server.sent = server.clock.now, 0
+    assert server.ask() == 429
+    assert server.sent == 2
+    assert server.clock.now - begun_s < 0.5
+
+
 @pytest.mark.parametrize("retry_after", [None, "30"])
 def test_many_kinds_of_refused_requests_take_little_time(retry_after: str | None) -> None:
     server = Server(always_but_controls, retry_after)
