@@ -146,6 +146,14 @@ class LimitsTheRate(Gateway):
         return await super().routed(request, connection)
 
 
+class StrangersAreTooMany(Gateway):
+    """429 for everything without a key, as where failed attempts to log in are limited."""
+
+    def stranger(self, request: Request) -> Response:  # noqa: ARG002
+        error = {"message": "Too many failed attempts", "type": "requests", "code": "rate_limit_exceeded"}
+        return as_json({"error": error}, 429, {"retry-after": "2"})
+
+
 class DropsPictures(Double):
     """Parts of messages that are no text are dropped without a word."""
 
@@ -345,6 +353,6 @@ GATEWAYS: dict[str, type[Gateway | Double]] = {
         *(NotFoundForStrangers, BodyBeforeKey, LimitsTheRate, DropsPictures, ChatOnly, CompletionsOnly, AnyModelName),
         *(StrictFields, OnePage, SaysOk, ErrorsAre200, StrangersAreRedirected, AnotherHeader, ModelsAreOpen),
         *(SlashesAreRedirected, RequestIds, AnyOrigin, PreflightsAreAnswered, EveryHeadIsOk, ErrorsClose, ModelIsAPath),
-        *(LargeBodiesAre502, QuotesInPart),
+        *(LargeBodiesAre502, QuotesInPart, StrangersAreTooMany),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any, ClassVar
 
@@ -21,6 +22,10 @@ _KNOWN = (
     *("stream_options", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "user", "seed"),
     *("tools", "tool_choice", "parallel_tool_calls", "response_format", "echo", "suffix", "best_of", "store", "metadata"),
 )
+
+
+# After the probes, in the middle of the cases.
+_CALM_REQUESTS = 80
 
 
 class AnotherEngine(Double):
@@ -361,6 +366,64 @@ class Limited(Double):
         return await super().routed(request, connection)
 
 
+class LimitsEverybodyForAWhile(Double):
+    """Everything is answered 429 for three seconds, without saying for how long."""
+
+    asked_before = 0
+    until = 0.0
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        self.asked_before += 1
+        if self.asked_before == _CALM_REQUESTS:
+            self.until = time.monotonic() + 3
+        if time.monotonic() < self.until:
+            return as_json({"error": {"message": "Too many requests", "type": "requests", "code": None}}, 429)
+        return await super().routed(request, connection)
+
+
+class NoQuota(AnotherEngine):
+    """Embeddings, and several choices, are always answered 429, because there is no quota for them."""
+
+    def routes(self) -> dict[str, str]:
+        return {**super().routes(), "/v1/embeddings": "POST"}
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        if request.path == "/v1/embeddings" or re.search(rb'"n": ?[2-9]', request.body):
+            error = {"message": "You exceeded your current quota", "type": "requests", "code": "insufficient_quota"}
+            return as_json({"error": error}, 429, {"retry-after": "60"})
+        return await super().routed(request, connection)
+
+
+class NewerLimit(AnotherEngine):
+    """A chat takes `max_completion_tokens` and no `max_tokens`, as OpenAI's reasoning models."""
+
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        if chat and "max_tokens" in body:
+            message = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            )
+            raise RefusedError(message, kind="invalid_request_error", param="max_tokens")
+        return super().asked(body, chat=chat)
+
+
+class NewerLimitChatOnly(NewerLimit, ChatOnly):
+    """The same, and there are no completions."""
+
+
+class OneTemperature(NewerLimit):
+    """A chat has no other temperature than 1 either, as with OpenAI's reasoning models."""
+
+    def asked(self, body: Json, *, chat: bool) -> Asked:
+        if chat and body.get("temperature", 1) not in (1, None):
+            message = f"Unsupported value: 'temperature' does not support {body['temperature']} with this model. Only 1 is."
+            raise RefusedError(message, kind="invalid_request_error", param="temperature")
+        return super().asked(body, chat=chat)
+
+
+class OneTemperatureChatOnly(OneTemperature, ChatOnly):
+    """The same, and there are no completions."""
+
+
 class ListsStoredChats(AnotherEngine):
     """A GET of the chat route lists stored completions, as OpenAI's does."""
 
@@ -405,5 +468,6 @@ OF_SERVERS: tuple[type[Double], ...] = (
     *(AnotherEngine, ChatOnly, CompletionsOnly, StrictFields, StrictChatOnly, CountsNothing, Tolerant, SnapshotNames, Alias),
     *(NamesWithSlashes, PagesOfGateways, FloatingTimes, NoTimes, NullFields, FewFields, NullContent, Reasons, Unprocessable),
     *(PlainMessages, ErrorTexts, RefusesUnknownModels, RefusesTooMuch, GivesLess, OddIds, Rounds, ResetsAfterErrors),
-    *(NoSystemRole, NoToolsInTheTemplate, Limited, ListsStoredChats, OnePrompt, ObjectsAtTheRoot, FloatsForBase64),
+    *(NoSystemRole, NoToolsInTheTemplate, Limited, LimitsEverybodyForAWhile, NoQuota, ListsStoredChats, OnePrompt, NewerLimit),
+    *(NewerLimitChatOnly, OneTemperature, OneTemperatureChatOnly, ObjectsAtTheRoot, FloatsForBase64),
 )

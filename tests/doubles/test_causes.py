@@ -48,12 +48,17 @@ class SaysNothing(Double):
 
 _ERRORS = ("integration/test_errors.py", "streaming/test_errors.py")
 _OF_STREAMS = tuple(f"streaming/test_{name}.py" for name in ("structure", "sameness", "text", "many"))
+_OF_ANSWERS = ("integration", "streaming/test_many.py", "streaming/test_disconnect.py", "streaming/test_structure.py")
 _RUNS = {
     "validation": (Crashes, _ERRORS, {"server-error:validation"}),
     "messages": (SaysNothing, _ERRORS, {"error-body"}),
     "usage": (CountsStreamsAnew, _OF_STREAMS, {"stream-usage:count", "stream-usage:place"}),
     "done": (DEFECTS["missing-done"].make, _OF_STREAMS, {"stream-incomplete:no-done"}),
     "interrupted": (DEFECTS["a-second-request-interrupts"].make, _OF_STREAMS, {"stream-interrupted"}),
+    "refused": (DEFECTS["streams-are-too-many"].make, _OF_STREAMS, {"refused-alone"}),
+    "swapped": (DEFECTS["whole-requests-are-swapped"].make, _OF_ANSWERS, {"answers-swapped"}),
+    "repeated": (DEFECTS["a-cache-without-the-prompt"].make, _OF_ANSWERS, {"answers-repeated"}),
+    "lengths": (DEFECTS["a-cache-of-lengths"].make, _OF_ANSWERS, {"answers-repeated"}),
     "choices": (DEFECTS["choices-share-an-index"].make, _OF_STREAMS, {"stream-choices"}),
 }
 

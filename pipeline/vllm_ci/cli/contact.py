@@ -11,6 +11,8 @@ import httpx
 from vllm_ci.domain.errors import ErroredError, InconclusiveError, UsageError
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.suites import reach
+from vllm_ci.suites.dialect import learn
+from vllm_ci.suites.server import control
 from vllm_ci.suites.traffic import RateLimitedError, Traffic
 from vllm_ci.suites.transport import PatientTransport
 from vllm_ci.system.trust import tls_context
@@ -47,12 +49,15 @@ def contact(context: StageContext, ca_file: Path | None) -> None:
         UsageError: ``ca_file`` cannot be read.
     """
     key = os.environ.get(context.api_key_env, "") if context.api_key_env else ""
-    transport = PatientTransport(Traffic(total_wait_s=_RATE_LIMIT_S), tls=trust(ca_file))
+    traffic, tls = Traffic(total_wait_s=_RATE_LIMIT_S), trust(ca_file)
+    transport = PatientTransport(traffic, tls=tls)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(base_url=reach.base_url(context.url), headers=headers, transport=transport, trust_env=False) as http:
             cards = reach.reach(http, model=context.model).cards
             model = reach.choose(cards, context.model)
+            traffic.control = control(http, model, tls, traffic).served
+            learn(http, model, traffic.dialect, timeout=httpx.Timeout(reach.TIMEOUT_S, connect=reach.CONNECT_S))
             reach.require_an_answer(http, model, given=bool(context.model), listed=len(cards))
     except reach.UnreachableError as error:
         raise ErroredError(error.message, why=error.why, remedy=error.remedy) from error

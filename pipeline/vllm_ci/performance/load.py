@@ -37,6 +37,7 @@ class Target:
         headers: Sent with every request, such as the API key.
         chat: Use chat completions; otherwise completions with the messages' text.
         fields: Fields of every request, such as ``ignore_eos``.
+        spoken: Changes a body, given its path, to what the server wants to have.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     chat: bool = True
     fields: Mapping[str, Any] = field(default_factory=dict)
+    spoken: Callable[[str, bytes], bytes] = field(default=lambda _path, body: body, repr=False)
 
     def request(self, ask: Ask, *, timeout_s: float) -> Request:
         """The request for one ask, as a stream with usage."""
@@ -59,11 +61,12 @@ class Target:
             **self.fields,
             **ask.fields,
         }
+        path = "/v1/chat/completions" if self.chat else "/v1/completions"
         return Request(
             method="POST",
-            path="/v1/chat/completions" if self.chat else "/v1/completions",
+            path=path,
             headers=_JSON,
-            body=json.dumps(body).encode(),
+            body=self.spoken(path, json.dumps(body).encode()),
             timeouts=Timeouts(first_byte_s=timeout_s, between_bytes_s=timeout_s, total_s=timeout_s),
         )
 

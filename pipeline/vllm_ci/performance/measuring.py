@@ -175,7 +175,12 @@ def _load(served: Served, setting: Setting) -> tuple[Load, float]:
     workload, scale = setting.workload.fitting(served.facts.max_model_len)
     fields = {"ignore_eos": True} if served.facts.can("ignore_eos") and workload.fixed_length else {}
     target = Target(
-        url=served.url, model=served.facts.model, headers=served.headers, chat=served.facts.can("chat"), fields=fields
+        url=served.url,
+        model=served.facts.model,
+        headers=served.headers,
+        chat=served.facts.can("chat"),
+        fields=fields,
+        spoken=served.dialect.spoken,
     )
     load = Load(
         target=target,

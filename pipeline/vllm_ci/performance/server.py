@@ -11,6 +11,7 @@ import httpx
 from vllm_ci.performance.workload import WORDS
 from vllm_ci.suites import metrics
 from vllm_ci.suites.client import ApiClient
+from vllm_ci.suites.dialect import Dialect
 from vllm_ci.suites.metrics import Samples
 from vllm_ci.suites.reach import base_url
 from vllm_ci.suites.server import ServerFacts, probe
@@ -47,6 +48,7 @@ class Served:
         exact: Prompt lengths are exact, because the server's tokenizer was asked.
         tokens_per_word: Tokens of a word on average; 1 if lengths are exact.
         headers: The API key, as sent with every request.
+        dialect: Changes of requests that the server asked for.
     """
 
     url: str
@@ -55,6 +57,7 @@ class Served:
     exact: bool
     tokens_per_word: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    dialect: Dialect = field(default_factory=Dialect)
 
     def counters(self) -> dict[str, float]:
         """Its own counters now; empty if it has none."""
@@ -82,19 +85,28 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
     base = base_url(url)
-    with _http(base, headers) as http:
-        facts = probe(http, model=model)
+    traffic = Traffic()
+    with _http(base, headers, traffic) as http:
+        facts = probe(http, model=model, traffic=traffic)
         client = ApiClient(http=http, model=facts.model, server=facts)
         words = tuple(_single(client)) if facts.can("tokenize") else ()
         exact = len(words) >= _LEAST_WORDS
         per_word = 1.0 if exact else _per_word(client)
     known = words if exact else WORDS
-    return Served(url=base, facts=facts, words=known, exact=exact, tokens_per_word=per_word, headers=headers)
+    return Served(
+        url=base,
+        facts=facts,
+        words=known,
+        exact=exact,
+        tokens_per_word=per_word,
+        headers=headers,
+        dialect=traffic.dialect,
+    )
 
 
 @contextmanager
-def _http(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    transport = PatientTransport(Traffic(), tls=tls_context())
+def _http(url: str, headers: Mapping[str, str], traffic: Traffic | None = None) -> Iterator[httpx.Client]:
+    transport = PatientTransport(traffic or Traffic(), tls=tls_context())
     with httpx.Client(base_url=url, headers=dict(headers), timeout=_TIMEOUT_S, transport=transport, trust_env=False) as http:
         yield http
 

@@ -23,7 +23,7 @@ CAPABILITIES = (
     *("tokenize", "metrics", "auth", "tensor_parallel", "quantization", "multimodal"),
     *("usage", "stream_usage", "ignore_eos", "echo", "choices", "structured_outputs_field", "tool_prompt"),
     *("completion_logprobs", "prompt_logprobs", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
-    *("seed", "batch", "token_prompts", "system_messages", "tool_results"),
+    *("seed", "batch", "token_prompts", "system_messages", "tool_results", "temperature"),
 )
 _OF_CHAT = (
     *("tools", "structured_output", "structured_outputs_field", "logprobs", "multimodal", "tool_prompt"),
@@ -70,6 +70,7 @@ class Probing:
         is_vllm: The server is vLLM, which documents its features: one that it accepts and ignores is a defect, not a missing
             capability.
         routes: Methods by path of its OpenAPI document; empty if it has none.
+        repeatable: Answers at temperature 0 can be compared, because the server takes a temperature.
         broken: Probes that were answered with 5xx or not at all, with the answer: one finding, and their cases are skipped.
         lost: A connection was refused or ended without an answer.
     """
@@ -78,6 +79,7 @@ class Probing:
     model: str
     is_vllm: bool
     routes: Mapping[str, tuple[str, ...]]
+    repeatable: bool = True
     broken: dict[str, str] = field(default_factory=dict)
     lost: bool = False
     _surface: str = ""
@@ -216,6 +218,8 @@ class Probing:
         """
         if self.is_vllm:
             return self._asks(_counts(6), max_tokens=6, ignore_eos=True)()
+        if not self.repeatable:
+            return "answers end at random without a temperature of 0, so it cannot be seen"
         asked = {"messages": _BRIEF} if self._surface == "chat" else {"prompt": "hello"}
         if reason := self._asks(_counts(_ENDING), max_tokens=_ENDING, ignore_eos=True, **asked)():
             return reason

@@ -12,6 +12,7 @@ import httpx
 
 from vllm_ci.suites.answers import Answer, Json, read
 from vllm_ci.suites.metrics import Samples, parse
+from vllm_ci.suites.refusals import RefusedAloneError, asks_to_wait
 from vllm_ci.suites.verdicts import Fault
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class ApiClient:
             Fault: It is not.
         """
         answer = self.sent(path, body)
+        if asks_to_wait(answer.status_code, answer.headers.get("retry-after")):
+            raise RefusedAloneError(f"POST {path} is refused again and again, while others are served: {shown(answer)}")
         if answer.status_code != 200:
             raise Fault(f"POST {path}: {shown(answer)}")
         try:

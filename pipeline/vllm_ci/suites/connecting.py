@@ -37,10 +37,13 @@ def traffic(config: pytest.Config) -> Traffic:
 
 
 def http(config: pytest.Config, base_url: str, timeout_s: float, *, note: bool = True) -> httpx.Client:
-    """An HTTP client with base URL, key and timeouts; its requests are not noted if ``note`` is false."""
-    key = api_key(config)
+    """An HTTP client with base URL, key and timeouts.
+
+    If ``note`` is false, its requests are not noted, and rate limits are not waited for.
+    """
+    key, seen = api_key(config), traffic(config)
     # The system's trust store, or SSL_CERT_FILE, as in all our clients.
-    transport = PatientTransport(traffic(config) if note else Traffic(), tls=tls_context())
+    transport = PatientTransport(seen if note else Traffic(total_wait_s=0, dialect=seen.dialect), tls=tls_context())
     return httpx.Client(
         base_url=base_of(base_url),
         headers={"authorization": f"Bearer {key}"} if key else {},
@@ -85,6 +88,7 @@ def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:
                 model=options.vllm_model,
                 tensor_parallel_size=options.vllm_tensor_parallel_size,
                 quantization=options.vllm_quantization,
+                traffic=traffic(config),
             )
         except UnreachableError as error:
             config.stash[_UNREACHABLE] = error

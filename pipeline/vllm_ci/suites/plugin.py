@@ -35,6 +35,7 @@ pytest_plugins = (
     "vllm_ci.suites.plugins.exchanges",
     "vllm_ci.suites.plugins.image",
     "vllm_ci.suites.plugins.judging",
+    "vllm_ci.suites.plugins.mixing",
     "vllm_ci.suites.plugins.recording",
     "vllm_ci.suites.plugins.planning",
     "vllm_ci.suites.plugins.vital",

@@ -168,29 +168,27 @@ def send(
         body: Body.
         timeout_s: Time limit for the response as a whole.
         version: Version in the request line.
-        traffic: Decides how long rate limits are waited for; without it a 429 is returned.
+        traffic: Decides how long rate limits are waited for; without it a 429 is returned at once.
         sleep: Waits some seconds.
 
     Raises:
         NoConnectionError: The server accepts no connection.
         RateLimitedError: The server limits the rate of requests for longer than a run waits.
     """
-    attempt = 0
+    body = traffic.spoken(target, body) if traffic is not None else body
+    refusals = traffic.sent(method, target, body) if traffic is not None else None
     while True:
         with Line(url, timeout_s=timeout_s) as line:
             full = target if "://" in target or target == "*" else line.prefix + target
             data = line.request(full, method=method, headers=headers, body=body, version=version)
-            if traffic is not None:
-                traffic.sent(method, target, body)
             broken = line.write(data)
             answer = line.response(method)
         if not answer.status and broken:
             answer = RawResponse(status=0, problem=broken)
-        pause_s = traffic.pause_s(answer.status, answer.headers.get("retry-after"), attempt) if traffic is not None else None
+        pause_s = refusals.pause_s(answer.status, answer.headers.get("retry-after")) if refusals is not None else None
         if pause_s is None:
             return answer
         sleep(pause_s)
-        attempt += 1
 
 
 def _connected(scheme: str, host: str, port: int | None, receive_bytes: int) -> socket.socket:

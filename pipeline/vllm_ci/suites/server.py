@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import httpx
 
 from vllm_ci.suites.capabilities import CAPABILITIES, Probing
+from vllm_ci.suites.control import Control
+from vllm_ci.suites.dialect import learn
 from vllm_ci.suites.reach import choose, no_surface, reach
+from vllm_ci.suites.traffic import Traffic
+from vllm_ci.system.trust import tls_context
 
 __all__ = ["CAPABILITIES", "DOUBLE_HEADER", "ServerFacts", "probe"]
 
@@ -32,6 +37,7 @@ class ServerFacts:
         double: It is one of our test doubles, whose results cannot be used for a release.
         is_vllm: It says that it is vLLM.
         broken: Probes that were answered with 5xx or not at all, with what was seen.
+        dialect: Fields that the server wants to have in other words, with what is sent.
     """
 
     url: str
@@ -44,6 +50,7 @@ class ServerFacts:
     double: bool
     is_vllm: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
+    dialect: Mapping[str, str] = field(default_factory=dict)
 
     def can(self, capability: str) -> bool:
         """Whether it has a capability."""
@@ -63,10 +70,18 @@ class ServerFacts:
             "routes": sum(len(methods) for methods in self.routes.values()),
             "double": self.double,
             **({"broken_probes": dict(self.broken)} if self.broken else {}),
+            **({"dialect": dict(self.dialect)} if self.dialect else {}),
         }
 
 
-def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0, quantization: str = "") -> ServerFacts:
+def probe(
+    http: httpx.Client,
+    *,
+    model: str = "",
+    tensor_parallel_size: int = 0,
+    quantization: str = "",
+    traffic: Traffic | None = None,
+) -> ServerFacts:
     """Probe a server.
 
     Args:
@@ -74,6 +89,7 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         model: Served name to use; empty for the first one listed.
         tensor_parallel_size: Known by the caller who started the server; vLLM has no route for it.
         quantization: Known by the caller who started the server; vLLM has no route for it.
+        traffic: What the clients of the run share; it gets a control for refused requests, and the dialect.
 
     Raises:
         UnreachableError: The server cannot be tested: it cannot be reached, or the model does not answer.
@@ -81,14 +97,20 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
     reached = reach(http, model=model)
     cards = reached.cards
     name = choose(cards, model)
+    if traffic is not None:
+        traffic.control = control(http, name, tls_context(), traffic).served
+        learn(http, name, traffic.dialect)
     routes, version = _routes(http), _version(http)
     is_vllm = bool(version) and (cards.get(name, {}).get("owned_by") == "vllm" or "/tokenize" in routes)
-    probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes)
+    dialect = traffic.dialect.facts if traffic is not None else {}
+    probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes, repeatable="temperature" not in dialect)
     absent = probing.absent()
     if probing.lost:
         # A server that died meanwhile lacks nothing: say that it cannot be reached.
         reach(http, model=model)
     _require_a_surface(name, absent, given=bool(model), listed=len(cards))
+    if "temperature" in dialect:
+        absent["temperature"] = "the server refuses a temperature other than its default, so no answer can be repeated"
     if not any(card.get("parent") for card in cards.values()):
         absent["lora"] = "no listed model has a parent"
     if tensor_parallel_size < 2:
@@ -106,7 +128,15 @@ def probe(http: httpx.Client, *, model: str = "", tensor_parallel_size: int = 0,
         double=DOUBLE_HEADER in reached.headers,
         is_vllm=is_vllm,
         broken=dict(probing.broken),
+        dialect=dialect,
     )
+
+
+def control(http: httpx.Client, model: str, tls: ssl.SSLContext, traffic: Traffic) -> Control:
+    """Controls for the server of a client."""
+    key = http.headers.get("authorization")
+    headers = {"authorization": key} if key else {}
+    return Control(str(http.base_url), model=model, headers=headers, tls=tls, spoken=traffic.spoken)
 
 
 def _require_a_surface(model: str, absent: Mapping[str, str], *, given: bool, listed: int) -> None:

@@ -5,22 +5,22 @@ Shared by all clients of a run, from any thread.
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import ClassVar
 
+from vllm_ci.suites.dialect import Dialect
+from vllm_ci.suites.refusals import KNOWN_ROUND_S, Refusals, asks_to_wait, seconds_of
 from vllm_ci.suites.verdicts import Inconclusive
 
-_RATE_LIMITED = 429
-_UNAVAILABLE = 503
 _FIRST_WAIT_S = 1.0
 _LEAST_S = 0.05
 _LONGEST_GUESS_S = 8.0
 _EXCERPT = 300
+_MOST_KINDS = 3
+_TOTAL_ALONE_S = 60.0
 TOTAL_WAIT_S = 120.0
 """Time that a run spends waiting for rate limits, in all."""
 
@@ -58,22 +58,48 @@ class Traffic:
     Args:
         total_wait_s: Time that is spent waiting, in all; concurrent waits count once.
         clock: Seconds of a monotonic clock.
+        dialect: Changes that the server asked for.
+
+    Attributes:
+        dialect: Changes that the server asked for; all clients send their bodies in it.
+        resets: Requests whose kept connection was closed.
+        refused: Number of refusals.
+        waited_s: Time that was spent waiting for a server that limits everything.
+        last: The last request.
+        control: Whether the server serves a smallest request now; ``None`` while none is known.
+        alone: Number of requests whose refusal stood, because others were served, by method and path.
+        alone_s: Time that was spent with these.
     """
 
-    def __init__(self, *, total_wait_s: float = TOTAL_WAIT_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        total_wait_s: float = TOTAL_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self.dialect = dialect or Dialect()
         self.resets: list[str] = []
         self.refused = 0
         self.waited_s = 0.0
         self.last: Sent | None = None
+        self.control: Callable[[], bool] | None = None
+        self.alone: dict[str, int] = {}
+        self.alone_s = 0.0
         self._total_wait_s = total_wait_s
         self._clock = clock
         self._until = 0.0
         self._lock = threading.Lock()
 
-    def sent(self, method: str, path: str, body: bytes = b"") -> None:
-        """Remember a request as the last one."""
+    def spoken(self, path: str, body: bytes) -> bytes:
+        """A body as the server wants to have it."""
+        return self.dialect.spoken(path, body)
+
+    def sent(self, method: str, path: str, body: bytes = b"") -> Refusals:
+        """Remember a request as the last one; returns what decides whether it is sent again."""
         excerpt = body[:_EXCERPT].decode("utf-8", "replace") + ("..." if len(body) > _EXCERPT else "")
         self.last = Sent(method=method, path=path, size_bytes=len(body), excerpt=excerpt)
+        return Refusals(self, f"{method} {path.partition('?')[0]}")
 
     def reset(self, method: str, path: str) -> None:
         """Count a kept connection that the server closed without announcing it, before any byte of an answer."""
@@ -94,7 +120,7 @@ class Traffic:
         Raises:
             RateLimitedError: The wait would exceed the time for all waits.
         """
-        if status != _RATE_LIMITED and not (status == _UNAVAILABLE and retry_after):
+        if not asks_to_wait(status, retry_after):
             return None
         asked = seconds_of(retry_after)
         # Also a server that says 0 seconds is not asked again and again without a pause.
@@ -114,6 +140,24 @@ class Traffic:
             self._until = max(self._until, now + wait_s)
         return wait_s
 
+    def is_known(self, kind: str) -> bool:
+        """Whether the refusal of such a request stood before, or that of several other kinds."""
+        return kind in self.alone or len(self.alone) >= _MOST_KINDS
+
+    def spend(self, wait_s: float) -> float:
+        """Seconds to wait for a request that is refused while others are served, within the time for all of these."""
+        with self._lock:
+            self.refused += 1
+            allowed_s = max(min(wait_s, _TOTAL_ALONE_S - self.alone_s), KNOWN_ROUND_S)
+            self.alone_s += allowed_s
+        return allowed_s
+
+    def stands(self, kind: str) -> None:
+        """Count a request whose refusal stands."""
+        with self._lock:
+            self.refused += 1
+            self.alone[kind] = self.alone.get(kind, 0) + 1
+
     @property
     def facts(self) -> dict[str, object]:
         """For the report; empty if nothing happened."""
@@ -122,20 +166,6 @@ class Traffic:
             found["reset_connections"] = len(self.resets)
         if self.refused:
             found |= {"rate_limited_requests": self.refused, "waited_for_rate_limits_s": round(self.waited_s, 1)}
+        if self.alone:
+            found["refused_alone"] = dict(self.alone)
         return found
-
-
-def seconds_of(retry_after: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header; ``None`` if it is absent or invalid."""
-    if retry_after is None:
-        return None
-    text = retry_after.strip()
-    try:
-        return float(text) if text.replace(".", "", 1).isdigit() else _until(parsedate_to_datetime(text))
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _until(moment: dt.datetime) -> float:
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-    return max((aware - dt.datetime.now(dt.UTC)).total_seconds(), 0.0)

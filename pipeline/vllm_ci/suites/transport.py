@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from vllm_ci.suites.refusals import Refusals
 from vllm_ci.suites.traffic import Traffic
 
 _KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=64)
@@ -47,21 +48,23 @@ class PatientTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; waits and sends it again while the server asks to wait."""
-        body = request.read()
-        self._traffic.sent(request.method, request.url.path, body)
-        attempt = 0
+        body = self._traffic.spoken(request.url.path, request.read())
+        if body != request.content:
+            # In place, so that reports show what was sent; httpx has no other way to change the body of a request.
+            request.headers["content-length"] = str(len(body))
+            vars(request).update(stream=httpx.ByteStream(body), _content=body)
+        refusals = self._traffic.sent(request.method, request.url.path, body)
         while True:
             answer = self._answer(request)
-            pause_s = self._pause_s(answer, attempt)
+            pause_s = self._pause_s(answer, refusals)
             if pause_s is None:
                 return answer
             answer.close()
             self._sleep(pause_s)
-            attempt += 1
 
-    def _pause_s(self, answer: httpx.Response, attempt: int) -> float | None:
+    def _pause_s(self, answer: httpx.Response, refusals: Refusals) -> float | None:
         try:
-            return self._traffic.pause_s(answer.status_code, answer.headers.get("retry-after"), attempt)
+            return refusals.pause_s(answer.status_code, answer.headers.get("retry-after"))
         except BaseException:
             answer.close()
             raise

@@ -161,6 +161,19 @@ class OptionsWithoutAStream(Double):
         return super().asked(body if body.get("stream") else {**body, "stream_options": None}, chat=chat)
 
 
+@defect(
+    "streams-are-too-many",
+    "Every request for a stream is answered 429, however long the client waits.",
+    *(f"streaming/test_structure.py::test_arrives_whole[{surface}]" for surface in ("chat", "completions")),
+    alone=True,
+)
+class StreamsAreTooMany(Double):
+    async def completed(self, asked: Asked, body: Json, connection: Connection) -> Response | None:
+        if asked.stream:
+            return self.error(429, "Too many requests", "requests")
+        return await super().completed(asked, body, connection)
+
+
 @defect("errors-now-and-then", "Every tenth stream ends with an error.", f"{ERRORS}no_stream_that_was_begun_holds_an_error")
 class ErrorsNowAndThen(Double):
     def closing(self, asked: Asked, head: Json, generations: Sequence[Generation]) -> Iterator[Json]:

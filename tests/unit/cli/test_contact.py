@@ -27,8 +27,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from doubles.legal_servers import NewerLimitChatOnly, OneTemperatureChatOnly
 from doubles.running import running
 from doubles.server import Double
+from doubles.wire import Connection, Request, Response
 from vllm_ci.cli.contact import contact
 from vllm_ci.domain.errors import ErroredError, InconclusiveError, UsageError
 from vllm_ci.domain.stage import StageSpec
@@ -257,6 +259,28 @@ def test_a_server_that_cannot_be_reached_is_said_in_time(name: str) -> None:
     assert what in caught.value.message
     assert remedy in caught.value.remedy
     assert took_s < most_s
+
+
+@pytest.mark.parametrize("make", [NewerLimitChatOnly, OneTemperatureChatOnly])
+def test_a_server_that_wants_a_field_in_other_words_is_contacted(make: type[Double]) -> None:
+    with running(make) as (url, _):
+        contact(of(url), None)
+
+
+class ChatIsTooMuch(Double):
+    """Every chat is answered 429."""
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        if request.path == "/v1/chat/completions":
+            return self.error(429, "Too many requests", "requests")
+        return await super().routed(request, connection)
+
+
+def test_a_surface_that_is_always_refused_does_not_keep_the_other_one_from_being_tested() -> None:
+    begun = time.monotonic()
+    with running(ChatIsTooMuch) as (url, _):
+        contact(of(url), None)
+    assert time.monotonic() - begun < 20
 
 
 @pytest.fixture(scope="module")

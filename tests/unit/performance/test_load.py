@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from doubles.legal_servers import OneTemperatureChatOnly
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
 from vllm_ci.performance.figures import Objective, figures, least_requests
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.sample import Histogram, Sample, Samples
+from vllm_ci.performance.server import served
 from vllm_ci.performance.turns import conversations, interleaved
 from vllm_ci.performance.workload import Ask
 
@@ -63,6 +65,15 @@ def test_a_closed_loop_keeps_a_number_of_requests_running(target: Target) -> Non
     asyncio.run(load.closed_loop(3, 0.5))
     assert max(seen) == 3
     assert len(load.samples) == load.sent >= 6
+
+
+def test_requests_are_sent_in_the_dialect_of_the_server() -> None:
+    with running(OneTemperatureChatOnly) as (url, _):
+        found = served(url)
+        target = Target(url=url, model="double", spoken=found.dialect.spoken)
+        load = Load(target=target, asks=asks())
+        asyncio.run(load.open_loop([0.0, 0.01]))
+    assert [sample.problem for sample in load.samples] == ["", ""]
 
 
 def test_a_server_that_refuses_is_counted_by_problem(target: Target) -> None:

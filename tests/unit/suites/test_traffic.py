@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ci.suites.traffic import RateLimitedError, Traffic, seconds_of
+from vllm_ci.suites.refusals import seconds_of
+from vllm_ci.suites.traffic import RateLimitedError, Traffic
 
 
 class Clock:

@@ -71,6 +71,7 @@ def test_answers_are_sent_as_json(client: ApiClient) -> None:
     assert kind.startswith("application/json"), f"the content type of an answer is {kind!r}"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage", "system_messages")
 def test_a_system_message_is_part_of_the_prompt(client: ApiClient, server: ServerFacts) -> None:
     """If the system message is dropped, the operator's rules are lost."""
@@ -146,6 +147,7 @@ def test_chat_answers_vary_at_temperature_one(client: ApiClient, size: Sizes) ->
     assert len(drawn) > 1 or drawn == {()}, f"{size.times} chat answers of {size.tokens} tokens at temperature 1 are the same"
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.requires_capability("completions")
 def test_a_stop_string_ends_a_chat_answer(client: ApiClient) -> None:
     """Stop strings are not only for completions."""

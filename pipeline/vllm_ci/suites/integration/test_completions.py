@@ -49,6 +49,7 @@ def test_echo_returns_the_prompt_before_the_answer(client: ApiClient) -> None:
     assert repeats(continued), f"echo returned the prompt, and then not the answer without echo: {continued()}"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("echo")
 def test_echo_keeps_every_character(client: ApiClient, server: ServerFacts) -> None:
     """Characters of several bytes come back unchanged."""
@@ -96,6 +97,7 @@ def test_a_batch_with_several_choices_numbers_all_of_them(client: ApiClient) -> 
     assert indices == [0, 1, 2, 3], f"2 prompts with n=2 have choices with the indices {indices}"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("batch", "usage")
 def test_a_batch_counts_the_tokens_of_all_its_prompts(client: ApiClient, server: ServerFacts) -> None:
     """Billing depends on usage."""

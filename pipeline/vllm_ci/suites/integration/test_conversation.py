@@ -15,7 +15,7 @@ from vllm_ci.suites.client import ApiClient, Json, assistant, at_once, system, u
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
-pytestmark = pytest.mark.requires_capability("chat")
+pytestmark = [pytest.mark.requires_capability("chat"), pytest.mark.compares_answers]
 
 _TURNS = 4
 

@@ -38,6 +38,7 @@ def token(client: ApiClient, server: ServerFacts) -> int:
     return client.tokens("hello")[-1]
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage")
 @pytest.mark.deep
 def test_a_prompt_at_the_limit_is_served(client: ApiClient, limit: int, token: int) -> None:
@@ -103,6 +104,7 @@ def test_more_tokens_than_the_limit_are_not_generated(client: ApiClient, limit: 
     assert made <= 4, f"{made} tokens were generated, but there was room for 4"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.deep
 def test_a_long_prompt_arrives_whole(client: ApiClient, server: ServerFacts, limit: int) -> None:
     """With echo, a prompt of half the limit comes back complete; without, its tokens are counted."""

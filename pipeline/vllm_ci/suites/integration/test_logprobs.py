@@ -66,6 +66,7 @@ def test_as_many_candidates_as_were_asked_for(chosen: Answer) -> None:
         assert total <= 1 + _ROUNDING, f"the candidates' probabilities add up to {total:.3f}"
 
 
+@pytest.mark.requires_capability("temperature")
 @_CHAT
 def test_greedy_decoding_takes_the_likeliest_candidate(chosen: Answer) -> None:
     """Otherwise the chosen token or the probabilities are wrong."""

@@ -28,6 +28,7 @@ def with_greedy(client: ApiClient, tokens: int, **narrow: float) -> list[Pieces]
     return at_once(lambda parameters: said(client, tokens, **parameters), asked)
 
 
+@pytest.mark.requires_capability("temperature")
 @_FIXED
 def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes) -> None:
     """Requests with greedy decoding give the same tokens, but for rounding."""
@@ -35,6 +36,7 @@ def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes)
     assert same, "greedy requests with the same prompt gave different answers from the first tokens on"
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.requires_capability("seed")
 @_FIXED
 def test_temperature_zero_does_not_depend_on_the_seed(client: ApiClient, size: Sizes) -> None:
@@ -69,6 +71,8 @@ def test_without_a_seed_answers_vary_at_temperature_one(client: ApiClient, size:
     )
 
 
+@pytest.mark.requires_capability("temperature")
+@pytest.mark.compares_answers
 @pytest.mark.sized(tokens=(16, 8), times=(6, 4))
 def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiClient, size: Sizes) -> None:
     """Near 0 answers follow the greedy one for longer than at 1.9; detects a temperature without effect."""
@@ -83,6 +87,8 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiC
     assert cold > hot, f"{size.times} answers share {cold} pieces with the greedy one at 0.01, and {hot} at 1.9"
 
 
+@pytest.mark.requires_capability("temperature")
+@pytest.mark.compares_answers
 @_FIXED
 def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: Sizes) -> None:
     """With only one token to sample from, decoding is greedy."""
@@ -90,6 +96,8 @@ def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: S
     assert same, "top_p=1e-6 at temperature 1 does not give the greedy answer"
 
 
+@pytest.mark.requires_capability("temperature")
+@pytest.mark.compares_answers
 @_FIXED
 def test_top_k_one_leaves_only_the_likeliest_token(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
     """With vLLM's top_k=1 there is one candidate, so decoding is greedy."""

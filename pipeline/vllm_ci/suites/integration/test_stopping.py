@@ -52,6 +52,7 @@ def test_max_tokens_cuts_a_chat_answer(client: ApiClient) -> None:
     cut(client, client.talk(_PROMPT, **client.exactly(5)), 5)
 
 
+@pytest.mark.requires_capability("temperature")
 def test_a_stop_string_ends_the_answer(client: ApiClient, tale: tuple[str, Answer, list[str]]) -> None:
     """The answer ends before the stop string, with the finish reason `stop`."""
     prompt, whole, words = tale
@@ -64,6 +65,7 @@ def test_a_stop_string_ends_the_answer(client: ApiClient, tale: tuple[str, Answe
     assert same, f"the answer {answer.text[-40:]!r} does not end just before {stop!r}"
 
 
+@pytest.mark.requires_capability("temperature")
 def test_the_first_of_several_stop_strings_wins(client: ApiClient, tale: tuple[str, Answer, list[str]]) -> None:
     """Stop strings can be given in any order."""
     prompt, whole, words = tale
@@ -99,6 +101,7 @@ def test_a_stop_token_ends_the_answer(client: ApiClient, server: ServerFacts, st
     assert token not in answer.token_ids[:-1], f"the answer goes on after the stop token {token}: {answer.token_ids}"
 
 
+@pytest.mark.requires_capability("temperature")
 def test_a_stop_string_that_never_comes_changes_nothing(client: ApiClient, story: Answer) -> None:
     """A stop string that does not occur must not change the answer."""
     answer = told(client, _PROMPT, stop="never-in-there")

@@ -61,6 +61,7 @@ def finished(client: ApiClient, what: str, **parameters: Any) -> str:
     raise EndlessStructureError(f"the model did not finish its structured output within {_LENGTHS[-1]} tokens")
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("structured_output")
 @pytest.mark.parametrize("name", _SCHEMAS)
 def test_output_validates_against_its_schema(client: ApiClient, blankless: Json, name: str) -> None:
@@ -98,6 +99,7 @@ def test_a_choice_is_one_of_those_offered(client: ApiClient) -> None:
     assert text in ("red", "green", "blue"), f"the answer {text!r} is not one of the choices"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("structured_outputs_field")
 def test_a_pattern_is_matched_whole(client: ApiClient) -> None:
     """With a regular expression (vLLM's structured_outputs), the whole answer matches it."""

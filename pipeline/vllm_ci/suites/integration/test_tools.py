@@ -65,6 +65,7 @@ def test_a_required_call_is_made(client: ApiClient, blankless: Json) -> None:
     assert answer.finish_reason in ("tool_calls", "stop"), f"finish_reason is {answer.finish_reason!r}"
 
 
+@pytest.mark.compares_answers
 def test_a_named_function_is_called(client: ApiClient, blankless: Json) -> None:
     """With a named tool_choice, only that function is called."""
     named = {"type": "function", "function": {"name": "clock"}}
@@ -90,6 +91,7 @@ def test_no_call_where_none_is_allowed(client: ApiClient) -> None:
     assert not calls, f"tool_choice is none, but {calls} was called"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage")
 def test_declared_tools_are_in_the_prompt(client: ApiClient, server: ServerFacts) -> None:
     """A model can only call tools that are in its prompt, if its chat template has a place for them."""
@@ -106,6 +108,7 @@ def test_declared_tools_are_in_the_prompt(client: ApiClient, server: ServerFacts
     assert with_tool > without, f"the prompt has {with_tool} tokens with a tool declared and {without} without"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage", "tool_results")
 def test_a_result_goes_back_into_the_conversation(client: ApiClient, server: ServerFacts) -> None:
     """The result of a call is part of the next prompt."""

@@ -63,6 +63,7 @@ def test_details_count_no_more_than_the_whole(client: ApiClient) -> None:
             assert not wrong, f"{whole} is {answer.count(whole)}, but {whole}_details says {wrong}"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("tokenize", "completions", "usage")
 def test_prompt_tokens_are_those_of_the_tokenizer(client: ApiClient) -> None:
     """Tokens are counted with the server's tokenizer, not as words, characters or bytes."""
@@ -71,6 +72,7 @@ def test_prompt_tokens_are_those_of_the_tokenizer(client: ApiClient) -> None:
     assert counted == expected, f"{counted} prompt tokens, but the tokenizer gives {expected}"
 
 
+@pytest.mark.compares_answers
 @_USAGE
 def test_a_longer_prompt_has_more_tokens(client: ApiClient) -> None:
     """Also where the server shows no tokenizer: twice as many words are about twice as many tokens."""
@@ -80,6 +82,7 @@ def test_a_longer_prompt_has_more_tokens(client: ApiClient) -> None:
     assert right, f"prompts of 20, 40 and 80 words are counted as {counts} tokens"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("chat", "tokenize", "usage", "system_messages")
 def test_chat_prompt_tokens_are_those_of_the_rendered_conversation(client: ApiClient) -> None:
     """The count includes everything that the chat template adds."""
@@ -97,6 +100,7 @@ def test_completion_tokens_are_those_that_came(client: ApiClient, server: Server
     assert counted == came, f"usage has {counted}, but got {came} ids"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("text", "choices", "usage")
 def test_several_choices_are_all_counted(client: ApiClient, server: ServerFacts) -> None:
     """The tokens of all choices are counted, those of the prompt once."""

@@ -80,9 +80,14 @@ class Door:
         version: str = "HTTP/1.1",
     ) -> RawResponse:
         """Ask in one way, with these headers and without the key."""
-        own, body = way.content(model or self.server.model)
+        own, body = self.content(way, model)
         every = [*headers, *own.items()]
         return self.send(target or way.path, method=method or way.method, headers=every, body=body, version=version)
+
+    def content(self, way: Way, model: str = "") -> tuple[dict[str, str], bytes]:
+        """Headers and body of a way, as the server wants to have them."""
+        own, body = way.content(model or self.server.model)
+        return own, self.traffic.spoken(way.path, body)
 
     def opens(self, way: Way, answer: RawResponse) -> bool:
         """Whether a response proves that the request was served."""

@@ -90,10 +90,11 @@ _JSON = "RFC 8259, section 6: JSON has no NaN and no Infinity"
 _TYPE = "OpenAI API reference: the field has another type"
 _RANGE = "OpenAI API reference: the value is outside of the range of this field"
 _TOKENS = "vLLM, sampling parameters: ids of tokens are in the vocabulary"
+# Of vLLM only: OpenAI documents no least max_tokens for a chat, and other engines take 0 or less for "without a limit".
 _SAMPLING = "vLLM, sampling parameters: the value is outside of the range of this field"
 _TEMPLATES = "vLLM, --trust-request-chat-template is off: templates in requests are refused"
 _EMBEDDINGS = "vLLM, --enable-prompt-embeds is off: prompts as embeddings are refused"
-_MODEL = "OpenAI API reference, error codes: a model that does not exist is refused"
+_MODEL = "OpenAI API, error codes, NotFoundError: a resource that does not exist is refused"
 
 _HEAD = '{"model": "MODEL", SAID, "max_tokens": 1, '
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -154,7 +155,7 @@ ATTACKS: tuple[Attack, ...] = (
     _request("empty-stop", stop=[""]),
     _request("empty-salt", cache_salt=""),
     _request("huge-top-logprobs", logprobs=True, top_logprobs=10**9, rule=_RANGE),
-    _request("negative-max-tokens", max_tokens=-1, rule=_RANGE),
+    _request("negative-max-tokens", max_tokens=-1, rule=_SAMPLING),
     _request("fractional-max-tokens", max_tokens=0.5, rule=_TYPE),
     _request("wrong-message-type", messages={"role": "user"}, rule=_TYPE),
     _request("huge-stream-options", stream=True, stream_options={"include_usage": "x" * 100_000}),

@@ -26,7 +26,8 @@ class Pending:
     """
 
     def __init__(self, door: Door, path: str, body: bytes, limit_s: float) -> None:
-        self._door, self._path, self._body, self._limit_s = door, path, body, limit_s
+        self._door, self._path, self._limit_s = door, path, limit_s
+        self._body = door.traffic.spoken(path, body)
         self._line: Line | None = None
         self._begun = time.monotonic()
         self._ended = 0.0
@@ -79,17 +80,15 @@ class Pending:
         self._ended = time.monotonic()
 
     def _ask(self) -> None:
-        attempt = 0
+        refusals = self._door.traffic.sent("POST", self._path, self._body)
         while not self.given_up.is_set():
             answer = self._once()
-            pause_s = self._door.traffic.pause_s(answer.status, answer.headers.get("retry-after"), attempt)
+            pause_s = refusals.pause_s(answer.status, answer.headers.get("retry-after"))
             if pause_s is None or self.given_up.wait(pause_s):
                 self._answer = answer
                 return
-            attempt += 1
 
     def _once(self) -> RawResponse:
-        self._door.traffic.sent("POST", self._path, self._body)
         with Line(self._door.server.url, timeout_s=self._limit_s) as line:
             self._line = line
             self._begun = time.monotonic()  # the wait for a rate limit is no time of the request

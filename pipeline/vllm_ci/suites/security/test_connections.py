@@ -28,8 +28,8 @@ def refused(door: Door) -> list[Way]:
     return [way for way in ways if door.opens(way, door.with_the_key(way)) and not door.opens(way, door.ask(way))]
 
 
-def _bytes(line: Line, way: Way, model: str, headers: Iterable[tuple[str, str]] = (), **options: str) -> bytes:
-    own, body = way.content(model)
+def _bytes(line: Line, way: Way, door: Door, headers: Iterable[tuple[str, str]] = (), **options: str) -> bytes:
+    own, body = door.content(way)
     return line.request(line.prefix + way.path, method=way.method, headers=[*headers, *own.items()], body=body, **options)
 
 
@@ -53,9 +53,9 @@ def test_a_kept_connection_does_not_keep_the_key(door: Door, refused: list[Way],
     for first in refused[:2]:
         for way in refused:
             with Line(door.server.url, timeout_s=door.timeout_s) as line:
-                line.write(_bytes(line, first, door.server.model, door.with_key))
+                line.write(_bytes(line, first, door, door.with_key))
                 line.response(first.method)
-                line.write(_bytes(line, way, door.server.model, wrong))
+                line.write(_bytes(line, way, door, wrong))
                 answer = line.response(way.method)
             if door.opens(way, answer):
                 opened.append((way, answer))
@@ -67,8 +67,8 @@ def test_a_pipelined_request_needs_the_key(door: Door, refused: list[Way], judge
     opened = []
     for way in refused:
         with Line(door.server.url, timeout_s=door.timeout_s) as line:
-            first = _bytes(line, way, door.server.model, door.with_key)
-            line.write(first + _bytes(line, way, door.server.model) * 2)
+            first = _bytes(line, way, door, door.with_key)
+            line.write(first + _bytes(line, way, door) * 2)
             answers = [line.response(way.method) for _ in range(3)]
         opened += [(way, answer) for answer in answers[1 if door.key else 0 :] if door.opens(way, answer)]
     judge(_findings("pipelined", opened, "pipelined after a request with the key, without one"))
@@ -82,7 +82,7 @@ def test_no_form_of_a_request_gets_past_the_guard(door: Door, refused: list[Way]
     opened = []
     for way in refused:
         with Line(door.server.url, timeout_s=door.timeout_s) as line:
-            line.write(_formed(line, way, door.server.model, form))
+            line.write(_formed(line, way, door, form))
             answer = line.response(way.method)
             if answer.status == 100:
                 answer = line.response(way.method)
@@ -91,8 +91,8 @@ def test_no_form_of_a_request_gets_past_the_guard(door: Door, refused: list[Way]
     judge(_findings(f"request-form:{form}", opened, f"as {form}, without a key"))
 
 
-def _formed(line: Line, way: Way, model: str, form: str) -> bytes:
-    own, body = way.content(model)
+def _formed(line: Line, way: Way, door: Door, form: str) -> bytes:
+    own, body = door.content(way)
     headers, target = list(own.items()), line.prefix + way.path
     if form == "HTTP/1.0":
         return line.request(target, method=way.method, headers=headers, body=body, version="HTTP/1.0")
@@ -152,7 +152,7 @@ def hidden(door: Door, refused: list[Way]) -> dict[str, list[str]]:
     def look(each: tuple[str, Way, str]) -> bool:
         shape, way, outer = each
         with Line(door.server.url, timeout_s=door.timeout_s) as line:
-            line.write(_hiding(line, way, door.server.model, outer, _SMUGGLED[shape]))
+            line.write(_hiding(line, way, door, outer, _SMUGGLED[shape]))
             return _served(line.rest(_QUIET_S), way)
 
     found: dict[str, list[str]] = {}
@@ -171,9 +171,9 @@ def test_a_request_inside_another_is_not_served(hidden: dict[str, list[str]], ju
     judge([Finding(id=f"smuggling:{shape}", severity="critical", message="; ".join(said))] if said else [])
 
 
-def _hiding(line: Line, way: Way, model: str, outer: str, framing: str) -> bytes:
+def _hiding(line: Line, way: Way, door: Door, outer: str, framing: str) -> bytes:
     """A request whose body is another request, depending on how its framing is read."""
-    inner = _bytes(line, way, model)
+    inner = _bytes(line, way, door)
     method, _, path = outer.partition(" ")
     body = b"0\r\n\r\n" + inner
     head = f"{method} {line.prefix}{path} HTTP/1.1\r\nHost: {line.authority}\r\nContent-Type: application/json\r\n"

@@ -132,7 +132,8 @@ def test_a_giant_body_is_refused_or_bounded(
 ) -> None:
     """A body of 100 MB is refused, or read in time, and the server works afterwards; it is sent in pieces and not kept here."""
     pieces = _GIANT_BODY if is_local(urlsplit(server.url).hostname or "") else _GIANT_BODY // 10  # a slow line is no finding
-    head, tail = json.dumps({**client.body("x", max_tokens=1), "x": ""}).encode()[:-2], b'"}'
+    small = json.dumps({**client.body("x", max_tokens=1), "x": ""}).encode()
+    head, tail = door.traffic.spoken(client.path, small)[:-2], b'"}'
     length = len(head) + pieces * _PIECE + len(tail)
     headers = [*door.with_key, ("Content-Type", "application/json"), ("Content-Length", str(length))]
     with Line(server.url, timeout_s=bound_s) as line:
@@ -234,6 +235,7 @@ def _longest_wait_s(client: ApiClient, times: int, bound_s: float) -> float:
 def streaming(line: Line, client: ApiClient, door: Door, tokens: int, **fields: int) -> bytes:
     """The bytes of a request for a long stream, within the model's length."""
     fits = min(tokens, (client.server.max_model_len or 2048) - 100)
-    body = json.dumps(client.body("x", stream=True, **client.exactly(max(fits, 16)), **fields)).encode()
+    asked = json.dumps(client.body("x", stream=True, **client.exactly(max(fits, 16)), **fields)).encode()
+    body = door.traffic.spoken(client.path, asked)
     headers = [*door.with_key, ("Content-Type", "application/json")]
     return line.request(line.prefix + client.path, method="POST", headers=headers, body=body)

@@ -9,6 +9,7 @@ import pytest
 
 from vllm_ci.suites.client import ApiClient, Json, at_once, shown, user
 from vllm_ci.suites.findings import Finding
+from vllm_ci.suites.mixing import SWAPPED, MixedUpError
 from vllm_ci.suites.server import ServerFacts
 
 Judge = Callable[[Iterable[Finding]], None]
@@ -17,15 +18,17 @@ _MANY = 16
 _HITS = "vllm:prefix_cache_hits_total"
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("completions", "echo")
 def test_concurrent_streams_hear_only_themselves(client: ApiClient, canary: Callable[[], str]) -> None:
     """Each concurrent stream contains its own random word (by echo), and no word of another stream."""
     words = [canary() for _ in range(_MANY)]
     texts = at_once(lambda word: _streamed(client, word), words)
     for word, text in zip(words, texts, strict=True):
-        assert word in text, f"a stream does not contain its own word {word}"
         strangers = [other for other in words if other != word and other in text]
-        assert not strangers, f"a stream contains {len(strangers)} words of other streams"
+        if strangers:
+            raise MixedUpError(SWAPPED, f"a stream contains {len(strangers)} words of other streams")
+        assert word in text, f"a stream does not contain its own word {word}"
 
 
 @pytest.mark.requires_capability("chat", "metrics")

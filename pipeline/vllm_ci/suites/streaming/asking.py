@@ -13,6 +13,7 @@ from vllm_ci.loadgen.exchange import Exchange, Request
 from vllm_ci.loadgen.metrics import Distribution
 from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.loadgen.stream import Stream
+from vllm_ci.suites.refusals import RefusedAloneError, asks_to_wait
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.causes import (
     CUT,
@@ -246,8 +247,20 @@ class Asking:
     def whole(self, endpoint: Endpoint, body: Body) -> Exchange:
         """Send the same request without streaming; it must succeed."""
         answer = self.recorder.post(endpoint.path, dict(body))
+        not_refused_alone([answer])
         assert answer.ok, answer.describe()
         return answer
+
+
+def not_refused_alone(answers: Iterable[Exchange]) -> None:
+    """Check that no request is refused for being one too many, after a rate limit of everything was waited for.
+
+    Raises:
+        RefusedAloneError: One is.
+    """
+    for answer in answers:
+        if asks_to_wait(answer.status, answer.headers.get("retry-after")):
+            raise RefusedAloneError(f"refused again and again, while others are served: {answer.describe()}")
 
 
 def unlike(first: object, second: object) -> None:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from vllm_ci.loadgen.stream import NO_DONE, NO_USAGE, Problem, Stream
+from vllm_ci.suites.refusals import RefusedAloneError
 from vllm_ci.suites.verdicts import Fault, Inconclusive, NotRun
 
 TIMEOUT = "stream-timeout"
 CUT = "stream-incomplete"
 # Each of these is a finding of one case of its own; the content of such a stream is known nevertheless.
 _TOLERATED = {NO_DONE, NO_USAGE}
+# What a rate limit is waited for does not come here: this request is refused while others are served.
+_STATUS = "stream-status:"
+_REFUSED: Mapping[str, Mapping[str, str]] = {f"{_STATUS}429": RefusedAloneError.cause}
 
 
 class BrokenStreamError(AssertionError):
@@ -21,7 +25,7 @@ class BrokenStreamError(AssertionError):
 
     def __init__(self, problem: Problem, message: str) -> None:
         super().__init__(message)
-        self.cause = {"id": problem.id, "title": problem.title}
+        self.cause = _REFUSED.get(problem.id, {"id": problem.id, "title": problem.title})
 
 
 class StreamFault(Fault):
@@ -98,11 +102,11 @@ def fatal(stream: Stream) -> Problem | None:
 
 
 def cause_of(stream: Stream, prefix: str) -> None:
-    """Fail with the problem whose id starts with ``prefix``, if the stream has it.
+    """Fail with the problem whose id starts with ``prefix``, if the stream has it; or because there is no stream at all.
 
     Raises:
         BrokenStreamError: It has it.
     """
     for problem in stream.defects:
-        if problem.id.startswith(prefix):
+        if problem.id.startswith((prefix, _STATUS)):
             raise BrokenStreamError(problem, f"{problem.title}: {stream.describe()}")

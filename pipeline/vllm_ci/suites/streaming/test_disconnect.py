@@ -164,6 +164,7 @@ def test_clients_that_leave_before_the_first_token_free_their_place(
     ask.stream(endpoint, endpoint.exactly("hello", 4))
 
 
+@pytest.mark.compares_answers
 @pytest.mark.sized(tokens=(60, 20))
 def test_a_neighbour_does_not_notice(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """Streams in the same batch as streams of disconnected clients are complete."""

@@ -8,8 +8,11 @@ import pytest
 
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.suites.client import ApiClient
-from vllm_ci.suites.streaming.asking import Asking, Endpoint, usage_of
+from vllm_ci.suites.mixing import SWAPPED, MixedUpError
+from vllm_ci.suites.streaming.asking import Asking, Endpoint, not_refused_alone, usage_of
 from vllm_ci.suites.work import Sizes
+
+pytestmark = pytest.mark.compares_answers
 
 _STREAMS = 16
 _ENOUGH = 3
@@ -58,7 +61,10 @@ def test_concurrent_streams_answer_their_own_question(
     prompts = [client.text(found) for stream in streams if (found := _prompt_ids(stream)) is not None]
     assert len(prompts) == 8, f"only {len(prompts)} of 8 streams contain the ids of their prompt"
     wrong = [number for number, prompt in enumerate(prompts) if [word for word in words if word in prompt] != [words[number]]]
-    assert not wrong, f"streams {wrong} answer the prompt of another stream"
+    foreign = [number for number in wrong if any(word in prompts[number] for word in words)]
+    if foreign:
+        raise MixedUpError(SWAPPED, f"streams {foreign} answer the prompt of another stream")
+    assert not wrong, f"streams {wrong} do not answer the prompt that was sent"
 
 
 def _prompt_ids(stream: Stream) -> list[int] | None:
@@ -71,6 +77,7 @@ def _prompt_ids(stream: Stream) -> list[int] | None:
     return None
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.sized(tokens=(24, 8))
 def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoint, size: Sizes) -> None:
     """No concurrent stream gets the answer of another; each prompt was sent alone before.
@@ -85,9 +92,12 @@ def test_concurrent_greedy_streams_are_not_swapped(ask: Asking, endpoint: Endpoi
         for number, answer in enumerate(together)
         if answer != told[number] and answer and answer in told
     ]
-    assert not swapped, f"stream {swapped[0][0]} got the answer of stream {swapped[0][1]} ({len(swapped)} of 8 are swapped)"
+    if swapped:
+        number, other = swapped[0]
+        raise MixedUpError(SWAPPED, f"stream {number} got the answer of stream {other} ({len(swapped)} of 8 are swapped)")
 
 
+@pytest.mark.requires_capability("temperature")
 def test_concurrent_streams_lose_and_repeat_no_token(ask: Asking, endpoint: Endpoint) -> None:
     """The answers of sixteen concurrent streams are not those of the same prompts alone with a part left out or repeated.
 
@@ -143,6 +153,7 @@ def test_streams_and_whole_answers_do_not_disturb_each_other(ask: Asking, endpoi
     bodies = [endpoint.exactly(f"hello {n}", 8 + n) for n in range(12)]
     streamed = [ask.recorder.streamed(body) if n % 2 else body for n, body in enumerate(bodies)]
     answers = ask.recorder.posts(endpoint.path, streamed)
+    not_refused_alone(answers)
     failed = [answer.describe() for answer in answers if not answer.ok]
     assert not failed, f"{len(failed)} of 12 requests failed: {failed[0]}"
     kinds = [answer.headers.get("content-type", "").partition(";")[0].strip().lower() for answer in answers]

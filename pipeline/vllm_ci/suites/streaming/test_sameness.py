@@ -18,6 +18,8 @@ from vllm_ci.suites.work import Sizes
 if TYPE_CHECKING:
     import openai
 
+pytestmark = pytest.mark.compares_answers
+
 _PROMPT = "the quick brown fox"
 
 
@@ -54,6 +56,7 @@ def same(stream: Stream, whole: Exchange, endpoint: Endpoint) -> None:
         holds(COUNTED, right=expected is None or streamed in (None, expected), message=message)
 
 
+@pytest.mark.requires_capability("temperature")
 @pytest.mark.sized(tokens=(64, 20))
 def test_a_greedy_stream_is_the_greedy_answer(
     ask: Asking, endpoint: Endpoint, metric: Callable[[str, Any], None], size: Sizes

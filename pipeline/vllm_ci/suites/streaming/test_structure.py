@@ -183,6 +183,7 @@ def test_usage_counts_the_tokens_that_came(stream: Stream) -> None:
     holds(COUNTED, right=counted == came, message=f"usage counts {counted} tokens, but the chunks have {came} token ids")
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("usage", "stream_usage")
 def test_prompt_tokens_are_those_of_an_answer_in_one_piece(stream: Stream, ask: Asking, endpoint: Endpoint) -> None:
     """Streaming does not change the number of prompt tokens."""
