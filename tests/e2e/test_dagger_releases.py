@@ -91,7 +91,7 @@ def test_publish_promote_and_roll_back_as_functions(dagger: Dagger, checkout: Pa
 
         wrong = call("publish", "--report", str(tmp_path / "first"), "--channel=production")
         assert wrong.code == 1
-        assert "the report is about" in wrong.stderr
+        assert "the report is for" in wrong.stderr
         refused = dagger("call", "--source=.", "release", *ledger[1:], "history", **secrets)
         assert refused.code == 3
         assert "the ledger cannot be reached" in refused.stderr
