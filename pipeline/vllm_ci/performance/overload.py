@@ -111,7 +111,11 @@ class _Test:
         begun = time.monotonic()
 
         def stop(record: Record, load: Load) -> None:
-            if len(record.samples) >= _PROBE_REQUESTS and time.monotonic() - begun >= self._probe_s:
+            if len(record.samples) < _PROBE_REQUESTS:
+                return
+            if limit == math.inf and not record.count(Outcome.SERVED):
+                load.stop = True  # a server that refuses single requests is not asked for longer
+            elif time.monotonic() - begun >= self._probe_s:
                 last = _median_ttft(record, last=_PROBE_REQUESTS)
                 load.stop = limit == math.inf or (last is not None and last <= limit)
 

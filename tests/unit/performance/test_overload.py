@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -129,6 +130,16 @@ def test_a_rate_near_the_capacity_is_not_calm() -> None:
         found = overload(server, Setting(workload=SMALL, duration_s=2, rate=30))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "lower --rate" in found.reasons[0] or "the client sent requests" in found.reasons[0]
+
+
+def test_a_server_that_refuses_single_requests_gives_errored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with crowded("errors") as server:
+        monkeypatch.setattr("standin.crowded.FEW", 0)
+        begun = time.monotonic()
+        found = overload(server, replace(SETTING, duration_s=60))
+    assert found.verdict is Verdict.ERRORED
+    assert "no single request succeeded: status 500" in found.reasons[0]
+    assert time.monotonic() - begun < 4
 
 
 def test_a_server_that_is_gone_gives_errored() -> None:
