@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -76,11 +77,20 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="SHARE",
     help="Share of the requests that must meet the objective in a sweep.",
 )
+@option("--overload", is_flag=True, help="Send more than the server can serve, between two calm phases of --rate.")
+@option(
+    "--overload-factor",
+    type=click.FloatRange(min=1.2, max=100),
+    default=2.0,
+    show_default=True,
+    metavar="FACTOR",
+    help="Rate of an overload, in multiples of the capacity.",
+)
 @option("--report-dir", type=_FOLDER, help="Write the JSON document there, and the page of a sweep.")
 @json_option
 @click.pass_context
 def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: bool, as_json: bool, **given: Any) -> int:
-    """Measure a server under load, compare two servers, or search the capacity of one.
+    """Measure a server under load, compare two servers, search the capacity of one, or overload it.
 
     \b
     Examples:
@@ -90,6 +100,7 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
       vllm-ci bench --url http://127.0.0.1:8000 --workload-file requests.jsonl
       vllm-ci bench --url http://127.0.0.1:8000 --url http://127.0.0.1:8001 --rounds 10 --duration 5m
       vllm-ci bench --url http://127.0.0.1:8000 --sweep --ttft 500 --tpot 50 --report-dir sweep
+      vllm-ci bench --url http://127.0.0.1:8000 --overload --duration 30
 
     Latencies count from the time at which a request was due. Percentiles are shown from 11 (p50), 64 (p90), 130 (p95) and
     662 (p99) requests on. Ctrl-C ends the load early and keeps what was measured.
@@ -97,12 +108,14 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
     Two servers are measured in rounds in random order, with the same requests. The answer is about these two processes: a
     comparison of two versions needs several starts of each.
 
+    An overload must be served or refused (429, 503), and latency must be back afterwards; anything else has failed.
+
     Exit code: 0 measured, 1 requests failed, 2 usage, 3 errored (no server, nothing measured, interrupted), 4 inconclusive (the
     client was too slow, others used the server, or the capacity is outside the tried rates).
     """
     if context.invoked_subcommand:
         return 0
-    from vllm_ci.cli import options, progress
+    from vllm_ci.cli import bench_overload, options, progress
 
     if aa and not urls:
         from vllm_ci.cli.bench_aa import compare_with_itself
@@ -110,13 +123,17 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
         return compare_with_itself(options.loaded(context), as_json=as_json)
     setting = setting_of(given)
     _check(urls, aa=aa, sweep=sweep, setting=setting)
+    if given["overload"]:
+        bench_overload.check(urls, aa=aa, sweep=sweep, concurrency=given["concurrency"], setting=setting)
     screen = progress.console()
     servers = [_served(url, given["model"] or "", given["api_key_env"] or "") for url in dict.fromkeys(urls)]
     for server in servers:
-        _introduce(screen, server, setting)
+        _introduce(screen, server, setting, overload=given["overload"])
     folder = given["report_dir"]
     if sweep:
         verdict, document = _swept(screen, servers[0], setting, given, as_json=as_json)
+    elif given["overload"]:
+        verdict, document = _overloaded(screen, servers[0], setting, given["overload_factor"], as_json=as_json)
     elif aa or len(urls) == 2:
         verdict, document = _compared(screen, servers, setting, given["rounds"], as_json=as_json)
     else:
@@ -171,9 +188,10 @@ def _served(url: str, model: str, key: str) -> Served:
         raise ErroredError(error.message, why=error.why, remedy=error.remedy) from error
 
 
-def _introduce(screen: Console, server: Served, setting: Setting) -> None:
+def _introduce(screen: Console, server: Served, setting: Setting, *, overload: bool) -> None:
     loop = f"{setting.rate:g} requests/s" if setting.rate else f"{setting.concurrency} at a time"
     loop = "at its own times" if setting.workload.timed else loop
+    loop = "overload" if overload else loop
     version = f", vLLM {server.facts.version}" if server.facts.is_vllm else ""
     screen.print(f"{server.facts.model} at {server.url}{version}")
     screen.print(f"{setting.workload.id}, {loop}, {setting.duration_s:g} s; {setting.workload.source}")
@@ -266,9 +284,33 @@ def _swept(
     return found.verdict, {"kind": "sweep", **_facts(server), **found.document()}
 
 
+def _overloaded(
+    screen: Console, server: Served, setting: Setting, factor: float, *, as_json: bool
+) -> tuple[Verdict, dict[str, Any]]:
+    from vllm_ci.cli import bench_overload
+
+    found, document = bench_overload.overloaded(
+        server,
+        setting,
+        factor=factor,
+        tell=lambda line: screen.print(line, markup=False),
+        watch=_watching(screen),
+        as_json=as_json,
+    )
+    return found.verdict, {**document, **_facts(server)}
+
+
 def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:
     from vllm_ci.performance.measuring import measure
 
+    found = measure(server, setting, watch=_watching(screen))
+    if screen.is_terminal:
+        screen.print(" " * 60, end="\r")
+    return found
+
+
+def _watching(screen: Console) -> Callable[[Load], None]:
+    """Prints once a second how far a load is, on a terminal."""
     begun = last = time.monotonic()
 
     def watch(load: Load) -> None:
@@ -285,7 +327,4 @@ def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:
             highlight=False,
         )
 
-    found = measure(server, setting, watch=watch)
-    if screen.is_terminal:
-        screen.print(" " * 60, end="\r")
-    return found
+    return watch

@@ -33,26 +33,27 @@ def measurement(found: Measurement) -> None:
     if figures.goodput_per_s is not None:
         share = figures.goodput_per_s / figures.requests_per_s if figures.requests_per_s else 0.0
         rows.append(("goodput", f"{figures.goodput_per_s:.2f}/s ({share:.0%} of the requests meet the objective)"))
-    for name, spread in (("ttft", figures.ttft_ms), ("tpot", figures.tpot_ms), ("e2e", figures.e2e_ms)):
-        rows.append((name, _spread(spread)))
+    for name, values in (("ttft", figures.ttft_ms), ("tpot", figures.tpot_ms), ("e2e", figures.e2e_ms)):
+        rows.append((name, spread(values)))
     if gaps := figures.inter_chunk_latency_ms:
         rows.append(("inter-chunk", "  ".join(f"{key} {value:.1f}" for key, value in gaps.items()) + " ms"))
-    rows.append(("send lag", _spread(figures.lag_ms)))
+    rows.append(("send lag", spread(figures.lag_ms)))
     if figures.short_answers:
         rows.append(("short answers", f"{figures.short_answers} ended before the requested length"))
     rows += [(f"server: {name.replace('_', ' ')}", f"{grown:.0f}") for name, grown in found.counters.items()]
     if found.delayed_turns:
         rows.append(("delayed turns", f"{found.delayed_turns} waited for the answer before them, and were due when it ended"))
-    _table([*rows, *_used(found)])
-    _verdict(found.verdict, found.reasons)
+    table([*rows, *_used(found)])
+    verdict(found.verdict, found.reasons)
 
 
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
+def spread(found: Spread | None) -> str:
+    """Mean and percentiles in ms, and from how many requests the missing ones are shown."""
+    if found is None:
         return "-"
-    known = "  ".join(f"p{percent:g} {value:.1f}" for percent, value in spread.percentiles.items())
-    missing = ", ".join(f"p{percent:g} from {least}" for percent, least in spread.missing.items())
-    return f"mean {spread.mean:.1f}  {known} ms" + (f"  ({missing} requests on)" if missing else "")
+    known = "  ".join(f"p{percent:g} {value:.1f}" for percent, value in found.percentiles.items())
+    missing = ", ".join(f"p{percent:g} from {least}" for percent, least in found.missing.items())
+    return f"mean {found.mean:.1f}  {known} ms" + (f"  ({missing} requests on)" if missing else "")
 
 
 def _used(found: Measurement) -> list[tuple[str, str]]:
@@ -84,15 +85,16 @@ def _grown(slope: Trend | None, unit: float, name: str) -> str:
     return f", growth {middle} {name} an hour ({low} to {high})".replace("  ", " ")
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> None:
+def table(rows: Sequence[tuple[str, ...]]) -> None:
     """Columns of text, the first ones padded."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
     for row in rows:
         click.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
 
 
-def _verdict(verdict: str, reasons: Sequence[str]) -> None:
-    click.echo("\n".join([f"{verdict}", *(f"  {reason}" for reason in reasons)]))
+def verdict(found: str, reasons: Sequence[str]) -> None:
+    """Print a verdict and its reasons."""
+    click.echo("\n".join([f"{found}", *(f"  {reason}" for reason in reasons)]))
 
 
 def comparison(found: Comparison) -> None:
@@ -100,7 +102,7 @@ def comparison(found: Comparison) -> None:
     from vllm_ci.performance.versus import CAVEAT
 
     rows = [("metric", "better", "B / A", "95 % interval", "rounds", "")]
-    _table(rows + [_ratio(ratio) for ratio in found.ratios])
+    table(rows + [_ratio(ratio) for ratio in found.ratios])
     if found.same:
         alarms = [ratio.metric for ratio in found.ratios if ratio.differs]
         shares = [f"{ratio.metric} {ratio.false_alarms:.1%}" for ratio in found.ratios if ratio.false_alarms is not None]
@@ -108,7 +110,7 @@ def comparison(found: Comparison) -> None:
         click.echo(f"expected share of false alarms (arms exchanged at random within rounds): {', '.join(shares) or '-'}")
     else:
         click.echo(CAVEAT)
-    _verdict(found.verdict, found.reasons)
+    verdict(found.verdict, found.reasons)
 
 
 def _ratio(ratio: Ratio) -> tuple[str, ...]:
@@ -131,7 +133,7 @@ def capacity(found: Capacity) -> None:
     for each in sorted(found.steps, key=lambda each: each.rate):
         click.echo(step(each))
     click.echo(summary(found))
-    _verdict(found.verdict, found.reasons)
+    verdict(found.verdict, found.reasons)
 
 
 def history(found: Sequence[Series], left_out: Sequence[str]) -> None:

@@ -116,6 +116,8 @@ class ChannelConfig(Section):
     """Channel that the image must have been released to before."""
     soak_hours: Annotated[float, Field(ge=0, le=_MAX_SOAK_HOURS, allow_inf_nan=False)] = 0.0
     """How long it must have been there, in hours; needs `after`."""
+    compared_with: str = ""
+    """Channel whose current image must be the baseline of the `performance` result; usually the channel itself."""
     kustomization: Annotated[str, AfterValidator(_overlay)] = ""
     """Path of its kustomization in the ledger's branch, by default `deploy/CHANNEL/kustomization.yaml`; an existing
     `kustomization.yml` or `Kustomization` in the same folder is used instead."""
@@ -146,6 +148,7 @@ class ChannelConfig(Section):
             scan=self.scan.domain() if self.scan else None,
             after=self.after,
             soak_hours=self.soak_hours,
+            compared_with=self.compared_with,
         )
         return Channel(name=name, policy=policy, overlay=self.overlay(name), image=image)
 

@@ -55,6 +55,8 @@ def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages:
     signers = tuple(release.signers) or (OWN_SIGNER,)
     for stage in channel.tests or ():
         yield from _unknown((*place, "tests", stage), stage, "stage", stages)
+    if channel.compared_with and channel.compared_with not in release.channels:
+        yield from _unknown((*place, "compared_with"), channel.compared_with, "channel", release.channels)
     for key, named in (("signers", channel.signers), ("approvals", channel.approvals)):
         for index, signer in enumerate(named):
             yield from _unknown((*place, key, index), signer, "signer (release.signers)", signers)

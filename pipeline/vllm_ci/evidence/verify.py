@@ -196,6 +196,7 @@ def made_at(statement: Statement) -> datetime:
         statements.SBOM: ("metadata", "timestamp"),
         statements.SCAN: ("metadata", "scanFinishedOn"),
         statements.DECISION: ("timeCreated",),
+        statements.PERFORMANCE: ("finishedAt",),
     }
     value: object = predicate
     if statement.predicate_type == statements.TEST_RESULT:

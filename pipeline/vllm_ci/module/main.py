@@ -58,6 +58,30 @@ class VllmCi(Settings):
         return await work.served(self)
 
     @never_cached
+    async def bench(
+        self,
+        server: Annotated[dagger.Service | None, Doc("Server to measure (tcp://host:port), instead of the commit's")] = None,
+        url: Annotated[str, Doc("URL of the server to measure, instead of the commit's")] = "",
+        model: Annotated[str, Doc("Model name on the server; by default the first that it lists")] = "",
+        workload: Annotated[str, Doc("Workload: chat, code, long-context, multi-turn, shared-prefix or structured")] = "chat",
+        rate: Annotated[float, Doc("Requests per second of an open loop; by default a closed loop")] = 0.0,
+        concurrency: Annotated[int, Doc("Conversations at a time of a closed loop; by default 8")] = 0,
+        duration: Annotated[str, Doc("Duration of the load: 90, 90s, 10m, 1h")] = "60",
+        ttft: Annotated[float, Doc("Objective: largest time to first token in ms")] = 0.0,
+        tpot: Annotated[float, Doc("Objective: largest time per further token in ms")] = 0.0,
+        sweep: Annotated[bool, Doc("Search the highest rate that meets the objective")] = False,
+        overload: Annotated[bool, Doc("Send more than the server can serve, between two calm phases")] = False,
+        as_json: Annotated[bool, Doc("Return JSON")] = False,
+    ) -> str:
+        """Measure a server under load and return the figures; fail unless they can be trusted and no request failed."""
+        from vllm_ci.module import bench
+
+        options: dict[str, str | float | bool] = {"model": model, "workload": workload, "duration": duration}
+        options |= {"rate": rate, "concurrency": concurrency, "ttft": ttft, "tpot": tpot}
+        options |= {"sweep": sweep, "overload": overload, "json": as_json}
+        return await bench.measured(self, server, url, options)
+
+    @never_cached
     @check
     async def test(self) -> str:
         """Run all enabled stages and return a table of results; fail unless all pass."""

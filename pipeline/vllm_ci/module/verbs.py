@@ -46,7 +46,7 @@ async def done(release: Release, verb: Verb) -> str:
         words = [f"--config={{in.source}}/{release.config}"]
         words += [f"--key=env:{_SIGNING_KEY}"] if release.key is not None and verb.name in _SIGNING else []
         words += ["--json"] if release.as_json else []
-        return await _printed(found.engine, await verb.program(release.source, *words))
+        return await printed(found.engine, await verb.program(release.source, *words))
 
 
 async def done_anywhere(release: Release, verb: Verb) -> str:
@@ -54,7 +54,7 @@ async def done_anywhere(release: Release, verb: Verb) -> str:
     async with ending_well():
         tool = await equipped_for_image(release, await session.tool_of(release), verb.about[0])
         async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
-            return await _printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
+            return await printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
 
 
 async def publish(
@@ -232,10 +232,10 @@ def _is_server(ledger: str) -> bool:
     return ":" in ledger.partition("/")[0] or (bool(ledger) and "/" not in ledger and not ledger.startswith("."))
 
 
-async def _printed(engine: DaggerEngine, program: Program) -> str:
-    """Run a program and return its output; if it fails, end the call with its output and exit code."""
+async def printed(engine: DaggerEngine, program: Program) -> str:
+    """Run a program that writes the file ``printed``, and return it; if it fails, end the call with output and exit code."""
     outcome = await engine.run(program)
-    printed = (await outcome.output.read(PRINTED)).decode()
+    text = (await outcome.output.read(PRINTED)).decode()
     if not outcome:
-        await end(printed + outcome.log, outcome.exit_code)
-    return for_the_user(printed)
+        await end(text + outcome.log, outcome.exit_code)
+    return for_the_user(text)

@@ -1,6 +1,8 @@
 """Implementation of the module's functions: pipeline steps on the calling engine."""
 
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +36,13 @@ async def built(settings: Settings) -> image.Image:
 
 async def served(settings: Settings) -> dagger.Service:
     """The server of the commit's image, not yet started."""
+    async with started(settings) as (_, service, _):
+        return service
+
+
+@asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[tuple[DaggerEngine, dagger.Service, str]]:
+    """The engine, the server of the commit's image, not yet started, and the name of its API key; empty if it needs none."""
     async with opened(settings, Wanted(holds=True)) as work:
         with watched() as emit:
             made = await steps.build(work.engine, work.project, work.source, emit)
@@ -43,7 +52,7 @@ async def served(settings: Settings) -> dagger.Service:
         if server.api_key_env == GENERATED_KEY and settings.api_key is None:
             server = replace(server, api_key_env="")  # a generated key is unknown to clients
         spec = steps.service(work.engine, replace(project, server=server), made, model)
-        return (await work.engine.guarded(spec)).service()
+        yield work.engine, (await work.engine.guarded(spec)).service(), server.api_key_env
 
 
 async def ran(

@@ -124,10 +124,13 @@ class Figures:
     @property
     def client_too_slow(self) -> str:
         """Why the run says more about the client than about the server; empty if it does not."""
-        late = (self.lag_ms.percentiles.get(99.0) or self.lag_ms.mean) if self.lag_ms else 0.0
-        return (
-            f"the client sent requests {late:.0f} ms late (p99; up to {LATE_MS:.0f} ms are accepted)" if late > LATE_MS else ""
-        )
+        return too_late(self.lag_ms)
+
+
+def too_late(lag: Spread | None) -> str:
+    """Why a client with this lag in ms was the bottleneck; empty if it was not."""
+    late = (lag.percentiles.get(99.0) or lag.mean) if lag else 0.0
+    return f"the client sent requests {late:.0f} ms late (p99; up to {LATE_MS:.0f} ms are accepted)" if late > LATE_MS else ""
 
 
 def figures(samples: Samples, *, warm_up_s: float = 0.0, objective: Objective | None = None) -> Figures:

@@ -13,13 +13,13 @@ from typing import Any
 from vllm_ci.loadgen.client import Client
 from vllm_ci.loadgen.exchange import Exchange, FailureKind, Request, Timeouts
 from vllm_ci.loadgen.stream import Stream
-from vllm_ci.performance.sample import Samples, sample_of
+from vllm_ci.performance.sample import Sample, Samples, sample_of
 from vllm_ci.performance.turns import Conversation, conversations, interleaved
 from vllm_ci.performance.workload import Ask
 
 _clock = time.perf_counter_ns
 _JSON = {"content-type": "application/json"}
-_GONE_S = 3.0
+GONE_S = 3.0
 _GONE_TRIES = 3
 """A server that takes no connection for this long, in at least this many tries, is gone; a restart of a proxy is shorter."""
 _PAUSE_S = 0.1
@@ -89,6 +89,8 @@ class Load:
         gone: The server took no connection any more, so that the run ended early.
         stop: Set it to send nothing more; running requests end.
         watch: Called with the number of running requests after every start and end.
+        ended: Called with every request that has ended, after it was added to ``samples``.
+        gone_s: A server that takes no connection for this long is gone.
     """
 
     target: Target
@@ -102,6 +104,8 @@ class Load:
     gone: bool = False
     stop: bool = False
     watch: Callable[[int], None] = field(default=lambda _running: None)
+    ended: Callable[[Sample, Stream], None] = field(default=lambda _sample, _stream: None)
+    gone_s: float = GONE_S
     _running: int = 0
     _begun_ns: int = 0
     _refused: int = 0
@@ -173,6 +177,7 @@ class Load:
         stream = await self._sent(client, request)
         sample = sample_of(stream, due_ns=due_ns, begun_ns=self._begun_ns, asked_tokens=ask.output_tokens)
         self.samples.add(sample, stream.metrics.inter_chunk_latency_ms)
+        self.ended(sample, stream)
         self.watch(self._running)
         if self.real_history:
             conversation.answers.append(stream.text)
@@ -196,4 +201,4 @@ class Load:
         self._refused += 1
         if self._refused == 1:
             self._refused_ns = exchange.begun_ns
-        self.gone = self._refused >= _GONE_TRIES and _clock() - self._refused_ns >= _GONE_S * 1e9
+        self.gone = self._refused >= _GONE_TRIES and _clock() - self._refused_ns >= self.gone_s * 1e9

@@ -140,7 +140,7 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
         setting: How it is measured.
         watch: Called with the load at every start and end of a request.
     """
-    load, scale = _load(served, setting)
+    load, scale = load_for(served, setting)
     if watch is not None:
         load.watch = lambda _running: watch(load)
     before = served.counters()
@@ -170,7 +170,7 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
     )
 
 
-def _load(served: Served, setting: Setting) -> tuple[Load, float]:
+def load_for(served: Served, setting: Setting) -> tuple[Load, float]:
     """The load, and the factor by which its lengths are scaled."""
     workload, scale = setting.workload.fitting(served.facts.max_model_len)
     fields = {"ignore_eos": True} if served.facts.can("ignore_eos") and workload.fixed_length else {}

@@ -113,6 +113,10 @@ class Watch:
             return gauges(answer.text) if answer.status_code == 200 else {}
         return {}
 
+    def values(self, name: str) -> tuple[tuple[float, float], ...]:
+        """Values of a name so far, each with its time in seconds after the start."""
+        return tuple(self._values.get(name, ()))
+
     def found(self, *, warm_up_s: float = 0.0) -> Resources:
         """What was used; growth counts from the end of the warm-up.
 

@@ -49,7 +49,18 @@ def ask(
 ) -> Decision:
     """Evaluate a channel's policy for a release; ``pull_request`` is the number of the current run's pull request."""
     stays = history.stays(state.records, release.digest, now)
-    facts = Facts(commit=release.commit, findings=findings, stays=stays, now=now, pull_request=pull_request)
+    facts = Facts(
+        commit=release.commit,
+        findings=findings,
+        stays=stays,
+        now=now,
+        pull_request=pull_request,
+        current={
+            name: found.release.digest
+            for name in history.channels(state.records)
+            if (found := history.current(state.records, name))
+        },
+    )
     return decide(channel.policy, facts)
 
 

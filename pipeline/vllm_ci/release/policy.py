@@ -67,6 +67,7 @@ class Policy:
         scan: Requirements for a vulnerability scan, if any.
         after: Channel that the image must have been in.
         soak_hours: For how long.
+        compared_with: Channel whose current image the performance result must be a comparison with.
     """
 
     tests: Mapping[str, tuple[Verdict, ...]] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Policy:
     scan: ScanRule | None = None
     after: str = ""
     soak_hours: float = 0.0
+    compared_with: str = ""
 
     @property
     def digest(self) -> str:
@@ -95,6 +97,7 @@ class Facts:
         stays: For how long the image was current, by channel; absent: it never was there.
         now: The present.
         pull_request: Number of the current run's pull request, empty when there is none.
+        current: Digest of the image that a channel points to, by channel.
     """
 
     commit: str
@@ -102,6 +105,7 @@ class Facts:
     stays: Mapping[str, timedelta]
     now: datetime
     pull_request: str = ""
+    current: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +266,33 @@ def _tests(policy: Policy, _facts: Facts, counted: _Counted) -> Iterator[RuleRes
         yield RuleResult(rule=f"tests.{stage}", expected=" or ".join(each.value for each in verdicts), got=got, ok=ok)
 
 
+def _compared(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
+    """An older baseline says nothing about the step from the channel's present image to this one."""
+    channel = policy.compared_with
+    if not channel:
+        return
+    current, evidence = facts.current.get(channel, ""), counted.newest(PERFORMANCE)
+    expected = f"a comparison with the image of {channel}" + (f", {current[:19]}" if current else "")
+    if not current and facts.findings.image:
+        got, ok = f"{channel} has no release", True
+    elif facts.findings.image and channel in facts.stays:
+        # Needed for a rollback, and for looking at a release after it was made.
+        got, ok = f"it is, or was, the image of {channel} itself", True
+    elif evidence is None:
+        got, ok = counted.nothing("comparison"), False
+    else:
+        got, ok = _baseline(evidence, current)
+    yield RuleResult(rule="performance.baseline", expected=expected, got=got, ok=ok)
+
+
+def _baseline(evidence: Evidence, current: str) -> tuple[str, bool]:
+    try:
+        baseline = performance.read(evidence.statement).baseline
+    except MalformedError as error:
+        return error.message, False
+    return f"compared with {baseline[:19]}, signed by {evidence.signer}", baseline == current
+
+
 def _scan(policy: Policy, facts: Facts, counted: _Counted) -> Iterator[RuleResult]:
     rule = policy.scan
     if rule is None:
@@ -310,7 +341,7 @@ def _soak(policy: Policy, facts: Facts, _counted: _Counted) -> Iterator[RuleResu
 
 
 _Rule = Callable[[Policy, Facts, _Counted], Iterable[RuleResult]]
-RULES: tuple[_Rule, ...] = (_provenance, _sbom, _tests, _scan, _approvals, _soak)
+RULES: tuple[_Rule, ...] = (_provenance, _sbom, _tests, _compared, _scan, _approvals, _soak)
 
 
 def _plain(value: object) -> object:

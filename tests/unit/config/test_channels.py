@@ -38,6 +38,7 @@ def refused(folder: Path, production: str) -> ConfigError:
         ("after: staging, soak_hours: 1e400", "soak_hours", "finite"),
         ("after: stagin", "after", "did you mean staging?"),
         ("after: production", "after", "cannot come after itself"),
+        ("compared_with: productio", "compared_with", "did you mean production?"),
         ("tests: {secrity: passed}", "tests.secrity", "did you mean security?"),
         ("tests: {unit: []}", "tests.unit", "at least 1 item"),
         ("tests: {unit: pased}", "tests.unit", "'passed'"),
@@ -114,7 +115,19 @@ VALUES = st.one_of(
     ),
     st.text(max_size=8),
 )
-KEYS = ["tests", "signers", "approvals", "refs", "pull_requests", "sbom", "scan", "after", "soak_hours", "kustomization"]
+KEYS = [
+    "tests",
+    "signers",
+    "approvals",
+    "refs",
+    "pull_requests",
+    "sbom",
+    "scan",
+    "after",
+    "soak_hours",
+    "compared_with",
+    "kustomization",
+]
 INNER = ["unit", "accept", "id", "until", "reason", "fail_on", "max_age_days", "x"]
 NESTED = st.recursive(
     VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=3), max_leaves=6

@@ -39,7 +39,6 @@ CHECKS = {"test", *STAGE_CHECKS}
 RELEASE_VERBS = {"publish", "promote", "rollback", "history", "verify", "prune", "policy"}
 # Verbs of the command line that are no function of the same name, and why.
 ABSENT = {
-    "bench": "it measures a server by its URL, from the machine that it is called on",
     "server": "somebody else's server is tested with run --server",
     "config": "it explains files of the machine",
     "show": "Dagger shows results itself; the report is a field of Run",
@@ -73,7 +72,7 @@ def test_the_main_object_is_named_after_the_module() -> None:
 def test_functions_open_objects() -> None:
     found = {name: set(each.functions) - {""} for name, each in OBJECTS.items()}
     assert found == {
-        "VllmCi": {"build", "run", "serve", "release", "doctor", *CHECKS},
+        "VllmCi": {"build", "run", "serve", "bench", "release", "doctor", *CHECKS},
         "Image": {"container", "as_tarball", "sbom", "push"},
         "Layer": set(),
         "Run": {"stage", "assert_passed"},

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 
 from registries.evidence import NOW, commit_of, report_of, statements_of
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.report import Verdict
+from vllm_ci.domain.report import StageResult, Verdict
 from vllm_ci.evidence.osv import Severity, Vulnerability
-from vllm_ci.evidence.predicates import scan, test_result
+from vllm_ci.evidence.predicates import performance, scan, test_result
 from vllm_ci.evidence.refusals import OtherKeyError
 from vllm_ci.evidence.statement import SIGNATURE, TEST_RESULT, Statement
 from vllm_ci.evidence.verify import Evidence, Findings, made_at
@@ -203,3 +203,59 @@ def test_a_policy_can_be_told_without_an_image() -> None:
 
 def test_a_decision_without_rules_allows_nothing() -> None:
     assert not Decision(rules=(), policy="", evidence=()).allowed
+
+
+CURRENT, OLDER = "sha256:" + "c" * 64, "sha256:" + "b" * 64
+COMPARED = dataclasses.replace(FULL, compared_with="production")
+
+
+def comparison(baseline: str, *, at: datetime = NOW, verdict: Verdict = Verdict.PASSED) -> Statement:
+    """What a run of the stage performance leaves."""
+    metrics = {"comparison": {"baseline": baseline, "candidate": IMAGE.digest, "estimates": {"ttft_ms": {"slowdown": 0.01}}}}
+    stage = StageResult(name="performance", verdict=verdict, seconds=1.0, metrics=metrics)
+    report = dataclasses.replace(report_of(COMMIT, IMAGE, at=at), stages=(stage,))
+    (found,) = performance.statements(report, IMAGE)
+    return found
+
+
+def compared(*found: Statement, current: str = CURRENT, been: bool = False) -> Decision:
+    everywhere = {"staging": timedelta(hours=3), **({"production": timedelta(hours=1)} if been else {})}
+    findings = Findings(image=IMAGE.digest, evidence=(*everything(), *evidence(found)))
+    points = {"production": current} if current else {}
+    return decide(COMPARED, Facts(commit=COMMIT.sha, findings=findings, stays=everywhere, now=NOW, current=points))
+
+
+def test_a_comparison_with_the_channels_present_image_is_accepted() -> None:
+    assert compared(comparison(CURRENT)).allowed
+
+
+def test_a_comparison_with_an_older_image_of_the_channel_is_refused_with_both_digests() -> None:
+    decision = compared(comparison(OLDER))
+    assert failing(decision) == ["performance.baseline"]
+    (reason,) = decision.reasons
+    assert CURRENT[:19] in reason
+    assert OLDER[:19] in reason
+
+
+def test_the_newest_comparison_counts() -> None:
+    later = NOW + timedelta(minutes=5)
+    assert compared(comparison(OLDER), comparison(CURRENT, at=later)).allowed
+    assert not compared(comparison(CURRENT), comparison(OLDER, at=later)).allowed
+
+
+def test_without_a_comparison_a_channel_that_has_a_release_refuses() -> None:
+    assert failing(compared()) == ["performance.baseline"]
+
+
+def test_the_first_release_of_a_channel_needs_no_comparison() -> None:
+    assert compared(current="").allowed
+
+
+def test_an_image_that_was_in_the_channel_may_go_back_without_a_new_comparison() -> None:
+    assert compared(comparison(OLDER), been=True).allowed
+
+
+def test_a_policy_without_the_rule_accepts_any_baseline() -> None:
+    assert decided(found=[*everything(), *evidence([comparison(OLDER)])]).allowed
+    assert "performance.baseline" in dict(expectations(COMPARED))
+    assert "performance.baseline" not in dict(expectations(FULL))

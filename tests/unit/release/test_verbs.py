@@ -15,7 +15,7 @@ from registries.evidence import MATERIALS, NOW, commit_of, report_of
 from registries.releases import PRODUCTION, STAGING, World, tree_hash, world_in
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
 from vllm_ci.domain.events import Event, Finished, Progress, Started
-from vllm_ci.domain.report import Report, Verdict
+from vllm_ci.domain.report import Report, StageResult, Verdict
 from vllm_ci.evidence.osv import Severity
 from vllm_ci.evidence.refusals import AlteredImageError
 from vllm_ci.registry.access import Access
@@ -223,6 +223,28 @@ def test_production_wants_staging_branch_and_soak_time(local: World) -> None:
     early = promote(slow.setup, "staging", "production", now=NOW + timedelta(hours=23))
     assert early.decision.reasons == ("soak: expected 24 hours in staging, got 22.9 hours there",)
     assert promote(slow.setup, "staging", "production", now=NOW + timedelta(hours=25)).changed
+
+
+def compared(world: World, number: int, baseline: str) -> Candidate:
+    """A candidate whose stage performance compared it with an image."""
+    made = world.candidate(number)
+    (tested,) = made.tested
+    metrics = {"comparison": {"baseline": baseline, "candidate": made.image.digest}}
+    stage = StageResult(name="performance", verdict=Verdict.PASSED, seconds=1.0, metrics=metrics)
+    report = dataclasses.replace(tested.report, stages=(*tested.report.stages, stage))
+    return dataclasses.replace(made, tested=(dataclasses.replace(tested, report=report),))
+
+
+def test_a_release_must_have_been_compared_with_the_image_that_it_replaces(local: World) -> None:
+    world = local.with_policies(staging=dataclasses.replace(STAGING, compared_with="staging"))
+    first = published(world, 1).release
+    second = publish(world.setup, compared(world, 2, first.digest), "staging", now=LATER).require().release
+    late = publish(world.setup, compared(world, 3, first.digest), "staging", now=LATER)
+    assert [reason.partition(":")[0] for reason in late.decision.reasons] == ["performance.baseline"]
+    assert second.digest[:19] in late.decision.reasons[0]
+    assert standing(world, "staging") == second.commit
+    back = rollback(world.setup, "staging", now=LATER, reason="slow").require()
+    assert back.release == first, "its own baseline is older, and it was there before"
 
 
 def test_an_expired_scan_is_refused_and_a_new_one_is_accepted(local: World, tmp_path: Path) -> None:
