@@ -15,6 +15,8 @@ from pathlib import Path
 
 import anyio
 
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Outcome, Program, Service, ServiceSpec
 from vllm_ci.engines import ENGINES
 from vllm_ci.engines.host import HostEngine
@@ -43,6 +45,9 @@ class StandIn(HostEngine):
             argv = ("python", "-c", _FAILS, said) if said else ("python", "-c", makes, "{out}")
             program = replace(program, argv=argv, cache_key="", inputs={})
         return await super().run(replace(program, image=None), stop=stop)
+
+    async def prepare(self, image: ImageRef, emit: Emit) -> None:
+        """There is no image to unpack."""
 
     @asynccontextmanager
     async def serve(self, spec: ServiceSpec) -> AsyncIterator[Service]:

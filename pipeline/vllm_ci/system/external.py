@@ -33,6 +33,7 @@ _LINGER_S = 0.5  # how long the child of an ended program may still write
 _QUICK_S = 0.1
 
 _running: set[int] = set()  # process groups
+_ends: list[None] = []  # one for each call of end_running
 
 
 class ProgramTimeoutError(ErroredError):
@@ -139,6 +140,7 @@ def conversation(argv: Sequence[str], *, what: str, env: Mapping[str, str], cwd:
 
 def end_running() -> None:
     """Send SIGTERM to every program that is running, so that all threads that wait for one continue."""
+    _ends.append(None)
     for group in list(_running):
         _signal(group, signal.SIGTERM)
 
@@ -156,6 +158,7 @@ def _started(
 ) -> Iterator[Process]:
     """Start the process as leader of a new session; afterwards no process of its group is left."""
     known = {**(os.environ if env is None else env), external_guard.VARIABLE: external_guard.mark()}
+    ends = len(_ends)
     try:
         process = subprocess.Popen(
             list(argv), cwd=cwd, env=known, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
@@ -163,6 +166,8 @@ def _started(
     except OSError as error:
         raise _not_started(argv[0], what, cwd, error, missing) from error
     _running.add(process.pid)
+    if len(_ends) != ends:  # all programs were ended between its start and the line above
+        _signal(process.pid, signal.SIGTERM)
     try:
         yield process
     finally:

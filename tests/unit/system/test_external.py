@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,20 @@ def test_a_thread_that_waits_for_a_program_goes_on_when_programs_are_ended(tmp_p
     external.end_running()
     waiting.join(20)
     assert codes == [143]
+
+
+def test_a_program_that_starts_while_programs_are_ended_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = subprocess.Popen
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        process = started(*arguments, **options)
+        external.end_running()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", meanwhile)
+    begun = time.monotonic()
+    assert external.run(["sleep", "60"], what="x", deadline_s=60).exit_code == 143
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("scheme", ["http", "git", "ssh"])
