@@ -59,24 +59,29 @@ class Caches(Double):
         return await super().completed(replace(asked, prompts=first.prompts, texts=first.texts), body, connection)
 
 
-@defect("a-cache-without-the-prompt", "The key of a cache has the parameters of a request only.", REPEATED)
+@defect("a-cache-without-the-prompt", "The key of a cache has the parameters of a request only.", REPEATED, alone=True)
 class ACacheWithoutThePrompt(Caches):
     pass
 
 
-@defect("a-cache-of-lengths", "The key of a cache has the length of the prompt instead of the prompt.", REPEATED)
+@defect("a-cache-of-lengths", "The key of a cache has the length of the prompt instead of the prompt.", REPEATED, alone=True)
 class ACacheOfLengths(Caches):
     def key_of(self, asked: Asked) -> Hashable:
         return tuple(map(len, asked.prompts))
 
 
-@defect("a-cache-of-heads", "The key of a cache has the beginning of the prompt only.", REPEATED)
+@defect("a-cache-of-heads", "The key of a cache has the beginning of the prompt only.", REPEATED, alone=True)
 class ACacheOfHeads(Caches):
     def key_of(self, asked: Asked) -> Hashable:
         return tuple(prompt[:_HEAD] for prompt in asked.prompts)
 
 
-@defect("a-cache-of-ends", "The key of a cache has the end of the prompt only, as if only the last message counted.", REPEATED)
+@defect(
+    "a-cache-of-ends",
+    "The key of a cache has the end of the prompt only, as if only the last message counted.",
+    REPEATED,
+    alone=True,
+)
 class ACacheOfEnds(Caches):
     def key_of(self, asked: Asked) -> Hashable:
         return tuple(prompt[-_HEAD:] for prompt in asked.prompts)
