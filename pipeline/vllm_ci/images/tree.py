@@ -117,17 +117,28 @@ def _once(store: Store, name: str, fill: Callable[[Path], None], *, needed_bytes
     with store.lock(name):
         if target.is_dir():
             return target
-        store.trees.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=store.trees, prefix=".part-"))
-        try:
+        with new_part(store) as part:
             with disk(target, needed_bytes=needed_bytes):
                 fill(part)
-            part.chmod(0o755)
-            part.rename(target)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+            keep(part, target)
     return target
+
+
+@contextmanager
+def new_part(store: Store) -> Iterator[Path]:
+    """An empty directory among the trees, to become one of them; it is removed at the end unless it was kept."""
+    store.trees.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=store.trees, prefix=".part-"))
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def keep(part: Path, target: Path) -> None:
+    """Make a complete part visible."""
+    part.chmod(0o755)
+    part.rename(target)
 
 
 def write(shape: Shape, root: Path, contents: Sequence[Path], *, inward: bool = True) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 from vllm_ci.images import members, tree
@@ -50,14 +47,15 @@ class Unpacking:
         self._store = store
 
     def __enter__(self) -> Self:
-        self._store.trees.mkdir(parents=True, exist_ok=True)
-        self._part = Path(tempfile.mkdtemp(dir=self._store.trees, prefix=".part-"))
-        self._handle = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY)
+        with ExitStack() as stack:
+            self._part = stack.enter_context(tree.new_part(self._store))
+            self._handle = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, self._handle)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
-        shutil.rmtree(self._part, ignore_errors=True)
+        self._stack.close()
 
     def entries(self, entries: Iterable[Entry], listed: Sequence[Member]) -> Iterator[Entry]:
         """The same entries; each file is written here when its content is read.
@@ -76,7 +74,6 @@ class Unpacking:
     def keep(self, diff_id: str) -> None:
         """Keep the files, under the layer's diff id; another process may have been faster."""
         target = self._store.trees / tree.layer_name(diff_id)
-        self._part.chmod(0o755)
-        with self._store.lock(target.name), suppress(FileExistsError):
+        with self._store.lock(target.name):
             if not target.is_dir():
-                self._part.rename(target)
+                tree.keep(self._part, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import time
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from vllm_ci.loadgen.client import new_loop
 from vllm_ci.loadgen.stream import Stream
 from vllm_ci.performance.figures import Objective, Spread, too_late
 from vllm_ci.performance.load import Load
@@ -21,7 +19,7 @@ from vllm_ci.performance.measuring import Setting, load_for
 from vllm_ci.performance.outcome import Outcome, outcome_of, right_tokens
 from vllm_ci.performance.sample import Sample, Samples
 from vllm_ci.performance.server import Served
-from vllm_ci.performance.stopping import until_stopped
+from vllm_ci.performance.stopping import ran
 
 _GONE_S = 10.0
 """A server under overload may take no connection for a while; after this long it is gone."""
@@ -164,11 +162,7 @@ class Driver:
             stop(record, load)
 
         load.ended, load.gone_s, load.watch = ended, self.gone_s, lambda _running: self.watch(load)
-        try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(until_stopped(run(load)))
-        except KeyboardInterrupt:
-            record.interrupted = True
+        record.interrupted = not ran(run(load))
         record.sent = load.sent
         last = next((outcome for _, outcome in record.since(max(len(record.samples) - 1, 0))), None)
         # The load may have ended before the server was gone for long enough.

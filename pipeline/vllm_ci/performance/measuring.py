@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import itertools
 import math
@@ -11,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_ci.domain.report import Verdict
-from vllm_ci.loadgen.client import new_loop
 from vllm_ci.performance import arrivals
 from vllm_ci.performance.arrivals import Pattern
 from vllm_ci.performance.figures import Figures, Objective, figures
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.resources import Resources, Watch
 from vllm_ci.performance.server import Served
-from vllm_ci.performance.stopping import until_stopped
+from vllm_ci.performance.stopping import ran
 from vllm_ci.performance.trend import Trend, trend
 from vllm_ci.performance.workload import Ask, Requests
 
@@ -144,13 +142,8 @@ def measure(served: Served, setting: Setting, *, watch: Callable[[Load], None] |
     if watch is not None:
         load.watch = lambda _running: watch(load)
     before = served.counters()
-    interrupted = False
     with Watch(served) as resources:
-        try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(until_stopped(_run(load, setting)))
-        except KeyboardInterrupt:
-            interrupted = True
+        interrupted = not ran(_run(load, setting))
     after = {} if load.gone else served.counters()
     grown = {name: after[name] - before[name] for name in before if name in after}
     found = figures(load.samples, warm_up_s=setting.warm_up_s, objective=setting.objective)

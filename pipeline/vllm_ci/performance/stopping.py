@@ -13,8 +13,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from vllm_ci.loadgen.client import new_loop
+
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """``asyncio.Runner`` handles SIGINT."""
+
+
+def ran(work: Coroutine[Any, Any, None]) -> bool:
+    """Run ``work`` in a new event loop; whether it ended by itself, and not by Ctrl-C or a signal."""
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(until_stopped(work))
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -6,16 +6,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import httpx
 
+from vllm_ci.suites.reach import SMALLEST
+
 _TIMEOUT_S = 15.0
 _REFUSES_ALL = (429, 503)
-_TEXT: Mapping[str, Mapping[str, Any]] = {
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1},
-    "/v1/completions": {"prompt": "hello", "max_tokens": 1},
-}
+_TEXT = ("/v1/chat/completions", "/v1/completions")
 _EMBEDDINGS = "/v1/embeddings"
 
 
@@ -71,14 +69,14 @@ class Control:
 
     def _served_by(self, http: httpx.Client) -> bool:
         statuses = []
-        for path, asked in _TEXT.items():
-            statuses.append(self._status(http, path, asked))
+        for path in _TEXT:
+            statuses.append(self._status(http, path))
             if statuses[-1] == 200:
                 return True
         # Embeddings may have a limit of their own, so they tell only on a server that has nothing else.
-        return not set(statuses) & set(_REFUSES_ALL) and self._status(http, _EMBEDDINGS, {"input": "hello"}) == 200
+        return not set(statuses) & set(_REFUSES_ALL) and self._status(http, _EMBEDDINGS) == 200
 
-    def _status(self, http: httpx.Client, path: str, asked: Mapping[str, Any]) -> int:
-        request = http.build_request("POST", path, json={"model": self._model, **asked})
+    def _status(self, http: httpx.Client, path: str) -> int:
+        request = http.build_request("POST", path, json={"model": self._model, **SMALLEST[path]})
         body = self._spoken(path, request.read())
         return http.post(path, content=body, headers={"content-type": "application/json"}).status_code

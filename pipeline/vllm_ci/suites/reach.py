@@ -124,7 +124,7 @@ def require_an_answer(http: httpx.Client, model: str, *, given: bool, listed: in
         UnreachableError: It answers neither chat, completions nor embeddings, or not without a key.
     """
     said: list[httpx.Response] = []
-    for path, body in _SMALLEST.items():
+    for path, body in SMALLEST.items():
         try:
             answer = http.post(path, json={"model": model, **body}, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S))
         except httpx.TransportError:
@@ -228,11 +228,12 @@ def _not_connected(causes: tuple[BaseException, ...], url: str, host: str) -> Un
 
 
 _KEY_REFUSED = (401, 403, 407)
-_SMALLEST: Mapping[str, Mapping[str, Any]] = {
+SMALLEST: Mapping[str, Mapping[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1},
     "/v1/completions": {"prompt": "hello", "max_tokens": 1},
     "/v1/embeddings": {"input": "hello"},
 }
+"""The smallest valid requests by path, without the model."""
 _LISTENING = "check the host and port, and that the server is running"
 
 
