@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_ci.cli.causes import cause_lines, skip_lines
+from vllm_ci.cli.durations import slowest
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
 from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
 from vllm_ci.domain.plain import visible
@@ -145,8 +146,15 @@ def table(report: Report) -> Table:
     return made
 
 
-def close(screen: Console, report: Report, folder: str) -> None:
-    """Print the result of a run: problem, causes, skipped cases, table, digest and report folder, on one screen if possible."""
+def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -> None:
+    """Print the result of a run: problem, causes, skipped cases, table, digest and report folder, on one screen if possible.
+
+    Args:
+        screen: Where to.
+        report: The result.
+        folder: Where the report is.
+        durations: Number of slowest cases to print as well.
+    """
     width = screen.width if screen.is_terminal else 0
     causes = causes_of_report(report)
     skips = skip_lines(skips_of(report.stages), width=width)
@@ -157,7 +165,8 @@ def close(screen: Console, report: Report, folder: str) -> None:
     messages = _messages(report, causes, rows=max(rows // 2, _FEWEST_ROWS), folder=folder)
     lines = cause_lines(causes, rows=max(rows - len(messages) - 1, _FEWEST_ROWS), width=width)
     counted = headline(causes, sum(len(stage.cases) for stage in report.stages))
-    blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips)
+    slow = list(map(Text, slowest(report, durations)))
+    blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips, slow)
     for block in blocks:
         for line in [Text(), *block] if block else []:
             screen.print(line)
