@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_ci.domain.errors import BuildError, Interrupted
 from vllm_ci.domain.events import Emit, step
@@ -50,6 +51,28 @@ class Download:
 # Finds the places that may serve a file, and says why others do not; called only for files that are not there, from several
 # threads.
 Locate = Callable[[Download, "httpx.Client", Callable[[str], None]], Iterable[str]]
+
+
+class _Connections:
+    """Connections of a client, to break them while other threads wait for an answer: closing them would not wake those."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._broken = False
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Note a new connection (the extension ``trace`` of httpx)."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"):
+            self._sockets.append(info["return_value"].get_extra_info("socket"))
+            if self._broken:
+                self.shutdown()
+
+    def shutdown(self) -> None:
+        """Break all, and those that are opened later."""
+        self._broken = True
+        for each in self._sockets:
+            with suppress(OSError):  # closed, or wrapped by the TLS connection that comes after it
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -114,12 +137,15 @@ def have(
     absent.sort(key=lambda item: (item.turn, -item.size_bytes))
     what = f"{len(absent)} files, {total / 1e6:,.0f} MB"
     with step(emit, name, what), client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
+        connections = _Connections()
+        http.event_hooks = {"request": [lambda request: request.extensions.update(trace=connections.trace)]}
         running = {pool.submit(_have, item, locate, http, fetched) for item in absent}
         try:
             _until_done(running, stop)
         except BaseException:
-            # Closing breaks the connections under way; the received parts are kept and resumed next time.
+            # The received parts are kept and resumed next time.
             pool.shutdown(wait=False, cancel_futures=True)
+            connections.shutdown()
             http.close()
             raise
 
