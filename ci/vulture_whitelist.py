@@ -99,3 +99,6 @@ kills_the_server
 # Called by io.BufferedReader and http.client.HTTPResponse.
 _.readinto
 _.makefile
+
+# Called by PyYAML.
+_.ignore_aliases

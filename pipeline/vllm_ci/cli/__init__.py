@@ -35,6 +35,8 @@ COMMANDS = {
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
+    "monitoring": "vllm_ci.cli.monitoring:monitoring",
+    "watch": "vllm_ci.cli.monitoring:watch",
 }
 
 
