@@ -80,11 +80,11 @@ def parse(text: str) -> Condition:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a condition; write e.g. `errors <= 1%` or `ttft_ms.p95 <= 1.2 * baseline`")
-    metric, part = match["metric"], match["metric"].partition(".")[2]
-    if metric.partition(".")[0] in ("latency_ms", "ttft_ms") and part not in _QUANTILES:
-        raise ValueError(
-            f"{metric}: name a quantile, one of {', '.join(f'{metric.partition(".")[0]}.{each}' for each in _QUANTILES)}"
-        )
+    metric = match["metric"]
+    name, _, part = metric.partition(".")
+    if name in ("latency_ms", "ttft_ms") and part not in _QUANTILES:
+        known = [f"{name}.{each}" for each in _QUANTILES]
+        raise ValueError(f"{metric}: name a quantile, one of {', '.join(known)}")
     number, percent = (match["number"], match["percent"]) if match["number"] else (match["more"] or "0", match["more_percent"])
     return Condition(
         text=" ".join(text.split()),
