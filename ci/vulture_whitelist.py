@@ -47,6 +47,7 @@ _._one_key
 _._harmless
 _._harmless_key
 _._ordered
+_._possible
 _._another
 _capabilities
 _vllm_identity

@@ -37,6 +37,7 @@ COMMANDS = {
     "policy": "vllm_ci.cli.policy:policy",
     "monitoring": "vllm_ci.cli.monitoring:monitoring",
     "watch": "vllm_ci.cli.monitoring:watch",
+    "render": "vllm_ci.cli.render:render",
 }
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
+
+# Readers differ in what a plain word is: YAML 1.2 reads 1e3 and 0o17 as numbers, and some read y as true.
+_PLAIN = re.compile(r"(--)?[A-Za-z/][A-Za-z0-9._/@:=+-]*[A-Za-z0-9]|[A-Za-z]")
+_WORDS = re.compile(r"(?i)y|n|yes|no|on|off|true|false|null")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -17,8 +22,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    """Several lines as a block; the emitter quotes what would be read as something else."""
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    """Several lines as a block; in quotes what a reader could take for something other than text."""
+    if "\n" in value:
+        style = "|"
+    elif value.isascii() and value.isprintable():
+        style = "" if _PLAIN.fullmatch(value) and not _WORDS.fullmatch(value) else "'"
+    else:
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)
