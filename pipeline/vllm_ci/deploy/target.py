@@ -130,6 +130,7 @@ class Current:
 
     Attributes:
         address: Base URL of the gateway; empty when nothing was deployed.
+        checks: Base URL for checks from this machine, with the same routes and without a key; empty: the same as ``address``.
         route: In effect now.
         replicas: Of all revisions.
         wanted: Number of replicas that should run, by name of the revision.
@@ -137,6 +138,7 @@ class Current:
     """
 
     address: str = ""
+    checks: str = ""
     route: Route = field(default_factory=Route)
     replicas: tuple[Replica, ...] = ()
     wanted: Mapping[str, int] = field(default_factory=dict)
