@@ -1,0 +1,1 @@
+"""Deployments on one machine: servers as processes behind Envoy."""
