@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from gateway.conftest import Place, revision
+from standin.deployment import Place, revision
 from vllm_ci.deploy.target import Route
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]

@@ -44,6 +44,8 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[C
     known = (*config.stages.specs(), *stages)
     for index, stage in enumerate(config.matrix.stages):
         yield from _unknown(("matrix", "stages", index), stage, "stage", known)
+    for name in config.deploy.channels:
+        yield from _unknown(("deploy", "channels", name), name, "channel (release.channels)", release.channels)
     for name, channel in release.channels.items():
         yield from _names(name, channel, release, stages=known)
         yield from _after(name, channel, release.channels)

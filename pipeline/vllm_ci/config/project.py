@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from vllm_ci.config.channels import ReleaseConfig
+from vllm_ci.config.deploy import DeployConfig
 from vllm_ci.config.image import ImageConfig
 from vllm_ci.config.matrix import MatrixConfig
 from vllm_ci.config.paths import OfMachine
@@ -61,3 +62,5 @@ class ProjectConfig(Section):
     """Where reports go."""
     release: ReleaseConfig = Field(default_factory=ReleaseConfig)
     """Where releases go, who signs them, and what each channel asks."""
+    deploy: DeployConfig = Field(default_factory=DeployConfig)
+    """Where channels serve, and how a new release takes the place of the old one."""

@@ -27,10 +27,11 @@ class Serving:
     """How the servers of a revision are started.
 
     Attributes:
-        argv: Command line inside the image; ``{host}`` and ``{port}`` are filled in by the target.
+        argv: Command line inside the image; ``{host}``, ``{port}`` and ``{model}`` are filled in by the target.
         env: Environment variables in addition to the image's own.
         secrets: Names of variables that are passed on from the caller's environment (``NEW=NAME``: under a new name).
         model: The name that requests give.
+        checkpoint: Folder with the model on this machine; empty: the server loads it by its name on the hub.
         gpus: Devices for each replica.
         memory_bytes: What a replica needs; 0: not known, and not counted.
         ready_timeout_s: How long a replica may take from its start to its first completion.
@@ -41,6 +42,7 @@ class Serving:
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     model: str
+    checkpoint: str = ""
     gpus: int = 0
     memory_bytes: int = 0
     ready_timeout_s: float = 1200.0
@@ -130,7 +132,7 @@ class Current:
 
     Attributes:
         address: Base URL of the gateway; empty when nothing was deployed.
-        checks: Base URL for checks from this machine, with the same routes and without a key; empty: the same as ``address``.
+        checks: Base URL for checks from this machine, without a key and TLS (same routes and headers); empty: use ``address``.
         route: In effect now.
         replicas: Of all revisions.
         wanted: Number of replicas that should run, by name of the revision.
@@ -238,7 +240,8 @@ class Target(Protocol):
 
         Raises:
             FailedError: A server died or was not ready in time; the message has the end of its log. Those that are ready stay.
-            UsageError: It does not fit beside what runs; the message has the sum.
+            UsageError: It does not fit beside what runs, and the message has the sum; or the target cannot give its servers the
+                folder of the model.
         """
 
     async def route(self, route: Route) -> None:

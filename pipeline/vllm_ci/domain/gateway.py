@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ class GatewaySettings:
         for path in (*self.routes, *self.denied):
             if not _ROUTE.fullmatch(path):
                 raise ValueError(f"not a path that a route can have: {path!r} (for example /v1/models, or /v1/* for all below)")
+        try:
+            local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError as error:
+            raise ValueError(f"host is an IP address such as 127.0.0.1 or 0.0.0.0, not {self.host!r}") from error
+        if not local and not self.api_keys:
+            raise ValueError(f"other machines can reach {self.host}, so the gateway needs `api_keys: true` there")
         if not self.routes:
             raise ValueError("no route is allowed, so the gateway would answer nothing")
         if any(not 0 <= port <= 65535 for port in (self.port, self.metrics_port)):

@@ -1,25 +1,12 @@
-"""Checks a gateway's certificate and address before Envoy sees them, so that the message names what is wrong."""
+"""Checks a gateway's certificate before Envoy sees them, so that the message names what is wrong."""
 
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from pathlib import Path
 
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.gateway import GatewaySettings
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise ConfigError(
-            f"the gateway cannot listen on {host!r}",
-            why="it is not an IP address",
-            remedy="set host to 127.0.0.1 or 0.0.0.0",
-        ) from error
 
 
 def check(settings: GatewaySettings) -> None:

@@ -55,11 +55,6 @@ class Gateway:
             UsageError: Envoy is not installed, or a port is taken.
         """
         certificates.check(settings)
-        if settings.api_keys is False and not certificates.is_loopback(settings.host):
-            raise UsageError(
-                f"the gateway would listen on {settings.host}, which other machines can reach, without API keys",
-                remedy="set api_keys: true in the gateway's settings, or host: 127.0.0.1",
-            )
         running = state.envoy is not None and state.envoy.alive and await self.admin.answers()
         ports = _ports(state, settings, running=running)
         state = replace(state, settings=settings, ports=ports)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from vllm_ci.deploy.target import Revision
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.engines import environment
+from vllm_ci.registry.access import Access
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,27 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLauncher:
-    """Starts servers from the unpacked files of images in the store."""
+    """Starts servers from the unpacked files of images.
 
+    Attributes:
+        repository: Where images are pulled from that are not in the store of this machine.
+        access: How it is reached.
+    """
+
+    repository: str
+    access: Access = field(default_factory=Access.from_environment)
     emit: Emit = ignore
 
     async def prepare(self, revision: Revision) -> None:
-        """Unpack the image."""
+        """Pull the image if it is not here, and unpack it."""
+        await anyio.to_thread.run_sync(self._prepare, revision.image.digest)
+
+    def _prepare(self, digest: str) -> None:
+        from vllm_ci.config import obtain
         from vllm_ci.images import tree
 
-        await anyio.to_thread.run_sync(lambda: tree.materialise(revision.image.digest, emit=self.emit))
+        obtain.present(self.repository, digest, access=self.access, emit=self.emit)
+        tree.materialise(digest, emit=self.emit)
 
     async def launch(self, revision: Revision, place: Path, *, port: int, devices: tuple[int, ...]) -> Launch:
         """The server's command line in the files of the image, which are not pruned while it lives."""
@@ -68,17 +81,19 @@ class ImageLauncher:
 
 def _from_image(revision: Revision, place: Path, port: int, devices: tuple[int, ...]) -> Launch:
     from vllm_ci.images import store, tree
+    from vllm_ci.images.spec_file import host_platform
 
     serving = revision.serving
     held = store.Store()
     with tree.in_use(revision.image.digest) as files:
         handle = held.tree_handle(files.name)
     try:
-        config = store.image_config(revision.image.digest)
+        config = store.image_config(revision.image.digest, platform=host_platform())
         values = {"host": "127.0.0.1", "port": str(port), "url": f"http://127.0.0.1:{port}"}
         shown = environment.devices(",".join(map(str, devices)) or "none")
         where = environment.of_image((files, config), place, {**shown, **serving.env}, serving.secrets, values)
-        return Launch(argv=tuple(where.command(serving.argv, values)), env=where.env, keep=(handle,))
+        words = where.command(serving.argv, values)
+        return Launch(argv=tuple(word.replace("{model}", serving.checkpoint) for word in words), env=where.env, keep=(handle,))
     except BaseException:
         os.close(handle)
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -16,7 +16,7 @@ from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.local import budget, observing
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
-from vllm_ci.targets.local.launcher import ImageLauncher, Launcher
+from vllm_ci.targets.local.launcher import Launcher
 from vllm_ci.targets.local.state import Kept, State, Store
 
 _SEEN_S = 15.0
@@ -31,14 +31,14 @@ class LocalTarget:
 
     Attributes:
         folder: Only this deployment's.
-        settings: Of the gateway; ``None``: those of last time.
         launcher: How a replica becomes a process.
+        settings: Of the gateway; ``None``: those of last time.
         machine: What there is to share.
     """
 
     folder: Path
+    launcher: Launcher
     settings: GatewaySettings | None = None
-    launcher: Launcher = field(default_factory=ImageLauncher)
     machine: Callable[[], budget.Machine] = budget.machine
     name: str = "local"
 
