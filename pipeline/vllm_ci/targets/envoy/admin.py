@@ -114,7 +114,8 @@ class Admin:
         except OSError as error:
             raise _unreachable(error) from error
         try:
-            transport = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{folder}/{ADMIN_SOCKET}")
+            # Without certificates to load, a client costs a millisecond instead of thirty.
+            transport = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{folder}/{ADMIN_SOCKET}", verify=False)  # noqa: S501
             async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=10) as client:
                 yield client
         finally:

@@ -41,7 +41,8 @@ def cluster(revision: str, settings: GatewaySettings) -> Json:
             "lb_policy": "LEAST_REQUEST",
             "least_request_lb_config": {"choice_count": 4},
             # A replica that fails its checks never gets a request, not even when no other is left.
-            "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+            # Changes of health reach the workers at once, not in steps of a second.
+            "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
             "ignore_health_on_host_removal": True,
             "circuit_breakers": {"thresholds": [limits]},
             "health_checks": [

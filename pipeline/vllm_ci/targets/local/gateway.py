@@ -120,15 +120,16 @@ class Gateway:
             ErroredError: The disk is full, or Envoy refuses them; the old ones stay.
         """
         route = self.route()
-        names = {each.revision for each in state.replicas.values()} | set(route.revisions) | set(state.wanted)
-        retired = {name for name in state.retired if name not in names}
+        there = {each.revision for each in state.replicas.values()} | set(route.revisions) | set(state.wanted)
+        retired = set(state.retired)
+        names = there | retired
         main = max(route.weights, key=lambda name: route.weights[name], default="")
-        for name in sorted(names | retired):
-            found = _endpoints(state, main if name in retired else name)
-            self._write(files.endpoints_file(name), [endpoints(name, found)])
-        await self.apply(files.CLUSTERS, [cluster(name, state.settings) for name in sorted(names | retired)])
+        for name in sorted(names):
+            late = _endpoints(state, main) if name in retired and main != name else []
+            self._write(files.endpoints_file(name), [endpoints(name, [*_endpoints(state, name), *late])])
+        await self.apply(files.CLUSTERS, [cluster(name, state.settings) for name in sorted(names)])
         for left in self.folder.glob(files.endpoints_file("*")):
-            if left.name not in {files.endpoints_file(name) for name in names | retired}:
+            if left.name not in {files.endpoints_file(name) for name in names}:
                 left.unlink(missing_ok=True)
 
     async def turn(self, route: Route, settings: GatewaySettings) -> None:

@@ -13,6 +13,7 @@ import anyio
 from vllm_ci.deploy.target import Current, Drained, Observation, Replica, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.envoy.admin import Host
 from vllm_ci.targets.local import budget, observing
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
@@ -20,6 +21,8 @@ from vllm_ci.targets.local.launcher import Launcher
 from vllm_ci.targets.local.state import Kept, State, Store
 
 _SEEN_S = 15.0
+# What Envoy's main thread knows, its workers know in their next turn.
+_SETTLE_S = 0.05
 # A request whose body was still on its way when the route changed reaches the old revision late, at most by Envoy's limit for
 # a whole request (120 s). Its cluster leads to the current revision for so long.
 _LATE_S = 130.0
@@ -141,20 +144,32 @@ class LocalTarget:
             self._check_unrouted(revision)
             state = self._store.load()
             doomed = state.of(revision)
+            state = await self._retired(state, revision) if doomed else state
             async with anyio.create_task_group() as group:
                 for name, kept in doomed.items():
                     group.start_soon(self._fleet.end, name, kept)
             for name in doomed:
                 state = self._fleet.forgotten(state, name)
-            now = time.time()
-            retired = {name: at for name, at in state.retired.items() if now - at < _LATE_S}
-            state = replace(
-                state,
-                wanted={name: count for name, count in state.wanted.items() if name != revision},
-                retired={**retired, revision: now} if doomed else retired,
-            )
+            state = replace(state, wanted={name: count for name, count in state.wanted.items() if name != revision})
             self._store.save(state)
             await self._gateway.shape(state)
+
+    async def _retired(self, state: State, revision: str) -> State:
+        """Lead requests that are late to the revision that has the most of them now, before the replicas end."""
+        now = time.time()
+        late = {name: at for name, at in state.retired.items() if now - at < _LATE_S}
+        replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
+        state = replace(state, replicas={**state.replicas, **replicas}, retired={**late, revision: now})
+        self._store.save(state)
+        await self._gateway.shape(state)
+        weights = self._gateway.route().weights
+        if main := max(weights, key=lambda name: weights[name], default=""):
+            ports = _ready_ports(state, main)
+            with anyio.move_on_after(_SEEN_S):
+                while not ports & _healthy((await self._gateway.admin.hosts()).get(revision, {})):
+                    await anyio.sleep(0.02)
+        await anyio.sleep(_SETTLE_S)
+        return state
 
     async def observe(self, *, seconds: float) -> Observation:
         """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -238,8 +253,9 @@ class LocalTarget:
         while True:
             hosts = await self._gateway.admin.hosts()
             ready = {name: _ready_ports(self._store.load(), name) for name in revisions}
-            healthy = {name: {port for port, host in hosts.get(name, {}).items() if host.healthy} for name in revisions}
+            healthy = {name: _healthy(hosts.get(name, {})) for name in revisions}
             if all(ready[name] <= healthy[name] for name in revisions):
+                await anyio.sleep(_SETTLE_S)
                 return
             if time.monotonic() > end:
                 break
@@ -280,6 +296,10 @@ class LocalTarget:
 
 def _ready_ports(state: State, revision: str) -> set[int]:
     return {kept.port for kept in state.of(revision).values() if kept.phase == "ready" and kept.process.alive}
+
+
+def _healthy(hosts: Mapping[int, Host]) -> set[int]:
+    return {port for port, host in hosts.items() if host.healthy}
 
 
 def _with_clusters(state: State, route: Route) -> State:
