@@ -85,6 +85,10 @@ class Journal:
         """
         _replace(self._file, to_json(deployment))
 
+    def forget(self) -> None:
+        """Remove the state: nothing is deployed any more."""
+        self._file.unlink(missing_ok=True)
+
     @contextmanager
     def changing(self, channel: str) -> Iterator[None]:
         """Hold the lock for the duration of the context.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 
@@ -206,6 +206,4 @@ async def stop(target: Target, journal: Journal, channel: str) -> None:
             await target.drain(name, deadline_s=known.serving.drain_s if known else 0.0)
             await target.stop(name)
         await target.close()
-        last = journal.read()
-        if last is not None and not last.ended:
-            journal.write(replace(last, phase="live" if last.kept else "returned", reason="stopped"))
+        journal.forget()

@@ -58,6 +58,16 @@ def deployable(setup: Setup, channel_name: str, *, now: datetime | None = None, 
         return Deployable(release=head.release, decision=decision, config=_config(repository, head.release.digest))
 
 
+def config_of(setup: Setup, release: Release) -> Mapping[str, Any]:
+    """OCI configuration of a release's image.
+
+    Raises:
+        RegistryError: The registry broke or refused, or the image is gone.
+    """
+    with setup.open() as repository:
+        return _config(repository, release.digest)
+
+
 def _config(repository: Repository, digest: str) -> Mapping[str, Any]:
     """The configuration of an image; of one for several platforms, that of the first."""
     found = repository.manifest(digest)
