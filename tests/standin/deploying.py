@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from vllm_ci.deploy.target import Current, Revision, Route, Serving, Target
 from vllm_ci.deploy.verbs import Wanted
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.release.record import Release
-from vllm_ci.targets.memory import Behaviour, MemoryTarget
+from vllm_ci.targets.memory import ABLE, Behaviour, MemoryTarget
+from vllm_ci.targets.opening import Opening
 
 STRATEGIES: Mapping[str, Strategy] = {
     "blue-green": BlueGreen(watch_s=30),
@@ -92,6 +95,12 @@ def settled(current: Current, name: str, replicas: int = 3) -> bool:
         and current.ready(name) == replicas
         and {each.revision for each in current.replicas} == {name}
     )
+
+
+@asynccontextmanager
+async def open_serving(opening: Opening) -> AsyncIterator[MemoryTarget]:
+    """A target in memory that counts as one that serves."""
+    yield MemoryTarget(opening.state / "target", able=replace(ABLE, double=False))
 
 
 class Killed:

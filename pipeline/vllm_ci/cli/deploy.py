@@ -52,8 +52,8 @@ def deploy() -> None:
 
 @deploy.command(_OWN)
 @click.argument("channel")
-@option("--strategy", type=click.Choice(_STRATEGIES), help="How it replaces the old one; by default deploy.strategy.")
-@option("--target", type=click.Choice(_TARGETS), help="Where it serves; by default deploy.target.")
+@option("--strategy", type=click.Choice(_STRATEGIES), help="How it replaces the old one. Default: deploy.strategy.")
+@option("--target", type=click.Choice(_TARGETS), help="Where it serves. Default: deploy.target.")
 @click.option("--watch", is_flag=True, help="Wait for a person where the plan needs one, instead of ending.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @json_option
@@ -80,8 +80,8 @@ def run(
       vllm-ci deploy production --dry-run
 
     It goes back by itself when a server of the new release dies or is not ready in time, when a check fails, or when the
-    analysis does. When all requests go to the new release, the old one is kept ready for deploy.keep_s seconds; Ctrl-C leaves it
-    ready. A command that was interrupted or killed is run again: it goes on where it was.
+    analysis does. When all requests go to the new release, the old one is kept ready for deploy.keep_s seconds; Ctrl-C leaves
+    it ready. A command that was interrupted or killed is run again: it goes on where it was.
 
     Exit code: 0 the release serves, 1 it went back, 2 usage, 3 errored, 4 a person has to decide.
     """

@@ -110,9 +110,9 @@ def _deployed(project: Project) -> Project:
 
 def serving_of(project: Project, settings: DeploySettings, config: Mapping[str, Any], checkpoint: str) -> Serving:
     """How servers of a project are started; ``checkpoint`` is the folder of the model, empty when it is loaded by name."""
-    server = project.server
+    server = replace(project.server, stop_grace_s=settings.drain_s)
     return Serving(
-        argv=serving.command(project, config, checkpoint="{model}" if checkpoint else ""),
+        argv=serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else ""),
         env=dict(server.env),
         secrets=serving.secrets(server),
         model=project.model.served_name,
