@@ -11,8 +11,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+import pytest
+
+from standin import deployment
 from vllm_ci.deploy.target import REVISION_HEADER, Revision, Serving, Target
+from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
+from vllm_ci.targets.envoy import program
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
 
 
@@ -66,4 +72,27 @@ async def memory(folder: Path) -> AsyncIterator[Bed]:
     yield Bed(target=target, again=again, revision=revision_of, broken=broken, ask=ask)
 
 
-TARGETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Bed]]] = {"memory": memory}
+@asynccontextmanager
+async def local(folder: Path) -> AsyncIterator[Bed]:
+    """This machine: the real Envoy, and servers of ours in the place of vLLM."""
+    try:
+        program.find()
+    except UsageError as error:
+        pytest.skip(f"needs Envoy: {error.remedy}")
+    target = deployment.opened(folder)
+
+    @asynccontextmanager
+    async def again() -> AsyncIterator[Target]:
+        yield deployment.opened(folder)
+
+    async def ask(headers: Mapping[str, str]) -> str:
+        async with httpx.AsyncClient(base_url=(await target.current()).address, headers=dict(headers)) as client:
+            return (await client.post("/v1/completions", json={"model": "m"})).headers[REVISION_HEADER]
+
+    try:
+        yield Bed(target=target, again=again, revision=deployment.revision, broken=deployment.revision("e", "dies"), ask=ask)
+    finally:
+        await target.close()
+
+
+TARGETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Bed]]] = {"local": local, "memory": memory}
