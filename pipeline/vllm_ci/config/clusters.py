@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 
 from vllm_ci.config.deploy import DeploySettings
+from vllm_ci.config.deployments import place
 from vllm_ci.config.kubernetes import RouteConfig
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.manifests import names
 from vllm_ci.manifests.app import App, CanaryRollout, HttpRoute, Model
 
+_LONGEST = 50
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 
 
@@ -65,22 +67,18 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
 
 
 def _name(loaded: Loaded, channel: str) -> str:
-    """Of the objects; room is left for ``-analysis-`` and the like that controllers append."""
+    """Of the objects: that of the deployment."""
+    name = place(loaded, channel).deployment
     try:
-        name = names.derived(loaded.name, channel)
         names.label_value(channel)
+        if len(name) > _LONGEST:
+            raise ValueError(f"{name} is too long: controllers add to it, and {names.LONGEST} characters are the limit")
     except ValueError as error:
         raise ConfigError(
             f"project {loaded.name!r} and channel {channel!r} give no name for Kubernetes",
             why=str(error),
-            remedy="set a shorter `name`",
-        ) from error
-    if len(name) > 50:
-        raise ConfigError(
-            f"{name} is too long a name for Kubernetes",
-            why="pods and services add to it, and 63 characters are the limit",
             remedy="set a shorter `name` in vllm-ci.yaml",
-        )
+        ) from error
     return name
 
 

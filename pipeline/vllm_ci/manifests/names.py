@@ -91,15 +91,6 @@ def pinned(value: str) -> str:
     return value
 
 
-def derived(*parts: str) -> str:
-    """A DNS label of parts that are no such, e.g. of a project and a channel: other characters become hyphens.
-
-    Raises:
-        ValueError: Nothing is left, or it is too long.
-    """
-    return dns_label(re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-"))
-
-
 def literal(value: str) -> str:
     """Text as it is: in arguments and variables Kubernetes replaces ``$(NAME)``, and reads ``$$`` as ``$``."""
     return value.replace("$", "$$")
