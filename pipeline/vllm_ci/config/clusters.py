@@ -69,16 +69,21 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
 def _name(loaded: Loaded, channel: str) -> str:
     """Of the objects: that of the deployment."""
     name = place(loaded, channel).deployment
+    why = (
+        f"{name} is too long: controllers add to it, and {names.LONGEST} characters are the limit"
+        if len(name) > _LONGEST
+        else ""
+    )
     try:
         names.label_value(channel)
-        if len(name) > _LONGEST:
-            raise ValueError(f"{name} is too long: controllers add to it, and {names.LONGEST} characters are the limit")
     except ValueError as error:
+        why = str(error)
+    if why:
         raise ConfigError(
             f"project {loaded.name!r} and channel {channel!r} give no name for Kubernetes",
-            why=str(error),
+            why=why,
             remedy="set a shorter `name` in vllm-ci.yaml",
-        ) from error
+        )
     return name
 
 
