@@ -6,6 +6,7 @@ need it are skipped with the reason.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from kubernetes import config
 
-from standin import deployment
+from standin import cluster, deployment
+from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.deploy.target import REVISION_HEADER, Revision, Serving, Target
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.targets.envoy import program
+from vllm_ci.targets.kubernetes.cluster import Cluster
+from vllm_ci.targets.kubernetes.target import KubernetesTarget
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
 
 
@@ -95,4 +100,33 @@ async def local(folder: Path) -> AsyncIterator[Bed]:
         await target.close()
 
 
-TARGETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Bed]]] = {"local": local, "memory": memory}
+@asynccontextmanager
+async def kubernetes(folder: Path) -> AsyncIterator[Bed]:
+    """A real API server and its controllers; nodes and the Gateway are played, so nobody answers requests."""
+    server = cluster.shared()
+    if not cluster.definitions():
+        pytest.skip("no definitions of the Gateway API: set VLLM_CI_TEST_CRDS to a folder with them (docs/kubernetes.md)")
+    deployment_name = f"t{secrets.token_hex(4)}"
+    settings = DeploySettings.model_validate({"target": "kubernetes", "kubernetes": {"route": {"gateway": "public"}}})
+
+    @asynccontextmanager
+    async def again() -> AsyncIterator[KubernetesTarget]:
+        client = config.new_client_from_config(str(server.kubeconfig))
+        opened = Cluster(client, "default", folder / "discovery.json")
+        try:
+            yield KubernetesTarget(opened, deployment_name, settings)
+        finally:
+            await opened.close()
+
+    async with again() as target:
+        try:
+            yield Bed(target=target, again=again, revision=revision_of, broken=revision_of("e"))
+        finally:
+            await target.close()
+
+
+TARGETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Bed]]] = {
+    "kubernetes": kubernetes,
+    "local": local,
+    "memory": memory,
+}

@@ -130,8 +130,10 @@ class RolloutsConfig(Section):
 class KubernetesConfig(Section):
     """How a channel runs in a cluster."""
 
+    context: str = ""
+    """Context of the kubectl configuration, for target `kubernetes`; by default the current one."""
     namespace: Annotated[str, AfterValidator(lambda value: names.dns_label(value) if value else value)] = ""
-    """Namespace of all objects; by default the one that they are applied to."""
+    """Namespace of all objects; by default the one that they are applied to, or that of the context."""
     model: ClusterModelConfig = Field(default_factory=ClusterModelConfig)
     """Where the checkpoint comes from."""
     secret: Object = ""

@@ -95,12 +95,13 @@ class App:
 
     Attributes:
         name: Of all its objects.
-        channel: Of the release.
+        channel: Of the release; empty: it has no label of it.
         namespace: Empty: that of who applies it.
         image: By digest.
         commit: Of the release; empty in a base.
         model: The checkpoint.
         args: Flags of vLLM, without those that are set here.
+        command: The whole command line in place of the image's entry point and the flags.
         env: Variables of the container.
         secrets: Variable -> key in the Secret ``secret``.
         secret: Name of the Secret.
@@ -124,6 +125,7 @@ class App:
         autoscaling: By load, or a fixed number.
         route: From a Gateway.
         rollout: For Argo Rollouts.
+        more_labels: Of every object.
     """
 
     name: str
@@ -133,6 +135,7 @@ class App:
     commit: str = ""
     model: Model
     args: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     secret: str = ""
@@ -156,6 +159,7 @@ class App:
     autoscaling: Autoscaling | None = None
     route: HttpRoute | None = None
     rollout: CanaryRollout | None = None
+    more_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def selector(self) -> dict[str, str]:
@@ -166,7 +170,8 @@ class App:
     def labels(self) -> dict[str, str]:
         """Labels of every object."""
         version = {"app.kubernetes.io/version": self.commit} if self.commit else {}
-        return {**self.selector, **version, "app.kubernetes.io/managed-by": "vllm-ci", "vllm-ci/channel": self.channel}
+        channel = {"vllm-ci/channel": self.channel} if self.channel else {}
+        return {**self.selector, **version, "app.kubernetes.io/managed-by": "vllm-ci", **channel, **self.more_labels}
 
     def metadata(self, suffix: str = "") -> dict[str, object]:
         """Name, namespace and labels of an object."""

@@ -69,12 +69,12 @@ def grace_s(app: App) -> int:
 
 
 def container(app: App) -> dict[str, Any]:
-    """The server; the image's own entry point is run."""
+    """The server."""
     return {
         "name": "vllm",
         "image": app.image,
         "imagePullPolicy": "IfNotPresent",  # a digest never changes
-        "args": [literal(each) for each in arguments(app)],
+        **_called(app),
         "env": _env(app),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(app),
@@ -83,6 +83,12 @@ def container(app: App) -> dict[str, Any]:
         "securityContext": _restricted(),
         "volumeMounts": _mounts(app),
     }
+
+
+def _called(app: App) -> dict[str, list[str]]:
+    if app.command:
+        return {"command": [literal(each) for each in app.command]}
+    return {"args": [literal(each) for each in arguments(app)]}
 
 
 def arguments(app: App) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Name -> a function from an Opening that opens the target as an asynchronous context.
 TARGETS = {
+    "kubernetes": "vllm_ci.targets.kubernetes:open_kubernetes",
     "local": "vllm_ci.targets.local:open_local",
     "memory": "vllm_ci.targets.memory:open_memory",
 }

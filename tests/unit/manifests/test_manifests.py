@@ -220,7 +220,7 @@ def test_the_job_of_a_rollout_calls_options_that_exist() -> None:
     assert {each["name"] for each in container["env"]} - {"VLLM_CI_HOME", "VLLM_API_KEY"} <= variables
 
 
-HOSTILE = st.text(alphabet=st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=40)
+HOSTILE = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
 @given(served=HOSTILE, flag=HOSTILE, value=HOSTILE)
