@@ -14,6 +14,8 @@ from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import FailedError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vllm_ci.cli.deploying import Channel
     from vllm_ci.deploy.deployment import Deployment
     from vllm_ci.deploy.target import Current, Target
@@ -85,7 +87,7 @@ def run(
 
     Exit code: 0 the release serves, 1 it went back, 2 usage, 3 errored, 4 a person has to decide.
     """
-    from vllm_ci.cli import deploy_output, deploying, interruptible
+    from vllm_ci.cli import deploy_output, deploying
     from vllm_ci.deploy import verbs
     from vllm_ci.deploy.rollout import Rollout
     from vllm_ci.release.deployed import deployable
@@ -101,7 +103,7 @@ def run(
         async def main() -> tuple[Deployment | None, Current, list[str]]:
             async with where.target() as opened_target:
                 wanted = await where.described(
-                    ready.release, ready.config, settings.plan(strategy or ""), keep_s=settings.keep_s
+                    ready.release, ready.config, settings.plan(strategy or ""), keep_s=settings.keep_s, prepare=not dry_run
                 )
                 if dry_run:
                     current = await opened_target.current()
@@ -118,7 +120,7 @@ def run(
                     done = await deploying.until_ended(opened_target, where, done, rules)
                 return done, await opened_target.current(), []
 
-        done, current, lines = interruptible.run(main)
+        done, current, lines = deploying.run(channel, main)
     if as_json:
         print_json(
             {
@@ -137,7 +139,7 @@ def run(
     if dry_run:
         click.echo("\n".join(lines))
         return 0
-    deploy_output.result(done, ready.release, channel, current)
+    deploy_output.result(done, ready.release, channel, current, logs=where.journal.logs)
     return 0
 
 
@@ -273,14 +275,14 @@ def _decision(verb: str, text: str) -> click.Command:
         from vllm_ci.cli import deploy_output, deploying
         from vllm_ci.deploy import verbs
 
-        async def work(where: Channel, target: Target) -> tuple[Deployment, Current]:
+        async def work(where: Channel, target: Target) -> tuple[Deployment, Current, Path]:
             rules = where.rules(target)
             done = await verbs.decide(target, where.journal, channel, "promote" if verb == "promote" else "abort", rules)
             if done.kept and verb == "promote":
                 done = await deploying.until_ended(target, where, done, rules)
-            return done, await target.current()
+            return done, await target.current(), where.journal.logs
 
-        done, current = _with_target(context, channel, work)
+        done, current, logs = _with_target(context, channel, work)
         wanted = done.phase == "returned" if verb == "abort" else done.phase not in ("returned", "held")
         if as_json:
             found = {"deployment": deploy_output.deployment_json(done), **deploy_output.current_json(current)}
@@ -289,7 +291,7 @@ def _decision(verb: str, text: str) -> click.Command:
         if verb == "abort" and wanted:
             click.echo(f"{channel} serves what served before; {done.exposure}")
             return 0
-        deploy_output.result(done, done.release, channel, current)
+        deploy_output.result(done, done.release, channel, current, logs=logs)
         return 0
 
     return decide
@@ -313,7 +315,7 @@ deploy.add_command(_decision("abort", _ABORT))
 
 def _with_target(context: click.Context, name: str, work: Callable[[Channel, Target], Awaitable[_Result]]) -> _Result:
     """Do something with the target that serves a channel."""
-    from vllm_ci.cli import deploying, interruptible
+    from vllm_ci.cli import deploying
 
     with watching.watch() as emit:
         where = deploying.channel(opened(context), name, emit=emit)
@@ -324,4 +326,4 @@ def _with_target(context: click.Context, name: str, work: Callable[[Channel, Tar
             async with where.target() as target:
                 return await work(where, target)
 
-        return interruptible.run(main)
+        return deploying.run(name, main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -54,7 +55,7 @@ def plan_lines(plan: Plan | None, release: Release) -> list[str]:
     return [f"strategy {plan.strategy}:", *(f"  {line}" for line in names(plan.steps))]
 
 
-def result(found: Deployment | None, release: Release, channel: str, current: Current) -> None:
+def result(found: Deployment | None, release: Release, channel: str, current: Current, *, logs: Path) -> None:
     """Print how a deployment ended; the caller passes the exit code on.
 
     Raises:
@@ -63,11 +64,14 @@ def result(found: Deployment | None, release: Release, channel: str, current: Cu
     """
     if found is None:
         click.echo(f"{channel} serves {release.commit[:12]} already: nothing to change")
+    elif found.phase == "live" and found.reason:
+        click.echo(f"{found.reason}: vllm-ci deploy status {channel}")
     elif found.phase == "returned":
         raise FailedError(
             f"{found.release.commit[:12]} does not serve for {channel}: {found.exposure}",
             why=found.reason,
-            remedy=f"the channel still points to it: vllm-ci rollback {channel}, or publish a release that is repaired",
+            remedy=f"the channel still points to it: vllm-ci rollback {channel}, or publish a release that is repaired"
+            + (f"\n  log: {logs}" if logs.is_dir() else ""),
         )
     elif found.phase == "held":
         raise InconclusiveError(

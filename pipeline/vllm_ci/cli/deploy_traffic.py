@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from vllm_ci.cli import deploy_output, deploying, interruptible
+from vllm_ci.cli import deploy_output, deploying
 from vllm_ci.config import deployments
 from vllm_ci.config.releases import Releases
 from vllm_ci.deploy import verbs
@@ -45,7 +45,7 @@ def moved(found: Releases, channel: str, release: Release, *, emit: Emit) -> dic
             return done, await target.current()
 
     try:
-        done, current = interruptible.run(main)
+        done, current = deploying.run(channel, main)
     except Interrupted:
         raise
     except VllmCiError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from vllm_ci.cli import interruptible
 from vllm_ci.config import deployments
 from vllm_ci.config.deployments import Place
 from vllm_ci.config.releases import Releases
@@ -19,7 +20,7 @@ from vllm_ci.deploy.rollout import Rollout, Rules
 from vllm_ci.deploy.strategy import Strategy, Switch
 from vllm_ci.deploy.target import Current, Target
 from vllm_ci.deploy.verbs import Wanted
-from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.errors import Interrupted, UsageError
 from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.release import deployed, history
 from vllm_ci.targets import open_target
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from vllm_ci.release.record import Release
 
 _REASON_LENGTH = 300
+_LOOK_S = 1.0
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,13 @@ class Channel:
         )
 
     async def described(
-        self, release: Release, config: Mapping[str, Any], strategy: Strategy, *, keep_s: float = 0.0
+        self,
+        release: Release,
+        config: Mapping[str, Any],
+        strategy: Strategy,
+        *,
+        keep_s: float = 0.0,
+        prepare: bool = True,
     ) -> Wanted:
         """What is wanted, with servers as the configuration describes them."""
         setup, settings = self.found.setup, self.place.settings
@@ -118,6 +127,7 @@ class Channel:
             release,
             config,
             kept=self.place.folder / "revisions",
+            prepare=prepare,
             emit=self.emit,
         )
         return Wanted(
@@ -161,16 +171,28 @@ def channel(found: Releases, name: str, *, emit: Emit = ignore, target: str | No
     return Channel(name=name, found=found, place=replace(place, settings=settings), emit=emit, waits=waits)
 
 
+def run(channel: str, main: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Run a command's coroutine; what serves goes on when it is interrupted.
+
+    Raises:
+        Interrupted: A signal was received.
+    """
+    try:
+        return interruptible.run(main)
+    except Interrupted as error:
+        remedy = f"what serves goes on; run the command again to go on, or go back: vllm-ci deploy abort {channel}"
+        raise Interrupted(error.message, why=error.why, remedy=remedy) from error
+
+
 async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:
     """Wait while the old revision is kept ready, without holding the lock, then end it; unless others took over meanwhile."""
     while deployment.kept:
-        await anyio.sleep(max(deployment.since + deployment.step.hold_s - rules.clock(), 0.0))
-        try:
-            with where.journal.changing(where.name):
-                now = where.journal.read()
-                if now is None or now.id != deployment.id or not now.kept:
-                    return now if now and now.id == deployment.id else replace(deployment, phase="live")
-                deployment = await Rollout(target, where.journal, now, rules).run()
-        except BusyError:
-            return deployment
+        await anyio.sleep(max(min(deployment.since + deployment.step.hold_s - rules.clock(), _LOOK_S), 0.0))
+        now = where.journal.read()
+        if now is None or now.id != deployment.id or now.ended:
+            return replace(deployment, phase="live", reason=f"another command has changed {where.name} since")
+        if rules.clock() < now.since + now.step.hold_s:
+            continue
+        with suppress(BusyError), where.journal.changing(where.name):
+            deployment = await Rollout(target, where.journal, now, rules).run()
     return deployment

@@ -7,6 +7,7 @@ does; the next one reads the journal and reaches the same step again, or goes on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -19,11 +20,12 @@ from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.plan import Checks, Step
 from vllm_ci.deploy.reach import Reach
 from vllm_ci.deploy.target import Current, Target
-from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Progress, ignore, step
 
 _Result = TypeVar("_Result")
 _POLL_S = 0.1
+_LOG_LINES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,25 +119,25 @@ class Rollout:
     async def _forward(self) -> bool:
         """One step; false when the old revision is kept ready and there is time left."""
         at = self.deployment.step
-        try:
-            with step(self._rules.emit, f"deploy {at.name}") as done:
+        with step(self._rules.emit, f"deploy {at.name}") as done:
+            try:
                 await self._unless_aborted(at, lambda: self._reach.forward(at, self.deployment.plan.change.new))
                 self._reached(at)
                 if at.live:
                     return self._live(at)
                 await self._gates(at)
-                done(self._weights(at))
-        except _Turn as turn:
-            self._turn(turn.reason, broken=turn.broken)
-        except (FailedError, UsageError) as error:
-            if at.live:
-                raise
-            self._turn(error.message, broken=isinstance(error, FailedError), why=error.why)
-        except _Hold as hold:
-            self._note(f"a person decides: {hold}")
-            self._keep(phase="held", reason=str(hold))
-        else:
-            self._keep(at=self.deployment.at + 1, since=0.0)
+            except _Turn as turn:
+                await self._turn(turn.reason, broken=turn.broken)
+            except (FailedError, UsageError) as error:
+                if at.live:
+                    raise
+                await self._turn(error.message, broken=isinstance(error, FailedError), why=error.why)
+            except _Hold as hold:
+                self._note(f"a person decides: {hold}")
+                self._keep(phase="held", reason=str(hold))
+            else:
+                self._keep(at=self.deployment.at + 1, since=0.0)
+            done(self.deployment.happened[-1].text.partition("\n")[0])
         return True
 
     def _live(self, at: Step) -> bool:
@@ -240,7 +242,7 @@ class Rollout:
                 return False
             await anyio.sleep(_POLL_S)
         if verb == "abort":
-            self._turn("a person decided so", broken=False)
+            await self._turn("a person decided so", broken=False)
         else:
             self._note("promoted by a person")
             self._keep(phase="forward", at=self.deployment.at + 1, since=0.0, reason="")
@@ -276,11 +278,20 @@ class Rollout:
             await anyio.sleep(_POLL_S)
         scope.cancel()
 
-    def _turn(self, reason: str, *, broken: bool, why: str = "") -> None:
+    async def _turn(self, reason: str, *, broken: bool, why: str = "") -> None:
+        await self._save_logs()
         told = f"{reason} ({why})" if why else reason
         self._note(f"go back: {told}")
         self.deployment = self.deployment.turning(told, broken=broken)
         self._keep()
+
+    async def _save_logs(self) -> None:
+        """Write down what the new servers said: they are ended on the way back."""
+        new = self.deployment.plan.change.new
+        with suppress(VllmCiError):
+            for replica in (await self._target.current()).replicas:
+                if replica.revision == new:
+                    self._journal.write_log(replica.name, await self._target.logs(replica.name, lines=_LOG_LINES))
 
     def _reached(self, at: Step) -> None:
         self._note(f"{at.name}: {self._weights(at)}", at)

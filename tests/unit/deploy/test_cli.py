@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +325,52 @@ def test_a_killed_command_is_completed_by_the_next(folder: Path, tmp_path: Path)
         invoke("deploy", "production")
     again = call("deploy", "promote", "production")["deployment"]
     assert (again["id"], again["phase"]) == (held["id"], "live")
+
+
+def running(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    program = [sys.executable, "-m", "vllm_ci", *arguments]
+    return subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_kept(tmp_path: Path) -> None:
+    journal = Journal(state(tmp_path))
+    end = time.monotonic() + 30
+    while (found := journal.read()) is None or not found.kept or not found.recorded:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="kept")
+def _kept(folder: Path) -> Path:
+    """Two releases, the second not deployed yet; the old one is to be kept ready."""
+    path = folder / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 0", "keep_s: 300"))
+    call("deploy", "staging")
+    released(folder, "second")
+    return folder
+
+
+def test_a_rollback_does_not_wait_for_the_command_that_keeps_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        made = target(tmp_path).state.made
+        done = call("rollback", "staging")
+        assert done["traffic"]["seconds"] < 1
+        assert target(tmp_path).state.made == made, "nothing was started"
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "another command has changed staging since" in output
+    assert serves() == {first: 100}
+
+
+def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "what serves goes on" in errors
+    assert len(target(tmp_path).state.replicas) == 4
+    assert call("deploy", "status", "staging")["deployment"]["live"] is True
