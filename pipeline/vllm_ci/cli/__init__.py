@@ -36,6 +36,9 @@ COMMANDS = {
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
+    "monitoring": "vllm_ci.cli.monitoring:monitoring",
+    "watch": "vllm_ci.cli.monitoring:watch",
+    "render": "vllm_ci.cli.render:render",
 }
 
 
