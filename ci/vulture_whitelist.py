@@ -3,6 +3,8 @@
 # Loaded by name: engines by their table, the module by its entry point.
 HostEngine
 MemoryEngine
+open_local
+open_memory
 VllmCi
 
 # Read by Dagger's SDK: what it shows of a function, and a member of an enumeration that a caller may choose.
@@ -48,6 +50,8 @@ _._harmless
 _._harmless_key
 _._ordered
 _._another
+_._rising
+_._usable
 _capabilities
 _vllm_identity
 # click's commands, reached through their groups.
@@ -90,6 +94,8 @@ __dir__
 open_pipeline
 run_pipeline
 MemoryEngine
+open_local
+open_memory
 _.on
 passes
 fails

@@ -30,6 +30,7 @@ COMMANDS = {
     "publish": "vllm_ci.cli.publish:publish",
     "promote": "vllm_ci.cli.release:promote",
     "rollback": "vllm_ci.cli.release:rollback",
+    "deploy": "vllm_ci.cli.deploy:deploy",
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
     "verify": "vllm_ci.cli.verify:verify",

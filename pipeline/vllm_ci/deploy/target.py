@@ -66,7 +66,8 @@ class Revision:
     @property
     def name(self) -> str:
         """Commit and a hash of digest and settings: a DNS label of 21 characters, safe as the name of a file."""
-        content = json.dumps([self.image.digest, asdict(self.serving)], sort_keys=True)
+        seconds = {"ready_timeout_s": float(self.serving.ready_timeout_s), "drain_s": float(self.serving.drain_s)}  # 60 is 60.0
+        content = json.dumps([self.image.digest, {**asdict(self.serving), **seconds}], sort_keys=True)
         return f"{self.commit[:12]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
