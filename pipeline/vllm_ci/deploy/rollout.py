@@ -6,7 +6,7 @@ does; the next one reads the journal and reaches the same step again, or goes on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -177,11 +177,12 @@ class Rollout:
         """Observe a step for its time."""
         measured: list[Measurement] = []
         elapsed = 0.0
+        restarts = {each.name: each.restarts for each in (await self._target.current()).replicas}
         while elapsed < at.hold_s:
             seconds = min(self._rules.analysis.interval_s, at.hold_s - elapsed)
             measured.append(await self._unless_aborted(at, lambda seconds=seconds: self._measure(at, seconds)))  # type: ignore[misc]
             elapsed += seconds
-            await self._alive(at)
+            await self._alive(at, restarts)
             if at.judged:
                 self._judged(judge(self._rules.analysis, measured, ended=elapsed >= at.hold_s), at)
             self._rules.emit(Progress(step=f"deploy {at.name}", detail=f"{elapsed:.0f} of {at.hold_s:.0f} s"))
@@ -205,12 +206,17 @@ class Rollout:
         baseline = seen.samples.get(change.old) if at.route.weights.get(change.old) else self.deployment.baseline
         return Measurement(sample=seen.samples.get(change.new), baseline=baseline)
 
-    async def _alive(self, at: Step) -> None:
-        """Go back when a server of the new revision died; that of the old one says nothing about the new."""
+    async def _alive(self, at: Step, restarts: Mapping[str, int]) -> None:
+        """Go back when a server of the new revision died; that of the old one says nothing about the new.
+
+        Args:
+            at: The step.
+            restarts: How often each server had been started again when the step began.
+        """
         new = self.deployment.plan.change.new
         current = await self._target.current()
         mine = [each for each in current.replicas if each.revision == new]
-        died = [each for each in mine if each.state == "failed" or each.restarts]
+        died = [each for each in mine if each.state == "failed" or each.restarts > restarts.get(each.name, 0)]
         if died or current.ready(new) < at.replicas.get(new, 0):
             message = died[0].message if died and died[0].message else "it is not ready any more"
             raise _Turn(f"{at.name}: a server of the new release died: {message}", broken=not current.ready(new))

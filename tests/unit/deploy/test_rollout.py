@@ -101,6 +101,30 @@ async def test_a_first_deployment_serves_and_a_bad_first_one_leaves_nothing(tmp_
     assert settled(await good.current(), NEW.name)
 
 
+@pytest.mark.parametrize(("when", "phase"), [("before", "live"), ("during", "returned")])
+async def test_a_server_that_was_started_again_counts_as_dead_only_in_this_step(
+    when: str, phase: str, tmp_path: Path, journal: Journal
+) -> None:
+    target = await served(tmp_path)
+    observe = target.observe
+
+    def restart() -> None:
+        state = target.state
+        mine = {name: replace(each, restarts=each.restarts + 1) for name, each in state.replicas.items()}
+        target.change(replicas=mine)
+
+    async def restarting(*, seconds: float) -> Any:
+        if when == "during":
+            restart()
+        return await observe(seconds=seconds)
+
+    target.observe = restarting  # type: ignore[method-assign]
+    await target.start(NEW, 3)
+    restart()
+    done = await deployed(target, journal, wanted(STRATEGIES["canary"]))
+    assert done.phase == phase
+
+
 async def test_a_release_whose_servers_are_all_dead_is_replaced(tmp_path: Path, journal: Journal) -> None:
     target = await served(tmp_path, faults={OLD.name: Behaviour(dies_after=1)})
     await target.observe(seconds=10)
