@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,10 @@ from vllm_ci.deploy.plan import Plan, names
 from vllm_ci.deploy.target import Current
 from vllm_ci.domain.errors import FailedError, InconclusiveError
 from vllm_ci.release.record import Release
+
+if TYPE_CHECKING:
+    from vllm_ci.cli.deploying import Channel
+    from vllm_ci.release.deployed import Deployable
 
 
 def deployment_json(found: Deployment | None) -> dict[str, object] | None:
@@ -45,6 +50,23 @@ def current_json(current: Current) -> dict[str, object]:
             for name, each in current.revisions.items()
         },
         "replicas": [asdict(each) for each in current.replicas],
+    }
+
+
+def run_json(
+    where: Channel, ready: Deployable, done: Deployment | None, current: Current, lines: list[str], *, dry_run: bool
+) -> dict[str, object]:
+    """What ``deploy CHANNEL --json`` prints."""
+    return {
+        "channel": where.name,
+        "target": where.place.settings.target,
+        "release": {"commit": ready.release.commit, "digest": ready.release.digest},
+        "decision": {"allowed": ready.decision.allowed, "reasons": list(ready.decision.reasons)},
+        "changed": done is not None,
+        "dry_run": dry_run,
+        "plan": lines,
+        "deployment": deployment_json(done),
+        "current": current_json(current),
     }
 
 

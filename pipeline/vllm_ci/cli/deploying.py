@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import click
 
 from vllm_ci.cli import interruptible
+from vllm_ci.cli.deploy_output import plan_lines
 from vllm_ci.config import deployments
 from vllm_ci.config.deployments import Place
 from vllm_ci.config.releases import Releases
@@ -17,7 +19,7 @@ from vllm_ci.deploy import verbs
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import BusyError, Journal
 from vllm_ci.deploy.rollout import Rollout, Rules
-from vllm_ci.deploy.strategy import Strategy, Switch
+from vllm_ci.deploy.strategy import Switch
 from vllm_ci.deploy.target import Current, Target
 from vllm_ci.deploy.verbs import Wanted
 from vllm_ci.domain.errors import Interrupted, UsageError
@@ -29,6 +31,7 @@ from vllm_ci.targets.opening import Opening
 from vllm_ci.targets.revision import revision
 
 if TYPE_CHECKING:
+    from vllm_ci.release.deployed import Deployable
     from vllm_ci.release.record import Release
 
 _REASON_LENGTH = 300
@@ -109,21 +112,21 @@ class Channel:
             known=self._known(),
         )
 
-    async def described(
-        self,
-        release: Release,
-        config: Mapping[str, Any],
-        strategy: Strategy,
-        *,
-        keep_s: float = 0.0,
-        prepare: bool = True,
-    ) -> Wanted:
-        """What is wanted, with servers as the configuration describes them."""
-        setup, settings = self.found.setup, self.place.settings
+    async def described(self, ready: Deployable, strategy: str = "", *, prepare: bool = True) -> Wanted:
+        """What is wanted, with servers and strategy as the configuration describes them."""
+        settings = self.place.settings
+        wanted = await self._anew(ready.release, ready.config, prepare=prepare)
+        return replace(wanted, strategy=settings.plan(strategy), keep_s=settings.keep_s)
+
+    async def again(self, release: Release) -> Wanted:
+        """An earlier release whose servers are not there any more, at once."""
+        return await self._anew(release, deployed.config_of(self.found.setup, release), prepare=True)
+
+    async def _anew(self, release: Release, config: Mapping[str, Any], *, prepare: bool) -> Wanted:
         made = await revision(
             self.found.loaded,
-            settings,
-            setup,
+            self.place.settings,
+            self.found.setup,
             release,
             config,
             kept=self.place.folder / "revisions",
@@ -134,9 +137,8 @@ class Channel:
             channel=self.name,
             release=release,
             revision=made,
-            replicas=settings.replicas,
-            strategy=strategy,
-            keep_s=keep_s,
+            replicas=self.place.settings.replicas,
+            strategy=Switch(),
             known=self._known(),
         )
 
@@ -182,6 +184,44 @@ def run(channel: str, main: Callable[[], Awaitable[_Result]]) -> _Result:
     except Interrupted as error:
         remedy = f"what serves goes on; run the command again to go on, or go back: vllm-ci deploy abort {channel}"
         raise Interrupted(error.message, why=error.why, remedy=remedy) from error
+
+
+async def planned(where: Channel, ready: Deployable, strategy: str) -> tuple[None, Current, list[str]]:
+    """What would be done, in lines."""
+    async with where.target() as target:
+        current = await target.current()
+        wanted = await where.described(ready, strategy, prepare=False)
+        return None, current, plan_lines(wanted.planned(current, target), ready.release)
+
+
+async def until_served(where: Channel, ready: Deployable, strategy: str) -> tuple[Deployment | None, Current, list[str]]:
+    """Deploy, and wait while the old release is kept ready."""
+    async with where.target() as target:
+        done = await served(where, target, ready, strategy)
+        if done is not None and done.kept:
+            seconds = f"{done.step.hold_s:g} s"
+            click.echo(f"{where.name} serves {done.release.commit[:12]}; the old release is kept ready for {seconds}", err=True)
+            done = await until_ended(target, where, done, where.rules(target))
+        return done, await target.current(), []
+
+
+async def served(where: Channel, target: Target, ready: Deployable, strategy: str = "") -> Deployment | None:
+    """Begin or resume the deployment of a release, as far as it goes now; ``None`` when it serves already.
+
+    Raises:
+        BusyError: Another command is changing the channel.
+    """
+    wanted = await where.described(ready, strategy)
+    with where.journal.changing(where.name):
+        made = await verbs.begun(target, where.journal, wanted)
+        return made and await Rollout(target, where.journal, made, where.rules(target)).run()
+
+
+async def gone_back(where: Channel, target: Target, release: Release) -> Deployment | None:
+    """Make an earlier release serve, at once if it is still ready; ``None`` when it serves already."""
+    wanted = where.wanted(release, await target.current())
+    wanted = wanted or await where.again(release)
+    return await verbs.go_back(target, where.journal, wanted, where.rules(target))
 
 
 async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:
