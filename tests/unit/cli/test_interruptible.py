@@ -50,6 +50,7 @@ from vllm_ci.cli import interruptible
 async def main():
     return None
 
+signal.signal(signal.SIGTERM, lambda *_: None)
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 interruptible.run(main)
 print(before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
