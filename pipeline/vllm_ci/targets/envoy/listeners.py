@@ -91,6 +91,7 @@ def _manager(name: str, settings: GatewaySettings, filters: list[Json]) -> Json:
 def _hardened(settings: GatewaySettings) -> Json:
     """Settings for a proxy that strangers reach (Envoy's "Configuring Envoy as an edge proxy")."""
     return {
+        "early_header_mutation_extensions": [_without_ours()],
         "use_remote_address": True,
         "xff_num_trusted_hops": settings.trusted_proxies,
         "normalize_path": True,
@@ -118,6 +119,14 @@ def _hardened(settings: GatewaySettings) -> Json:
         "stream_idle_timeout": f"{settings.idle_timeout_s:g}s",
         "delayed_close_timeout": "5s",
     }
+
+
+def _without_ours() -> Json:
+    """Take out the headers by which the gateway's own filters tell each other who asks."""
+    names = (authentication.CREDENTIAL_HEADER, authentication.KEY_HEADER)
+    mutation = {"mutations": [{"remove": name} for name in names]}
+    kind = "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return {"name": "envoy.http.early_header_mutation.header_mutation", "typed_config": typed(kind, mutation)}
 
 
 def _rate_limit(settings: GatewaySettings) -> list[Json]:

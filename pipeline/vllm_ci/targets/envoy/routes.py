@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_ci.deploy.target import REVISION_HEADER, Route
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy.authentication import CREDENTIAL_HEADER, FILTER, KEY_HEADER
+from vllm_ci.targets.envoy.authentication import CREDENTIAL_HEADER, FILTER
 from vllm_ci.targets.envoy.files import ROUTE_NAME, Json, cluster_name, typed
 
 _METADATA = "vllm_ci.route"
@@ -18,6 +18,7 @@ _METHODS = "GET|HEAD|POST|DELETE"
 
 def routes(route: Route, settings: GatewaySettings) -> Json:
     """The route configuration; ``route`` itself is kept in it as metadata, see :func:`route_of`."""
+    denied = [_answer(match, 404, "no such path") for path in settings.denied for match in _denied(path)]
     served = [each for path in settings.routes for each in _allowed(path, route)] if route.revisions else []
     unavailable = [_answer(_match(path), 503, "no release is being served here") for path in settings.routes if not served]
     return typed(
@@ -30,7 +31,7 @@ def routes(route: Route, settings: GatewaySettings) -> Json:
                     "domains": ["*"],
                     "metadata": {"filter_metadata": {_METADATA: {"json": json.dumps(asdict(route), sort_keys=True)}}},
                     "routes": [
-                        *(_answer(_match(path, any_method=True), 404, "no such path") for path in settings.denied),
+                        *denied,
                         *served,
                         *unavailable,
                         _answer({"prefix": "/"}, 404, "no such path"),
@@ -53,7 +54,7 @@ def routes(route: Route, settings: GatewaySettings) -> Json:
             # The gateway's key is for the gateway: servers and copies of requests do not get it.
             "request_headers_to_remove": [
                 *(["authorization", "x-api-key"] if settings.api_keys else []),
-                *(CREDENTIAL_HEADER, KEY_HEADER, REVISION_HEADER),
+                *(CREDENTIAL_HEADER, REVISION_HEADER),
             ],
         },
     )
@@ -101,11 +102,15 @@ def _told(revision: str) -> Json:
     return {"response_headers_to_add": [header]}
 
 
-def _match(path: str, *, any_method: bool = False) -> Json:
-    """A path, or everything below one (``/v1/*``)."""
-    method = {"name": ":method", "string_match": {"safe_regex": {"regex": _METHODS}}}
-    headers = [] if any_method else [method]
+def _match(path: str) -> Json:
+    """A path, or everything below one (``/v1/*``), with a method that the API has."""
+    headers = [{"name": ":method", "string_match": {"safe_regex": {"regex": _METHODS}}}]
     return {"prefix": path[:-1], "headers": headers} if path.endswith("/*") else {"path": path, "headers": headers}
+
+
+def _denied(path: str) -> Iterable[Json]:
+    """A path and everything below it, with any method: servers may ignore a slash at the end."""
+    return [{"prefix": path[:-1]}] if path.endswith("/*") else [{"path": path}, {"prefix": f"{path}/"}]
 
 
 def _answer(match: Json, status: int, text: str) -> Json:
