@@ -107,7 +107,9 @@ async def kubernetes(folder: Path) -> AsyncIterator[Bed]:
     if not cluster.definitions():
         pytest.skip("no definitions of the Gateway API: set VLLM_CI_TEST_CRDS to a folder with them (docs/kubernetes.md)")
     deployment_name = f"t{secrets.token_hex(4)}"
-    settings = DeploySettings.model_validate({"target": "kubernetes", "kubernetes": {"route": {"gateway": "public"}}})
+    settings = DeploySettings.model_validate(
+        {"target": "kubernetes", "kubernetes": {"route": {"gateway": "public", "hostnames": ["llm.example.com"]}}}
+    )
 
     @asynccontextmanager
     async def again() -> AsyncIterator[KubernetesTarget]:

@@ -13,7 +13,7 @@ import anyio
 from vllm_ci.domain.errors import ErroredError, UsageError
 
 MANAGER = "vllm-ci"
-"""Field manager: the API server keeps apart which fields are ours, and refuses to take those of others."""
+"""Field manager: the API server keeps apart which fields are ours; those that we do not set stay as others set them."""
 _TIMEOUT_S = 30.0
 _Result = TypeVar("_Result")
 
@@ -65,13 +65,13 @@ class Cluster:
 
         return await self._called(call, f"objects of kind {kind}")
 
-    async def found(self, version: str, kind: str, name: str) -> dict[str, Any] | None:
-        """One object."""
+    async def found(self, version: str, kind: str, name: str, *, namespace: str = "") -> dict[str, Any] | None:
+        """One object, by default of this namespace."""
         from kubernetes.client.exceptions import ApiException
 
         def call() -> dict[str, Any] | None:
             try:
-                one: dict[str, Any] = self._kind(version, kind).get(namespace=self.namespace, name=name).to_dict()
+                one: dict[str, Any] = self._kind(version, kind).get(namespace=namespace or self.namespace, name=name).to_dict()
             except ApiException as error:
                 if error.status == 404:
                     return None
@@ -132,7 +132,7 @@ class Cluster:
 
         def call() -> None:
             offered = self._kind(version, kind)
-            now = offered.get(namespace=self.namespace, label_selector=selector)["metadata"]["resourceVersion"]
+            now = offered.get(namespace=self.namespace, label_selector=selector).to_dict()["metadata"]["resourceVersion"]
             from kubernetes import watch
 
             watcher = watch.Watch()
@@ -206,7 +206,7 @@ def translated(status: int | None, body: Any, what: str) -> ErroredError | Usage
 
 
 async def connected(context: str, namespace: str, *, cache: Path) -> Cluster:
-    """The cluster of a context of the user's configuration, or the one that this process runs in.
+    """The cluster of a context of the user's configuration.
 
     Args:
         context: Of the configuration (``KUBECONFIG``); empty: the current one.

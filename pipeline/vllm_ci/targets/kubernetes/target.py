@@ -19,6 +19,7 @@ from vllm_ci.targets.kubernetes import objects, observing, pods
 from vllm_ci.targets.kubernetes.cluster import Cluster
 
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
 _KINDS = (
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
@@ -26,9 +27,12 @@ _KINDS = (
     ("policy/v1", "PodDisruptionBudget"),
 )
 _LOOK_S = 5.0
+_LATE_S = 120.0
 _UNSCHEDULABLE_S = 60.0
 _ACCEPT_S = 60.0
 _LINES = 40
+_SETTLE_S = 3.0
+"""Until a Gateway has stopped to use an old route, after it said that it took the new one."""
 
 
 class KubernetesTarget:
@@ -152,18 +156,15 @@ class KubernetesTarget:
             now = time.monotonic()
             idle_since = None if count else idle_since or now
             # A Gateway may still send a request that it took by the old route.
-            if (
-                not serving
-                or (idle_since is not None and now - idle_since >= min(LEAVE_S, deadline_s))
-                or now - begun >= deadline_s
-            ):
+            if not serving or (idle_since is not None and now - idle_since >= _SETTLE_S) or now - begun >= deadline_s:
                 return Drained(seconds=now - begun, open=count)
             await anyio.sleep(1)
 
     async def stop(self, revision: str) -> None:
         """As in the port; pods end as Kubernetes ends them."""
         await self._unrouted(revision)
-        await self._delete(objects.selector(self._deployment, revision))
+        known = (await self.current()).revisions.get(revision)
+        await self._delete(objects.selector(self._deployment, revision), known.serving.drain_s if known else 0.0)
 
     async def observe(self, *, seconds: float) -> Observation:
         """As in the port, counted by the servers: the Gateway API has no metrics of its own."""
@@ -193,7 +194,7 @@ class KubernetesTarget:
                     remedy="the user needs the right to get pods/proxy",
                 )
             if text is not None:
-                found[each.name] = metrics.parse(text)
+                found[each.name] = _parsed(text, each.name)
         return found
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:
@@ -206,12 +207,20 @@ class KubernetesTarget:
         """As in the port."""
         everything = objects.selector(self._deployment)
         await self._cluster.delete(*_ROUTE, everything)
-        await self._delete(everything)
+        await self._delete(everything, self._settings.drain_s)
 
-    async def _delete(self, selector: str) -> None:
+    async def _delete(self, selector: str, drain_s: float) -> None:
+        """Delete, and wait until the pods have ended: at most their grace period and some more."""
         for version, kind in _KINDS:
             await self._cluster.delete(version, kind, selector)
-        while await self._cluster.listed("v1", "Pod", selector):
+        end = time.monotonic() + LEAVE_S + drain_s + _LATE_S
+        while left := await self._cluster.listed("v1", "Pod", selector):
+            if time.monotonic() > end:
+                raise ErroredError(
+                    f"{len(left)} pods do not end, e.g. {left[0]['metadata']['name']}",
+                    why="a node that cannot be reached keeps its pods",
+                    remedy="see kubectl get pods and kubectl get nodes; then run the command again",
+                )
             await self._cluster.change("v1", "Pod", selector, seconds=_LOOK_S)
 
     async def _route(self) -> Route:
@@ -231,10 +240,20 @@ class KubernetesTarget:
             raise UsageError(f"requests still go to {revision}", remedy="route them to another revision first")
 
     async def _address(self) -> str:
-        """Of the first host name, or of the Gateway itself."""
+        """The first host name, or the Gateway's own address; empty when it has none yet."""
         if self._through.hostnames and not self._through.hostnames[0].startswith("*"):
             return f"http://{self._through.hostnames[0]}"
-        return f"http://{self._through.gateway}.{self._through.gateway_namespace or self._cluster.namespace}"
+        namespace = self._through.gateway_namespace or self._cluster.namespace
+        found = await self._cluster.found(*_GATEWAY, self._through.gateway, namespace=namespace)
+        addresses = ((found or {}).get("status") or {}).get("addresses") or [{}]
+        return f"http://{addresses[0]['value']}" if addresses[0].get("value") else ""
+
+
+def _parsed(text: str, name: str) -> Samples:
+    try:
+        return metrics.parse(text)
+    except ValueError as error:
+        raise ErroredError(f"the metrics of {name} cannot be read", why=str(error)) from error
 
 
 def _gateway(settings: DeploySettings) -> RouteConfig:
