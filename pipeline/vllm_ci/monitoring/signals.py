@@ -81,15 +81,17 @@ class Signal:
 GROWTH = "deriv((<level>)[1h:1m]) * 3600 / (avg_over_time((<level>)[1h:1m]) > 0)"
 """Change of a level in an hour, as a share of it."""
 
-_GATEWAY = 'envoy_http_downstream_rq_xx{<labels>,envoy_http_conn_manager_prefix!="admin"'
+# Envoy's own requests, those that scrape it, and those of checks on the machine are not users'.
+_GATEWAY = 'envoy_http_downstream_rq_xx{<labels>,envoy_http_conn_manager_prefix!~"admin|metrics|checks"'
 _REQUESTS = f"(sum(increase({_GATEWAY}}}[<window>])) or sum(increase(http_requests_total{{<labels>}}[<window>])))"
 
 
 def _answered(digit: str) -> str:
     """Requests with a status of one class."""
     gateway = f'sum(increase({_GATEWAY},envoy_response_code_class="{digit}"}}[<window>]))'
-    # Without a gateway's counter of all requests there is none of a class: then the servers' own count.
-    return f'({gateway} or sum(increase(http_requests_total{{<labels>,status="{digit}xx"}}[<window>])))'
+    # A class that a gateway has not seen yet has no counter: that is none, and not what servers counted, copies among it.
+    none = f"0 * sum(increase({_GATEWAY}}}[<window>]))"
+    return f'({gateway} or {none} or sum(increase(http_requests_total{{<labels>,status="{digit}xx"}}[<window>])))'
 
 
 def _quantile(metric: str) -> str:

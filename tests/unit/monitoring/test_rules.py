@@ -120,6 +120,31 @@ def _case(series: dict[str, str], expected: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.needs_tool
+def test_only_requests_of_users_are_counted_where_there_is_a_gateway(tmp_path: Path) -> None:
+    """A gateway exports no counter of a class that it has not seen; servers count the copies that a shadow gets."""
+    (tmp_path / "rules.yml").write_text(yaml_text.dump(rules.document([PLAIN])))
+    gateway = 'envoy_http_downstream_rq_xx{channel="c",envoy_response_code_class="%s",envoy_http_conn_manager_prefix="%s"}'
+    series = {
+        gateway % (2, "gateway"): "0+600x60",
+        gateway % (2, "metrics"): "0+600x60",
+        gateway % (5, "checks"): "0+600x60",
+        REQUESTS % 2: "0+1200x60",
+        REQUESTS % 5: "0+60x60",
+    }
+    expected = [("vllm_ci:errors", 0), ("vllm_ci:requests", 10)]
+    case = _case(series, {})
+    case["promql_expr_test"] = [
+        {"expr": name, "eval_time": "30m", "exp_samples": [{"labels": f'{name}{{channel="c"}}', "value": value}]}
+        for name, value in expected
+    ]
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [case]}))
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.needs_tool
 def test_every_expression_of_the_dashboard_is_valid(tmp_path: Path) -> None:
     document = dashboard.document(Targets().objectives())
     panels = [target["expr"].replace("$channel", "c") for panel in document["panels"] for target in panel["targets"]]
