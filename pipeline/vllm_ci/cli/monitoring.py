@@ -112,6 +112,7 @@ def watch(
       vllm-ci watch production
       vllm-ci watch production --wait --webhook https://alerts.example.com/hook --rollback
     """
+    from vllm_ci.cli import deploy_traffic
     from vllm_ci.config import releases
     from vllm_ci.monitoring.prometheus import Prometheus
     from vllm_ci.monitoring.watch import Settings
@@ -130,18 +131,24 @@ def watch(
         check(webhook)
     watched = section.watched(channel)
     server = Prometheus(url=_prometheus(loaded), token=_token(section.token_env))
-    settings = Settings(
-        labels=watched.labels,
-        seconds=section.watch.hours * 3600,
-        settle_s=section.watch.settle_minutes * 60,
-        availability=watched.targets.objectives()[0],
-        margins=section.watch.margins,
-        source=section.prometheus,
-        webhook=webhook or "",
-        roll_back=rollback,
-    )
+    found_releases = releases.of(loaded)
     with watching.watch() as emit:
-        found = run(releases.of(loaded).setup, channel, server.series, settings, at=_moment(at), wait=wait, emit=emit)
+        settings = Settings(
+            labels=watched.labels,
+            seconds=section.watch.hours * 3600,
+            settle_s=section.watch.settle_minutes * 60,
+            availability=watched.targets.objectives()[0],
+            margins=section.watch.margins,
+            source=section.prometheus,
+            webhook=webhook or "",
+            roll_back=rollback,
+            lead=(
+                (lambda release: deploy_traffic.moved(found_releases, channel, release, emit=emit))
+                if rollback and deploy_traffic.deployed_here(found_releases, channel)
+                else None
+            ),
+        )
+        found = run(found_releases.setup, channel, server.series, settings, at=_moment(at), wait=wait, emit=emit)
     if as_json:
         print_json(found.to_json())
     else:
