@@ -65,12 +65,16 @@ class Server:
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": kind}
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()  # its YAML reader knows no surrogates
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unchecked()))
-        with opener.open(request, timeout=20) as response:
-            found: dict[str, Any] = json.load(response)
-            return found
+        try:
+            with opener.open(request, timeout=20) as response:
+                found: dict[str, Any] = json.load(response)
+                return found
+        except urllib.error.HTTPError as error:
+            error.msg = f"{error.msg}: {error.read(2000).decode(errors='replace')}"
+            raise
 
     def apply(self, manifest: dict[str, Any], path: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Server-side apply; the server validates strictly: unknown fields are refused."""
