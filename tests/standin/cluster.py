@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -61,13 +62,14 @@ class Server:
 
     url: str
     kubeconfig: Path
+    trust: ssl.SSLContext
     kinds: set[str] = field(default_factory=set)
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": kind}
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()  # its YAML reader knows no surrogates
         request = urllib.request.Request(self.url + path, data, headers, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unchecked()))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.trust))
         try:
             with opener.open(request, timeout=20) as response:
                 found: dict[str, Any] = json.load(response)
@@ -82,13 +84,6 @@ class Server:
         return self.call("PATCH", path + query, manifest, kind="application/apply-patch+yaml")
 
 
-def _unchecked() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Server]:
     """Start everything; skips where a program is absent."""
@@ -99,10 +94,16 @@ def running(folder: Path) -> Iterator[Server]:
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
     (folder / "sa.key").write_bytes(pem)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    mine = authority.issue_cert("127.0.0.1")
+    mine.private_key_pem.write_to_path(str(folder / "server.key"))
+    mine.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
     (folder / "tokens.csv").write_text(f'{_TOKEN},admin,admin,"system:masters"\n')
     etcd, peer, api = free_port(), free_port(), free_port()
-    server = Server(url=f"https://127.0.0.1:{api}", kubeconfig=folder / "kubeconfig")
-    server.kubeconfig.write_text(_kubeconfig(server.url))
+    trust = ssl.create_default_context(cafile=folder / "ca.pem")
+    server = Server(url=f"https://127.0.0.1:{api}", kubeconfig=folder / "kubeconfig", trust=trust)
+    server.kubeconfig.write_text(_kubeconfig(server.url, folder / "ca.pem"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_program(folder, *_etcd(folder, etcd, peer)))
         stack.enter_context(_program(folder, *_apiserver(folder, etcd, api)))
@@ -126,7 +127,8 @@ def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
         f"--etcd-servers=http://127.0.0.1:{etcd}",
         f"--secure-port={port}",
         "--bind-address=127.0.0.1",
-        f"--cert-dir={folder / 'certs'}",
+        f"--tls-cert-file={folder / 'server.pem'}",
+        f"--tls-private-key-file={folder / 'server.key'}",
         f"--token-auth-file={folder / 'tokens.csv'}",
         "--authorization-mode=RBAC",
         "--service-account-issuer=https://kubernetes.default.svc",
@@ -151,9 +153,9 @@ def _controllers(folder: Path, server: Server) -> list[str]:
     ]
 
 
-def _kubeconfig(url: str) -> str:
+def _kubeconfig(url: str, authority: Path) -> str:
     named = {
-        "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+        "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": str(authority)}}],
         "users": [{"name": "admin", "user": {"token": _TOKEN}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin", "namespace": "default"}}],
     }
