@@ -58,12 +58,21 @@ def own_address() -> str:
 
 @dataclass(kw_only=True)
 class Server:
-    """The API server, as its administrator asks it."""
+    """The API server, as its administrator asks it.
+
+    Attributes:
+        url: Its base URL.
+        kubeconfig: File for clients.
+        trust: For its certificate.
+        kinds: Those whose definitions were installed.
+        failing: Beginnings of names of pods that answer half of their requests with 500.
+    """
 
     url: str
     kubeconfig: Path
     trust: ssl.SSLContext
     kinds: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": kind}
@@ -189,7 +198,7 @@ def _until(condition: Any, log: Path) -> None:
 def played(server: Server) -> Iterator[None]:
     """Play kubelets and a Gateway until the context ends."""
     ended = threading.Event()
-    with _metrics():
+    with _metrics(server):
         threads = [
             threading.Thread(target=_repeat, args=(ended, each), daemon=True)
             for each in (
@@ -253,12 +262,22 @@ def _play_gateway(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def _metrics() -> Iterator[None]:
-    """What a server without requests exports, on port 8000 of this machine's own address."""
+def _metrics(cluster: Server) -> Iterator[None]:
+    """What a server with 100 requests a second exports, on port 8000 of this machine's own address."""
+    begun = time.monotonic()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b'http_requests_total{status="2xx"} 5\nvllm:num_requests_running 0\nvllm:num_requests_waiting 0\n'
+            # The API server says which pod it means.
+            pod = self.headers.get("X-Forwarded-Uri", "").partition("/pods/")[2]
+            count = int(100 * (time.monotonic() - begun))
+            bad = count // 2 if any(pod.startswith(name) for name in cluster.failing) else 0
+            first = "vllm:time_to_first_token_seconds_bucket"
+            body = (
+                f'http_requests_total{{status="2xx"}} {count - bad}\nhttp_requests_total{{status="5xx"}} {bad}\n'
+                f'{first}{{le="0.1"}} {count}\n{first}{{le="+Inf"}} {count}\n'
+                "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
