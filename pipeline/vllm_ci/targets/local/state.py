@@ -21,8 +21,6 @@ from vllm_ci.targets.envoy.listeners import Ports
 
 Phase = Literal["starting", "ready", "draining", "failed"]
 
-_FORMAT = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -71,7 +69,7 @@ class State:
     wanted: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, Kept] = field(default_factory=dict)
     retired: Mapping[str, float] = field(default_factory=dict)
-    format: int = _FORMAT
+    format: Literal[1] = 1
 
     def of(self, revision: str) -> dict[str, Kept]:
         """Replicas of a revision."""
