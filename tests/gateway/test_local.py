@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import httpx
 import pytest
 
 from standin.deployment import Place, revision
-from standin.gateway import ASK, served
+from standin.gateway import ASK, no_space, served
 from standin.streams import many, stream
 from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
@@ -167,17 +164,6 @@ async def test_a_gateway_that_cannot_start_shows_its_log(place: Place, monkeypat
     with pytest.raises(ErroredError, match="the gateway ended while it started") as caught:
         await place.target().start(A, 1)
     assert "the disk is on fire" in caught.value.why
-
-
-@contextmanager
-def no_space() -> Iterator[None]:
-    """Files that are written in the context cannot have a byte."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_on_a_full_disk_the_old_route_stays(place: Place) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import httpx
 
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.targets.envoy.files import ADMIN_SOCKET, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES, Json
+from vllm_ci.targets.envoy.files import ADMIN_SOCKET, AUTHENTICATION, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES, Json
 
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
     CLUSTERS: "cluster_manager.cds",
     LISTENERS: "listener_manager.lds",
+    AUTHENTICATION: "extension_config_discovery.http_filter.vllm_ci.keys",
 }
 
 

@@ -142,7 +142,7 @@ def write(path: Path, content: bytes) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
