@@ -49,6 +49,7 @@ _._one_key
 _._harmless
 _._harmless_key
 _._ordered
+_._possible
 _._another
 _._rising
 _._usable
@@ -105,3 +106,6 @@ kills_the_server
 # Called by io.BufferedReader and http.client.HTTPResponse.
 _.readinto
 _.makefile
+
+# Called by PyYAML.
+_.ignore_aliases

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,10 @@ from vllm_ci.deploy.plan import Plan, names
 from vllm_ci.deploy.target import Current
 from vllm_ci.domain.errors import FailedError, InconclusiveError
 from vllm_ci.release.record import Release
+
+if TYPE_CHECKING:
+    from vllm_ci.cli.deploying import Channel
+    from vllm_ci.release.deployed import Deployable
 
 
 def deployment_json(found: Deployment | None) -> dict[str, object] | None:
@@ -47,6 +53,23 @@ def current_json(current: Current) -> dict[str, object]:
     }
 
 
+def run_json(
+    where: Channel, ready: Deployable, done: Deployment | None, current: Current, lines: list[str], *, dry_run: bool
+) -> dict[str, object]:
+    """What ``deploy CHANNEL --json`` prints."""
+    return {
+        "channel": where.name,
+        "target": where.place.settings.target,
+        "release": {"commit": ready.release.commit, "digest": ready.release.digest},
+        "decision": {"allowed": ready.decision.allowed, "reasons": list(ready.decision.reasons)},
+        "changed": done is not None,
+        "dry_run": dry_run,
+        "plan": lines,
+        "deployment": deployment_json(done),
+        "current": current_json(current),
+    }
+
+
 def plan_lines(plan: Plan | None, release: Release) -> list[str]:
     """A plan, a line for each step."""
     if plan is None:
@@ -54,7 +77,7 @@ def plan_lines(plan: Plan | None, release: Release) -> list[str]:
     return [f"strategy {plan.strategy}:", *(f"  {line}" for line in names(plan.steps))]
 
 
-def result(found: Deployment | None, release: Release, channel: str, current: Current) -> None:
+def result(found: Deployment | None, release: Release, channel: str, current: Current, *, logs: Path) -> None:
     """Print how a deployment ended; the caller passes the exit code on.
 
     Raises:
@@ -63,11 +86,14 @@ def result(found: Deployment | None, release: Release, channel: str, current: Cu
     """
     if found is None:
         click.echo(f"{channel} serves {release.commit[:12]} already: nothing to change")
+    elif found.phase == "live" and found.reason:
+        click.echo(f"{found.reason}: vllm-ci deploy status {channel}")
     elif found.phase == "returned":
         raise FailedError(
             f"{found.release.commit[:12]} does not serve for {channel}: {found.exposure}",
             why=found.reason,
-            remedy=f"the channel still points to it: vllm-ci rollback {channel}, or publish a release that is repaired",
+            remedy=f"the channel still points to it: vllm-ci rollback {channel}, or publish a release that is repaired"
+            + (f"\n  log: {logs}" if logs.is_dir() else ""),
         )
     elif found.phase == "held":
         raise InconclusiveError(

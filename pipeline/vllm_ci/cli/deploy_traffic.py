@@ -7,16 +7,13 @@ from datetime import datetime
 
 import click
 
-from vllm_ci.cli import deploy_output, deploying, interruptible
+from vllm_ci.cli import deploy_output, deploying
 from vllm_ci.config import deployments
 from vllm_ci.config.releases import Releases
-from vllm_ci.deploy import verbs
 from vllm_ci.deploy.deployment import Deployment, serving
-from vllm_ci.deploy.strategy import Switch
 from vllm_ci.deploy.target import Current
 from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 from vllm_ci.domain.events import Emit
-from vllm_ci.release import deployed
 from vllm_ci.release.record import Release
 
 
@@ -39,13 +36,10 @@ def moved(found: Releases, channel: str, release: Release, *, emit: Emit) -> dic
 
     async def main() -> tuple[Deployment | None, Current]:
         async with where.target() as target:
-            wanted = where.wanted(release, await target.current())
-            wanted = wanted or await where.described(release, deployed.config_of(found.setup, release), Switch())
-            done = await verbs.go_back(target, where.journal, wanted, where.rules(target))
-            return done, await target.current()
+            return await deploying.gone_back(where, target, release), await target.current()
 
     try:
-        done, current = interruptible.run(main)
+        done, current = deploying.run(channel, main)
     except Interrupted:
         raise
     except VllmCiError as error:

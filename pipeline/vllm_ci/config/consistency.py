@@ -50,6 +50,8 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[C
         yield from _names(name, channel, release, stages=known)
         yield from _after(name, channel, release.channels)
         yield from _kustomization(name, release.channels)
+    for name in config.monitoring.channels:
+        yield from _unknown(("monitoring", "channels", name), name, "channel", release.channels)
 
 
 def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Conflict]:

@@ -1,7 +1,7 @@
 """The journal of a deployment: one file, written beside and renamed, so that a reader sees the old state or the new.
 
 Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command), ``lock``
-(held by the command that changes the deployment) and ``target`` (files of the target).
+(held by the command that changes the deployment), ``logs`` (of servers that were ended) and ``target`` (files of the target).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vllm_ci.system.filelock import LockedError
 
 FORMAT = "vllm-ci/deployment/v1"
 Verb = Literal["promote", "abort"]
+_KEPT_LOGS = 20
 _ADAPTER = TypeAdapter(Deployment)
 
 
@@ -84,6 +85,19 @@ class Journal:
             ErroredError: It cannot be written, for instance because the disk is full; the old state stays.
         """
         _replace(self._file, to_json(deployment))
+
+    @property
+    def logs(self) -> Path:
+        """Folder with the logs of servers that were ended because a deployment went back."""
+        return self.folder / "logs"
+
+    def write_log(self, replica: str, text: str) -> None:
+        """Keep the end of a server's log; the newest ones are kept."""
+        with suppress(OSError):
+            self.logs.mkdir(parents=True, exist_ok=True)
+            (self.logs / f"{replica}.log").write_text(text, encoding="utf-8")
+            for old in sorted(self.logs.glob("*.log"), key=lambda each: each.stat().st_mtime)[:-_KEPT_LOGS]:
+                old.unlink()
 
     def forget(self) -> None:
         """Remove the state: nothing is deployed any more."""

@@ -6,7 +6,8 @@ does; the next one reads the journal and reaches the same step again, or goes on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -19,11 +20,12 @@ from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.plan import Checks, Step
 from vllm_ci.deploy.reach import Reach
 from vllm_ci.deploy.target import Current, Target
-from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Progress, ignore, step
 
 _Result = TypeVar("_Result")
 _POLL_S = 0.1
+_LOG_LINES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,25 +119,25 @@ class Rollout:
     async def _forward(self) -> bool:
         """One step; false when the old revision is kept ready and there is time left."""
         at = self.deployment.step
-        try:
-            with step(self._rules.emit, f"deploy {at.name}") as done:
+        with step(self._rules.emit, f"deploy {at.name}") as done:
+            try:
                 await self._unless_aborted(at, lambda: self._reach.forward(at, self.deployment.plan.change.new))
                 self._reached(at)
                 if at.live:
                     return self._live(at)
                 await self._gates(at)
-                done(self._weights(at))
-        except _Turn as turn:
-            self._turn(turn.reason, broken=turn.broken)
-        except (FailedError, UsageError) as error:
-            if at.live:
-                raise
-            self._turn(error.message, broken=isinstance(error, FailedError), why=error.why)
-        except _Hold as hold:
-            self._note(f"a person decides: {hold}")
-            self._keep(phase="held", reason=str(hold))
-        else:
-            self._keep(at=self.deployment.at + 1, since=0.0)
+            except _Turn as turn:
+                await self._turn(turn.reason, broken=turn.broken)
+            except (FailedError, UsageError) as error:
+                if at.live:
+                    raise
+                await self._turn(error.message, broken=isinstance(error, FailedError), why=error.why)
+            except _Hold as hold:
+                self._note(f"a person decides: {hold}")
+                self._keep(phase="held", reason=str(hold))
+            else:
+                self._keep(at=self.deployment.at + 1, since=0.0)
+            done(self.deployment.happened[-1].text.partition("\n")[0])
         return True
 
     def _live(self, at: Step) -> bool:
@@ -175,11 +177,12 @@ class Rollout:
         """Observe a step for its time."""
         measured: list[Measurement] = []
         elapsed = 0.0
+        restarts = {each.name: each.restarts for each in (await self._target.current()).replicas}
         while elapsed < at.hold_s:
             seconds = min(self._rules.analysis.interval_s, at.hold_s - elapsed)
             measured.append(await self._unless_aborted(at, lambda seconds=seconds: self._measure(at, seconds)))  # type: ignore[misc]
             elapsed += seconds
-            await self._alive(at)
+            await self._alive(at, restarts)
             if at.judged:
                 self._judged(judge(self._rules.analysis, measured, ended=elapsed >= at.hold_s), at)
             self._rules.emit(Progress(step=f"deploy {at.name}", detail=f"{elapsed:.0f} of {at.hold_s:.0f} s"))
@@ -203,12 +206,17 @@ class Rollout:
         baseline = seen.samples.get(change.old) if at.route.weights.get(change.old) else self.deployment.baseline
         return Measurement(sample=seen.samples.get(change.new), baseline=baseline)
 
-    async def _alive(self, at: Step) -> None:
-        """Go back when a server of the new revision died; that of the old one says nothing about the new."""
+    async def _alive(self, at: Step, restarts: Mapping[str, int]) -> None:
+        """Go back when a server of the new revision died; that of the old one says nothing about the new.
+
+        Args:
+            at: The step.
+            restarts: How often each server had been started again when the step began.
+        """
         new = self.deployment.plan.change.new
         current = await self._target.current()
         mine = [each for each in current.replicas if each.revision == new]
-        died = [each for each in mine if each.state == "failed" or each.restarts]
+        died = [each for each in mine if each.state == "failed" or each.restarts > restarts.get(each.name, 0)]
         if died or current.ready(new) < at.replicas.get(new, 0):
             message = died[0].message if died and died[0].message else "it is not ready any more"
             raise _Turn(f"{at.name}: a server of the new release died: {message}", broken=not current.ready(new))
@@ -240,7 +248,7 @@ class Rollout:
                 return False
             await anyio.sleep(_POLL_S)
         if verb == "abort":
-            self._turn("a person decided so", broken=False)
+            await self._turn("a person decided so", broken=False)
         else:
             self._note("promoted by a person")
             self._keep(phase="forward", at=self.deployment.at + 1, since=0.0, reason="")
@@ -276,11 +284,20 @@ class Rollout:
             await anyio.sleep(_POLL_S)
         scope.cancel()
 
-    def _turn(self, reason: str, *, broken: bool, why: str = "") -> None:
+    async def _turn(self, reason: str, *, broken: bool, why: str = "") -> None:
+        await self._save_logs()
         told = f"{reason} ({why})" if why else reason
         self._note(f"go back: {told}")
         self.deployment = self.deployment.turning(told, broken=broken)
         self._keep()
+
+    async def _save_logs(self) -> None:
+        """Write down what the new servers said: they are ended on the way back."""
+        new = self.deployment.plan.change.new
+        with suppress(VllmCiError):
+            for replica in (await self._target.current()).replicas:
+                if replica.revision == new:
+                    self._journal.write_log(replica.name, await self._target.logs(replica.name, lines=_LOG_LINES))
 
     def _reached(self, at: Step) -> None:
         self._note(f"{at.name}: {self._weights(at)}", at)

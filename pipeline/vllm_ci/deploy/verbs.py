@@ -49,6 +49,8 @@ class Wanted:
             UsageError: The target cannot do it, or the settings do not fit.
         """
         old, count = serving(current)
+        if not current.ready(old):  # nobody is served, so there is nothing to keep
+            old, count = "", 0
         name = self.revision.name
         settled = current.ready(name) == self.replicas == current.wanted.get(name)
         if old == name and settled and current.route == Route(weights={name: 100}):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.evidence.statement import timestamp
 from vllm_ci.registry.repository import Repository
@@ -34,6 +34,20 @@ class Deployable:
     release: Release
     decision: Decision
     config: Mapping[str, Any]
+
+    def require(self, channel: str) -> Deployable:
+        """Itself, when the channel's policy allows it.
+
+        Raises:
+            FailedError: It does not, today.
+        """
+        if not self.decision.allowed:
+            raise FailedError(
+                f"{self.release.commit[:12]} may not serve for {channel}",
+                why="; ".join(self.decision.reasons),
+                remedy=f"vllm-ci policy explain {channel} {self.release.commit[:12]} shows every rule",
+            )
+        return self
 
 
 def deployable(setup: Setup, channel_name: str, *, now: datetime | None = None, emit: Emit = ignore) -> Deployable:

@@ -39,6 +39,7 @@ async def revision(
     config: Mapping[str, Any],
     *,
     kept: Path,
+    prepare: bool,
     emit: Emit,
 ) -> Revision:
     """A release with the sections ``model:`` and ``server:`` of the configuration.
@@ -53,6 +54,7 @@ async def revision(
         release: The release.
         config: OCI configuration of its image.
         kept: Folder where revisions are kept.
+        prepare: Pull the image, make the model and fit the settings, where that was not done before.
         emit: Told of each step.
 
     Raises:
@@ -66,8 +68,9 @@ async def revision(
     plain = serving_of(project, settings, config, checkpoint)
     if settings.target == "local":
         key = cache_key(release.digest, json.dumps([asdict(plain), asdict(project.model)], sort_keys=True))
-        if before := _read(kept / f"{key}.json"):
-            return before
+        before = _read(kept / f"{key}.json")
+        if before or not prepare:
+            return before or Revision(commit=release.commit, image=image, serving=plain)
         project, checkpoint = await _here(loaded, project, setup, release, config, checkpoint, emit=emit)
         made = Revision(commit=release.commit, image=image, serving=serving_of(project, settings, config, checkpoint))
         _write(kept / f"{key}.json", made)

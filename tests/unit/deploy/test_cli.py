@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
@@ -321,3 +328,160 @@ def test_a_killed_command_is_completed_by_the_next(folder: Path, tmp_path: Path)
         invoke("deploy", "production")
     again = call("deploy", "promote", "production")["deployment"]
     assert (again["id"], again["phase"]) == (held["id"], "live")
+
+
+def running(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    program = [sys.executable, "-m", "vllm_ci", *arguments]
+    return subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_kept(tmp_path: Path) -> None:
+    journal = Journal(state(tmp_path))
+    end = time.monotonic() + 30
+    while (found := journal.read()) is None or not found.kept or not found.recorded:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="kept")
+def _kept(folder: Path) -> Path:
+    """Two releases, the second not deployed yet; the old one is to be kept ready."""
+    path = folder / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 0", "keep_s: 300"))
+    call("deploy", "staging")
+    released(folder, "second")
+    return folder
+
+
+def test_a_rollback_does_not_wait_for_the_command_that_keeps_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        made = target(tmp_path).state.made
+        done = call("rollback", "staging")
+        assert done["traffic"]["seconds"] < 1
+        assert target(tmp_path).state.made == made, "nothing was started"
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "another command has changed staging since" in output
+    assert serves() == {first: 100}
+
+
+def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "what serves goes on" in errors
+    assert len(target(tmp_path).state.replicas) == 4
+    assert call("deploy", "status", "staging")["deployment"]["live"] is True
+
+
+def agent(channel: str = "staging", code: int = 0) -> str:
+    """What one pass says."""
+    result = invoke("agent", channel, "--once")
+    assert (result.return_value or 0) == code, result.output
+    text: str = result.stderr
+    return text
+
+
+def test_an_agent_keeps_a_channel_at_what_the_ledger_says(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    assert f"{first[:12]} serves" in agent()
+    assert serves() == {first: 100}
+    assert agent().startswith(f"staging: {first[:12]} serves")
+    second = released(folder, "second")
+    agent()
+    assert serves() == {second: 100}
+    invoke("rollback", "staging")
+    assert serves() == {first: 100}
+    assert agent().startswith(f"staging: {first[:12]} serves")
+    third = released(folder, "third")
+    fault(tmp_path, third, Behaviour(never_ready=True))
+    assert "went back" in agent()
+    assert "went back before" in agent(), "it is not tried again"
+    assert serves() == {first: 100}
+
+
+def test_an_agent_follows_a_rollback_that_was_made_elsewhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = vcs.discover(folder).sha
+    agent()
+    second = released(folder, "second")
+    agent()
+    assert serves() == {second: 100}
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "another machine"))
+    assert call("rollback", "staging")["traffic"] is None
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    agent()
+    assert serves() == {first: 100}
+
+
+def test_an_agent_starts_servers_that_died(folder: Path, tmp_path: Path) -> None:
+    call("deploy", "staging")
+    fault(tmp_path, vcs.discover(folder).sha, Behaviour(dies_after=1))
+    anyio.run(partial(target(tmp_path).observe, seconds=10))
+    fault(tmp_path, vcs.discover(folder).sha, Behaviour())
+    assert "0 of 2 servers are ready: started again" in agent()
+    assert {each["state"] for each in call("deploy", "status", "staging")["replicas"]} == {"ready"}
+
+
+def test_an_agent_leaves_to_a_person_what_a_person_decides(folder: Path) -> None:
+    call("promote", "--from", "staging", "--channel", "production")
+    agent("production")
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    assert "a person decides" in agent("production")
+    assert "a person decides" in agent("production")
+    assert call("deploy", "status", "production")["deployment"]["phase"] == "held"
+
+
+def test_an_agent_completes_a_deployment_whose_command_was_killed(kept: Path, tmp_path: Path) -> None:
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        process.kill()
+        process.communicate(timeout=30)
+    journal = Journal(state(tmp_path))
+    last = journal.read()
+    assert last is not None
+    agent()
+    assert len(target(tmp_path).state.replicas) == 4, "the old release is kept ready for its time"
+    journal.write(replace(last, since=0.001))
+    agent()
+    assert len(target(tmp_path).state.replicas) == 2
+
+
+def test_an_agent_says_what_it_could_not_do_and_goes_on_with_the_other_channels(folder: Path, tmp_path: Path) -> None:
+    agent()
+    target(tmp_path).change(silent=True)
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    result = invoke("agent", "staging", "production", "--once")
+    assert result.return_value == 3
+    assert "staging: error: the gateway cannot be reached" in result.stderr
+    assert call("deploy", "status", "production")["deployment"]["live"] is True
+
+
+def test_a_running_agent_follows_the_ledger_and_leaves_servers_running(folder: Path, tmp_path: Path) -> None:
+    with running(folder, "agent", "staging", "--interval", "1") as process:
+        second = released(folder, "second")
+        end = time.monotonic() + 60
+        while second not in {each.commit for each in target(tmp_path).state.revisions.values()} or second not in serves():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors or "stopped by SIGTERM" in errors
+    assert serves() == {second: 100}
+
+
+def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> None:
+    text = invoke("agent", "staging", "--interval", "60", "--unit").stdout
+    assert f"ExecStart={sys.executable} -m vllm_ci agent staging --interval 60" in text
+    assert f"WorkingDirectory={folder}" in text
+    assert "KillMode=process" in text
+    assert "@" not in text

@@ -101,6 +101,47 @@ async def test_a_first_deployment_serves_and_a_bad_first_one_leaves_nothing(tmp_
     assert settled(await good.current(), NEW.name)
 
 
+@pytest.mark.parametrize(("when", "phase"), [("before", "live"), ("during", "returned")])
+async def test_a_server_that_was_started_again_counts_as_dead_only_in_this_step(
+    when: str, phase: str, tmp_path: Path, journal: Journal
+) -> None:
+    target = await served(tmp_path)
+    observe = target.observe
+
+    def restart() -> None:
+        state = target.state
+        mine = {name: replace(each, restarts=each.restarts + 1) for name, each in state.replicas.items()}
+        target.change(replicas=mine)
+
+    async def restarting(*, seconds: float) -> Any:
+        if when == "during":
+            restart()
+        return await observe(seconds=seconds)
+
+    target.observe = restarting  # type: ignore[method-assign]
+    await target.start(NEW, 3)
+    restart()
+    done = await deployed(target, journal, wanted(STRATEGIES["canary"]))
+    assert done.phase == phase
+
+
+async def test_a_release_whose_servers_are_all_dead_is_replaced(tmp_path: Path, journal: Journal) -> None:
+    target = await served(tmp_path, faults={OLD.name: Behaviour(dies_after=1)})
+    await target.observe(seconds=10)
+    assert (await target.current()).ready(OLD.name) == 0
+    done = await deployed(target, journal, wanted(STRATEGIES["canary"]))
+    assert done.phase == "live"
+    assert settled(await target.current(), NEW.name)
+
+
+async def test_logs_of_servers_that_are_ended_on_the_way_back_are_kept(tmp_path: Path, journal: Journal) -> None:
+    target = await served(tmp_path, faults={NEW.name: Behaviour(never_ready=True)})
+    await deployed(target, journal, wanted(BlueGreen()))
+    logs = list(journal.logs.iterdir())
+    assert len(logs) == 3
+    assert "is failed" in logs[0].read_text()
+
+
 async def test_the_old_one_is_kept_ready_for_its_time_and_ended_then(tmp_path: Path, journal: Journal) -> None:
     target, now = await served(tmp_path), [1000.0]
     rules = replace(RULES, clock=lambda: now[0])
