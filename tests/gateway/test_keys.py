@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 
 from standin.deployment import Place, revision
-from standin.gateway import ASK, key_file, reached, served
+from standin.gateway import ASK, key_file, no_space, reached, served
 from vllm_ci.deploy.target import Route
+from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.local.key_changes import Keys
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
 
@@ -21,6 +24,7 @@ KEYS = GatewaySettings(api_keys=True, max_body_bytes=100_000)
 async def test_keys_are_asked_for_added_and_revoked_without_a_restart(place: Place) -> None:
     key = key_file(place).add("team-a")
     target = await served(place, KEYS)
+    keys = Keys(folder=target.folder)
     async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
         assert (await client.post("/v1/completions", json=ASK)).status_code == 401
         for wrong in (
@@ -40,20 +44,39 @@ async def test_keys_are_asked_for_added_and_revoked_without_a_restart(place: Pla
         forged = {"x-vllm-ci-key": "team-a", "x-vllm-ci-credential": "Basic dGVhbS1hOng="}
         assert (await client.post("/v1/completions", json=ASK, headers=forged)).status_code in (400, 401)
         assert (await client.get("/metrics")).status_code == 404
-        second = key_file(place).add("team-b")
-        target._gateway.write_keys()
-        await until(client, second, 200)
-        key_file(place).revoke("team-a")
-        target._gateway.write_keys()
-        await until(client, key, 401)
+        second = await keys.add("team-b")
+        assert await status(client, second) == 200
+        await keys.revoke("team-a")
+        assert await status(client, key) == 401
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
     assert all("authorization" not in headers and "x-api-key" not in headers for _, _, headers in reached(place.seen))
 
 
-async def until(client: httpx.AsyncClient, key: str, status: int) -> None:
-    with anyio.fail_after(10):
-        while (await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code != status:
-            await anyio.sleep(0.05)
+async def status(client: httpx.AsyncClient, key: str) -> int:
+    return (await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code
+
+
+async def test_a_key_that_the_gateway_does_not_take_is_not_added(place: Place) -> None:
+    target = await served(place, KEYS)
+    keys = Keys(folder=target.folder)
+    with no_space(), pytest.raises(ErroredError, match="cannot be written"):
+        await keys.add("team-a")
+    assert keys.all() == []
+    key = await keys.add("team-a")
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        assert await status(client, key) == 200
+
+
+async def test_keys_are_named_once_and_revoked_by_a_name_that_exists(tmp_path: Path) -> None:
+    keys = Keys(folder=tmp_path / "target")
+    await keys.add("team-a")
+    for name in ("team-a", "", "Team", "a_b", "a:b", "-a", "x" * 41, "a\nb"):
+        with pytest.raises(UsageError):
+            await keys.add(name)
+    with pytest.raises(UsageError, match="the keys are: team-a"):
+        await keys.revoke("team-b")
+    assert [key.name for key in keys.all()] == ["team-a"]
+    assert (tmp_path / "target" / "keys.json").stat().st_mode & 0o077 == 0
 
 
 async def test_without_any_key_nobody_gets_in_but_checks_from_this_machine_do(place: Place) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 
 import aiohttp
 import anyio
@@ -117,8 +118,8 @@ async def test_a_request_whose_body_is_on_its_way_while_its_revision_is_removed_
     address = (await target.current()).address
     gate = anyio.Event()
 
-    async def body() -> object:
-        yield b'{"model": "m", "stream": '  # type: ignore[misc]
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"model": "m", "stream": '
         await gate.wait()
         yield b'true, "max_tokens": 3}'
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from standin.deployment import Place, revision
@@ -45,3 +47,14 @@ def forbidden(seen: Path) -> list[tuple[str, str]]:
 def _allowed(target: str) -> bool:
     path = target.partition("?")[0].lower()
     return target.startswith("/v1/") and not any(each in path for each in _SLASHES) and "lora_adapter" not in path
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Files that are written in the context cannot have a byte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

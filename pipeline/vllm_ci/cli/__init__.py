@@ -31,6 +31,7 @@ COMMANDS = {
     "promote": "vllm_ci.cli.release:promote",
     "rollback": "vllm_ci.cli.release:rollback",
     "deploy": "vllm_ci.cli.deploy:deploy",
+    "gateway": "vllm_ci.cli.gateway:gateway",
     "agent": "vllm_ci.cli.agent:agent",
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",

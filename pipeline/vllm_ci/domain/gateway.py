@@ -58,7 +58,7 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         for path in (*self.routes, *self.denied):
-            if not _ROUTE.fullmatch(path):
+            if not _ROUTE.fullmatch(path) or {".", ".."} & set(path.split("/")):
                 raise ValueError(f"not a path that a route can have: {path!r} (for example /v1/models, or /v1/* for all below)")
         try:
             local = ipaddress.ip_address(self.host).is_loopback

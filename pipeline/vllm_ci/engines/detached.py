@@ -23,8 +23,8 @@ MARK = "VLLM_CI_DETACHED"
 """Variable in the environment of a detached process and of everything it starts; its value tells whose it is."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Ours: they are reaped when they end, for a process that was ended by nobody stays visible as a zombie until then.
-_children: dict[int, subprocess.Popen[bytes]] = {}
+# Ids of those that are ours: whoever looks at one that has ended reaps it, else it stays visible as a zombie.
+_children: set[int] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,7 @@ class Identity:
     @property
     def alive(self) -> bool:
         """Whether it still runs; a process that took over its id does not count."""
-        if self.pid in _children and _children[self.pid].poll() is not None:
-            del _children[self.pid]
+        _reap(self.pid)
         return self.boot == _boot() and _stat(self.pid) == ("running", self.started)
 
     def signal(self, number: int) -> None:
@@ -95,20 +94,19 @@ def start(
     finally:
         os.close(reading)
         os.close(writing)
-    _children[process.pid] = process
+    _children.add(process.pid)
+    process.returncode = 0  # it may outlive us, and is waited for in _reap()
+    end = time.monotonic() + 1
+    while _stat(process.pid) and not _is_marked(process.pid, mark) and time.monotonic() < end:
+        time.sleep(0.001)  # while it is executed it has no environment yet
     found = _stat(process.pid)
     return Identity(pid=process.pid, started=found[1] if found else 0, boot=_boot())
 
 
 def marked(mark: str) -> list[int]:
     """Ids of all processes with this mark that may be looked into."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+    pids = [int(each.name) for each in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _is_marked(pid, mark)]
 
 
 def end_marked(mark: str) -> None:
@@ -118,8 +116,7 @@ def end_marked(mark: str) -> None:
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in [pid for pid in left if pid in _children]:
-            _children[pid].poll()
+            _reap(pid)
         time.sleep(0.01)
 
 
@@ -130,6 +127,23 @@ def memory_bytes(mark: str) -> int:
         with contextlib.suppress(OSError, ValueError, IndexError):
             total += int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
     return total
+
+
+def _is_marked(pid: int, mark: str) -> bool:
+    try:
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _reap(pid: int) -> None:
+    if pid in _children:
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:  # other code in this process has waited for all children
+            ended = True
+        if ended:
+            _children.discard(pid)
 
 
 def _boot() -> str:

@@ -21,8 +21,8 @@ _FIELDS = {
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
-    "ended_ms": "%DURATION%",
-    "first_byte_ms": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%",
+    "ended_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+    "first_byte_us": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%",
 }
 
 

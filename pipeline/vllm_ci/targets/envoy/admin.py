@@ -13,12 +13,13 @@ from typing import Any
 import httpx
 
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.targets.envoy.files import ADMIN_SOCKET, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES
+from vllm_ci.targets.envoy.files import ADMIN_SOCKET, AUTHENTICATION, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES, Json
 
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
     CLUSTERS: "cluster_manager.cds",
     LISTENERS: "listener_manager.lds",
+    AUTHENTICATION: "extension_config_discovery.http_filter.vllm_ci.keys",
 }
 
 
@@ -64,7 +65,7 @@ class Admin:
     async def histograms(self, names: str) -> dict[str, Histogram]:
         """Histograms whose name matches a regular expression."""
         found = (await self._get("/stats", format="json", filter=names, histogram_buckets="cumulative")).json()["stats"]
-        rows = next((each["histograms"] for each in found if "histograms" in each), [])
+        rows: list[Json] = next((each["histograms"] for each in found if "histograms" in each), [])
         return {row["name"]: Histogram(buckets=_buckets(row["totals"] if "totals" in row else row["buckets"])) for row in rows}
 
     async def hosts(self) -> Mapping[str, Mapping[int, Host]]:

@@ -133,7 +133,7 @@ def _rate_limit(settings: GatewaySettings) -> list[Json]:
     if not settings.requests_per_minute:
         return []
     by_key = {"request_headers": {"header_name": authentication.KEY_HEADER, "descriptor_key": "client"}}
-    by_address = {"masked_remote_address": {}}
+    by_address: Json = {"masked_remote_address": {}}
     bucket = {
         "max_tokens": settings.requests_per_minute,
         "tokens_per_fill": max(1, settings.requests_per_minute // 60),

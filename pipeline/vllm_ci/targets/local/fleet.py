@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -104,9 +105,8 @@ class Fleet:
         end = since + serving.ready_timeout_s
         while kept.process.alive and (left := end - time.monotonic()) > 0:
             patience = min(60.0, max(1.0, left))
-            reason = await anyio.to_thread.run_sync(
-                lambda patience=patience: ready.why_not(url, serving.model, key, timeout_s=patience), abandon_on_cancel=True
-            )
+            ask = partial(ready.why_not, url, serving.model, key, timeout_s=patience)
+            reason = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
             if not reason and kept.process.alive:
                 return ""
             await anyio.sleep(_POLL_S)

@@ -25,7 +25,7 @@ from vllm_ci.targets.envoy.clusters import Endpoint, cluster, endpoints
 from vllm_ci.targets.envoy.files import Json
 from vllm_ci.targets.envoy.listeners import Ports
 from vllm_ci.targets.local import certificates
-from vllm_ci.targets.local.keys import KeyFile
+from vllm_ci.targets.local.keys import KEY_FILE, KeyFile
 from vllm_ci.targets.local.state import State, write
 
 _START_S = 30.0
@@ -60,8 +60,7 @@ class Gateway:
         state = replace(state, settings=settings, ports=ports)
         if not running:
             return await self._started(state, ports)
-        self._certificate(settings)
-        self.write_keys()
+        self._prepare(settings)
         await self.apply(files.LISTENERS, listeners.listeners(settings, ports))
         await self._rotate()
         return state
@@ -73,8 +72,7 @@ class Gateway:
         settings = state.settings
         _check_ports(settings, ports)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._certificate(settings)
-        self.write_keys()
+        self._prepare(settings)
         write(self.folder / "bootstrap.json", _encoded(bootstrap(settings)))
         self._write(files.LISTENERS, listeners.listeners(settings, ports))
         await self.shape(state)
@@ -179,10 +177,13 @@ class Gateway:
             remedy="report this with the log; requests are served as before",
         )
 
-    def write_keys(self) -> None:
-        """Tell Envoy which keys are accepted."""
-        hashes = KeyFile(path=self.folder.parent / "keys.json").hashes()
-        self._write(files.AUTHENTICATION, [authentication.accepted(hashes)])
+    async def take_keys(self, hashes: Mapping[str, str]) -> None:
+        """Accept these keys and no others, from now on, if the gateway asks for keys; call it with the lock.
+
+        Raises:
+            ErroredError: The disk is full, or Envoy refuses them; the old ones stay.
+        """
+        await self.apply(files.AUTHENTICATION, [authentication.accepted(hashes)])
 
     def log(self, lines: int) -> str:
         """The end of Envoy's log."""
@@ -192,7 +193,10 @@ class Gateway:
             return "(there is none)"
         return "\n".join(text.splitlines()[-lines:])
 
-    def _certificate(self, settings: GatewaySettings) -> None:
+    def _prepare(self, settings: GatewaySettings) -> None:
+        """Write what a listener reads when it starts."""
+        hashes = KeyFile(path=self.folder.parent / KEY_FILE).hashes()
+        self._write(files.AUTHENTICATION, [authentication.accepted(hashes)])
         if settings.tls is not None:
             self._write(files.CERTIFICATE, [listeners.certificate(settings)])
 

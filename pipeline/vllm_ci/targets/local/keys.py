@@ -15,6 +15,8 @@ from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.targets.envoy.authentication import hashed
 from vllm_ci.targets.local.state import write
 
+KEY_FILE = "keys.json"
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 43  # 256 bits
@@ -76,7 +78,7 @@ class KeyFile:
             raise UsageError(f"there is a key {name} already", remedy="choose another name, or revoke that key first")
         secret = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
         key = Key(name=name, hash=hashed(secret), created_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        self._save([*keys, key])
+        self.save([*keys, key])
         return f"vci_{name}_{secret}"
 
     def revoke(self, name: str) -> None:
@@ -89,8 +91,9 @@ class KeyFile:
         if all(key.name != name for key in keys):
             known = ", ".join(key.name for key in keys) or "none"
             raise UsageError(f"there is no key {name}", remedy=f"the keys are: {known}")
-        self._save([key for key in keys if key.name != name])
+        self.save([key for key in keys if key.name != name])
 
-    def _save(self, keys: list[Key]) -> None:
+    def save(self, keys: list[Key]) -> None:
+        """Replace all keys."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write(self.path, _ADAPTER.dump_json(sorted(keys, key=lambda key: key.name), indent=1))

@@ -57,8 +57,8 @@ def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> S
     return Sample(
         requests=len(rows),
         errors=len(rows) - len(good),
-        latencies_ms=_quantiles(row.get("ended_ms") for row in good),
-        ttft_ms=_quantiles(row.get("first_byte_ms") for row in good),
+        latencies_ms=_quantiles(row.get("ended_us") for row in good),
+        ttft_ms=_quantiles(row.get("first_byte_us") for row in good),
         values=values,
     )
 
@@ -69,8 +69,8 @@ def _failed(row: Mapping[str, Any]) -> bool:
 
 
 def _quantiles(values: Iterable[Any]) -> dict[str, float]:
-    """The nearest-rank quantiles; empty without data."""
-    known = sorted(float(value) for value in values if isinstance(value, int | float))
+    """The nearest-rank quantiles in milliseconds, of microseconds; empty without data."""
+    known = sorted(value / 1000 for value in values if isinstance(value, int | float))
     return {f"{each:g}": known[math.ceil(each * len(known)) - 1] for each in _QUANTILES} if known else {}
 
 

@@ -21,8 +21,6 @@ from vllm_ci.targets.envoy.listeners import Ports
 
 Phase = Literal["starting", "ready", "draining", "failed"]
 
-_FORMAT = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -71,7 +69,7 @@ class State:
     wanted: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, Kept] = field(default_factory=dict)
     retired: Mapping[str, float] = field(default_factory=dict)
-    format: int = _FORMAT
+    format: Literal[1] = 1
 
     def of(self, revision: str) -> dict[str, Kept]:
         """Replicas of a revision."""
@@ -144,7 +142,7 @@ def write(path: Path, content: bytes) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -211,7 +211,7 @@ class LocalTarget:
             suspect = kept.phase == "ready" and kept.process.alive and host is not None and host.unanswered
             # A gateway that has just started has not asked anybody yet.
             if suspect and not await self._fleet.answers(kept):
-                await self._fleet.end(name, kept)
+                await self._fleet.end(name, kept, grace_s=1.0)
         return state
 
     async def _become_ready(self, name: str, kept: Kept, revision: Revision, failures: list[str]) -> None:
