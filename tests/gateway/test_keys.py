@@ -49,6 +49,14 @@ async def test_keys_are_asked_for_added_and_revoked_without_a_restart(place: Pla
         await keys.revoke("team-a")
         assert await status(client, key) == 401
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
+    await target.start(revision("b"), 1)
+    await target.route(Route(weights={revision("a").name: 100}, mirror=revision("b").name, mirror_percent=100))
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        before = len(list(reached(place.seen)))
+        assert await status(client, second) == 200
+        with anyio.fail_after(5):
+            while len(list(reached(place.seen))) < before + 2:
+                await anyio.sleep(0.05)
     assert all("authorization" not in headers and "x-api-key" not in headers for _, _, headers in reached(place.seen))
 
 

@@ -109,6 +109,17 @@ def marked(mark: str) -> list[int]:
     return [pid for pid in pids if _is_marked(pid, mark)]
 
 
+def marks(beginning: str) -> set[str]:
+    """All marks of processes that begin so."""
+    found = set()
+    start = f"{MARK}={beginning}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            each = (folder / "environ").read_bytes().split(b"\0")
+            found |= {value.partition(b"=")[2].decode(errors="replace") for value in each if value.startswith(start)}
+    return found
+
+
 def end_marked(mark: str) -> None:
     """End what is left of a process whose supervisor was killed, at once."""
     end = time.monotonic() + 5

@@ -55,7 +55,7 @@ class Gateway:
             UsageError: Envoy is not installed, or a port is taken.
         """
         certificates.check(settings)
-        running = state.envoy is not None and state.envoy.alive and await self.admin.answers()
+        running = await self._runs(state)
         ports = _ports(state, settings, running=running)
         state = replace(state, settings=settings, ports=ports)
         if not running:
@@ -65,10 +65,31 @@ class Gateway:
         await self._rotate()
         return state
 
+    async def _runs(self, state: State) -> bool:
+        """Whether the gateway runs; it is not ended only because it is slow, for that would break all streams.
+
+        Raises:
+            ErroredError: It runs and does not answer.
+        """
+        if state.envoy is None or not state.envoy.alive:
+            return False
+        end = time.monotonic() + _START_S
+        while not await self.admin.answers():
+            if not state.envoy.alive:
+                return False
+            if time.monotonic() > end:
+                raise ErroredError(
+                    f"the gateway (process {state.envoy.pid}) runs and does not answer",
+                    why="the machine may be overloaded",
+                    remedy=f"try again; if it stays so: kill {state.envoy.pid}, and deploy again",
+                )
+            await anyio.sleep(0.1)
+        return True
+
     async def _started(self, state: State, ports: Ports) -> State:
         envoy = program.find()
-        if state.envoy is not None:
-            await self.end(state.envoy)
+        # One may be left of a process that was killed before it could write down what it had started.
+        await anyio.to_thread.run_sync(detached.end_marked, self.mark)
         settings = state.settings
         _check_ports(settings, ports)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -86,7 +107,11 @@ class Gateway:
             log=self.folder / "envoy.log",
             mark=self.mark,
         )
-        await self._listening(identity, {"gateway", "metrics"} | ({"checks"} if ports.checks else set()))
+        try:
+            await self._listening(identity, {"gateway", "metrics"} | ({"checks"} if ports.checks else set()))
+        except BaseException:
+            detached.end_marked(self.mark)
+            raise
         return replace(state, envoy=identity)
 
     async def _listening(self, identity: detached.Identity, names: set[str]) -> None:
@@ -96,20 +121,20 @@ class Gateway:
                 return
             await anyio.sleep(0.05)
         ended = not identity.alive
-        await self.end(identity)
         raise ErroredError(
             "the gateway ended while it started" if ended else f"the gateway did not listen within {_START_S:g} s",
             why=f"the end of its log:\n{self.log(10)}",
             remedy="repair what its log names; another program may have taken its port",
         )
 
-    async def end(self, identity: detached.Identity) -> None:
-        """End a gateway; what is open breaks."""
-        identity.signal(signal.SIGTERM)
-        with anyio.move_on_after(5):
-            while identity.alive:
-                await anyio.sleep(0.02)
-        detached.end_marked(self.mark)
+    async def end(self, identity: detached.Identity | None) -> None:
+        """End the gateway, if one runs; what is open breaks."""
+        if identity is not None:
+            identity.signal(signal.SIGTERM)
+            with anyio.move_on_after(5):
+                while identity.alive:
+                    await anyio.sleep(0.02)
+        await anyio.to_thread.run_sync(detached.end_marked, self.mark)
 
     async def shape(self, state: State) -> None:
         """Bring clusters and endpoints in line with the replicas; call it with the lock.
@@ -239,9 +264,9 @@ def _ports(state: State, settings: GatewaySettings, *, running: bool) -> Ports:
     old = state.ports or Ports(gateway=0, checks=0, metrics=0)
     apart = settings.api_keys or settings.tls is not None
     found = Ports(
-        gateway=settings.port or old.gateway or loopback.free(),
-        checks=(old.checks or loopback.free()) if apart else 0,
-        metrics=settings.metrics_port or old.metrics or loopback.free(),
+        gateway=settings.port or old.gateway or loopback.lasting(),
+        checks=(old.checks or loopback.lasting()) if apart else 0,
+        metrics=settings.metrics_port or old.metrics or loopback.lasting(),
     )
     if running and found.gateway != old.gateway:
         _check_port(settings.host, found.gateway)

@@ -189,8 +189,8 @@ class LocalTarget:
             async with anyio.create_task_group() as group:
                 for name, kept in state.replicas.items():
                     group.start_soon(self._fleet.end, name, kept)
-                if state.envoy is not None:
-                    group.start_soon(self._gateway.end, state.envoy)
+                group.start_soon(self._gateway.end, state.envoy)
+            self._fleet.end_unknown(State())
             self._store.save(State())
             for folder in (self._fleet.folder, self._gateway.folder):
                 shutil.rmtree(folder, ignore_errors=True)
