@@ -132,6 +132,15 @@ async def test_requests_beyond_the_rate_of_a_key_get_429_and_changes_of_shares_d
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
 
 
+async def test_without_keys_the_rate_is_that_of_each_address(place: Place) -> None:
+    target = await served(place, GatewaySettings(requests_per_minute=3))
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        assert [(await client.get("/v1/models")).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+    other = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with httpx.AsyncClient(base_url=(await target.current()).address, transport=other) as client:
+        assert (await client.get("/v1/models")).status_code == 200
+
+
 async def test_the_port_for_metrics_shows_metrics_and_nothing_else_of_the_admin_interface(place: Place) -> None:
     await served(place, GatewaySettings())
     ports = place.target()._store.load().ports

@@ -78,6 +78,22 @@ async def test_a_replica_that_died_is_told_left_out_and_started_again(place: Pla
     assert {each.name: each.restarts for each in found.values()} == {name: 1, next(n for n in found if n != name): 0}
 
 
+async def test_a_request_that_kills_servers_kills_two_at_most(place: Place) -> None:
+    fragile = revision("a", "fragile")
+    target = place.target()
+    await target.start(fragile, 4)
+    await target.route(Route(weights={fragile.name: 100}))
+    async with httpx.AsyncClient(base_url=(await target.current()).address, timeout=30) as client:
+        answer = await client.post("/v1/completions", json={"model": "m", "prompt": "die"})
+        assert answer.status_code == 503
+        with anyio.fail_after(10):
+            while (await target.current()).ready(fragile.name) > 2:
+                await anyio.sleep(0.05)
+        for _ in range(10):
+            assert (await client.post("/v1/completions", json=ASK)).status_code == 200
+    assert (await target.current()).ready(fragile.name) == 2
+
+
 async def test_what_a_killed_supervisor_left_is_ended_before_its_replica_is_started_again(place: Place) -> None:
     target = place.target()
     await target.start(A, 1)
@@ -157,7 +173,7 @@ async def test_a_replica_that_hangs_is_started_again(place: Place) -> None:
     server = int((await target.logs(f"{A.name}-0")).split()[-1])
     os.kill(server, signal.SIGSTOP)
     with anyio.fail_after(30):
-        while any(host.healthy for host in (await target._gateway.admin.hosts())[A.name].values()):
+        while any(host.healthy for host in (await target._configuration.admin.hosts())[A.name].values()):
             await anyio.sleep(0.1)
     await target.start(A, 1)
     assert await answered(target) == "a"
@@ -236,7 +252,7 @@ async def test_a_configuration_that_envoy_refuses_changes_nothing(place: Place) 
     bad = json.loads(content)["resources"]
     bad[0]["virtual_hosts"][0]["domains"] = ["*", "*"]
     with pytest.raises(ErroredError, match="the old one stays in effect") as caught:
-        await target._gateway.apply(files.ROUTES, bad)
+        await target._configuration.apply(files.ROUTES, bad)
     assert "Only a single wildcard domain" in caught.value.why
     assert (place.folder / "target" / "gateway" / files.ROUTES).read_bytes() == content
     assert await answered(target) == "a"
