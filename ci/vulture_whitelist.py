@@ -3,6 +3,9 @@
 # Loaded by name: engines by their table, the module by its entry point.
 HostEngine
 MemoryEngine
+open_kubernetes
+open_local
+open_memory
 VllmCi
 
 # Read by Dagger's SDK: what it shows of a function, and a member of an enumeration that a caller may choose.
@@ -47,7 +50,10 @@ _._one_key
 _._harmless
 _._harmless_key
 _._ordered
+_._possible
 _._another
+_._rising
+_._usable
 _capabilities
 _vllm_identity
 # click's commands, reached through their groups.
@@ -90,6 +96,9 @@ __dir__
 open_pipeline
 run_pipeline
 MemoryEngine
+open_kubernetes
+open_local
+open_memory
 _.on
 passes
 fails
@@ -99,3 +108,6 @@ kills_the_server
 # Called by io.BufferedReader and http.client.HTTPResponse.
 _.readinto
 _.makefile
+
+# Called by PyYAML.
+_.ignore_aliases

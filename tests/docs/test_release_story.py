@@ -1,4 +1,4 @@
-"""docs/release.md is run: every command, in its order, with its output."""
+"""docs/release.md and docs/deploy.md are run: every command, in its order, with its output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from registries import project
 from vllm_ci.domain.report import Verdict
 
-PAGE = Path(__file__).parents[2] / "docs/release.md"
+DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXIT_CODE = re.compile(r"\[exit code (\d+)\]\n?$")
 
 
-def steps() -> Iterator[tuple[str, str, int]]:
+def steps(page: str) -> Iterator[tuple[str, str, int]]:
     """Command, expected output and exit code, in the page's order."""
-    for block in BLOCK.findall(PAGE.read_text()):
+    for block in BLOCK.findall((DOCS / page).read_text()):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             code = EXIT_CODE.search(output)
@@ -39,7 +39,21 @@ def _line(line: str) -> str:
     return ".*".join(re.escape(part) for part in line.rstrip("\n").split("…")) + r"\s*\n"
 
 
-def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def configured(folder: Path, page: str) -> None:
+    """The first configuration of a page about deployments; with a release in staging, which its page begins with."""
+    content = re.search(r"^```yaml\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert content
+    with (folder / "vllm-ci.yaml").open("a") as stream:
+        stream.write(content[1])
+    project.commit(folder, "Hello")
+    project.build_and_test(folder)
+    subprocess.run(
+        [sys.executable, "-m", "vllm_ci", "publish", "--channel", "staging"], cwd=folder, check=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize("page", ["release.md", "deploy.md"])
+def test_the_story(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
     for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
         monkeypatch.setenv(f"{name}_NAME", "Rita Release")
@@ -48,8 +62,10 @@ def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "chat"
     project.make_project(folder)
+    if page == "deploy.md":
+        configured(folder, page)
     ran = 0
-    for command, expected, code in steps():
+    for command, expected, code in steps(page):
         words = shlex.split(command)
         if words[:2] == ["vllm-ci", "run"]:
             # The stages against the real vLLM take minutes and have tests of their own: here is what they leave behind.

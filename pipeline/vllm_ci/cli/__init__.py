@@ -30,11 +30,17 @@ COMMANDS = {
     "publish": "vllm_ci.cli.publish:publish",
     "promote": "vllm_ci.cli.release:promote",
     "rollback": "vllm_ci.cli.release:rollback",
+    "deploy": "vllm_ci.cli.deploy:deploy",
+    "gateway": "vllm_ci.cli.gateway:gateway",
+    "agent": "vllm_ci.cli.agent:agent",
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
+    "monitoring": "vllm_ci.cli.monitoring:monitoring",
+    "watch": "vllm_ci.cli.monitoring:watch",
+    "render": "vllm_ci.cli.render:render",
 }
 
 

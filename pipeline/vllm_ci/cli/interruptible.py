@@ -40,7 +40,12 @@ def run(
     Raises:
         Interrupted: A signal was received.
     """
-    return anyio.run(_Command(main=main, stopping=stopping, blocked=blocked).run)
+    before = {number: signal.getsignal(number) for number in _signals()}
+    try:
+        return anyio.run(_Command(main=main, stopping=stopping, blocked=blocked).run)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _signals() -> list[signal.Signals]:

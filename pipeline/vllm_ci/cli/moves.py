@@ -50,10 +50,10 @@ def opened(context: click.Context) -> Releases:
     return releases.of(options.loaded(context))
 
 
-def show_move(moved: Moved, *, as_json: bool) -> None:
-    """Print a change of a channel; if it was refused, end the command with exit code 1."""
+def show_move(moved: Moved, *, as_json: bool, **more: object) -> None:
+    """Print a change of a channel, with further fields in JSON; if it was refused, end the command with exit code 1."""
     if as_json:
-        print_json(moved.to_json())
+        print_json({**moved.to_json(), **more})
         if not moved.decision.allowed:
             sys.exit(FailedError.exit_code)
         return

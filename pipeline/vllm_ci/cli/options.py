@@ -95,6 +95,8 @@ _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "report_dir": lambda value: {"report.directory": str(Path(value).absolute())},
     "model": _model,
     "key": _key,
+    "prometheus": lambda value: {"monitoring.prometheus": value},
+    "hours": lambda value: {"monitoring.watch.hours": value},
     "budget": _budget,
     "deep": lambda value: _budget(0.0) if value else {},  # after budget, so that it overrides it
 }

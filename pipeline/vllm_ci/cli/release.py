@@ -73,13 +73,28 @@ def rollback(
     Examples:
       vllm-ci rollback production --reason "latency doubled"
       vllm-ci rollback production --to 0123abcd
+
+    Where the channel was deployed from this machine, requests go to that release as well: at once, while it is kept ready.
     """
+    from vllm_ci.cli import deploy_traffic
     from vllm_ci.release.rollback import rollback as run
 
-    setup = opened(context).setup
+    found = opened(context)
+    serves = deploy_traffic.deployed_here(found, channel)
     with watching.watch() as emit:
-        moved = run(setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
-    show_move(moved, as_json=as_json)
+        moved = run(found.setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
+    if not as_json:
+        show_move(moved, as_json=False)
+    traffic = None
+    if serves and moved.decision.allowed and not dry_run:
+        with watching.watch() as emit:
+            traffic = deploy_traffic.moved(found, channel, moved.release, emit=emit)
+    if as_json:
+        show_move(moved, as_json=True, traffic=traffic)
+    elif traffic:
+        deploy_traffic.told(traffic, channel)
+    elif serves and dry_run:
+        click.echo(f"would send all requests for {channel} there")
 
 
 @click.command()

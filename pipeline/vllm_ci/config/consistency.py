@@ -44,10 +44,14 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[C
     known = (*config.stages.specs(), *stages)
     for index, stage in enumerate(config.matrix.stages):
         yield from _unknown(("matrix", "stages", index), stage, "stage", known)
+    for name in config.deploy.channels:
+        yield from _unknown(("deploy", "channels", name), name, "channel (release.channels)", release.channels)
     for name, channel in release.channels.items():
         yield from _names(name, channel, release, stages=known)
         yield from _after(name, channel, release.channels)
         yield from _kustomization(name, release.channels)
+    for name in config.monitoring.channels:
+        yield from _unknown(("monitoring", "channels", name), name, "channel", release.channels)
 
 
 def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Conflict]:

@@ -115,6 +115,16 @@ def _checked_out(checkout: Path, sha: str) -> Iterator[Path]:
             vcs.git("worktree", "remove", "--force", str(place), cwd=checkout)
 
 
+def present(repository: str, digest: str, *, access: Access, emit: Emit) -> None:
+    """Pull an image into the store, unless it is there.
+
+    Raises:
+        ErroredError: The repository does not have it.
+    """
+    if not _is_complete(digest):
+        _pulled(repository, digest, access, emit)
+
+
 class _Unlisted(Layout):
     """The layout of the store while an image is pulled: its parts get no entries of their own in the index."""
 

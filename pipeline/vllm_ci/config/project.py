@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from vllm_ci.config.channels import ReleaseConfig
+from vllm_ci.config.deploy import DeployConfig
 from vllm_ci.config.image import ImageConfig
 from vllm_ci.config.matrix import MatrixConfig
+from vllm_ci.config.monitoring import MonitoringConfig
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
 from vllm_ci.config.server import ModelConfig, ServerConfig
@@ -61,3 +63,7 @@ class ProjectConfig(Section):
     """Where reports go."""
     release: ReleaseConfig = Field(default_factory=ReleaseConfig)
     """Where releases go, who signs them, and what each channel asks."""
+    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
+    """Where metrics are, and what is expected of each channel."""
+    deploy: DeployConfig = Field(default_factory=DeployConfig)
+    """Where channels serve, and how a new release takes the place of the old one."""

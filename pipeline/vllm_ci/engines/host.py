@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,19 +23,12 @@ import anyio.abc
 from vllm_ci.domain.errors import EngineError, ServiceError
 from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec, fill, refusal_of_secret
+from vllm_ci.domain.program import Directory, Outcome, Program, Service, ServiceSpec
 from vllm_ci.engine import Capabilities
-from vllm_ci.engines import machine, rootfs, supervise, workspace
+from vllm_ci.engines import environment, machine, ports, supervise, workspace
 from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.system.home import home
 
-# Variables that programs in the tool's own environment inherit; all others must be set by the program.
-_INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
-_INHERITED = (
-    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CI_HOME", "NO_COLOR", "CI"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
-)
 _STOP_GRACE_S = 5.0
 
 
@@ -74,32 +66,6 @@ class HostService:
                         self.ready_s = time.monotonic() - started
                         group.cancel_scope.cancel()
                     await anyio.sleep(spec.ready_interval_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Environment:
-    """The environment of a command: its variables, and the image it runs in."""
-
-    env: dict[str, str]
-    root: rootfs.RootFilesystem | None = None
-
-    def command(self, argv: tuple[str, ...], values: Mapping[str, str]) -> list[str]:
-        """The command line to execute for ``argv``.
-
-        Raises:
-            EngineError: Its first word is not a program that can be run.
-        """
-        inside = self.root.arguments(argv) if self.root else argv
-        words = [fill(word, values) for word in inside]
-        if words[0] == "python":
-            return [str(self.root.bin / "python") if self.root else sys.executable, *words[1:]]
-        if self.root and Path(words[0]).is_relative_to(self.root.root):
-            return [*self.root.executable(Path(words[0])), *words[1:]]
-        if (found := shutil.which(words[0], path=self.env.get("PATH"))) is None:
-            raise EngineError(
-                f"{words[0]} was not found", why="it is not in any directory of PATH", remedy=f"install {words[0]}"
-            )
-        return [found, *words[1:]]
 
 
 @dataclass(kw_only=True)
@@ -190,8 +156,8 @@ class HostEngine:
         """Keep a service running; see :class:`vllm_ci.engine.Engine`."""
         wanted = spec.port or self.port
         for last in (False, False, True):
-            port = wanted or _free_port()
-            if wanted and _taken(wanted):
+            port = wanted or ports.free()
+            if wanted and ports.taken(wanted):
                 raise ServiceError(
                     f"port {wanted} is already in use",
                     why="another program listens on it",
@@ -203,7 +169,7 @@ class HostEngine:
                     yield service
                     return
                 # Another program may take the chosen port before the service binds it: then try another one.
-                lost_port = not await service.alive() and not wanted and _taken(port)
+                lost_port = not await service.alive() and not wanted and ports.taken(port)
                 if last or not lost_port:
                     raise await _not_ready(spec, service)
 
@@ -213,7 +179,7 @@ class HostEngine:
         (place / "out").mkdir()
         url = f"http://127.0.0.1:{port}"
         values = {"out": str(place / "out"), "host": "127.0.0.1", "port": str(port), "url": url, **_inputs(spec.inputs)}
-        env = {**_devices(spec.gpus), **spec.env}
+        env = {**environment.devices(spec.gpus), **spec.env}
         where = await self._environment(spec.image, place, env, spec.secrets, values)
         async with _supervised(where.command(spec.argv, values), where.env, place, spec.stop_grace_s) as process:
             ready = where.command(spec.ready, values)
@@ -239,27 +205,11 @@ class HostEngine:
 
     async def _environment(
         self, image: ImageRef | None, place: Path, env: Mapping[str, str], secrets: tuple[str, ...], values: Mapping[str, str]
-    ) -> _Environment:
-        root: rootfs.RootFilesystem | None = None
+    ) -> environment.Environment:
         if image is None:
-            base = {
-                name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-            }
-            base["NO_PROXY"] = base["no_proxy"] = "127.0.0.1,localhost"
-        else:
-            path, config = await anyio.to_thread.run_sync(self._image, image.digest)
-            root = rootfs.prepare(path, config, place / "python")
-            (place / "home").mkdir()
-            base = {"LANG": "C.UTF-8", **root.env, "HOME": str(place / "home")}
-        base |= {name: fill(value, values) for name, value in env.items()}
-        for secret in secrets:
-            if reason := refusal_of_secret(secret, ours=True):
-                raise EngineError(f"the secret {secret} cannot be passed on", why=reason, remedy="use another name")
-            name = secret.rpartition("=")[2]
-            if name not in os.environ:
-                raise EngineError(f"the environment variable {name} is not set", remedy=f"run export {name}=... first")
-            base[secret.partition("=")[0]] = os.environ[name]
-        return _Environment(env=base, root=root)
+            return environment.of_tool(env, secrets, values)
+        files = await anyio.to_thread.run_sync(self._image, image.digest)
+        return environment.of_image(files, place, env, secrets, values)
 
 
 def _path(directory: Directory) -> Path:
@@ -270,10 +220,6 @@ def _path(directory: Directory) -> Path:
 
 def _inputs(inputs: Mapping[str, Directory]) -> dict[str, str]:
     return {f"in.{name}": str(_path(directory)) for name, directory in inputs.items()}
-
-
-def _devices(gpus: str) -> dict[str, str]:
-    return {} if gpus == "all" else {"CUDA_VISIBLE_DEVICES": "" if gpus == "none" else gpus}
 
 
 @asynccontextmanager
@@ -364,20 +310,3 @@ async def _not_ready(spec: ServiceSpec, service: HostService) -> ServiceError:
         log=log,
         ended=service.process.returncode,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

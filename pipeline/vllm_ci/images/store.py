@@ -31,7 +31,7 @@ from typing import Any, cast
 
 from vllm_ci.domain.errors import BuildError
 from vllm_ci.registry.layout import REF_NAME, Layout
-from vllm_ci.system.filelock import LockedError, hold, holders
+from vllm_ci.system.filelock import LockedError, hold, holders, take
 from vllm_ci.system.home import home
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -172,6 +172,10 @@ class Store:
     def tree_in_use(self, name: str) -> AbstractContextManager[None]:
         """Context in which the tree ``name`` and its image are not pruned."""
         return hold(self._tree_lock(name), shared=True)
+
+    def tree_handle(self, name: str) -> int:
+        """Descriptor that keeps the tree ``name`` and its image from being pruned until every process has closed it."""
+        return take(self._tree_lock(name), shared=True)
 
     def users_of_tree(self, name: str) -> list[str]:
         """Processes that use the tree ``name``; for the holder of :meth:`alone`, since any other answer may be old."""

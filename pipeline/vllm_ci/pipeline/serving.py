@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from vllm_ci.domain import events
 from vllm_ci.domain.errors import EngineError, ErroredError, ServiceError
 from vllm_ci.domain.events import Emit, Finished, Started
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
-from vllm_ci.domain.project import Project, cache_key
+from vllm_ci.domain.project import Project, ServerSpec, cache_key
 from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline import fitting, telling
@@ -61,26 +62,39 @@ async def fitted(
     return await fitting.fitted(engine, project, checkpoint, image=image, config=built.config, emit=emit, step=step)
 
 
+def command(project: Project, config: Mapping[str, Any], *, checkpoint: str = "") -> tuple[str, ...]:
+    """Command line of a project's server, with ``{host}`` and ``{port}``.
+
+    Args:
+        project: The project to serve.
+        config: OCI configuration of the image.
+        checkpoint: Placeholder of the folder with the model; empty: the server loads it by its name.
+    """
+    spec, server = project.model, project.server
+    return (
+        *(config.get("config", {}).get("Entrypoint") or ("vllm", "serve")),
+        *("--model", checkpoint or spec.name),
+        *(("--revision", spec.revision) if spec.revision else ()),
+        *("--served-model-name", spec.served_name, "--host", "{host}", "--port", "{port}"),
+        *("--shutdown-timeout", str(int(server.stop_grace_s))),
+        *server.args,
+    )
+
+
+def secrets(server: ServerSpec) -> tuple[str, ...]:
+    """Names of variables that a server gets from the caller's environment."""
+    return (*server.secrets, *([f"VLLM_API_KEY={server.api_key_env}"] if server.api_key_env else []))
+
+
 def service(engine: Engine, project: Project, built: Built, checkpoint: Directory | None) -> ServiceSpec:
     """The server of a project, run from its image."""
     spec, server = project.model, project.server
-    source = ("--model", "{in.model}") if checkpoint is not None else ("--model", spec.name)
-    revision = ("--revision", spec.revision) if spec.revision else ()
-    entrypoint = tuple(built.config.get("config", {}).get("Entrypoint") or ("vllm", "serve"))
-    secrets = (f"VLLM_API_KEY={server.api_key_env}",) if server.api_key_env else ()
     return ServiceSpec(
         name="vllm",
-        argv=(
-            *entrypoint,
-            *source,
-            *revision,
-            *("--served-model-name", spec.served_name, "--host", "{host}", "--port", "{port}"),
-            *("--shutdown-timeout", str(int(server.stop_grace_s))),
-            *server.args,
-        ),
+        argv=command(project, built.config, checkpoint="{in.model}" if checkpoint is not None else ""),
         ready=("python", "{in.programs}/ready.py", "{url}", spec.served_name, "VLLM_API_KEY"),
         env=server.env,
-        secrets=(*server.secrets, *secrets),
+        secrets=secrets(server),
         image=built.image,
         inputs={"programs": engine.directory(PROGRAMS), **({"model": checkpoint} if checkpoint is not None else {})},
         ready_timeout_s=server.ready_timeout_s,

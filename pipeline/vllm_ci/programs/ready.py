@@ -19,7 +19,7 @@ _ASK = (
 )
 
 
-def _ready(url: str, model: str, key: str) -> str:
+def why_not(url: str, model: str, key: str = "", *, timeout_s: float = 60) -> str:
     """Empty when ready, otherwise the reason why not."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -27,7 +27,7 @@ def _ready(url: str, model: str, key: str) -> str:
     for path, body in _ASK:
         request = urllib.request.Request(url + path, json.dumps({"model": model, **body}).encode(), headers)  # noqa: S310 - our own URL
         try:
-            with opener.open(request, timeout=60) as response:
+            with opener.open(request, timeout=timeout_s) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             reason = f"{path}: {error.code} {error.read(300).decode(errors='replace')}"
@@ -41,4 +41,4 @@ def _ready(url: str, model: str, key: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(_ready(sys.argv[1], sys.argv[2], os.environ.get(sys.argv[3], "") if len(sys.argv) > 3 else "") or 0)
+    sys.exit(why_not(sys.argv[1], sys.argv[2], os.environ.get(sys.argv[3], "") if len(sys.argv) > 3 else "") or 0)

@@ -9,8 +9,13 @@ from vllm_ci.release.record import Record, Release
 
 
 def of(records: Sequence[Record], channel: str) -> tuple[Record, ...]:
-    """The records of a channel, oldest first."""
-    return tuple(each for each in records if each.channel == channel)
+    """The moves and repairs of a channel, oldest first; deployments move nothing."""
+    return tuple(each for each in records if each.channel == channel and each.action != "deploy")
+
+
+def deployed(records: Sequence[Record], channel: str) -> Record | None:
+    """The record of what serves for a channel; ``None`` when nothing was ever deployed."""
+    return next((each for each in reversed(records) if each.channel == channel and each.action == "deploy"), None)
 
 
 def current(records: Sequence[Record], channel: str) -> Record | None:

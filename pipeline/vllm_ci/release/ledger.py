@@ -52,10 +52,10 @@ class KustomizeOverlay:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """What is to be appended: a record (its number and the overlay's old values are filled in) and an overlay's change."""
+    """What is to be appended: a record, whose number and old values of the overlay are filled in, and an overlay's change."""
 
     record: Record
-    overlay: KustomizeOverlay
+    overlay: KustomizeOverlay | None = None
 
 
 class Ledger:
@@ -239,17 +239,23 @@ def _state(repository: Path, head: str, overlays: Iterable[str] = ()) -> State:
 
 def _completed(entry: LedgerEntry, state: State, tree: GitTree) -> tuple[Record, list[File]]:
     """The record as it is written, and all files that change."""
-    before = tree.overlay(entry.overlay.path)
-    after = kustomization.set_image(before.text or "", entry.overlay.name, entry.overlay.fields, path=before.path)
+    old, changed = _rewritten(entry.overlay, tree) if entry.overlay else ({}, [])
     appended = replace(
         entry.record,
         number=len(state.records) + 1,
-        kustomization=kustomization.read(before.text, entry.overlay.name, path=before.path) if before.text else {},
+        kustomization=old,
         by=entry.record.by or _identity(),
         tool=__version__,
     )
-    files = [File(path=appended.path, text=appended.content.decode())]
-    return appended, files if after == before.text else [*files, replace(before, text=after)]
+    return appended, [File(path=appended.path, text=appended.content.decode()), *changed]
+
+
+def _rewritten(overlay: KustomizeOverlay, tree: GitTree) -> tuple[Mapping[str, str], list[File]]:
+    """The fields of an overlay before its change, and its file if that changes."""
+    before = tree.overlay(overlay.path)
+    after = kustomization.set_image(before.text or "", overlay.name, overlay.fields, path=before.path)
+    old = kustomization.read(before.text, overlay.name, path=before.path) if before.text else {}
+    return old, [] if after == before.text else [replace(before, text=after)]
 
 
 def _commit(repository: Path, head: str, appended: Record, files: Iterable[File]) -> str:

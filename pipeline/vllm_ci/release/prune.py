@@ -20,7 +20,7 @@ class PrunedImages:
     """What is deleted and what stays.
 
     Attributes:
-        kept: Digests that a channel points to or could roll back to.
+        kept: Digests that a channel points to, serves, or could roll back to.
         deleted: Digests of images that are (or would be) deleted.
         tags: Their tags.
         attachments: Number of attachments deleted with them.
@@ -83,6 +83,8 @@ def _kept(state: State, keep: int) -> set[str]:
         head = history.current(state.records, channel)
         if head:
             yield head.release.digest
+        if serving := history.deployed(state.records, channel):
+            yield serving.release.digest
         earlier = history.earlier(state.records, channel)
         others = [each for each in history.everything(state.records, channel) if each not in earlier]
         yield from [each.digest for each in (*earlier, *others)][: keep - 1]

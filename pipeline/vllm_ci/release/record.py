@@ -13,7 +13,7 @@ from vllm_ci.domain.errors import ErroredError
 
 FORMAT = "vllm-ci/release/v1"
 _STRICT = ConfigDict(extra="forbid")
-Action = Literal["publish", "promote", "rollback", "repair"]
+Action = Literal["publish", "promote", "rollback", "repair", "deploy"]
 
 
 @with_config(_STRICT)
@@ -47,16 +47,16 @@ class Rule:
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One move of one channel.
+    """One move of one channel; or, with the action ``deploy``, what serves for it from then on, which moves nothing.
 
     Attributes:
         number: Counts from 1, over all channels.
         at: When (RFC 3339, UTC).
         action: How.
         channel: Which channel.
-        release: The release that it points to now.
-        previous: Where it stood, ``None`` for the first.
-        source: For a promotion, the channel it came from.
+        release: The release that it points to now; of a deployment, the one that serves now.
+        previous: Where it stood, ``None`` for the first; of a deployment, what served before.
+        source: For a promotion, the channel it came from; for a deployment, its id.
         policy: Hex sha256 of the policy that was evaluated.
         rules: What each rule expected and what was found.
         evidence: Digests of the attachments that decided.

@@ -52,6 +52,14 @@ def hold(
         os.close(handle)
 
 
+def take(path: Path, *, shared: bool = False, timeout_s: float | None = None) -> int:
+    """Take the lock as :func:`hold` does; an open descriptor that holds it until it is closed in every process that has it.
+
+    It is for a process that outlives this one: pass the descriptor on, and close it here.
+    """
+    return _taken(path, shared=shared, timeout_s=_patience() if timeout_s is None else timeout_s, waiting=None)
+
+
 def holders(path: Path) -> list[str]:
     """Holders of the lock file as ``PID (COMMAND)``; empty if the system does not list them (``proc_locks(5)``)."""
     try:

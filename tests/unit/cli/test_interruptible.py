@@ -41,3 +41,22 @@ def test_a_hang_up_stops_a_command_unless_it_was_started_with_nohup(
     command = [*prefix, sys.executable, "-c", PROGRAM, str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
     assert done.stdout.splitlines() == ["started", expected], done.stderr
+
+
+TWICE = """
+import signal
+from vllm_ci.cli import interruptible
+
+async def main():
+    return None
+
+signal.signal(signal.SIGTERM, lambda *_: None)
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+interruptible.run(main)
+print(before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
+"""
+
+
+def test_signals_mean_the_same_after_a_command_as_before() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True\n"

@@ -1,0 +1,76 @@
+"""One pass of the agent over one channel."""
+
+from __future__ import annotations
+
+import click
+
+from vllm_ci.cli import deploying, options, watching
+from vllm_ci.cli.deploying import Channel
+from vllm_ci.config import releases
+from vllm_ci.deploy.agent import Next, decide
+from vllm_ci.deploy.deployment import Deployment, serving
+from vllm_ci.deploy.journal import BusyError
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.target import Target
+from vllm_ci.release import history
+from vllm_ci.release.deployed import deployable
+from vllm_ci.release.record import Record
+
+
+def once(context: click.Context, channel: str) -> str:
+    """Do what is to be done for a channel; what was done, in words.
+
+    Raises:
+        VllmCiError: It could not be done; what serves goes on.
+    """
+    found = releases.of(options.loaded(context))
+    head = history.current(found.setup.ledger.read().records, channel)
+    with watching.watch() as emit:
+        where = deploying.channel(found, channel, emit=emit)
+
+        async def main() -> str:
+            async with where.target() as target:
+                return await _pass(where, target, head)
+
+        try:
+            return deploying.run(channel, main)
+        except BusyError as error:
+            return error.message
+
+
+async def _pass(where: Channel, target: Target, head: Record | None) -> str:
+    rules = where.rules(target)
+    following = decide(where.name, head, await target.current(), where.journal.read(), now=rules.clock())
+    if head is None or following.verb in ("nothing", "wait"):
+        return following.reason
+    if following.verb == "restart":
+        return await _restarted(where, target, following)
+    if following.verb == "resume":
+        return _told(await _resumed(where, target), following)
+    if following.verb == "go back":
+        return _told(await deploying.gone_back(where, target, head.release), following)
+    ready = deployable(where.found.setup, where.name, emit=where.emit).require(where.name)
+    return _told(await deploying.served(where, target, ready), following)
+
+
+async def _resumed(where: Channel, target: Target) -> Deployment | None:
+    with where.journal.changing(where.name):
+        last = where.journal.read()
+        return last and await Rollout(target, where.journal, last, where.rules(target)).run()
+
+
+async def _restarted(where: Channel, target: Target, following: Next) -> str:
+    """Start servers that died, and the gateway, where that is gone too."""
+    with where.journal.changing(where.name):
+        current = await target.current()
+        name, wanted = serving(current)
+        await target.start(current.revisions[name], wanted)
+        await target.route(current.route)
+    return f"{following.reason}: started again"
+
+
+def _told(done: Deployment | None, following: Next) -> str:
+    if done is None:
+        return following.reason
+    result = {"returned": f"went back: {done.reason}", "held": f"a person decides: {done.reason}"}.get(done.phase, "serves")
+    return f"{following.reason}: {done.release.commit[:12]} {result}"

@@ -1,0 +1,79 @@
+"""How requests reach the pods, and which may: Service, NetworkPolicy, HTTPRoute, ServiceMonitor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ci.manifests.app import App, HttpRoute
+
+_NAMESPACE = "kubernetes.io/metadata.name"
+
+
+def service(app: App, suffix: str = "") -> dict[str, Any]:
+    """One address for the pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": app.metadata(suffix),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": app.selector,
+            "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}],
+        },
+    }
+
+
+def network_policy(app: App) -> dict[str, Any]:
+    """Requests from its own namespace and those that are named; out only to names, and to the hub where the model is there."""
+    gateway = {app.route.gateway_namespace} - {""} if app.route else set()
+    outside = [{"namespaceSelector": {"matchLabels": {_NAMESPACE: name}}} for name in sorted({*app.clients, *gateway})]
+    sources = [{"podSelector": {}}, *outside]
+    names = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
+    hub = [{"ports": [{"protocol": "TCP", "port": 443}]}] if app.model.name else []
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": app.metadata(),
+        "spec": {
+            "podSelector": {"matchLabels": app.selector},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": sources, "ports": [{"protocol": "TCP", "port": "http"}]}],
+            "egress": [names, *hub],
+        },
+    }
+
+
+def http_route(app: App, route: HttpRoute) -> dict[str, Any]:
+    """Only ``/v1``: the rest of vLLM's routes, ``/metrics`` and ``/invocations`` among them, is not for clients."""
+    parent = {"name": route.gateway, **({"namespace": route.gateway_namespace} if route.gateway_namespace else {})}
+    hosts = {"hostnames": list(route.hostnames)} if route.hostnames else {}
+    backends = [{"name": name, "port": 80, "weight": weight} for name, weight in sorted(route.weights.items())]
+    rule = {
+        "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+        **({"filters": [_mirror(route)]} if route.mirror else {}),
+        "backendRefs": backends,
+        "timeouts": {"request": "0s"},  # none: a stream may take long
+    }
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": app.metadata(),
+        "spec": {"parentRefs": [parent], **hosts, "rules": [rule]},
+    }
+
+
+def _mirror(route: HttpRoute) -> dict[str, Any]:
+    copied = {"backendRef": {"name": route.mirror, "port": 80}, "percent": route.mirror_percent}
+    return {"type": "RequestMirror", "requestMirror": copied}
+
+
+def service_monitor(app: App) -> dict[str, Any]:
+    """The label ``channel`` is the one that rules and ``vllm-ci watch`` look for."""
+    channel = {"targetLabel": "channel", "replacement": app.channel, "action": "replace"}
+    endpoint = {"port": "http", "path": "/metrics", "interval": "15s", "relabelings": [channel]}
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": app.metadata(),
+        "spec": {"selector": {"matchLabels": app.selector}, "endpoints": [endpoint]},
+    }

@@ -1,0 +1,80 @@
+"""Checks of a deployment: a completion through the gateway, and the commands that the configuration names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import httpx
+
+from vllm_ci.config.deploy import ChecksConfig
+from vllm_ci.deploy.analysis import Outcome
+from vllm_ci.deploy.plan import PREVIEW, Checks
+from vllm_ci.deploy.rules import Checked
+from vllm_ci.deploy.target import REVISION_HEADER, Current
+from vllm_ci.system import external
+from vllm_ci.system.external import ProgramTimeoutError
+
+_COMPLETION_S = 120.0
+_OUTCOMES = {0: Outcome.SUCCESSFUL, 1: Outcome.FAILED, 4: Outcome.INCONCLUSIVE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Runs checks.
+
+    Attributes:
+        config: The configured commands.
+        folder: Where they run.
+        model: The name that requests give.
+    """
+
+    config: ChecksConfig
+    folder: Path
+    model: str
+
+    async def check(self, kind: Checks, current: Current, revision: str) -> Checked:
+        """Run the checks of a kind; the first that does not succeed decides.
+
+        ``before``: commands are given the address of one server of the revision, as ``VLLM_CI_URL``; nobody else reaches it.
+        ``after``: that of the gateway.
+        """
+        gateway = current.checks
+        if gateway and (reason := await self._no_completion(gateway, preview=kind == "before", current=current)):
+            return Checked(outcome=Outcome.FAILED, reason=reason)
+        commands = self.config.before if kind == "before" else self.config.after
+        ready = [each.url for each in current.replicas if each.revision == revision and each.state == "ready" and each.url]
+        url = next(iter(ready), "") if kind == "before" else gateway or current.address
+        for command in commands:
+            found = await anyio.to_thread.run_sync(self._run, command, url, abandon_on_cancel=True)
+            if found.outcome is not Outcome.SUCCESSFUL:
+                return found
+        return Checked(outcome=Outcome.SUCCESSFUL)
+
+    async def _no_completion(self, gateway: str, *, preview: bool, current: Current) -> str:
+        """Why no completion came through the gateway; empty when one did, or when it has no preview to ask for."""
+        if preview and PREVIEW not in current.route.headers:
+            return ""
+        headers = {REVISION_HEADER: PREVIEW} if preview else {}
+        body = {"model": self.model, "prompt": "Hello", "max_tokens": 1}
+        try:
+            async with httpx.AsyncClient(timeout=_COMPLETION_S, trust_env=False) as client:
+                answer = await client.post(f"{gateway.rstrip('/')}/v1/completions", json=body, headers=headers)
+        except httpx.HTTPError as error:
+            return f"no completion came through the gateway: {type(error).__name__} {error}".strip()
+        return "" if answer.is_success else f"the gateway answered {answer.status_code} to a completion: {answer.text[:200]}"
+
+    def _run(self, command: Sequence[str], url: str) -> Checked:
+        what = f"check `{' '.join(command)}`"
+        environment = {**os.environ, "VLLM_CI_URL": url, "VLLM_CI_MODEL": self.model}
+        try:
+            done = external.run(
+                command, what=what, deadline_s=self.config.timeout_s, cwd=self.folder, env=environment, only_tail=True
+            )
+        except ProgramTimeoutError as error:
+            return Checked(outcome=Outcome.ERROR, reason=error.message)
+        outcome = _OUTCOMES.get(done.exit_code, Outcome.ERROR)
+        return Checked(outcome=outcome, reason=f"{what} ended with exit code {done.exit_code}: {done.tail(5)}".rstrip(": "))

@@ -1,0 +1,194 @@
+"""The replicas of a deployment: starting, watching and ending their processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import httpx
+
+from vllm_ci.deploy.target import Revision
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.engines import detached, ports
+from vllm_ci.programs import ready
+from vllm_ci.targets.local import budget
+from vllm_ci.targets.local.launcher import Launcher, fresh
+from vllm_ci.targets.local.state import Kept, State
+
+_POLL_S = 0.25
+# Between SIGTERM, on which vLLM lets its requests end, and SIGKILL.
+_GRACE_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """Replicas whose folders are in ``folder``.
+
+    Attributes:
+        folder: One folder for each replica, with its log.
+        mark: Beginning of the marks of its processes.
+        launcher: Turns a revision into processes.
+        machine: What there is to share.
+    """
+
+    folder: Path
+    mark: str
+    launcher: Launcher
+    machine: Callable[[], budget.Machine] = budget.machine
+
+    def mark_of(self, name: str) -> str:
+        """Mark of a replica's processes."""
+        return f"{self.mark}/{name}"
+
+    async def filled(self, state: State, revision: Revision, count: int) -> State:
+        """Start what is missing to ``count`` replicas, and mark those beyond it as draining; call it with the lock.
+
+        Raises:
+            UsageError: It does not fit.
+            EngineError: A process cannot be started.
+        """
+        mine = state.of(revision.name)
+        lost = [name for name, kept in mine.items() if not kept.process.alive]
+        living = sorted((name for name in mine if name not in lost and mine[name].phase != "draining"), key=_number)
+        for name in living[count:]:
+            state = state.with_replica(name, replace(mine[name], phase="draining"))
+        missing = max(0, count - len(living))
+        devices = budget.assign(revision.serving, revision.name, missing, _used(state), self.machine()) if missing else []
+        self.end_unknown(state)
+        names = [*sorted((name for name in lost if mine[name].phase != "draining"), key=_number), *_new_names(revision, mine)]
+        try:
+            for name, each in zip(names[:missing], devices, strict=True):
+                used = {kept.port for kept in state.replicas.values()}
+                state = state.with_replica(name, await self._launched(name, revision, each, mine.get(name), used))
+        except BaseException:
+            for name in names[:missing]:
+                detached.end_marked(self.mark_of(name))
+            raise
+        for name in {*lost} - {*names[:missing]}:
+            state = self.forgotten(state, name)
+        return state
+
+    def end_unknown(self, state: State) -> None:
+        """End what a process started that was killed before it could write that down."""
+        for mark in detached.marks(f"{self.mark}/"):
+            if mark.removeprefix(f"{self.mark}/") not in state.replicas:
+                detached.end_marked(mark)
+
+    async def _launched(
+        self, name: str, revision: Revision, devices: tuple[int, ...], before: Kept | None, used: set[int]
+    ) -> Kept:
+        place = self.folder / name
+        if before is not None:
+            detached.end_marked(self.mark_of(name))
+        fresh(place)
+        port = ports.lasting(used)
+        launch = await self.launcher.launch(revision, place, port=port, devices=devices)
+        try:
+            process = detached.start(
+                detached.supervised(launch.argv, revision.serving.drain_s + _GRACE_S),
+                env=launch.env,
+                cwd=place,
+                log=place / "log",
+                mark=self.mark_of(name),
+                keep=launch.keep,
+            )
+        finally:
+            for handle in launch.keep:
+                os.close(handle)
+        return Kept(
+            revision=revision.name,
+            port=port,
+            devices=devices,
+            process=process,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            restarts=before.restarts + 1 if before is not None else 0,
+        )
+
+    async def why_not_ready(self, kept: Kept, name: str, revision: Revision, since: float) -> str:
+        """Wait for a replica's first completion; empty when it came, else why it did not, with the end of the log."""
+        serving = revision.serving
+        key = next((os.environ.get(each.rpartition("=")[2], "") for each in serving.secrets if _is_key(each)), "")
+        url, reason = f"http://127.0.0.1:{kept.port}", ""
+        end = since + serving.ready_timeout_s
+        while kept.process.alive and (left := end - time.monotonic()) > 0:
+            patience = min(60.0, max(1.0, left))
+            ask = partial(ready.why_not, url, serving.model, key, timeout_s=patience)
+            reason = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+            if not reason and kept.process.alive:
+                return ""
+            await anyio.sleep(_POLL_S)
+        tail = f"the end of its log:\n{self.log(name, 25)}"
+        if kept.process.alive:
+            return f"it was not ready after {serving.ready_timeout_s:g} s; the last check said: {reason}\n{tail}"
+        return f"it ended before it was ready; {tail}"
+
+    async def answers(self, kept: Kept) -> bool:
+        """Whether a replica answers a health check within 10 s."""
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            try:
+                return (await client.get(f"http://127.0.0.1:{kept.port}/health")).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+    async def end(self, name: str, kept: Kept, grace_s: float = _GRACE_S) -> None:
+        """End a replica: SIGTERM, on which vLLM lets open requests end, and SIGKILL after ``grace_s``."""
+        kept.process.signal(signal.SIGTERM)
+        with anyio.move_on_after(grace_s):
+            while kept.process.alive:
+                await anyio.sleep(0.02)
+        await anyio.to_thread.run_sync(detached.end_marked, self.mark_of(name))
+
+    def forgotten(self, state: State, name: str) -> State:
+        """Remove a replica that has ended, with its folder; call it with the lock."""
+        detached.end_marked(self.mark_of(name))
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return state.with_replica(name, None)
+
+    def log(self, name: str, lines: int) -> str:
+        """The end of a replica's log.
+
+        Raises:
+            ErroredError: It cannot be read.
+        """
+        path = self.folder / name / "log"
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - lines * 2000))
+                text = file.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ErroredError(f"{path} cannot be read", why=str(error), remedy="check who owns it") from error
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def _is_key(secret: str) -> bool:
+    return secret.partition("=")[0] == "VLLM_API_KEY"
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _new_names(revision: Revision, there: dict[str, Kept]) -> list[str]:
+    """Names that no replica has; more than are ever needed at once."""
+    numbers = {_number(name) for name in there}
+    return [f"{revision.name}-{number}" for number in range(len(numbers) + 256) if number not in numbers]
+
+
+def _used(state: State) -> list[budget.Used]:
+    found = []
+    for kept in state.replicas.values():
+        if kept.process.alive:
+            known = state.revisions.get(kept.revision)
+            memory = known.serving.memory_bytes if known else 0
+            found.append(budget.Used(revision=kept.revision, memory_bytes=memory, devices=kept.devices))
+    return found

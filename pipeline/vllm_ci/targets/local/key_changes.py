@@ -1,0 +1,65 @@
+"""Adds and revokes keys of a deployment; a gateway that runs takes the change before the call returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from vllm_ci.targets.local.configuration import Configuration
+from vllm_ci.targets.local.keys import KEY_FILE, Key, KeyFile
+from vllm_ci.targets.local.state import Store
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The keys of the deployment in ``folder``; it need not have been deployed yet."""
+
+    folder: Path
+
+    @property
+    def _file(self) -> KeyFile:
+        return KeyFile(path=self.folder / KEY_FILE)
+
+    def all(self) -> list[Key]:
+        """All keys, sorted by name.
+
+        Raises:
+            ErroredError: The file cannot be read.
+        """
+        return self._file.keys()
+
+    async def add(self, name: str) -> str:
+        """Add a key; returns it, which cannot be had again.
+
+        Raises:
+            UsageError: The name is taken or not valid.
+            ErroredError: The gateway did not take it; then it is not added.
+        """
+        return await self._changed(lambda: self._file.add(name))
+
+    async def revoke(self, name: str) -> None:
+        """Remove a key; requests that are open go on.
+
+        Raises:
+            UsageError: There is none of this name.
+            ErroredError: The gateway did not take it; then it is still accepted.
+        """
+        await self._changed(lambda: self._file.revoke(name))
+
+    async def _changed(self, change: Callable[[], _Result]) -> _Result:
+        store = Store(folder=self.folder)
+        async with store.lock():
+            state, before = store.load(), self._file.keys()
+            result = change()
+            if state.envoy is None or not state.envoy.alive or not state.settings.api_keys:
+                return result  # a gateway reads the file when it starts
+            try:
+                await Configuration(folder=self.folder / "gateway").take_keys(self._file.hashes())
+            except BaseException:
+                self._file.save(before)
+                raise
+            return result

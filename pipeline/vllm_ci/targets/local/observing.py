@@ -1,0 +1,204 @@
+"""What revisions did in a window of time: from the gateway's access log, its statistics, and the servers' own metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+
+from vllm_ci.deploy.target import Observation, Sample
+from vllm_ci.engines import detached
+from vllm_ci.targets.envoy import files
+from vllm_ci.targets.envoy.admin import Histogram
+from vllm_ci.targets.local.configuration import Configuration
+from vllm_ci.targets.local.fleet import Fleet
+from vllm_ci.targets.local.state import Kept, State, Store
+
+_QUANTILES = (0.5, 0.95, 0.99)
+# Envoy writes its log and merges its histograms in intervals (100 ms, 1 s).
+_FLUSH_S = 0.4
+_MERGE_S = 1.2
+# Response flags for which the server or the way to it is to blame (Envoy, "Access log: response flags").
+_BLAMED = frozenset({"UC", "UF", "UH", "UR", "UT", "UPE", "URX", "LR", "LH", "NC", "UMSDR", "OM", "SI"})
+_SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
+_HIGHEST = frozenset({"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"})
+
+
+async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, seconds: float) -> Observation:
+    """Watch for ``seconds``; see :class:`~vllm_ci.deploy.target.Target`."""
+    before = await _Counts.of(configuration)
+    log = _Log.end_of(configuration.folder / files.ACCESS_LOG)
+    begun = time.monotonic()
+    await anyio.sleep(seconds)
+    took = time.monotonic() - begun
+    mirror = configuration.route().mirror
+    await anyio.sleep(_MERGE_S if mirror else _FLUSH_S)
+    ended = _by_revision(log.since())
+    after = await _Counts.of(configuration)
+    state = store.load()
+    samples = {}
+    for name in sorted({each.revision for each in state.replicas.values()} | set(ended)):
+        values = await _values(state, fleet, name)
+        rows = ended.get(name, [])
+        samples[name] = after.copies(before, name, values) if name == mirror and not rows else _sample(rows, values)
+    return Observation(seconds=took, samples=samples)
+
+
+def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> Sample:
+    good = [row for row in rows if not _failed(row)]
+    return Sample(
+        requests=len(rows),
+        errors=len(rows) - len(good),
+        latencies_ms=_quantiles(row.get("ended_us") for row in good),
+        ttft_ms=_quantiles(row.get("first_byte_us") for row in good),
+        values=values,
+    )
+
+
+def _failed(row: Mapping[str, Any]) -> bool:
+    flags = set(str(row.get("flags") or "").split(","))
+    return int(row.get("status") or 0) >= 500 or bool(flags & _BLAMED)
+
+
+def _quantiles(values: Iterable[Any]) -> dict[str, float]:
+    """The nearest-rank quantiles in milliseconds, of microseconds; empty without data."""
+    known = sorted(value / 1000 for value in values if isinstance(value, int | float))
+    return {f"{each:g}": known[math.ceil(each * len(known)) - 1] for each in _QUANTILES} if known else {}
+
+
+def _by_revision(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cluster = str(row.get("cluster") or "")
+        if cluster.startswith(files.CLUSTER_PREFIX):
+            found.setdefault(cluster.removeprefix(files.CLUSTER_PREFIX), []).append(row)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Log:
+    """A position in the access log."""
+
+    path: Path
+    inode: int
+    offset: int
+
+    @classmethod
+    def end_of(cls, path: Path) -> _Log:
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(path=path, inode=0, offset=0)
+        return cls(path=path, inode=found.st_ino, offset=found.st_size)
+
+    def since(self) -> list[Mapping[str, Any]]:
+        """Requests that were written since then, also if the log was rotated meanwhile."""
+        content = b""
+        for path in (self.path.with_name(f"{self.path.name}.1"), self.path):
+            try:
+                with path.open("rb") as file:
+                    mine = os.fstat(file.fileno()).st_ino == self.inode
+                    if mine:
+                        file.seek(self.offset)
+                    if mine or path == self.path:
+                        content += file.read()
+            except FileNotFoundError:
+                continue
+        return [row for line in content.splitlines() if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None  # Envoy is writing it
+    return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """Envoy's statistics of all revisions; only they know about copied requests, which the access log leaves out."""
+
+    counters: Mapping[str, int]
+    histograms: Mapping[str, Histogram]
+
+    @classmethod
+    async def of(cls, configuration: Configuration) -> _Counts:
+        names = r"^cluster\.revision/.*\.(upstream_rq_(completed|5xx|rx_reset)|upstream_cx_destroy_remote_with_active_rq)$"
+        return cls(
+            counters=await configuration.admin.counters(names),
+            histograms=await configuration.admin.histograms(r"^cluster\.revision/.*\.upstream_rq_time$"),
+        )
+
+    def copies(self, before: _Counts, revision: str, values: Mapping[str, float]) -> Sample:
+        """What a revision did that gets copies."""
+        prefix = f"cluster.{files.cluster_name(revision)}."
+
+        def more(name: str) -> int:
+            return self.counters.get(prefix + name, 0) - before.counters.get(prefix + name, 0)
+
+        broken = more("upstream_cx_destroy_remote_with_active_rq")
+        name = f"{prefix}upstream_rq_time"
+        new, old = self.histograms.get(name, Histogram()), before.histograms.get(name, Histogram())
+        return Sample(
+            requests=more("upstream_rq_completed") + broken,
+            errors=more("upstream_rq_5xx") + broken,
+            latencies_ms=_histogram_quantiles(new, old),
+            values=values,
+        )
+
+
+def _histogram_quantiles(new: Histogram, old: Histogram) -> dict[str, float]:
+    """Upper bounds of the buckets in which the quantiles lie."""
+    known = dict(old.buckets)
+    rows = [(bound, count - known.get(bound, 0)) for bound, count in new.buckets]
+    total = rows[-1][1] if rows else 0
+    if total <= 0:
+        return {}
+    return {f"{each:g}": next(bound for bound, count in rows if count >= each * total) for each in _QUANTILES}
+
+
+async def _values(state: State, fleet: Fleet, revision: str) -> dict[str, float]:
+    """Metrics of the servers of a revision: sums, and the highest of what is a share."""
+    values: dict[str, float] = {}
+    for name, kept in state.of(revision).items():
+        if not kept.process.alive:
+            continue
+        memory = await anyio.to_thread.run_sync(detached.memory_bytes, fleet.mark_of(name))
+        values["memory_bytes"] = values.get("memory_bytes", 0.0) + memory
+        for metric, value in (await _metrics(kept)).items():
+            together = values.get(metric, 0.0)
+            values[metric] = max(together, value) if metric in _HIGHEST else together + value
+    return values
+
+
+async def _metrics(kept: Kept) -> dict[str, float]:
+    """The metrics of one server that are watched; empty if it has none."""
+    try:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{kept.port}/metrics")
+    except httpx.HTTPError:
+        return {}
+    return parsed(answer.text) if answer.status_code == 200 else {}
+
+
+def parsed(text: str) -> dict[str, float]:
+    """The watched metrics in Prometheus' text format, summed over their labels."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
+        if name in _SUMMED | _HIGHEST:
+            try:
+                value = float(rest.rpartition("}")[2].split()[0])
+            except (ValueError, IndexError):
+                continue
+            found[name] = max(found.get(name, 0.0), value) if name in _HIGHEST else found.get(name, 0.0) + value
+    return found

@@ -1,0 +1,278 @@
+"""The target ``local``: replicas are processes of this machine behind Envoy; they outlive the command that started them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+
+from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route, TargetCapabilities
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
+from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.local import budget, observing, telling
+from vllm_ci.targets.local.configuration import Configuration
+from vllm_ci.targets.local.fleet import Fleet
+from vllm_ci.targets.local.gateway import Gateway
+from vllm_ci.targets.local.launcher import Launcher
+from vllm_ci.targets.local.state import Kept, State, Store
+
+_SEEN_S = 15.0
+# What Envoy's main thread knows, its workers know in their next turn.
+_SETTLE_S = 0.05
+# A request whose body was still on its way when the route changed reaches the old revision late, at most by Envoy's limit for
+# a whole request (120 s). Its cluster leads to the current revision for so long.
+_LATE_S = 130.0
+
+
+@dataclass(kw_only=True)
+class LocalTarget:
+    """One deployment on this machine; its state, logs and sockets are in ``folder``.
+
+    Attributes:
+        folder: Only this deployment's.
+        launcher: How a replica becomes a process.
+        settings: Of the gateway; ``None``: those of last time.
+        machine: What there is to share.
+    """
+
+    folder: Path
+    launcher: Launcher
+    settings: GatewaySettings | None = None
+    machine: Callable[[], budget.Machine] = budget.machine
+    name: str = "local"
+
+    def __post_init__(self) -> None:
+        self._store = Store(folder=self.folder)
+        self._fleet = Fleet(
+            folder=self.folder / "replicas", mark=f"{self.folder}/replicas", launcher=self.launcher, machine=self.machine
+        )
+        self._configuration = Configuration(folder=self.folder / "gateway")
+        self._gateway = Gateway(configuration=self._configuration, mark=f"{self.folder}/gateway")
+
+    @property
+    def capabilities(self) -> TargetCapabilities:
+        """Shares in steps of one percent, copies, and headers."""
+        return TargetCapabilities(weights=1, mirror=True, headers=True)
+
+    async def current(self) -> Current:
+        """What runs; see :class:`~vllm_ci.deploy.target.Target`."""
+        state = self._store.load()
+        return Current() if state.ports is None else telling.current(state, self._configuration.route(), self._fleet)
+
+    async def start(self, revision: Revision, replicas: int) -> None:
+        """Make replicas run; see :class:`~vllm_ci.deploy.target.Target`."""
+        if replicas < 0:
+            raise UsageError(f"{replicas} replicas cannot run", remedy="use 0 or more")
+        self._check_keys(revision)
+        await self.launcher.prepare(revision)
+        async with self._store.lock():
+            state = await self._with_gateway()
+            state = await self._fleet.filled(await self._without_hung(state), revision, replicas)
+            state = replace(
+                state,
+                revisions={**state.revisions, revision.name: revision},
+                wanted={**state.wanted, revision.name: replicas},
+                retired={name: at for name, at in state.retired.items() if name != revision.name},
+            )
+            self._store.save(state)
+            await self._configuration.shape(state)
+        started = {name: kept for name, kept in state.of(revision.name).items() if kept.phase == "starting"}
+        failures: list[str] = []
+        async with anyio.create_task_group() as group:
+            for name, kept in started.items():
+                group.start_soon(self._become_ready, name, kept, revision, failures)
+            group.start_soon(self._drain_extra, revision)
+        if failures:
+            raise FailedError(
+                f"{len(failures)} of {replicas} replicas of {revision.name} did not start",
+                why=failures[0],
+                remedy="repair what the log names; replicas that are ready go on",
+            )
+        await self._seen({revision.name})
+
+    async def route(self, route: Route) -> None:
+        """Share requests in another way; see :class:`~vllm_ci.deploy.target.Target`."""
+        async with self._store.lock():
+            state = await self._with_gateway()
+            current = await self.current()
+            for name in sorted(route.revisions):
+                if not current.ready(name):
+                    raise FailedError(
+                        f"no replica of {name} is ready, so it gets no requests",
+                        why="; ".join(each.message for each in current.replicas if each.revision == name and each.message)
+                        or "none was started",
+                        remedy="deploy it again; the requests are shared as before",
+                    )
+            await self._configuration.shape(_with_clusters(state, route))
+            await self._seen(route.revisions)
+            await self._configuration.turn(route, state.settings)
+            await self._configuration.shape(state)
+
+    async def drain(self, revision: str, *, deadline_s: float) -> Drained:
+        """Wait for open requests; see :class:`~vllm_ci.deploy.target.Target`."""
+        self._check_unrouted(revision)
+        begun = time.monotonic()
+        quiet = left = 0
+        while quiet < 3:
+            try:
+                left = await self._configuration.admin.open_requests(revision)
+            except ErroredError:
+                left = 0  # without a gateway nothing is open
+            quiet = 0 if left else quiet + 1
+            if time.monotonic() - begun > deadline_s:
+                break
+            await anyio.sleep(0.05)
+        return Drained(seconds=time.monotonic() - begun, open=left)
+
+    async def stop(self, revision: str) -> None:
+        """End a revision's replicas; see :class:`~vllm_ci.deploy.target.Target`."""
+        async with self._store.lock():
+            self._check_unrouted(revision)
+            state = self._store.load()
+            doomed = state.of(revision)
+            state = await self._retired(state, revision) if doomed else state
+            async with anyio.create_task_group() as group:
+                for name, kept in doomed.items():
+                    group.start_soon(self._fleet.end, name, kept)
+            for name in doomed:
+                state = self._fleet.forgotten(state, name)
+            state = replace(state, wanted={name: count for name, count in state.wanted.items() if name != revision})
+            self._store.save(state)
+            await self._configuration.shape(state)
+
+    async def _retired(self, state: State, revision: str) -> State:
+        """Lead requests that are late to the revision that has the most of them now, before the replicas end."""
+        now = time.time()
+        late = {name: at for name, at in state.retired.items() if now - at < _LATE_S}
+        replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
+        state = replace(state, replicas={**state.replicas, **replicas}, retired={**late, revision: now})
+        self._store.save(state)
+        await self._configuration.shape(state)
+        weights = self._configuration.route().weights
+        if main := max(weights, key=lambda name: weights[name], default=""):
+            ports = telling.ready_ports(state, main)
+            with anyio.move_on_after(_SEEN_S):
+                while not ports & telling.healthy((await self._configuration.admin.hosts()).get(revision, {})):
+                    await anyio.sleep(0.02)
+        await anyio.sleep(_SETTLE_S)
+        return state
+
+    async def observe(self, *, seconds: float) -> Observation:
+        """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""
+        return await observing.observe(self._configuration, self._store, self._fleet, seconds=seconds)
+
+    async def logs(self, replica: str, *, lines: int = 200) -> str:
+        """The end of a log; see :class:`~vllm_ci.deploy.target.Target`."""
+        known = self._store.load().replicas
+        if replica not in known:
+            raise UsageError(f"there is no replica {replica}", remedy=f"the replicas are: {', '.join(sorted(known)) or 'none'}")
+        return self._fleet.log(replica, lines)
+
+    async def close(self) -> None:
+        """End everything; see :class:`~vllm_ci.deploy.target.Target`."""
+        async with self._store.lock():
+            state = self._store.load()
+            async with anyio.create_task_group() as group:
+                for name, kept in state.replicas.items():
+                    group.start_soon(self._fleet.end, name, kept)
+                group.start_soon(self._gateway.end, state.envoy)
+            self._fleet.end_unknown(State())
+            self._store.save(State())
+            for folder in (self._fleet.folder, self._gateway.folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def _with_gateway(self) -> State:
+        """The state with a gateway that runs; call it with the lock."""
+        state = self._store.load()
+        found = await self._gateway.ensured(state, self.settings or state.settings)
+        if found != state:
+            self._store.save(found)
+        return found
+
+    async def _without_hung(self, state: State) -> State:
+        """Replicas that live and do not answer the gateway's checks are ended, so that they are started again."""
+        hosts = await self._configuration.admin.hosts()
+        for name, kept in state.replicas.items():
+            host = hosts.get(kept.revision, {}).get(kept.port)
+            suspect = kept.phase == "ready" and kept.process.alive and host is not None and host.unanswered
+            # A gateway that has just started has not asked anybody yet.
+            if suspect and not await self._fleet.answers(kept):
+                await self._fleet.end(name, kept, grace_s=1.0)
+        return state
+
+    async def _become_ready(self, name: str, kept: Kept, revision: Revision, failures: list[str]) -> None:
+        reason = await self._fleet.why_not_ready(kept, name, revision, time.monotonic())
+        if reason:
+            await self._fleet.end(name, kept)
+            failures.append(f"{name}: {reason}")
+        async with self._store.lock():
+            state = self._store.load()
+            if (now := state.replicas.get(name)) is None or now.process != kept.process:
+                return  # another process has stopped it
+            state = state.with_replica(name, replace(now, phase="failed" if reason else "ready", message=reason))
+            self._store.save(state)
+            await self._configuration.shape(state)
+
+    async def _drain_extra(self, revision: Revision) -> None:
+        """End replicas beyond the wanted number once their last request has ended."""
+        extra = {name: kept for name, kept in self._store.load().of(revision.name).items() if kept.phase == "draining"}
+        end = time.monotonic() + revision.serving.drain_s
+        for name, kept in extra.items():
+            quiet = 0
+            while quiet < 3 and time.monotonic() < end and kept.process.alive:
+                host = (await self._configuration.admin.hosts()).get(revision.name, {}).get(kept.port)
+                quiet = 0 if host is not None and host.active else quiet + 1
+                await anyio.sleep(0.05)
+            await self._fleet.end(name, kept)
+            async with self._store.lock():
+                state = self._fleet.forgotten(self._store.load(), name)
+                self._store.save(state)
+                await self._configuration.shape(state)
+
+    async def _seen(self, revisions: frozenset[str] | set[str]) -> None:
+        """Wait until the gateway sends requests to all replicas that are ready.
+
+        Raises:
+            FailedError: None of a revision answers its checks.
+        """
+        end = time.monotonic() + _SEEN_S
+        while True:
+            hosts = await self._configuration.admin.hosts()
+            ready = {name: telling.ready_ports(self._store.load(), name) for name in revisions}
+            healthy = {name: telling.healthy(hosts.get(name, {})) for name in revisions}
+            if all(ready[name] <= healthy[name] for name in revisions):
+                await anyio.sleep(_SETTLE_S)
+                return
+            if time.monotonic() > end:
+                break
+            await anyio.sleep(0.02)
+        if bad := sorted(name for name in revisions if ready[name] and not ready[name] & healthy[name]):
+            raise FailedError(
+                f"the gateway gets no answer from the replicas of {', '.join(bad)}",
+                why="GET /health is not answered with 200",
+                remedy="look at their logs; requests are shared as before",
+            )
+
+    def _check_unrouted(self, revision: str) -> None:
+        if revision in self._configuration.route().revisions:
+            raise UsageError(f"{revision} still gets requests", remedy="route them to another revision first")
+
+    def _check_keys(self, revision: Revision) -> None:
+        settings = self.settings or self._store.load().settings
+        names = {*revision.serving.env, *(each.partition("=")[0] for each in revision.serving.secrets)}
+        if settings.api_keys and "VLLM_API_KEY" in names:
+            raise UsageError(
+                "both the gateway and the server would ask for an API key",
+                why="the gateway takes its keys out of requests, so that servers do not see them",
+                remedy="leave server.api_key_env out of the configuration, or set api_keys: false for the gateway",
+            )
+
+
+def _with_clusters(state: State, route: Route) -> State:
+    """The state with all revisions of a route counted as wanted, so that their clusters are there before it."""
+    wanted: Mapping[str, int] = {**dict.fromkeys(route.revisions, 0), **state.wanted}
+    return replace(state, wanted=wanted)

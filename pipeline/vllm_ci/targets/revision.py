@@ -1,0 +1,159 @@
+"""How a release is served at a target: the command line, environment and model of its servers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from vllm_ci.config import obtain
+from vllm_ci.config.deploy import DeploySettings
+from vllm_ci.config.load import GENERATED_KEY, Loaded
+from vllm_ci.deploy.target import Revision, Serving
+from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.events import Emit
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.project import Project, cache_key
+from vllm_ci.engines.host import HostEngine
+from vllm_ci.engines.host_directory import HostDirectory
+from vllm_ci.images import device
+from vllm_ci.pipeline import fitting, serving
+from vllm_ci.pipeline.source import Source
+from vllm_ci.release.record import Release
+from vllm_ci.release.setup import Setup
+
+_REVISION = TypeAdapter(Revision)
+
+
+async def revision(
+    loaded: Loaded,
+    settings: DeploySettings,
+    setup: Setup,
+    release: Release,
+    config: Mapping[str, Any],
+    *,
+    kept: Path,
+    prepare: bool,
+    emit: Emit,
+) -> Revision:
+    """A release with the sections ``model:`` and ``server:`` of the configuration.
+
+    For target ``local`` a tiny model is made here, and the settings of a server on CPUs are fitted to this machine: once for
+    each release and configuration, because free memory differs from one moment to the next.
+
+    Args:
+        loaded: The configuration.
+        settings: Of the channel's deployment.
+        setup: Where the image is.
+        release: The release.
+        config: OCI configuration of its image.
+        kept: Folder where revisions are kept.
+        prepare: Pull the image, make the model and fit the settings, where that was not done before.
+        emit: Told of each step.
+
+    Raises:
+        ConfigError: The folder of the model does not exist.
+        UsageError: The target cannot have such a model, or the number of GPUs is not known.
+        ErroredError: The model could not be made.
+    """
+    project = _deployed(loaded.project(loaded.path.name))
+    image = ImageRef(repository=setup.subject, digest=release.digest)
+    checkpoint = _folder(loaded, project)
+    plain = serving_of(project, settings, config, checkpoint)
+    if settings.target == "local":
+        key = cache_key(release.digest, json.dumps([asdict(plain), asdict(project.model)], sort_keys=True))
+        before = _read(kept / f"{key}.json")
+        if before or not prepare:
+            return before or Revision(commit=release.commit, image=image, serving=plain)
+        project, checkpoint = await _here(loaded, project, setup, release, config, checkpoint, emit=emit)
+        made = Revision(commit=release.commit, image=image, serving=serving_of(project, settings, config, checkpoint))
+        _write(kept / f"{key}.json", made)
+        return made
+    if project.model.tiny is not None and settings.target != "memory":
+        raise UsageError(
+            f"a generated model cannot be deployed to {settings.target}",
+            why="it is made on this machine for tests",
+            remedy="name a model that the servers can load: model.name",
+        )
+    return Revision(commit=release.commit, image=image, serving=plain)
+
+
+def _folder(loaded: Loaded, project: Project) -> str:
+    """Folder of the model; empty when it is made, or loaded by name."""
+    if not project.model.path:
+        return ""
+    folder = (loaded.folder / project.model.path).resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"model.path: directory not found: {folder}", remedy="correct the path, or name a model: model.name")
+    return str(folder)
+
+
+def _read(file: Path) -> Revision | None:
+    return _REVISION.validate_json(file.read_bytes()) if file.exists() else None
+
+
+def _write(file: Path, made: Revision) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_bytes(_REVISION.dump_json(made))
+    part.replace(file)
+
+
+def _deployed(project: Project) -> Project:
+    """The project without the API key that is generated for each test run."""
+    own = project.server.api_key_env != GENERATED_KEY
+    return project if own else replace(project, server=replace(project.server, api_key_env=""))
+
+
+def serving_of(project: Project, settings: DeploySettings, config: Mapping[str, Any], checkpoint: str) -> Serving:
+    """How servers of a project are started; ``checkpoint`` is the folder of the model, empty when it is loaded by name."""
+    server = replace(project.server, stop_grace_s=settings.drain_s)
+    return Serving(
+        argv=serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else ""),
+        env=dict(server.env),
+        secrets=serving.secrets(server),
+        model=project.model.served_name,
+        checkpoint=checkpoint,
+        gpus=_gpus(server.gpus),
+        memory_bytes=int(settings.memory_gib * 2**30),
+        ready_timeout_s=server.ready_timeout_s,
+        drain_s=settings.drain_s,
+    )
+
+
+def _gpus(named: str) -> int:
+    if named == "all":
+        raise UsageError(
+            "server.gpus is `all`, which does not say how many GPUs one server needs",
+            remedy="list as many device numbers as one server needs, e.g. `gpus: '0,1'`",
+        )
+    return 0 if named == "none" else named.count(",") + 1
+
+
+async def _here(
+    loaded: Loaded,
+    project: Project,
+    setup: Setup,
+    release: Release,
+    config: Mapping[str, Any],
+    checkpoint: str,
+    *,
+    emit: Emit,
+) -> tuple[Project, str]:
+    """The project fitted to this machine, and the folder of its model."""
+    obtain.present(setup.repository, release.digest, access=setup.access, emit=emit)
+    image = ImageRef(repository=setup.subject, digest=release.digest)
+    async with HostEngine(port=0) as engine:
+        folder = HostDirectory(loaded.folder)
+        model = HostDirectory(loaded.folder / project.model.path) if project.model.path else None
+        source = Source(commit=Commit(sha=release.commit), checkout=folder, project=folder, model=model)
+        made = await serving.model(engine, project, source, image, emit)
+        spec = loaded.config.image.image_spec(loaded.folder)
+        fitted = await fitting.fitted(engine, project, made, image={"device": device.of(spec)}, config=config, emit=emit)
+        return fitted, str(made.path) if isinstance(made, HostDirectory) else checkpoint

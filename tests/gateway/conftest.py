@@ -1,0 +1,34 @@
+"""A deployment with the real Envoy and servers that stream, in a folder of its own; nothing of it is left afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from standin.deployment import Place
+from vllm_ci.domain.errors import UsageError
+from vllm_ci.engines import detached
+from vllm_ci.targets.envoy import program
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _envoy() -> None:
+    try:
+        program.find()
+    except UsageError as error:
+        pytest.skip(f"needs Envoy: {error.remedy}")
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    found = Place(folder=tmp_path)
+    yield found
+    await found.target().close()
+    assert not detached.marked(f"{tmp_path}/target/gateway")

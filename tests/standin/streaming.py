@@ -1,0 +1,124 @@
+"""A server in the place of vLLM that streams numbered events as slowly as it is asked to, and ends as vLLM does.
+
+Usage: ``streaming.py PORT NAME SEEN [MODE]``. It writes each request and its headers to the file SEEN. On SIGTERM it
+takes no new connections, and ends once the last request has ended (vLLM's ``--shutdown-timeout``).
+
+Modes: ``dies``: ends at once, with a message; ``deaf``: never answers; ``broken``: answers every second completion with 500;
+``slow``: waits half a second before each answer; ``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+_METRICS = 'vllm:num_requests_waiting{model_name="m"} 2.0\nvllm:num_requests_running 1.0\nvllm:kv_cache_usage_perc 0.25\n'
+
+
+class Server:
+    def __init__(self, name: str, seen: Path, mode: str) -> None:
+        self.name, self.mode = name, mode
+        self.seen = seen.open("a", encoding="utf-8", buffering=1)
+        self.open = 0
+        self.count = 0
+        self.ending = asyncio.Event()
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self.request(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, *rest = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (row.partition(":") for row in rest if row)}
+        body = await self.body(reader, headers)
+        method, target, _ = line.split(" ")
+        self.seen.write(json.dumps([method, target, headers]) + "\n")
+        self.open += 1
+        try:
+            await self.answer(writer, method, target.partition("?")[0], body)
+        finally:
+            self.open -= 1
+            if self.ending.is_set() and not self.open:
+                os._exit(0)
+        return True
+
+    async def body(self, reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            found = b""
+            while size := int(await reader.readline(), 16):
+                found += await reader.readexactly(size)
+                await reader.readline()
+            await reader.readline()
+            return found
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+
+    async def answer(self, writer: asyncio.StreamWriter, method: str, path: str, body: bytes) -> None:
+        if path == "/metrics":
+            return await self.plain(writer, 200, _METRICS.encode())
+        if method != "POST":
+            return await self.plain(writer, 200, b'{"data": []}')
+        try:
+            asked: dict[str, Any] = json.loads(body)
+        except ValueError:
+            return await self.plain(writer, 400, b'{"error": {"message": "no JSON"}}')
+        self.count += 1
+        if self.mode == "slow":
+            await asyncio.sleep(0.5)
+        if self.mode == "broken" and self.count > 1 and self.count % 2:
+            return await self.plain(writer, 500, b'{"error": {"message": "broken"}}')
+        if self.mode == "fragile" and asked.get("prompt") == "die":
+            os._exit(9)
+        if not asked.get("stream"):
+            return await self.plain(writer, 200, json.dumps({"choices": [{"text": self.name}]}).encode())
+        return await self.stream(writer, int(asked.get("max_tokens", 1)), float(asked.get("interval", 0)))
+
+    async def plain(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+        writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+        writer.write(body)
+        await writer.drain()
+
+    async def stream(self, writer: asyncio.StreamWriter, tokens: int, interval_s: float) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for number in range(tokens):
+            event = f"data: {json.dumps({'n': number, 'server': self.name})}\n\n".encode()
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            await writer.drain()
+            await asyncio.sleep(interval_s)
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+        await writer.drain()
+
+    def end(self, listener: asyncio.Server) -> None:
+        if self.mode == "stubborn":
+            return
+        self.ending.set()
+        listener.close()
+        if not self.open:
+            os._exit(0)
+
+
+async def main(port: str, name: str, seen: str, mode: str = "") -> None:
+    sys.stdout.write(f"INFO {name} starts in process {os.getpid()}\n")
+    sys.stdout.flush()
+    if mode == "dies":
+        sys.exit("CUDA out of memory")
+    if mode == "deaf":
+        await asyncio.sleep(3600)
+    server = Server(name, Path(seen), mode)
+    listener = await asyncio.start_server(server.connection, "127.0.0.1", int(port), backlog=1024)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.end, listener)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

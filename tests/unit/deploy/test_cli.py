@@ -1,0 +1,504 @@
+"""``vllm-ci deploy`` and ``vllm-ci rollback``, as users and programs call them, at the target that serves nobody."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+from registries import project
+from vllm_ci.cli import root
+from vllm_ci.deploy.journal import Journal
+from vllm_ci.domain.errors import (
+    ConfigError,
+    ErroredError,
+    FailedError,
+    InconclusiveError,
+    UsageError,
+    VllmCiError,
+)
+from vllm_ci.system import vcs
+from vllm_ci.targets import TARGETS
+from vllm_ci.targets.memory import Behaviour, MemoryTarget
+
+SETTINGS = """
+server: {args: [--max-model-len=512], secrets: [HF_TOKEN]}
+deploy:
+  target: memory
+  replicas: 2
+  keep_s: 0
+  analysis: {min_requests: 5}
+  channels:
+    production:
+      strategy: canary
+      canary: {steps: [{weight: 10, hold_s: 20}, {weight: 50, hold_s: 20, person: true}]}
+"""
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "chat"
+    project.make_project(folder)
+    with (folder / "vllm-ci.yaml").open("a") as stream:
+        stream.write(SETTINGS)
+    monkeypatch.chdir(folder)
+    released(folder, "first")
+    return folder
+
+
+def released(folder: Path, text: str) -> str:
+    """A commit that is built, tested and published to staging; its id."""
+    project.commit(folder, text)
+    project.build_and_test(folder)
+    call("publish", "--channel", "staging")
+    return vcs.discover(folder).sha
+
+
+def invoke(*arguments: str) -> Any:
+    result = CliRunner().invoke(root, arguments, standalone_mode=False)
+    if isinstance(result.exception, VllmCiError):
+        raise result.exception
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def call(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """The one JSON object that a command prints."""
+    result = invoke(*arguments, "--json")
+    assert (result.return_value or 0) == code, result.output
+    value: dict[str, Any] = json.loads(result.stdout)
+    return value
+
+
+def state(tmp_path: Path, channel: str = "staging") -> Path:
+    return tmp_path / "home" / "deploy" / f"chat-{channel}"
+
+
+def target(tmp_path: Path, channel: str = "staging") -> MemoryTarget:
+    return MemoryTarget(state(tmp_path, channel) / "target")
+
+
+def fault(tmp_path: Path, commit: str, behaviour: Behaviour, channel: str = "staging") -> None:
+    target(tmp_path, channel).change(faults={commit[:12]: behaviour})
+
+
+def serves(channel: str = "staging") -> dict[str, int]:
+    """Share of the requests by commit."""
+    found = call("deploy", "status", channel)
+    return {found["revisions"][name]["commit"]: share for name, share in found["weights"].items()}
+
+
+def test_a_channel_s_release_serves_with_the_configured_servers(folder: Path, tmp_path: Path) -> None:
+    sha = vcs.discover(folder).sha
+    done = call("deploy", "staging")
+    assert done["changed"] is True
+    assert done["deployment"]["phase"] == "live"
+    assert done["release"]["commit"] == sha
+    assert serves() == {sha: 100}
+    (revision,) = target(tmp_path).state.revisions.values()
+    assert revision.image.digest == done["release"]["digest"]
+    assert "--max-model-len=512" in revision.serving.argv
+    assert revision.serving.secrets == ("HF_TOKEN",)
+    assert len(done["current"]["replicas"]) == 2
+    assert call("deploy", "staging")["changed"] is False
+
+
+def test_a_plan_is_shown_without_doing_anything(folder: Path) -> None:
+    call("deploy", "staging")
+    second = released(folder, "second")
+    shown = invoke("deploy", "staging", "--strategy", "canary", "--dry-run").stdout
+    assert "strategy canary:" in shown
+    assert "5 % to " + second[:12] in shown
+    assert call("deploy", "staging", "--dry-run")["plan"][0] == "strategy blue-green:"
+    assert second not in serves()
+
+
+def test_a_bad_release_goes_back_with_exit_code_1_and_who_saw_it(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(errors=0.3))
+    with pytest.raises(FailedError) as caught:
+        invoke("deploy", "--strategy", "canary", "staging")
+    assert "observed requests (5 %) went to it" in caught.value.message
+    assert "errors 40 %, limit <= 1 %" in caught.value.why
+    assert serves() == {first: 100}
+    assert call("deploy", "staging", "--strategy", "canary", code=1)["deployment"]["phase"] == "returned"
+    fault(tmp_path, second, Behaviour(never_ready=True))
+    with pytest.raises(FailedError, match="no request of a user reached it"):
+        invoke("deploy", "staging")
+
+
+def test_a_person_decides_in_production(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production")
+    second = released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    with pytest.raises(InconclusiveError, match="waits for a person at step `50 %`"):
+        invoke("deploy", "production")
+    assert call("deploy", "production", code=4)["deployment"]["phase"] == "held"
+    assert serves("production") == {first: 50, second: 50}
+    assert "held, step `50 %`" in invoke("deploy", "status", "production").stdout
+    assert call("deploy", "promote", "production")["deployment"]["phase"] == "live"
+    assert serves("production") == {second: 100}
+    assert state(tmp_path, "production") != state(tmp_path)
+
+
+def test_an_aborted_deployment_serves_what_served_before(folder: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production")
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production", code=4)
+    assert "serves what served before" in invoke("deploy", "abort", "production").stdout
+    assert serves("production") == {first: 100}
+    with pytest.raises(UsageError, match="no deployment of production is going on"):
+        invoke("deploy", "abort", "production")
+
+
+def test_a_rollback_moves_ledger_and_requests(folder: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    call("deploy", "staging")
+    assert serves() == {second: 100}
+    would = invoke("rollback", "staging", "--dry-run").stdout
+    assert "would send all requests for staging there" in would
+    assert serves() == {second: 100}
+    done = call("rollback", "staging")
+    assert done["release"]["commit"] == first
+    assert done["traffic"]["changed"] is True
+    assert done["traffic"]["seconds"] < 1
+    assert serves() == {first: 100}
+    assert call("deploy", "staging")["changed"] is False, "a deployment agrees with the ledger"
+
+
+def test_a_rollback_while_a_person_should_decide_gives_the_deployment_up(folder: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production")
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production", code=4)
+    assert call("rollback", "production")["release"]["commit"] == first
+    assert serves("production") == {first: 100}
+
+
+def test_a_rollback_of_a_channel_that_is_not_deployed_moves_only_the_ledger(folder: Path) -> None:
+    released(folder, "second")
+    assert call("rollback", "staging")["traffic"] is None
+
+
+def test_a_rollback_from_another_machine_moves_requests_at_a_target_that_it_can_reach(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CI job does at a cluster: whoever deployed is gone, with its journal."""
+    monkeypatch.setitem(TARGETS, "memory", "standin.deploying:open_serving")
+    monkeypatch.setattr("vllm_ci.config.deployments._SHARED", ("memory",))
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    call("deploy", "staging")
+    for left in ("deployment.json", "lock"):
+        (state(tmp_path) / left).unlink()
+    assert serves() == {second: 100}
+    assert call("rollback", "staging")["traffic"]["changed"] is True
+    assert serves() == {first: 100}
+
+
+def test_a_rollback_whose_requests_cannot_move_says_how_to_complete_it(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    call("deploy", "staging")
+    target(tmp_path).change(silent=True)
+    with pytest.raises(ErroredError, match="requests do not go there yet") as caught:
+        invoke("rollback", "staging")
+    assert "another rollback would go back one release more" in caught.value.remedy
+    target(tmp_path).change(silent=False)
+    assert serves() == {second: 100}
+    call("deploy", "staging")
+    assert serves() == {first: 100}
+
+
+@pytest.mark.usefixtures("folder")
+def test_servers_are_scaled_their_logs_shown_and_everything_ended(tmp_path: Path) -> None:
+    call("deploy", "staging")
+    assert len(call("deploy", "scale", "staging", "3")["replicas"]) == 3
+    found = call("deploy", "logs", "staging")["logs"]
+    assert len(found) == 3
+    assert "==> " in invoke("deploy", "logs", "staging", "--replica", next(iter(found))).stdout
+    assert call("deploy", "stop", "staging") == {"channel": "staging", "replicas": 3, "stopped": False}
+    assert len(target(tmp_path).state.replicas) == 3
+    assert call("deploy", "stop", "staging", "--yes")["stopped"] is True
+    assert target(tmp_path).state.replicas == {}
+    with pytest.raises(UsageError, match="staging is not deployed from this machine"):
+        invoke("deploy", "status", "staging")
+    assert call("deploy", "staging")["changed"] is True
+
+
+def test_checks_are_commands_of_the_project(folder: Path, tmp_path: Path) -> None:
+    call("deploy", "staging")
+    second = released(folder, "second")
+    path = folder / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("  replicas: 2", "  replicas: 2\n  checks: {before: [[sh, ./check.sh]]}"))
+    (folder / "check.sh").write_text(f'echo "$VLLM_CI_URL" > {tmp_path}/url; echo too slow >&2; exit 1\n')
+    with pytest.raises(FailedError) as caught:
+        invoke("deploy", "staging")
+    assert "check `sh ./check.sh` ended with exit code 1: too slow" in caught.value.why
+    assert second not in serves()
+    assert (tmp_path / "url").read_text().startswith(f"http://{second[:12]}")
+    (folder / "check.sh").write_text("exit 4\n")
+    with pytest.raises(InconclusiveError):
+        invoke("deploy", "staging")
+    (folder / "check.sh").write_text("exit 0\n")
+    assert call("deploy", "promote", "staging")["deployment"]["phase"] == "live"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_double_is_not_recorded_as_deployed() -> None:
+    call("deploy", "staging")
+    assert [each["action"] for each in call("history", "staging")["records"]] == ["publish"]
+
+
+def test_the_ledger_records_what_serves(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGETS, "memory", "standin.deploying:open_serving")
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(errors=0.3))
+    call("deploy", "staging", "--strategy", "canary", code=1)
+    fault(tmp_path, second, Behaviour())
+    call("deploy", "staging", "--strategy", "canary")
+    call("rollback", "staging", "--reason", "slow")
+    records = call("history", "staging")["records"]
+    found = [(each["action"], each["release"]["commit"]) for each in records if each["action"] != "publish"]
+    assert found == [("deploy", first), ("rollback", first), ("deploy", second), ("deploy", first), ("deploy", first)]
+    reasons = [each["reason"] for each in records if each["action"] == "deploy"]
+    assert reasons[0].startswith("rollback")
+    assert reasons[1].startswith("canary; ")
+    assert f"canary of {second[:12]} went back: 5 %: errors" in reasons[2]
+    assert call("history", "staging")["channels"]["staging"] == records[0]["release"]["digest"]
+
+
+def test_a_release_whose_evidence_does_not_hold_is_refused(folder: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    path.write_text(
+        path.read_text() + "release:\n  channels:\n    staging: {tests: {performance: passed}}\n    production: {}\n"
+    )
+    with pytest.raises(FailedError, match="may not serve for staging") as caught:
+        invoke("deploy", "staging")
+    assert "performance" in caught.value.why
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_deployed_is_said() -> None:
+    with pytest.raises(ConfigError, match="there is no channel stagging"):
+        invoke("deploy", "stagging")
+    with pytest.raises(UsageError, match="nothing was ever released to production"):
+        invoke("deploy", "production")
+    with pytest.raises(UsageError, match="is not deployed from this machine"):
+        invoke("deploy", "status", "production")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_channel_is_not_moved_to_another_target_while_it_serves() -> None:
+    call("deploy", "staging")
+    with pytest.raises(UsageError, match="staging is deployed to memory, not to local"):
+        invoke("deploy", "staging", "--target", "local")
+
+
+def test_a_channel_may_have_the_name_of_a_command(folder: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("    production:\n", "    status:\n") + "release:\n  channels: {status: {}}\n")
+    with pytest.raises(UsageError, match="nothing was ever released to status"):
+        invoke("deploy", "run", "status")
+
+
+def test_a_killed_command_is_completed_by_the_next(folder: Path, tmp_path: Path) -> None:
+    call("promote", "--from", "staging", "--channel", "production")
+    call("deploy", "production")
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    held = call("deploy", "production", code=4)["deployment"]
+    journal = Journal(state(tmp_path, "production"))
+    with (
+        journal.changing("production"),
+        pytest.raises(ErroredError, match="another command is changing production"),
+    ):
+        invoke("deploy", "production")
+    again = call("deploy", "promote", "production")["deployment"]
+    assert (again["id"], again["phase"]) == (held["id"], "live")
+
+
+def running(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    program = [sys.executable, "-m", "vllm_ci", *arguments]
+    return subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_kept(tmp_path: Path) -> None:
+    journal = Journal(state(tmp_path))
+    end = time.monotonic() + 30
+    while (found := journal.read()) is None or not found.kept or not found.recorded:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="kept")
+def _kept(folder: Path) -> Path:
+    """Two releases, the second not deployed yet; the old one is to be kept ready."""
+    path = folder / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 0", "keep_s: 300"))
+    call("deploy", "staging")
+    released(folder, "second")
+    return folder
+
+
+def test_a_rollback_does_not_wait_for_the_command_that_keeps_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        made = target(tmp_path).state.made
+        done = call("rollback", "staging")
+        assert done["traffic"]["seconds"] < 1
+        assert target(tmp_path).state.made == made, "nothing was started"
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "another command has changed staging since" in output
+    assert serves() == {first: 100}
+
+
+def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "what serves goes on" in errors
+    assert len(target(tmp_path).state.replicas) == 4
+    assert call("deploy", "status", "staging")["deployment"]["live"] is True
+
+
+def agent(channel: str = "staging", code: int = 0) -> str:
+    """What one pass says."""
+    result = invoke("agent", channel, "--once")
+    assert (result.return_value or 0) == code, result.output
+    text: str = result.stderr
+    return text
+
+
+def test_an_agent_keeps_a_channel_at_what_the_ledger_says(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    assert f"{first[:12]} serves" in agent()
+    assert serves() == {first: 100}
+    assert agent().startswith(f"staging: {first[:12]} serves")
+    second = released(folder, "second")
+    agent()
+    assert serves() == {second: 100}
+    invoke("rollback", "staging")
+    assert serves() == {first: 100}
+    assert agent().startswith(f"staging: {first[:12]} serves")
+    third = released(folder, "third")
+    fault(tmp_path, third, Behaviour(never_ready=True))
+    assert "went back" in agent()
+    assert "went back before" in agent(), "it is not tried again"
+    assert serves() == {first: 100}
+
+
+def test_an_agent_follows_a_rollback_that_was_made_elsewhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = vcs.discover(folder).sha
+    agent()
+    second = released(folder, "second")
+    agent()
+    assert serves() == {second: 100}
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "another machine"))
+    assert call("rollback", "staging")["traffic"] is None
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    agent()
+    assert serves() == {first: 100}
+
+
+def test_an_agent_starts_servers_that_died(folder: Path, tmp_path: Path) -> None:
+    call("deploy", "staging")
+    fault(tmp_path, vcs.discover(folder).sha, Behaviour(dies_after=1))
+    anyio.run(partial(target(tmp_path).observe, seconds=10))
+    fault(tmp_path, vcs.discover(folder).sha, Behaviour())
+    assert "0 of 2 servers are ready: started again" in agent()
+    assert {each["state"] for each in call("deploy", "status", "staging")["replicas"]} == {"ready"}
+
+
+def test_an_agent_leaves_to_a_person_what_a_person_decides(folder: Path) -> None:
+    call("promote", "--from", "staging", "--channel", "production")
+    agent("production")
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    assert "a person decides" in agent("production")
+    assert "a person decides" in agent("production")
+    assert call("deploy", "status", "production")["deployment"]["phase"] == "held"
+
+
+def test_an_agent_completes_a_deployment_whose_command_was_killed(kept: Path, tmp_path: Path) -> None:
+    with running(kept, "deploy", "staging") as process:
+        until_kept(tmp_path)
+        process.kill()
+        process.communicate(timeout=30)
+    journal = Journal(state(tmp_path))
+    last = journal.read()
+    assert last is not None
+    agent()
+    assert len(target(tmp_path).state.replicas) == 4, "the old release is kept ready for its time"
+    journal.write(replace(last, since=0.001))
+    agent()
+    assert len(target(tmp_path).state.replicas) == 2
+
+
+def test_an_agent_says_what_it_could_not_do_and_goes_on_with_the_other_channels(folder: Path, tmp_path: Path) -> None:
+    agent()
+    target(tmp_path).change(silent=True)
+    released(folder, "second")
+    call("promote", "--from", "staging", "--channel", "production")
+    result = invoke("agent", "staging", "production", "--once")
+    assert result.return_value == 3
+    assert "staging: error: the gateway cannot be reached" in result.stderr
+    assert call("deploy", "status", "production")["deployment"]["live"] is True
+
+
+def test_a_running_agent_follows_the_ledger_and_leaves_servers_running(folder: Path, tmp_path: Path) -> None:
+    with running(folder, "agent", "staging", "--interval", "1") as process:
+        second = released(folder, "second")
+        end = time.monotonic() + 60
+        while second not in {each.commit for each in target(tmp_path).state.revisions.values()} or second not in serves():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors or "stopped by SIGTERM" in errors
+    assert serves() == {second: 100}
+
+
+def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> None:
+    text = invoke("agent", "staging", "--interval", "60", "--unit").stdout
+    assert f"ExecStart={sys.executable} -m vllm_ci agent staging --interval 60" in text
+    assert f"WorkingDirectory={folder}" in text
+    assert "KillMode=process" in text
+    assert "@" not in text
