@@ -56,25 +56,25 @@ def analysis_template(app: App, canary: CanaryRollout) -> dict[str, Any]:
         "image": canary.suites_image,
         "command": ["vllm-ci", "test", "--url", url, "--model", literal(app.model.served_name), *stages, "--json"],
         "env": [
-            {"name": "VLLM_CI_HOME", "value": "/work"},
-            {"name": "VLLM_CI_REPORT_DIR", "value": "/work/runs"},
+            {"name": "VLLM_CI_HOME", "value": "/scratch"},
+            {"name": "VLLM_CI_REPORT_DIR", "value": "/scratch/runs"},
             *({"name": each, "valueFrom": {"secretKeyRef": {"name": app.secret, "key": app.secrets[each]}}} for each in key),
             *({"name": "VLLM_CI_API_KEY_ENV", "value": each} for each in key),
         ],
-        "workingDir": "/work",
+        "workingDir": "/scratch",
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "work", "mountPath": "/work"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
     job_pod = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
-        "volumes": [{"name": "work", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
     }
     job = {"spec": {"backoffLimit": 0, "activeDeadlineSeconds": 3600, "template": {"spec": job_pod}}}
     return {
