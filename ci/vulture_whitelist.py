@@ -3,6 +3,7 @@
 # Loaded by name: engines by their table, the module by its entry point.
 HostEngine
 MemoryEngine
+open_kubernetes
 open_local
 open_memory
 VllmCi
@@ -95,6 +96,7 @@ __dir__
 open_pipeline
 run_pipeline
 MemoryEngine
+open_kubernetes
 open_local
 open_memory
 _.on

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -57,32 +58,39 @@ def own_address() -> str:
 
 @dataclass(kw_only=True)
 class Server:
-    """The API server, as its administrator asks it."""
+    """The API server, as its administrator asks it.
+
+    Attributes:
+        url: Its base URL.
+        kubeconfig: File for clients.
+        trust: For its certificate.
+        kinds: Those whose definitions were installed.
+        failing: Beginnings of names of pods that answer half of their requests with 500.
+    """
 
     url: str
     kubeconfig: Path
+    trust: ssl.SSLContext
     kinds: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": kind}
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()  # its YAML reader knows no surrogates
         request = urllib.request.Request(self.url + path, data, headers, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unchecked()))
-        with opener.open(request, timeout=20) as response:
-            found: dict[str, Any] = json.load(response)
-            return found
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.trust))
+        try:
+            with opener.open(request, timeout=20) as response:
+                found: dict[str, Any] = json.load(response)
+                return found
+        except urllib.error.HTTPError as error:
+            error.msg = f"{error.msg}: {error.read(2000).decode(errors='replace')}"
+            raise
 
     def apply(self, manifest: dict[str, Any], path: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Server-side apply; the server validates strictly: unknown fields are refused."""
         query = f"?fieldManager=test&force=true&fieldValidation=Strict{'&dryRun=All' if dry_run else ''}"
         return self.call("PATCH", path + query, manifest, kind="application/apply-patch+yaml")
-
-
-def _unchecked() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 @contextlib.contextmanager
@@ -95,10 +103,16 @@ def running(folder: Path) -> Iterator[Server]:
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
     (folder / "sa.key").write_bytes(pem)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    mine = authority.issue_cert("127.0.0.1")
+    mine.private_key_pem.write_to_path(str(folder / "server.key"))
+    mine.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
     (folder / "tokens.csv").write_text(f'{_TOKEN},admin,admin,"system:masters"\n')
     etcd, peer, api = free_port(), free_port(), free_port()
-    server = Server(url=f"https://127.0.0.1:{api}", kubeconfig=folder / "kubeconfig")
-    server.kubeconfig.write_text(_kubeconfig(server.url))
+    trust = ssl.create_default_context(cafile=folder / "ca.pem")
+    server = Server(url=f"https://127.0.0.1:{api}", kubeconfig=folder / "kubeconfig", trust=trust)
+    server.kubeconfig.write_text(_kubeconfig(server.url, folder / "ca.pem"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_program(folder, *_etcd(folder, etcd, peer)))
         stack.enter_context(_program(folder, *_apiserver(folder, etcd, api)))
@@ -122,7 +136,8 @@ def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
         f"--etcd-servers=http://127.0.0.1:{etcd}",
         f"--secure-port={port}",
         "--bind-address=127.0.0.1",
-        f"--cert-dir={folder / 'certs'}",
+        f"--tls-cert-file={folder / 'server.pem'}",
+        f"--tls-private-key-file={folder / 'server.key'}",
         f"--token-auth-file={folder / 'tokens.csv'}",
         "--authorization-mode=RBAC",
         "--service-account-issuer=https://kubernetes.default.svc",
@@ -147,9 +162,9 @@ def _controllers(folder: Path, server: Server) -> list[str]:
     ]
 
 
-def _kubeconfig(url: str) -> str:
+def _kubeconfig(url: str, authority: Path) -> str:
     named = {
-        "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+        "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": str(authority)}}],
         "users": [{"name": "admin", "user": {"token": _TOKEN}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin", "namespace": "default"}}],
     }
@@ -183,7 +198,7 @@ def _until(condition: Any, log: Path) -> None:
 def played(server: Server) -> Iterator[None]:
     """Play kubelets and a Gateway until the context ends."""
     ended = threading.Event()
-    with _metrics():
+    with _metrics(server):
         threads = [
             threading.Thread(target=_repeat, args=(ended, each), daemon=True)
             for each in (
@@ -247,12 +262,22 @@ def _play_gateway(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def _metrics() -> Iterator[None]:
-    """What a server without requests exports, on port 8000 of this machine's own address."""
+def _metrics(cluster: Server) -> Iterator[None]:
+    """What a server with 100 requests a second exports, on port 8000 of this machine's own address."""
+    begun = time.monotonic()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b'http_requests_total{status="2xx"} 5\nvllm:num_requests_running 0\nvllm:num_requests_waiting 0\n'
+            # The API server says which pod it means.
+            pod = self.headers.get("X-Forwarded-Uri", "").partition("/pods/")[2]
+            count = int(100 * (time.monotonic() - begun))
+            bad = count // 2 if any(pod.startswith(name) for name in cluster.failing) else 0
+            first = "vllm:time_to_first_token_seconds_bucket"
+            body = (
+                f'http_requests_total{{status="2xx"}} {count - bad}\nhttp_requests_total{{status="5xx"}} {bad}\n'
+                f'{first}{{le="0.1"}} {count}\n{first}{{le="+Inf"}} {count}\n'
+                "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

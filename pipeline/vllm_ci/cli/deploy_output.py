@@ -122,8 +122,11 @@ def show(current: Current, found: Deployment | None, channel: str) -> None:
         state = f"{found.phase}{'' if found.ended else f', step `{found.step.name}`'}"
         click.echo(f"last      {found.plan.strategy} to {found.release.commit[:12]}: {'live' if found.kept else state}")
         if found.reason:
-            click.echo(f"reason    {found.reason}")
+            click.echo(f"reason    {' '.join(found.reason.split())}")
+    running = {each.revision for each in current.replicas} | current.route.revisions
     for name, each in sorted(current.revisions.items()):
+        if name not in running:  # kept to go back to
+            continue
         share = current.route.weights.get(name, 0)
         copies = f", {current.route.mirror_percent} % copied" if current.route.mirror == name else ""
         ready = f"{current.ready(name)} of {current.wanted.get(name, 0)} ready"

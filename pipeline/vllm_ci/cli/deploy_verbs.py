@@ -40,7 +40,7 @@ def status(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) 
     async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None]:
         return await target.current(), where.journal.read()
 
-    current, last = _with_target(context, channel, look)
+    current, last = with_target(context, channel, look)
     if as_json:
         print_json(
             {
@@ -72,7 +72,7 @@ def logs(context: click.Context, /, *, channel: str, replica: str | None, lines:
         names = [replica] if replica else [each.name for each in (await target.current()).replicas]
         return {name: await target.logs(name, lines=lines) for name in names}
 
-    found = _with_target(context, channel, read)
+    found = with_target(context, channel, read)
     if as_json:
         print_json({"channel": channel, "logs": found})
         return
@@ -99,7 +99,7 @@ def scale(context: click.Context, /, *, channel: str, replicas: int, as_json: bo
     async def change(where: Channel, target: Target) -> Current:
         return await verbs.scale(target, where.journal, channel, replicas)
 
-    current = _with_target(context, channel, change)
+    current = with_target(context, channel, change)
     if as_json:
         print_json({"channel": channel, **deploy_output.current_json(current)})
     else:
@@ -127,7 +127,7 @@ def stop(context: click.Context, /, *, channel: str, yes: bool, as_json: bool, *
             await verbs.stop(target, where.journal, channel)
         return count
 
-    count = _with_target(context, channel, end)
+    count = with_target(context, channel, end)
     if as_json:
         print_json({"channel": channel, "replicas": count, "stopped": yes})
     else:
@@ -153,7 +153,7 @@ def _decision(verb: str, text: str) -> click.Command:
                 done = await deploying.until_ended(target, where, done, rules)
             return done, await target.current(), where.journal.logs
 
-        done, current, logs = _with_target(context, channel, work)
+        done, current, logs = with_target(context, channel, work)
         wanted = done.phase == "returned" if verb == "abort" else done.phase not in ("returned", "held")
         if as_json:
             found = {"deployment": deploy_output.deployment_json(done), **deploy_output.current_json(current)}
@@ -184,13 +184,13 @@ promote = _decision("promote", _PROMOTE)
 abort = _decision("abort", _ABORT)
 
 
-def _with_target(context: click.Context, name: str, work: Callable[[Channel, Target], Awaitable[_Result]]) -> _Result:
+def with_target(context: click.Context, name: str, work: Callable[[Channel, Target], Awaitable[_Result]]) -> _Result:
     """Do something with the target that serves a channel."""
     from vllm_ci.cli import deploying
 
     with watching.watch() as emit:
         where = deploying.channel(opened(context), name, emit=emit)
-        if not where.place.known:
+        if not where.place.known and not where.place.shared:
             raise UsageError(f"{name} is not deployed from this machine", remedy=f"vllm-ci deploy {name}")
 
         async def main() -> _Result:

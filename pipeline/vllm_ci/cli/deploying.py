@@ -94,7 +94,7 @@ class Channel:
             return
         strategy = deployment.plan.strategy
         failed = f"{strategy} of {deployment.release.commit[:12]} went back: {deployment.reason}"
-        reason = failed if returned else f"{strategy}; {deployment.exposure}"
+        reason = failed if returned else f"{strategy}; {deployment.exposure}" if deployment.requests else strategy
         words = " ".join(reason.split())[:_REASON_LENGTH]
         deployed.record_deployed(self.found.setup, self.name, release, deployment=deployment.id, reason=words)
 

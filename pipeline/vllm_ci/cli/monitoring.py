@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,14 +17,16 @@ from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from vllm_ci.cli.deploying import Channel
     from vllm_ci.config.load import Loaded
+    from vllm_ci.deploy.target import Target
     from vllm_ci.monitoring.around import Compared
     from vllm_ci.monitoring.watch import Watched
 
 
 @click.group()
 def monitoring() -> None:
-    """Print alerting rules and a dashboard for channels that serve."""
+    """Print alerting rules, a dashboard and targets to scrape for channels that serve."""
 
 
 @monitoring.command()
@@ -66,6 +70,38 @@ def dashboard(context: click.Context, /, *, channel: str, **_: Any) -> None:
     loaded = options.loaded(context)
     [*_others, name] = _channels(loaded, (channel,) if channel else ())
     print_json(made.document(loaded.config.monitoring.watched(name).targets.objectives(), title=f"{loaded.name} channels"))
+
+
+@monitoring.command()
+@click.argument("channel")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Replace this file, in one step.")
+@config_option
+@click.pass_context
+def targets(context: click.Context, /, *, channel: str, output: Path | None, **_: Any) -> None:
+    """Print the servers of a deployed CHANNEL for Prometheus' file_sd_configs; call it after each deployment, or by a timer.
+
+    \b
+    Example:
+      vllm-ci monitoring targets production --output /etc/prometheus/targets/production.json
+    """
+    from vllm_ci.cli.deploy_verbs import with_target
+    from vllm_ci.monitoring import scraping
+
+    async def look(where: Channel, target: Target) -> list[dict[str, Any]]:
+        settings = where.place.settings
+        port = settings.gateway.metrics_port if settings.target == "local" else 0
+        labels = where.found.loaded.config.monitoring.watched(channel).labels
+        gateway = f"127.0.0.1:{port}" if port else ""
+        return scraping.targets((await target.current()).replicas, labels, gateway=gateway)
+
+    found = with_target(context, channel, look)
+    if output is None:
+        print_json(found)
+        return
+    part = output.with_name(f".{output.name}.{os.getpid()}")
+    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    part.replace(output)
+    click.echo(f"wrote {sum(len(each['targets']) for each in found)} targets to {output}", err=True)
 
 
 def _channels(loaded: Loaded, named: tuple[str, ...]) -> tuple[str, ...]:
@@ -112,6 +148,7 @@ def watch(
       vllm-ci watch production
       vllm-ci watch production --wait --webhook https://alerts.example.com/hook --rollback
     """
+    from vllm_ci.cli import deploy_traffic
     from vllm_ci.config import releases
     from vllm_ci.monitoring.prometheus import Prometheus
     from vllm_ci.monitoring.watch import Settings
@@ -130,18 +167,24 @@ def watch(
         check(webhook)
     watched = section.watched(channel)
     server = Prometheus(url=_prometheus(loaded), token=_token(section.token_env))
-    settings = Settings(
-        labels=watched.labels,
-        seconds=section.watch.hours * 3600,
-        settle_s=section.watch.settle_minutes * 60,
-        availability=watched.targets.objectives()[0],
-        margins=section.watch.margins,
-        source=section.prometheus,
-        webhook=webhook or "",
-        roll_back=rollback,
-    )
+    found_releases = releases.of(loaded)
     with watching.watch() as emit:
-        found = run(releases.of(loaded).setup, channel, server.series, settings, at=_moment(at), wait=wait, emit=emit)
+        settings = Settings(
+            labels=watched.labels,
+            seconds=section.watch.hours * 3600,
+            settle_s=section.watch.settle_minutes * 60,
+            availability=watched.targets.objectives()[0],
+            margins=section.watch.margins,
+            source=section.prometheus,
+            webhook=webhook or "",
+            roll_back=rollback,
+            lead=(
+                (lambda release: deploy_traffic.moved(found_releases, channel, release, emit=emit))
+                if rollback and deploy_traffic.deployed_here(found_releases, channel)
+                else None
+            ),
+        )
+        found = run(found_releases.setup, channel, server.series, settings, at=_moment(at), wait=wait, emit=emit)
     if as_json:
         print_json(found.to_json())
     else:

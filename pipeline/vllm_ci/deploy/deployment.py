@@ -119,8 +119,11 @@ class Deployment:
     @property
     def exposure(self) -> str:
         """What share of requests saw the new revision."""
+        reached = any(each.weights.get(self.plan.change.new) for each in self.happened)
+        if not self.requests:
+            return "requests went to it and were not counted" if reached else "no request of a user reached it"
         if not self.exposed:
-            return "no request of a user reached it" if not self.requests else f"none of {self.requests} requests reached it"
+            return f"none of {self.requests} observed requests went to it"
         share = 100 * self.exposed / self.requests
         return (
             f"{self.exposed} of {self.requests} observed requests ({share:.2g} %) went to it, and {self.harmed} of them failed"

@@ -18,7 +18,7 @@ from vllm_ci.monitoring.slo import Objective, burn_rate
 from vllm_ci.monitoring.webhook import Anomaly
 from vllm_ci.release import history
 from vllm_ci.release.moved import Moved
-from vllm_ci.release.record import Record
+from vllm_ci.release.record import Record, Release
 from vllm_ci.release.rollback import rollback
 from vllm_ci.release.setup import Setup
 
@@ -39,6 +39,7 @@ class Settings:
         source: URL of Prometheus, for the message.
         webhook: URL that anomalies are sent to; empty: none.
         roll_back: Roll back when something became worse.
+        lead: Leads requests to the release that was gone back to, where the channel is deployed from here.
     """
 
     labels: Mapping[str, str]
@@ -49,6 +50,7 @@ class Settings:
     source: str = ""
     webhook: str = ""
     roll_back: bool = False
+    lead: Callable[[Release], object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,34 +131,68 @@ def watch(
         UsageError: Nothing was released to the channel.
         ErroredError: Prometheus or the ledger cannot be reached.
     """
-    record, since = _released(setup, channel, settings.settle_s)
-    released = max(_seconds(record.at), at.timestamp() if at else 0.0)
+    found = _released(setup, channel, settings.settle_s)
+    record, later = found.record, at.timestamp() if at else 0.0
+    released = max(found.moved, later)
+    # The old release serves until the deployment begins, the new one alone when it has ended.
+    settle_s = max(found.served - released, 0.0) + settings.settle_s
 
     def looked() -> Compared:
-        stretches = Stretches(
-            released=released, settle_s=settings.settle_s, seconds=settings.seconds, now=clock(), since=min(since, released)
-        )
+        since = min(found.since, released)
+        stretches = Stretches(released=released, settle_s=settle_s, seconds=settings.seconds, now=clock(), since=since)
         return look(ask, settings.labels, stretches, settings.margins)
 
     with step(emit, "watch", f"{channel}, {record.release.commit[:12]} of {_time(released)}") as done:
         compared = looked()
         while wait and not compared.worse and not compared.stretches.complete:
             passed = compared.stretches.now - released
-            emit(Progress(step="watch", detail=f"{passed / 60:.0f} of {(settings.seconds + settings.settle_s) / 60:.0f} min"))
+            emit(Progress(step="watch", detail=f"{passed / 60:.0f} of {(settings.seconds + settle_s) / 60:.0f} min"))
             sleep(_EVERY_S)
             compared = looked()
         done(compared.verdict.value)
-    found = Watched(record=record, compared=compared, availability=settings.availability)
-    return _acted(setup, found, settings, emit) if compared.worse else found
+    result = Watched(record=record, compared=compared, availability=settings.availability)
+    return _acted(setup, result, settings, emit) if compared.worse else result
 
 
-def _released(setup: Setup, channel: str, settle_s: float) -> tuple[Record, float]:
-    """The last move of a channel, and from when on the release before it served undisturbed (0: it was the first)."""
+@dataclass(frozen=True, kw_only=True)
+class _Release:
+    """What is watched.
+
+    Attributes:
+        record: The channel's last move.
+        moved: When (seconds since 1970).
+        served: When it began to serve; the same where the ledger has no deployments of the channel.
+        since: From when on the release before it served undisturbed; 0: it was the first.
+    """
+
+    record: Record
+    moved: float
+    served: float
+    since: float
+
+
+def _released(setup: Setup, channel: str, settle_s: float) -> _Release:
     setup.channel(channel)
-    mine = [each for each in history.of(setup.ledger.read().records, channel) if each.action != "repair"]
-    if not mine:
+    records = setup.ledger.read().records
+    moves = [each for each in history.of(records, channel) if each.action != "repair"]
+    if not moves:
         raise UsageError(f"nothing was released to {channel}", remedy=f"see vllm-ci history {channel}")
-    return mine[-1], _seconds(mine[-2].at) + settle_s if len(mine) > 1 else 0.0
+    last, moved = moves[-1], _seconds(moves[-1].at)
+    deployments = [each for each in records if each.channel == channel and each.action == "deploy"]
+    if not deployments:
+        before = _seconds(moves[-2].at) + settle_s if len(moves) > 1 else 0.0
+        return _Release(record=last, moved=moved, served=moved, since=before)
+    newest = deployments[-1]
+    if newest.number < last.number or newest.release.digest != last.release.digest:
+        raise UsageError(
+            f"{channel} points to {last.release.commit[:12]}, which does not serve",
+            why=f"the last deployment is that of {newest.release.commit[:12]}",
+            remedy=f"vllm-ci deploy {channel}; see vllm-ci deploy status {channel}",
+        )
+    began = next(each for each in deployments if each.number > last.number and each.release.digest == last.release.digest)
+    earlier = [_seconds(each.at) for each in deployments if each.number < last.number]
+    since = earlier[-1] + settle_s if earlier else 0.0
+    return _Release(record=last, moved=moved, served=_seconds(began.at), since=since)
 
 
 def _acted(setup: Setup, found: Watched, settings: Settings, emit: Emit) -> Watched:
@@ -164,8 +200,11 @@ def _acted(setup: Setup, found: Watched, settings: Settings, emit: Emit) -> Watc
     if settings.roll_back:
         try:
             found = replace(found, moved=_back(setup, found, emit))
+            if settings.lead is not None and found.moved is not None:
+                settings.lead(found.moved.release)
         except VllmCiError as error:
-            found = replace(found, problems=(*found.problems, f"not rolled back: {error}"))
+            done = "rolled back in the ledger" if found.moved else "not rolled back"
+            found = replace(found, problems=(*found.problems, f"{done}: {error}"))
     if settings.webhook:
         try:
             webhook.send(settings.webhook, _message(found, settings))

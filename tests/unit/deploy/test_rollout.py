@@ -304,6 +304,8 @@ async def test_checks_decide_before_and_after(
     done = await deployed(target, journal, wanted(BlueGreen()), replace(RULES, check=check))
     assert done.phase == phase
     assert reached[0] == ("before", 0, 3)
+    expected = "requests went to it and were not counted" if done.phase == "live" or kind == "after" else "no request of a user"
+    assert done.exposure.startswith(expected)
     assert outcome is Outcome.SUCCESSFUL or done.reason == "the suite said so"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from registries.evidence import NOW, commit_of
 from registries.releases import World, world_in
 from unit.monitoring.programs import free_port, receiver
-from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.errors import ConfigError, ErroredError, UsageError
 from vllm_ci.domain.report import Verdict
 from vllm_ci.monitoring import webhook
 from vllm_ci.monitoring.slo import Objective
 from vllm_ci.monitoring.watch import Settings, Watched, watch
 from vllm_ci.release import history
+from vllm_ci.release.deployed import record_deployed
 from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 
@@ -190,6 +192,52 @@ def test_a_later_start_of_serving_moves_what_is_compared(world: World) -> None:
     at = SECOND + timedelta(hours=2)
     found = watch(world.setup, "staging", server(), settings(), at=at, clock=lambda: at.timestamp() + 5400)
     assert found.compared.stretches.released == at.timestamp()
+
+
+def deployed(world: World, number: int, at: datetime) -> None:
+    release = next(each.release for each in world.setup.ledger.read().records if each.release.commit == commit_of(number).sha)
+    record_deployed(world.setup, "staging", release, deployment="d", reason="", now=at)
+
+
+def test_a_deployment_in_the_ledger_says_when_a_release_served(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    for number, hours in ((1, 0), (2, 5)):
+        at = NOW + timedelta(hours=hours)
+        publish(world.setup, world.candidate(number), "staging", now=at).require()
+        deployed(world, number, at + timedelta(minutes=45))
+    found = watch(world.setup, "staging", server(), settings(), clock=lambda: RELEASED + 86400)
+    assert found.compared.stretches.before == (RELEASED - 3600, RELEASED)
+    assert found.compared.stretches.after[0] == RELEASED + 45 * 60 + 600
+
+
+def test_a_release_that_is_not_deployed_yet_is_not_watched(world: World) -> None:
+    deployed(world, 2, SECOND + timedelta(minutes=1))
+    publish(world.setup, world.candidate(3), "staging", now=SECOND + timedelta(hours=1)).require()
+    with pytest.raises(UsageError, match="does not serve"):
+        watch(world.setup, "staging", server(), settings())
+
+
+def test_a_deployment_that_went_back_is_not_watched(world: World) -> None:
+    deployed(world, 1, SECOND + timedelta(minutes=1))
+    with pytest.raises(UsageError, match="does not serve"):
+        watch(world.setup, "staging", server(), settings())
+
+
+def test_requests_are_led_to_the_release_that_is_gone_back_to(world: World) -> None:
+    led: list[str] = []
+    made = dataclasses.replace(settings(roll_back=True), lead=lambda release: led.append(release.commit))
+    found = watched(world, server(failing_from=RELEASED), made)
+    assert led == [commit_of(1).sha]
+    assert not found.problems
+
+
+def test_requests_that_could_not_be_led_there_are_a_problem_that_is_told(world: World) -> None:
+    def lead(_: object) -> None:
+        raise ErroredError("the target cannot be reached")
+
+    found = watched(world, server(failing_from=RELEASED), dataclasses.replace(settings(roll_back=True), lead=lead))
+    assert found.moved
+    assert "rolled back in the ledger: the target cannot be reached" in found.problems[0]
 
 
 def test_channels_without_a_release_and_unknown_ones_are_refused(world: World) -> None:

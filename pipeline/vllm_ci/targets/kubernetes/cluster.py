@@ -41,12 +41,14 @@ class Cluster:
             ErroredError: The cluster cannot be reached, or refuses access.
         """
         body = {**manifest, "metadata": {**manifest["metadata"], "namespace": self.namespace}}
+        # The server reads it as YAML, which has no surrogate pairs: characters stand for themselves.
+        text = json.dumps(body, ensure_ascii=False)
         dry = {"dry_run": "All"} if dry_run else {}
 
         def call() -> dict[str, Any]:
             kind = self._kind(manifest["apiVersion"], manifest["kind"])
-            options = {"field_manager": MANAGER, "force_conflicts": True, **dry}
-            made: dict[str, Any] = kind.server_side_apply(body=body, namespace=self.namespace, **options).to_dict()
+            options = {"name": body["metadata"]["name"], "field_manager": MANAGER, "force_conflicts": True, **dry}
+            made: dict[str, Any] = kind.server_side_apply(body=text, namespace=self.namespace, **options).to_dict()
             return made
 
         return await self._called(call, f"{manifest['kind']} {manifest['metadata']['name']}")
