@@ -91,4 +91,4 @@ async def main(streams: int = 1000, tokens: int = 30, interval_s: float = 1.0) -
 
 
 if __name__ == "__main__":
-    anyio.run(main, *map(int, sys.argv[1:3]), *map(float, sys.argv[3:]))
+    anyio.run(main, *[kind(each) for kind, each in zip((int, int, float), sys.argv[1:], strict=False)])
