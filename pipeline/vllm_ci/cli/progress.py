@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from rich.console import Console
@@ -37,10 +38,22 @@ COLOURS = {
 }
 
 
+class _Screen(Console):
+    """A console whose reader may go away (``2>&1 | head``): the run goes on, for its report, its JSON and its exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nothing more. rich's own version would close standard output and end the program."""
+        self.quiet = True
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stderr.fileno())
+            os.close(nowhere)
+
+
 def console() -> Console:
     """Console on standard error (standard output is for ``--json``); rich honours ``NO_COLOR`` and ``CI``."""
     # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
-    return Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
+    return _Screen(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
 
 
 @contextmanager

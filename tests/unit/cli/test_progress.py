@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -101,3 +104,22 @@ def test_the_slowest_cases_are_shown_when_asked_for() -> None:
     assert "streaming: 10.0 s in 5 cases; the stage took 12.0 s\n" in text
     progress.close(screen, report, "/runs/1")
     assert output.getvalue().count("test_4") == 1
+
+
+def test_a_reader_that_goes_away_ends_neither_the_run_nor_its_json() -> None:
+    program = (
+        "from vllm_ci.cli import progress\n"
+        "from vllm_ci.domain.events import Started\n"
+        "screen = progress.console()\n"
+        "with progress.watch(screen) as emit:\n"
+        "    for number in range(2000):\n"
+        "        emit(Started(step=f'step {number}', detail='x' * 200))\n"
+        "print('{}')\n"
+    )
+    reading, writing = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writing, text=True) as process:
+        os.close(writing)
+        os.read(reading, 100)
+        os.close(reading)
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "{}\n")
