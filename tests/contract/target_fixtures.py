@@ -19,9 +19,7 @@ from kubernetes import config
 from standin import cluster, deployment
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.deploy.target import REVISION_HEADER, Revision, Serving, Target
-from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.targets.envoy import program
 from vllm_ci.targets.kubernetes.cluster import Cluster
 from vllm_ci.targets.kubernetes.target import KubernetesTarget
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
@@ -80,10 +78,7 @@ async def memory(folder: Path) -> AsyncIterator[Bed]:
 @asynccontextmanager
 async def local(folder: Path) -> AsyncIterator[Bed]:
     """This machine: the real Envoy, and servers of ours in the place of vLLM."""
-    try:
-        program.find()
-    except UsageError as error:
-        pytest.skip(f"needs Envoy: {error.remedy}")
+    deployment.needs_envoy()
     target = deployment.opened(folder)
 
     @asynccontextmanager

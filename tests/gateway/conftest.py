@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from standin.deployment import Place
-from vllm_ci.domain.errors import UsageError
+from standin.deployment import Place, needs_envoy
 from vllm_ci.engines import detached
-from vllm_ci.targets.envoy import program
 
 
 @pytest.fixture
@@ -20,10 +18,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _envoy() -> None:
-    try:
-        program.find()
-    except UsageError as error:
-        pytest.skip(f"needs Envoy: {error.remedy}")
+    needs_envoy()
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ async def test_a_stream_that_breaks_in_the_middle_is_an_error(place: Place) -> N
     async def watch() -> None:
         found.append(await target.observe(seconds=2))
 
-    async with anyio.create_task_group() as group, many() as client:
+    async with many() as client, anyio.create_task_group() as group:
         group.start_soon(watch)
         address = (await target.current()).address
 

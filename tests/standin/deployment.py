@@ -7,14 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vllm_ci.deploy.target import Revision, Serving
+from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.domain.image import ImageRef
+from vllm_ci.targets.envoy import program
 from vllm_ci.targets.local.budget import Machine
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
 
 SERVER = Path(__file__).parent / "streaming.py"
+
+
+def needs_envoy() -> None:
+    """Skip where Envoy is not installed."""
+    try:
+        program.find()
+    except UsageError as error:
+        pytest.skip(f"needs Envoy: {error.remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 
 from vllm_ci.cli import options
@@ -45,6 +44,8 @@ def add(context: click.Context, /, *, channel: str, name: str, as_json: bool, **
     Example:
       vllm-ci gateway keys add production team-a
     """
+    import anyio
+
     key = anyio.run(_keys(context, channel).add, name)
     if as_json:
         print_json({"name": name, "key": key})
@@ -86,6 +87,8 @@ def revoke(context: click.Context, /, *, channel: str, name: str, as_json: bool,
     Example:
       vllm-ci gateway keys revoke production team-a
     """
+    import anyio
+
     anyio.run(_keys(context, channel).revoke, name)
     if as_json:
         print_json({"name": name, "revoked": True})

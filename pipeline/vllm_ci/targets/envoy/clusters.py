@@ -62,6 +62,11 @@ def cluster(revision: str, settings: GatewaySettings) -> Json:
                 "consecutive_gateway_failure": 5,
                 "enforcing_consecutive_gateway_failure": 100,
                 "enforcing_success_rate": 0,
+                # A replica whose connection breaks has probably died: until its next check it gets no requests.
+                "split_external_local_origin_errors": True,
+                "consecutive_local_origin_failure": 1,
+                "enforcing_consecutive_local_origin_failure": 100,
+                "enforcing_local_origin_success_rate": 0,
                 "interval": "1s",
                 "base_ejection_time": "5s",
                 "max_ejection_percent": 50,
