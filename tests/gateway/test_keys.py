@@ -49,6 +49,14 @@ async def test_keys_are_asked_for_added_and_revoked_without_a_restart(place: Pla
         await keys.revoke("team-a")
         assert await status(client, key) == 401
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
+    await target.start(revision("b"), 1)
+    await target.route(Route(weights={revision("a").name: 100}, mirror=revision("b").name, mirror_percent=100))
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        before = len(list(reached(place.seen)))
+        assert await status(client, second) == 200
+        with anyio.fail_after(5):
+            while len(list(reached(place.seen))) < before + 2:
+                await anyio.sleep(0.05)
     assert all("authorization" not in headers and "x-api-key" not in headers for _, _, headers in reached(place.seen))
 
 
@@ -122,6 +130,15 @@ async def test_requests_beyond_the_rate_of_a_key_get_429_and_changes_of_shares_d
         refused = await client.get("/v1/models", headers={"authorization": f"Bearer {first}"})
         assert int(refused.headers["retry-after"]) > 0
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
+
+
+async def test_without_keys_the_rate_is_that_of_each_address(place: Place) -> None:
+    target = await served(place, GatewaySettings(requests_per_minute=3))
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        assert [(await client.get("/v1/models")).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+    other = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with httpx.AsyncClient(base_url=(await target.current()).address, transport=other) as client:
+        assert (await client.get("/v1/models")).status_code == 200
 
 
 async def test_the_port_for_metrics_shows_metrics_and_nothing_else_of_the_admin_interface(place: Place) -> None:

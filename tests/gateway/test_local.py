@@ -8,6 +8,7 @@ import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -17,12 +18,13 @@ from standin.deployment import Place, revision
 from standin.gateway import ASK, no_space, served
 from standin.streams import many, stream
 from vllm_ci.deploy.target import Revision, Route
-from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
+from vllm_ci.domain.errors import EngineError, ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.engines import ports
+from vllm_ci.engines import detached, ports
 from vllm_ci.engines.detached import Identity
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.budget import Machine
+from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
@@ -76,6 +78,22 @@ async def test_a_replica_that_died_is_told_left_out_and_started_again(place: Pla
     assert {each.name: each.restarts for each in found.values()} == {name: 1, next(n for n in found if n != name): 0}
 
 
+async def test_a_request_that_kills_servers_kills_two_at_most(place: Place) -> None:
+    fragile = revision("a", "fragile")
+    target = place.target()
+    await target.start(fragile, 4)
+    await target.route(Route(weights={fragile.name: 100}))
+    async with httpx.AsyncClient(base_url=(await target.current()).address, timeout=30) as client:
+        answer = await client.post("/v1/completions", json={"model": "m", "prompt": "die"})
+        assert answer.status_code == 503
+        with anyio.fail_after(10):
+            while (await target.current()).ready(fragile.name) > 2:
+                await anyio.sleep(0.05)
+        for _ in range(10):
+            assert (await client.post("/v1/completions", json=ASK)).status_code == 200
+    assert (await target.current()).ready(fragile.name) == 2
+
+
 async def test_what_a_killed_supervisor_left_is_ended_before_its_replica_is_started_again(place: Place) -> None:
     target = place.target()
     await target.start(A, 1)
@@ -85,6 +103,56 @@ async def test_what_a_killed_supervisor_left_is_ended_before_its_replica_is_star
     await target.start(A, 1)
     await gone(server)
     assert (await target.current()).ready(A.name) == 1
+
+
+async def test_what_was_started_and_never_written_down_is_ended(place: Place) -> None:
+    target = place.target()
+    await target.start(A, 2)
+    before = target._store.load()
+    await target.start(A, 3)
+    servers = [each.process for each in target._store.load().replicas.values()]
+    envoy = target._store.load().envoy
+    assert envoy is not None
+    target._store.save(replace(before, envoy=None))
+    await target.start(A, 2)
+    assert [each.alive for each in servers].count(True) == 2
+    assert not envoy.alive
+    assert (await target.current()).ready(A.name) == 2
+    await target.route(Route(weights={A.name: 100}))
+    assert await answered(target) == "a"
+
+
+async def test_a_replica_that_cannot_be_started_leaves_none_of_those_before_it(place: Place) -> None:
+    target = place.target()
+    launch = target.launcher.launch
+    calls: list[int] = []
+
+    async def second_fails(*args: Any, **more: Any) -> Launch:
+        calls.append(more["port"])
+        if len(calls) == 2:
+            raise EngineError("the environment variable TOKEN is not set")
+        return await launch(*args, **more)
+
+    object.__setattr__(target.launcher, "launch", second_fails)
+    with pytest.raises(EngineError, match="TOKEN"):
+        await target.start(A, 2)
+    assert (await target.current()).replicas == ()
+    assert not detached.marks(f"{target.folder}/replicas")
+
+
+async def test_a_gateway_that_does_not_answer_is_not_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = await served(place, GatewaySettings())
+    envoy = target._store.load().envoy
+    assert envoy is not None
+    monkeypatch.setattr("vllm_ci.targets.local.gateway._START_S", 0.1)
+    os.kill(envoy.pid, signal.SIGSTOP)
+    monkeypatch.setattr("vllm_ci.targets.envoy.admin._TIMEOUT_S", 0.2)
+    with pytest.raises(ErroredError, match="runs and does not answer"):
+        await target.start(A, 1)
+    os.kill(envoy.pid, signal.SIGCONT)
+    monkeypatch.undo()
+    await target.start(A, 1)
+    assert target._store.load().envoy == envoy
 
 
 async def test_a_process_that_took_over_the_id_of_a_replica_is_not_taken_for_it(place: Place) -> None:
@@ -105,7 +173,7 @@ async def test_a_replica_that_hangs_is_started_again(place: Place) -> None:
     server = int((await target.logs(f"{A.name}-0")).split()[-1])
     os.kill(server, signal.SIGSTOP)
     with anyio.fail_after(30):
-        while any(host.healthy for host in (await target._gateway.admin.hosts())[A.name].values()):
+        while any(host.healthy for host in (await target._configuration.admin.hosts())[A.name].values()):
             await anyio.sleep(0.1)
     await target.start(A, 1)
     assert await answered(target) == "a"
@@ -184,7 +252,7 @@ async def test_a_configuration_that_envoy_refuses_changes_nothing(place: Place) 
     bad = json.loads(content)["resources"]
     bad[0]["virtual_hosts"][0]["domains"] = ["*", "*"]
     with pytest.raises(ErroredError, match="the old one stays in effect") as caught:
-        await target._gateway.apply(files.ROUTES, bad)
+        await target._configuration.apply(files.ROUTES, bad)
     assert "Only a single wildcard domain" in caught.value.why
     assert (place.folder / "target" / "gateway" / files.ROUTES).read_bytes() == content
     assert await answered(target) == "a"
@@ -219,14 +287,31 @@ async def test_what_does_not_fit_is_refused_with_the_sum(place: Place) -> None:
 
 async def test_a_driver_that_was_killed_while_servers_started_is_followed_by_one_that_goes_on(place: Place) -> None:
     slow = revision("a", "slow")
-    with anyio.move_on_after(0.3):
-        await place.target().start(slow, 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(place.target().start, slow, 1)
+        with anyio.fail_after(30):
+            while not place.target()._store.load().replicas:
+                await anyio.sleep(0.02)
+        group.cancel_scope.cancel()
     before = place.target()._store.load().replicas
     assert [each.phase for each in before.values()] == ["starting"]
     await place.target().start(slow, 1)
     after = place.target()._store.load().replicas
     assert [each.phase for each in after.values()] == ["ready"]
     assert [each.process for each in after.values()] == [each.process for each in before.values()]
+
+
+async def test_a_driver_that_was_interrupted_while_the_gateway_started_leaves_none(place: Place) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(place.target().start, A, 1)
+        with anyio.fail_after(30):
+            while not detached.marked(f"{place.folder}/target/gateway"):
+                await anyio.sleep(0.002)
+        group.cancel_scope.cancel()
+    if place.target()._store.load().envoy is None:
+        assert not detached.marked(f"{place.folder}/target/gateway")
+    await place.target().start(A, 1)
+    assert (await place.target().current()).ready(A.name) == 1
 
 
 async def test_two_drivers_at_once_start_no_replica_twice(place: Place) -> None:

@@ -51,7 +51,7 @@ async def steady(client: aiohttp.ClientSession, address: str, found: list[Stream
 
 async def all_open(target: LocalTarget, name: str, count: int) -> None:
     with anyio.fail_after(30):
-        while await target._gateway.admin.open_requests(name) < count:
+        while await target._configuration.admin.open_requests(name) < count:
             await anyio.sleep(0.05)
 
 

@@ -40,6 +40,8 @@ def measurement(found: Measurement) -> None:
     rows.append(("send lag", spread(figures.lag_ms)))
     if figures.short_answers:
         rows.append(("short answers", f"{figures.short_answers} ended before the requested length"))
+    if figures.undone:
+        rows.append(("without [DONE]", f"{figures.undone} streams ended with a finish reason only; they count"))
     rows += [(f"server: {name.replace('_', ' ')}", f"{grown:.0f}") for name, grown in found.counters.items()]
     if found.delayed_turns:
         rows.append(("delayed turns", f"{found.delayed_turns} waited for the answer before them, and were due when it ended"))

@@ -14,12 +14,18 @@ from vllm_ci.deploy.deployment import Deployment, serving
 from vllm_ci.deploy.target import Current
 from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 from vllm_ci.domain.events import Emit
+from vllm_ci.release import history
 from vllm_ci.release.record import Release
 
 
 def deployed_here(found: Releases, channel: str) -> bool:
-    """Whether the channel was deployed from this machine."""
-    return deployments.of(found, channel).known
+    """Whether this machine can send requests for the channel elsewhere.
+
+    It can for what was deployed from here; and, where the target can be reached from everywhere, for what the ledger says was
+    deployed, by a CI job that is long gone for instance.
+    """
+    place = deployments.of(found, channel)
+    return place.known or (place.shared and history.deployed(found.setup.ledger.read().records, channel) is not None)
 
 
 def moved(found: Releases, channel: str, release: Release, *, emit: Emit) -> dict[str, object]:

@@ -190,7 +190,7 @@ def with_target(context: click.Context, name: str, work: Callable[[Channel, Targ
 
     with watching.watch() as emit:
         where = deploying.channel(opened(context), name, emit=emit)
-        if not where.place.known:
+        if not where.place.known and not where.place.shared:
             raise UsageError(f"{name} is not deployed from this machine", remedy=f"vllm-ci deploy {name}")
 
         async def main() -> _Result:

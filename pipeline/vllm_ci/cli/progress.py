@@ -15,16 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_ci.cli.causes import cause_lines, skip_lines
+from vllm_ci.cli.durations import slowest
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
 from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
 from vllm_ci.domain.plain import visible
 from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict, verdict_of
+from vllm_ci.performance import matrix
 from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
 
 _PROBLEM = {"cause": "bold", "do": "green"}
 _LINE_EVERY_S = 30.0
 _ROWS = 50
+_MIB = 1 << 20
 _FEWEST_ROWS = 6
 COLOURS = {
     Verdict.PASSED: "green",
@@ -145,8 +148,33 @@ def table(report: Report) -> Table:
     return made
 
 
-def close(screen: Console, report: Report, folder: str) -> None:
-    """Print the result of a run: problem, causes, skipped cases, table, digest and report folder, on one screen if possible."""
+def measured(rows: Sequence[matrix.Row]) -> Table:
+    """Table of the servers that were measured side by side."""
+
+    def number(value: float | None, form: str = ".1f", *, per: float = 1.0) -> str:
+        return "-" if value is None else format(value / per, form)
+
+    made = Table(box=None, header_style="dim", pad_edge=False)
+    made.add_column("server", no_wrap=True)
+    for name in ("tokens/s", "ttft ms", "tpot ms", "memory MiB", "GPU MiB", "same answers", "same prefix"):
+        made.add_column(name, justify="right")
+    for row in rows:
+        figures = (row.output_tokens_per_s, row.ttft_ms, row.tpot_ms)
+        memory = (number(row.memory_bytes, ".0f", per=_MIB), number(row.gpu_bytes, ".0f", per=_MIB))
+        shares = (number(row.same_answers, ".0%"), number(row.same_prefix, ".0%"))
+        made.add_row(Text(row.server, style=COLOURS[row.verdict]), *map(number, figures), *memory, *shares)
+    return made
+
+
+def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -> None:
+    """Print the result of a run: problem, causes, skipped cases, table, digest and report folder, on one screen if possible.
+
+    Args:
+        screen: Where to.
+        report: The result.
+        folder: Where the report is.
+        durations: Number of slowest cases to print as well.
+    """
     width = screen.width if screen.is_terminal else 0
     causes = causes_of_report(report)
     skips = skip_lines(skips_of(report.stages), width=width)
@@ -157,13 +185,17 @@ def close(screen: Console, report: Report, folder: str) -> None:
     messages = _messages(report, causes, rows=max(rows // 2, _FEWEST_ROWS), folder=folder)
     lines = cause_lines(causes, rows=max(rows - len(messages) - 1, _FEWEST_ROWS), width=width)
     counted = headline(causes, sum(len(stage.cases) for stage in report.stages))
-    blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips)
+    slow = list(map(Text, slowest(report, durations)))
+    blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips, slow)
     for block in blocks:
         for line in [Text(), *block] if block else []:
             screen.print(line)
     screen.print()
     screen.print(table(report))
     screen.print()
+    if servers := matrix.rows(report.stages):
+        screen.print(measured(servers))
+        screen.print()
     if report.image:
         screen.print(Text("image    ").append(report.image.reference))
     screen.print(Text("report   ").append(folder))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from vllm_ci.cli.durations import DURATIONS
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError
@@ -49,9 +50,10 @@ _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for repor
 @option("--budget", **_BUDGET)
 @option("--matrix", is_flag=True, help="Also test the servers of `matrix:`, one after another.")
 @option("--report-dir", **_REPORT_DIR)
+@option("--durations", **DURATIONS)
 @json_option
 @click.pass_context
-def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_json: bool, **_: Any) -> int:
+def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, durations: int, as_json: bool, **_: Any) -> int:
     """Build the image of the checked-out commit, serve it, test it, report.
 
     \b
@@ -66,7 +68,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 
     Exit code: 0 passed, 1 failed, 2 usage or configuration, 3 errored (no verdict), 4 inconclusive, 130 interrupted.
     """
-    return _run(context, stage, as_json, matrix=matrix)
+    return _run(context, stage, as_json, durations, matrix=matrix)
 
 
 @click.command()
@@ -78,9 +80,10 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, as_j
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
 @option("--report-dir", **_REPORT_DIR)
+@option("--durations", **DURATIONS)
 @json_option
 @click.pass_context
-def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], as_json: bool, **_: Any) -> int:
+def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], durations: int, as_json: bool, **_: Any) -> int:
     """Test the server at --url, or build and test the commit's image (like `run`).
 
     \b
@@ -96,10 +99,10 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
     """
-    return _test(context, url, stage, as_json) if url else _run(context, stage, as_json)
+    return _test(context, url, stage, as_json, durations) if url else _run(context, stage, as_json, durations)
 
 
-def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matrix: bool = False) -> int:
+def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, durations: int, *, matrix: bool = False) -> int:
     from vllm_ci.cli import commits, options, progress
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
@@ -130,7 +133,8 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, *, matr
             with redirect_stdout(sys.stderr):  # output of the pipeline must not mix with --json
                 return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
-    return _reported(main, screen, _Closing(directory=directory, secrets=opened.secrets, as_json=as_json))
+    closing = _Closing(directory=directory, secrets=opened.secrets, as_json=as_json, durations=durations)
+    return _reported(main, screen, closing)
 
 
 def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
@@ -141,7 +145,7 @@ def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
         return load(loaded.pipeline.path) if loaded.pipeline is not None else None
 
 
-def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool) -> int:
+def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool, durations: int) -> int:
     import os
 
     from vllm_ci.cli.contact import contact
@@ -149,7 +153,7 @@ def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bo
 
     foreign = open_foreign(context, url, stages)
     key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
-    closing = _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json)
+    closing = _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json, durations=durations)
     try:
         contact(foreign.context, foreign.ca_file)
     except ErroredError as error:
@@ -193,19 +197,21 @@ class _Closing:
         directory: Directory with a subdirectory per run.
         secrets: Values that must not appear anywhere.
         as_json: Print the summary on standard output.
+        durations: Number of slowest cases to show.
         stdout: The real standard output, while it is redirected for the pipeline.
     """
 
     directory: Path
     secrets: tuple[str, ...]
     as_json: bool
+    durations: int = 0
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
     def write(self, result: steps.RunResult, screen: Console) -> int:
         """Write the report, print its summary, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
 
-        return self.keep(result, lambda report, written: progress.close(screen, report, written))
+        return self.keep(result, lambda report, written: progress.close(screen, report, written, durations=self.durations))
 
     def keep(self, result: steps.RunResult, shown: Callable[[Report, str], None] = lambda _report, _written: None) -> int:
         """Write the report, show it, and return the exit code of its verdict."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.options import config_option
+from vllm_ci.cli.durations import DURATIONS
+from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
 
@@ -19,15 +20,17 @@ _RELEASED = re.compile(r"(sha256:)?[0-9a-f]{7,64}(-[a-z0-9._-]+)?")
 
 @click.command()
 @click.argument("what", default="latest")
+@option("--durations", **DURATIONS)
 @json_option
 @config_option
 @click.pass_context
-def show(context: click.Context, /, *, what: str, as_json: bool, **_: Any) -> None:
+def show(context: click.Context, /, *, what: str, durations: int, as_json: bool, **_: Any) -> None:
     """Show WHAT: a report (folder or report.json; `latest` is the newest), an image spec, a released commit, an image's digest.
 
     \b
     Examples:
       vllm-ci show
+      vllm-ci show --durations 20
       vllm-ci show .vllm-ci/runs/20261121-101500-0123456789ab
       vllm-ci show cpu
       vllm-ci show sha256:0123...
@@ -41,7 +44,7 @@ def show(context: click.Context, /, *, what: str, as_json: bool, **_: Any) -> No
     if what.rpartition("@")[2].startswith("sha256:"):
         _show_image(what.rpartition("@")[2], as_json)
     elif (report := _report_file(what)) is not None:
-        _show_report(report, as_json)
+        _show_report(report, as_json, durations)
     else:
         _show_spec(what, as_json)
 
@@ -60,7 +63,7 @@ def _report_file(what: str) -> Path | None:
     return path if path.is_file() and path.suffix == ".json" else None
 
 
-def _show_report(path: Path, as_json: bool) -> None:
+def _show_report(path: Path, as_json: bool, durations: int) -> None:
     from vllm_ci.cli import progress
     from vllm_ci.report import document
 
@@ -72,7 +75,7 @@ def _show_report(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        progress.close(progress.console(), report, str(path.parent.resolve()))
+        progress.close(progress.console(), report, str(path.parent.resolve()), durations=durations)
 
 
 def _show_spec(what: str, as_json: bool) -> None:

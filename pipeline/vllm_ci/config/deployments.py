@@ -13,6 +13,8 @@ from vllm_ci.config.releases import Releases
 from vllm_ci.system.home import home
 
 _LONGEST = 50
+# Targets whose state any machine can see; what is deployed to others, only that machine knows.
+_SHARED = ("kubernetes",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,13 @@ class Place:
 
     @property
     def known(self) -> bool:
-        """Whether it was ever deployed from this machine."""
+        """Whether it was deployed from this machine."""
         return (self.folder / "deployment.json").exists()
+
+    @property
+    def shared(self) -> bool:
+        """Whether any machine can see what runs."""
+        return self.settings.target in _SHARED
 
 
 def place(loaded: Loaded, channel: str) -> Place:

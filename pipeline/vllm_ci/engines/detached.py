@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def start(
     # The supervisor ends its command at the end of its standard input: it holds the other end of this pipe itself.
     reading, writing = os.pipe()
     try:
-        with log.open("ab") as output:
+        with log.open("ab") as output, _many_files():
             process = subprocess.Popen(
                 list(argv),
                 env={**env, MARK: mark},
@@ -109,6 +110,17 @@ def marked(mark: str) -> list[int]:
     return [pid for pid in pids if _is_marked(pid, mark)]
 
 
+def marks(beginning: str) -> set[str]:
+    """All marks of processes that begin so."""
+    found = set()
+    start = f"{MARK}={beginning}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            each = (folder / "environ").read_bytes().split(b"\0")
+            found |= {value.partition(b"=")[2].decode(errors="replace") for value in each if value.startswith(start)}
+    return found
+
+
 def end_marked(mark: str) -> None:
     """End what is left of a process whose supervisor was killed, at once."""
     end = time.monotonic() + 5
@@ -134,6 +146,18 @@ def _is_marked(pid: int, mark: str) -> bool:
         return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _many_files() -> Iterator[None]:
+    """What is started may open as many files as this user may allow: a stream is two, and many systems start with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2**20 if hard == resource.RLIM_INFINITY else min(hard, 2**20)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _reap(pid: int) -> None:

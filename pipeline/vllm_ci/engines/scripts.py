@@ -70,7 +70,9 @@ def measured(*, slowdown: float = 0.0, **counters: float) -> Ends:
     values = {"ttft_ms": 50 * factor, "tpot_ms": 10 * factor, "output_tokens_per_s": 800 / factor}
     counted = {"requests": 32, "prompt_tokens": 3200, "output_tokens": 3200, "chunks": 3200, **counters}
     each = {"verdict": "passed", "reasons": [], "values": values, "counters": counted, "short_answers": 0}
-    return Ends(files={"measurement.json": {"format": 1, "rounds": [each] * 3}, "asked.json": {}})
+    used = {"resources": {"peak": {"pss_bytes": 2**30}}}
+    measurement = {"format": 1, "rounds": [each] * 3, "measurements": [used] * 3}
+    return Ends(files={"measurement.json": measurement, "asked.json": {}, "greedy.json": {"answers": [["one"], ["two"]]}})
 
 
 def cases(found: Mapping[str, tuple[str, str]]) -> str:

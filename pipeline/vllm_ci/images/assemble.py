@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,8 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, Interrupted
 from vllm_ci.domain.events import Emit, step
 from vllm_ci.domain.image_spec import ImageSpec
-from vllm_ci.images import conflicts, foundation, layer, members, plan, supply
+from vllm_ci.images import conflicts, foundation, layer, members, plan
+from vllm_ci.images.arriving import Arriving
 from vllm_ci.images.contents import Contents, debs_for
 from vllm_ci.images.debian import base
 from vllm_ci.images.entries import Entry, with_parents
@@ -144,20 +145,23 @@ class Assembler:
             BuildError: One could not be made.
         """
         plans = planned.plans
-        unknown = [item for item in plans if self.known(item) is None]
-        wheels = {wheel.sha256: wheel for item in unknown for wheel in item.wheels}
-        supply.fetch_wheels(self.store, wheels.values(), emit=self.emit)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool:
-            # The one that ends last should not be the one that starts last: the base, whose files are not yet compressed or
-            # compiled yet, then the largest.
-            order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
-            unpack = self._unpack and planned.platform == host_platform()
-            futures = {item.key: pool.submit(self._have, item, unpack=unpack) for item in order}
+        # The one that ends last should not be the one that starts last: the base, whose files are not yet compressed or
+        # compiled, then the largest.
+        order = sorted(plans, key=lambda item: (item.tier != "base", -sum(wheel.size_bytes for wheel in item.wheels)))
+        unpack = self._unpack and planned.platform == host_platform()
+        wanted = [item.wheels for item in order if self.known(item) is None]
+        with (
+            Arriving(self.store, wanted, emit=self.emit) as arriving,
+            ThreadPoolExecutor(self.threads, thread_name_prefix="layer") as pool,
+        ):
+            futures = {item.key: pool.submit(self._have, item, arriving, unpack=unpack) for item in order}
             try:
-                made = [futures[item.key].result() for item in plans]
+                wait(futures.values(), return_when=FIRST_EXCEPTION)
+                made = [futures[item.key].result() for item in plans if futures[item.key].done()]
             except BaseException:
                 # Ctrl-C, or one layer failed: what is half-done stops at its next file, the rest does not begin.
                 self._stopped.set()
+                arriving.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._check_collisions(plans, made)
@@ -187,9 +191,10 @@ class Assembler:
             return None
         return facts if whole else None
 
-    def _have(self, item: LayerPlan, *, unpack: bool) -> tuple[dict[str, Any], float]:
+    def _have(self, item: LayerPlan, arriving: Arriving, *, unpack: bool) -> tuple[dict[str, Any], float]:
         if (facts := self.known(item)) is not None:
             return facts, 0.0
+        arriving.wait(item.wheels)
         with self.store.lock(f"layer-{item.key}"):
             if (facts := self.known(item)) is not None:
                 return facts, 0.0

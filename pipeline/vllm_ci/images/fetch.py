@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vllm_ci.domain.errors import BuildError
+from vllm_ci.domain.errors import BuildError, Interrupted
 from vllm_ci.domain.events import Emit, step
 from vllm_ci.images.store import publish, room_for
 from vllm_ci.system.filelock import hold
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _TRIES = 4
 PAUSE_S = 0.5
 PARALLEL = 8
+_STOP_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +38,41 @@ class Download:
         sha256: Hex digest.
         size_bytes: Its size.
         target: Where it has to be.
+        turn: Those with a lower number are fetched first; among equals, the largest.
     """
 
     name: str
     sha256: str
     size_bytes: int
     target: Path
+    turn: int = 0
 
 
 # Finds the places that may serve a file, and says why others do not; called only for files that are not there, from several
 # threads.
 Locate = Callable[[Download, "httpx.Client", Callable[[str], None]], Iterable[str]]
+
+
+class _Connections:
+    """Connections of a client, to break them while other threads wait for an answer: closing them would not wake those."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._broken = False
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Note a new connection (the extension ``trace`` of httpx)."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"):
+            self._sockets.append(info["return_value"].get_extra_info("socket"))
+            if self._broken:
+                self.shutdown()
+
+    def shutdown(self) -> None:
+        """Break all, and those that are opened later."""
+        self._broken = True
+        for each in self._sockets:
+            with suppress(OSError):  # closed, or wrapped by the TLS connection that comes after it
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -71,7 +98,16 @@ def _netrc() -> httpx.NetRCAuth | None:
         return None
 
 
-def have(wanted: Iterable[Download], locate: Locate, *, certificates: str = "", name: str = "fetch", emit: Emit) -> None:
+def have(
+    wanted: Iterable[Download],
+    locate: Locate,
+    *,
+    certificates: str = "",
+    name: str = "fetch",
+    emit: Emit,
+    fetched: Callable[[Download], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> None:
     """Make sure that every wanted file lies at its target.
 
     Args:
@@ -80,28 +116,47 @@ def have(wanted: Iterable[Download], locate: Locate, *, certificates: str = "", 
         certificates: File with more certificate authorities.
         name: Of the step that ``emit`` is told of.
         emit: Told of a download.
+        fetched: Called for each file that is there, from several threads.
+        stop: When it is set, downloads are given up.
 
     Raises:
         BuildError: One could not be fetched.
+        Interrupted: ``stop`` was set.
     """
-    absent = [item for item in wanted if not _present(item)]
+    absent = []
+    for item in wanted:
+        if _present(item):
+            fetched(item)
+        else:
+            absent.append(item)
     if not absent:
         return
     total = sum(item.size_bytes for item in absent)
     room_for(absent[0].target.parent.parent, total, what=f"{len(absent)} downloads")
     # Largest first: the last one to end would otherwise be one that started last.
-    absent.sort(key=lambda item: -item.size_bytes)
+    absent.sort(key=lambda item: (item.turn, -item.size_bytes))
     what = f"{len(absent)} files, {total / 1e6:,.0f} MB"
     with step(emit, name, what), client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
-        running = [pool.submit(_have, item, locate, http) for item in absent]
+        connections = _Connections()
+        http.event_hooks = {"request": [lambda request: request.extensions.update(trace=connections.trace)]}
+        running = {pool.submit(_have, item, locate, http, fetched) for item in absent}
         try:
-            for future in wait(running, return_when=FIRST_EXCEPTION).done:
-                future.result()
+            _until_done(running, stop)
         except BaseException:
-            # Closing breaks the connections under way; the received parts are kept and resumed next time.
+            # The received parts are kept and resumed next time.
             pool.shutdown(wait=False, cancel_futures=True)
+            connections.shutdown()
             http.close()
             raise
+
+
+def _until_done(running: set[Future[None]], stop: threading.Event | None) -> None:
+    while running:
+        done, running = wait(running, timeout=_STOP_INTERVAL_S, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        if stop is not None and stop.is_set():
+            raise Interrupted("the downloads were stopped")
 
 
 def _present(item: Download) -> bool:
@@ -111,7 +166,12 @@ def _present(item: Download) -> bool:
         return False
 
 
-def _have(item: Download, locate: Locate, http: httpx.Client) -> None:
+def _have(item: Download, locate: Locate, http: httpx.Client, fetched: Callable[[Download], None]) -> None:
+    _obtain(item, locate, http)
+    fetched(item)
+
+
+def _obtain(item: Download, locate: Locate, http: httpx.Client) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
     with hold(item.target.parent / ".lock"):
         if _present(item):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -29,18 +30,43 @@ def deb_path(store: Store, deb: LockedDeb) -> Path:
     return store.debs / deb.sha256[:16] / deb.path.rpartition("/")[2]
 
 
-def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> None:
+def fetch_wheels(
+    store: Store,
+    wheels: Iterable[LockedWheel],
+    *,
+    emit: Emit,
+    turns: Mapping[str, int] | None = None,
+    fetched: Callable[[Download], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> None:
     """Have all ``wheels`` in the store.
+
+    Args:
+        store: Where.
+        wheels: Which.
+        emit: Told of downloads.
+        turns: Order of the downloads, by sha256; see :class:`~vllm_ci.images.fetch.Download`.
+        fetched: Called for each wheel that is there, from several threads.
+        stop: When it is set, downloads are given up.
 
     Raises:
         BuildError: One is not available anywhere.
+        Interrupted: ``stop`` was set.
     """
     by_hash = {wheel.sha256: wheel for wheel in wheels}
     wanted = [
-        Download(name=wheel.filename, sha256=wheel.sha256, size_bytes=wheel.size_bytes, target=wheel_path(store, wheel))
+        Download(
+            name=wheel.filename,
+            sha256=wheel.sha256,
+            size_bytes=wheel.size_bytes,
+            target=wheel_path(store, wheel),
+            turn=(turns or {}).get(wheel.sha256, 0),
+        )
         for wheel in by_hash.values()
     ]
     if all(item.target.exists() for item in wanted):
+        for item in wanted:
+            fetched(item)
         return
     indexes = index.configured()
 
@@ -49,7 +75,8 @@ def fetch_wheels(store: Store, wheels: Iterable[LockedWheel], *, emit: Emit) -> 
         for root in indexes.urls:
             yield from _listed(root, by_hash[item.sha256], http, complain)
 
-    fetch.have(wanted, locate, certificates=indexes.certificates, name="fetch wheels", emit=emit)
+    certificates = indexes.certificates
+    fetch.have(wanted, locate, certificates=certificates, name="fetch wheels", emit=emit, fetched=fetched, stop=stop)
 
 
 def _linked(filename: str, find_links: Iterable[str]) -> Iterator[str]:

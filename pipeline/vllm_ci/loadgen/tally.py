@@ -83,6 +83,7 @@ class Tally:
         token_chunks_ns: Clocks of the chunks that contain tokens.
         content_ns: Clocks of the chunks with content.
         counts_tokens: Chunks say how many tokens they bring, by ids or by a running count.
+        ends: Number of events ``[DONE]``.
     """
 
     events: int = 0
@@ -94,7 +95,7 @@ class Tally:
     token_chunks_ns: list[int] = field(default_factory=list)
     content_ns: list[int] = field(default_factory=list)
     counts_tokens: bool = False
-    _ends: int = 0
+    ends: int = 0
     _counted: int = 0
     _choices: defaultdict[int, _Parts] = field(default_factory=lambda: defaultdict(_Parts))
 
@@ -108,12 +109,12 @@ class Tally:
             tally.last_event_ns = event.at_ns
             last = event.data
             if last == DONE:
-                tally._ends += 1
+                tally.ends += 1
             elif (body := json_object(last)) is not None:
                 tally._add(event.at_ns, body)
             else:
                 tally.malformed.append(last)
-        tally.done = tally._ends == 1 and last == DONE
+        tally.done = tally.ends == 1 and last == DONE
         return tally
 
     def _add(self, at_ns: int, body: Json) -> None:

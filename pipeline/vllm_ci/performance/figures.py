@@ -105,6 +105,7 @@ class Figures:
         inter_chunk_latency_ms: Mean, p50, p90, p99 and largest gap between token chunks.
         lag_ms: (sent - due): how late the client was.
         short_answers: Answers with fewer tokens than requested.
+        undone: Whole streams that ended without ``[DONE]``; they count as requests that succeeded. Includes the warm-up.
     """
 
     requests: int
@@ -120,6 +121,7 @@ class Figures:
     inter_chunk_latency_ms: Mapping[str, float]
     lag_ms: Spread | None
     short_answers: int
+    undone: int = 0
 
     @property
     def client_too_slow(self) -> str:
@@ -165,6 +167,7 @@ def figures(samples: Samples, *, warm_up_s: float = 0.0, objective: Objective | 
         inter_chunk_latency_ms=_gaps(samples),
         lag_ms=Spread.of(sample.lag_ms for sample in counted),
         short_answers=sum(sample.output_tokens < sample.asked_tokens for sample in good),
+        undone=samples.undone,
     )
 
 

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from vllm_ci.loadgen.exchange import Exchange, FailureKind
 from vllm_ci.loadgen.stream import Stream
+from vllm_ci.performance.sample import problems_of
 
 _REFUSALS = (429, 503)
 _TIMEOUTS = (FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.BETWEEN_BYTES_TIMEOUT, FailureKind.TOTAL_TIMEOUT)
@@ -45,7 +46,7 @@ def outcome_of(stream: Stream) -> Outcome:
         return Outcome.REFUSED if retry_after(stream.exchange.headers.get("retry-after", "")) else Outcome.REFUSED_BARE
     if status >= 300:
         return Outcome.SERVER_ERROR if status >= 500 else Outcome.REJECTED
-    if not [problem for problem in stream.problems if problem != "no usage"]:
+    if not problems_of(stream):
         return Outcome.SERVED
     failure = stream.exchange.failure
     return Outcome.TIMEOUT if failure is not None and failure.kind in _TIMEOUTS else Outcome.BROKEN

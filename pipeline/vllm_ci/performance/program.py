@@ -3,8 +3,8 @@
     python -m vllm_ci.performance.program --url URL --workload chat --requests 32 --rounds 3 --out FOLDER
 
 The folder gets ``measurement.json``, which is written again after every round, and ``asked.json``, with what a second server
-has to be asked (``--asked FOLDER``) so that both do the same work. Exit code 0 if all rounds were run, whatever they show; 3 if
-the server cannot be measured.
+has to be asked (``--asked FOLDER``) so that both do the same work; with ``--greedy`` also ``greedy.json``, answers to fixed
+prompts. Exit code 0 if all rounds were run, whatever they show; 3 if the server cannot be measured.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ci.domain.report import Verdict
+from vllm_ci.performance import greedy
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.measuring import Measurement, Setting, measure
 from vllm_ci.performance.rounds import FixedWorkload, Round, fixed
 from vllm_ci.performance.server import Served, served
 from vllm_ci.performance.workload import WORKLOADS
 from vllm_ci.suites.reach import UnreachableError
+from vllm_ci.suites.verdicts import Fault
 
-MEASUREMENT, ASKED = "measurement.json", "asked.json"
+MEASUREMENT, ASKED, GREEDY = "measurement.json", "asked.json", "greedy.json"
 _WARM_UP_SEED = 0
 
 
@@ -153,11 +155,20 @@ def main(arguments: Sequence[str]) -> int:
         warm_up=given.warm_up,
         out=given.out,
     )
+    if given.greedy:
+        (given.out / GREEDY).write_text(json.dumps(_greedy(server)) + "\n", encoding="utf-8")
     complete = start.run()
     for number, (each, _) in enumerate(start.done, 1):
         values = "  ".join(f"{name} {value:.2f}" for name, value in each.values.items())
         sys.stdout.write(f"round {number}: {each.verdict}  {values}  {'; '.join(each.reasons)}".rstrip() + "\n")
     return 0 if complete else 3
+
+
+def _greedy(server: Served) -> dict[str, Any]:
+    try:
+        return {"answers": greedy.answers(server)}
+    except Fault as error:
+        return {"answers": [], "why": str(error)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=1500.0, help="longest time of a round, in seconds")
     parser.add_argument("--asked", type=Path)
+    parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     return parser
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from vllm_ci.loadgen.stream import Stream
+from vllm_ci.loadgen.stream import NO_DONE, NO_USAGE, Stream
 
 _NUMBER = re.compile(r"\d+")
 """Problems that differ only in numbers are counted as one."""
@@ -32,6 +32,7 @@ class Sample:
         chunks: Token chunks.
         asked_tokens: Tokens that were requested.
         problem: Why it failed; empty if it succeeded.
+        undone: Its stream was whole but ended without ``[DONE]``.
     """
 
     due_s: float
@@ -44,6 +45,7 @@ class Sample:
     asked_tokens: int
     problem: str = ""
     last_s: float | None = None
+    undone: bool = False
 
     @property
     def lag_ms(self) -> float:
@@ -68,6 +70,16 @@ class Sample:
         return (self.last_s - self.first_s) / (self.output_tokens - 1) * 1000
 
 
+def problems_of(stream: Stream) -> tuple[str, ...]:
+    """Why a stream that was answered is not whole; empty if it is.
+
+    Usage is not needed. Neither is ``[DONE]``: an answer with a finish reason for every choice, whose HTTP message is complete,
+    is whole, and some servers (``transformers serve``) send none. The stage ``streaming`` judges that.
+    """
+    optional = {NO_USAGE} if stream.tally.ends else {NO_USAGE, NO_DONE}
+    return tuple(defect.text for defect in stream.defects if defect.id not in optional)
+
+
 def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) -> Sample:
     """Reduce a stream.
 
@@ -81,7 +93,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
     arrivals = tally.token_chunks_ns
     last_ns = tally.last_event_ns or exchange.ended_ns
     said = _NUMBER.sub("N", " ".join(exchange.text.split())[:200])
-    problems = [problem for problem in stream.problems if problem != "no usage"]
+    problems = problems_of(stream)
     return Sample(
         due_s=(due_ns - begun_ns) / 1e9,
         sent_s=(exchange.sent_ns - begun_ns) / 1e9,
@@ -93,6 +105,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
         chunks=len(arrivals),
         asked_tokens=asked_tokens,
         problem=_NUMBER.sub("N", "; ".join(problems)[:300]) if exchange.status < 300 else f"status {exchange.status}: {said}",
+        undone=not problems and not tally.ends,
     )
 
 
@@ -139,9 +152,11 @@ class Samples:
     Attributes:
         gaps_ms: Gaps between token chunks of all streams.
         problems: Number of failed requests by problem.
+        undone: Number of requests whose stream was whole but ended without ``[DONE]``.
     """
 
     def __init__(self) -> None:
+        self.undone = 0
         self.gaps_ms = Histogram()
         self.problems: Counter[str] = Counter()
         self._numbers = array("d")
@@ -158,6 +173,7 @@ class Samples:
         self._failed.append(bool(sample.problem))
         if sample.problem:
             self.problems[sample.problem] += 1
+        self.undone += sample.undone
         for gap in gaps_ms:
             self.gaps_ms.add(gap)
 

@@ -59,6 +59,12 @@ class Served:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     dialect: Dialect = field(default_factory=Dialect)
 
+    @contextmanager
+    def client(self) -> Iterator[ApiClient]:
+        """A client of the suites for single requests."""
+        with _http(self.url, self.headers, Traffic(dialect=self.dialect)) as http:
+            yield ApiClient(http=http, model=self.facts.model, server=self.facts)
+
     def counters(self) -> dict[str, float]:
         """Its own counters now; empty if it has none."""
         if not self.facts.can("metrics"):

@@ -20,6 +20,7 @@ from vllm_ci.domain.stage import StageSpec, refusal_of_name
 from vllm_ci.domain.variant import Matrix, Variant
 from vllm_ci.engine import Engine, PreparesImages, single_error
 from vllm_ci.pipeline import building, serving, tools
+from vllm_ci.pipeline import matrix as matrices
 from vllm_ci.pipeline.awaiting import Calls
 from vllm_ci.pipeline.building import Built
 from vllm_ci.pipeline.choosing import Choice, Named
@@ -29,7 +30,7 @@ from vllm_ci.pipeline.handles import Image, Server
 from vllm_ci.pipeline.noting import Notes
 from vllm_ci.pipeline.record import RunRecord, rows
 from vllm_ci.pipeline.source import Source
-from vllm_ci.stages import is_exclusive, needs_server, stage_of
+from vllm_ci.stages import is_exclusive, measured, needs_server, stage_of
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 from vllm_ci.stages.user_code import caller
@@ -95,7 +96,12 @@ class Pipeline:
 
     @property
     def exclusive_stages(self) -> tuple[str, ...]:
-        """The :attr:`stages` that measure time: they need only an image, and that nothing else runs on the machine."""
+        """The :attr:`stages` that measure time: they need only an image, and that nothing else runs on the machine.
+
+        None where they measure the matrix servers instead (:meth:`stages_for`).
+        """
+        if matrices.measures(self._project, self._matrix):
+            return ()
         return tuple(spec.name for spec in self._project.stages if is_exclusive(spec))
 
     @property
@@ -105,16 +111,20 @@ class Pipeline:
 
     @property
     def matrix_stages(self) -> tuple[str, ...]:
-        """The :attr:`server_stages` that ``matrix.stages`` selects for the matrix servers."""
-        return tuple(name for name in self.server_stages if self._matrix is not None and name in self._matrix.stages)
+        """The :attr:`stages` that ``matrix.stages`` selects for the matrix servers."""
+        return matrices.stages(self._project, self._matrix)
+
+    def stages_for(self, variant: Variant | None = None) -> tuple[str, ...]:
+        """The stages for a matrix server, or the :attr:`server_stages` for the one without a variant."""
+        return self.server_stages if variant is None else matrices.stages(self._project, self._matrix, variant)
 
     def variants(self) -> tuple[Variant, ...]:
         """Matrix servers (``--matrix``) that this engine can run; the report lists the others as skipped, with a reason."""
         capabilities, possible = self.engine.capabilities, []
-        for variant in self._matrix.variants if self._matrix is not None else ():
+        for variant in matrices.servers(self._project, self._matrix):
             reason = variant.impossible(self._project, gpus=capabilities.gpus, cores=capabilities.cores)
             if reason:
-                self.record.skipped |= {f"{name}@{variant.name}": reason for name in self.matrix_stages}
+                self.record.skipped |= {f"{name}@{variant.name}": reason for name in self.stages_for(variant)}
             else:
                 possible.append(variant)
         return tuple(possible)
@@ -295,6 +305,8 @@ class Pipeline:
             )
         self._tested.add(row)
         base = target.context if isinstance(target, Server) else self._context(target)
+        if isinstance(target, Server) and is_exclusive(spec):
+            return replace(base, spec=spec, stage=measured.STAGE)
         return replace(base, spec=spec, stage=None if isinstance(named, str) else stage)
 
     def _check_served(self, target: Image | Server, at: str) -> None:

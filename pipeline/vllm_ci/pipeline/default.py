@@ -30,7 +30,7 @@ async def inside(ci: Pipeline, image: Image) -> None:
 
 async def against_a_server(ci: Pipeline, image: Image, variant: Variant | None = None) -> None:
     """Serve the image and test the server."""
-    stages = ci.server_stages if variant is None else ci.matrix_stages
+    stages = ci.stages_for(variant)
     if stages:
         async with ci.serve(image, variant) as server:
             await ci.test(server, *stages)

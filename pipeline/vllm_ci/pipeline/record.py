@@ -18,7 +18,8 @@ from vllm_ci.domain.program import Directory, Service
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import INTERRUPTED, Problem, Report, StageResult, Verdict
 from vllm_ci.domain.variant import Matrix
-from vllm_ci.stages import needs_server
+from vllm_ci.pipeline import matrix as matrices
+from vllm_ci.stages import is_exclusive
 from vllm_ci.stages.running import Runner
 
 SUMMARIES = {
@@ -190,9 +191,13 @@ def problem_of(step: str, error: ErroredError) -> Problem:
 
 def rows(project: Project, matrix: Matrix | None = None) -> list[str]:
     """Names of the results that a run of the default pipeline will have."""
-    names = [spec.name for spec in project.stages]
-    served = [spec.name for spec in project.stages if matrix and spec.name in matrix.stages and needs_server(spec)]
-    return [*names, *(f"{name}@{variant.name}" for variant in (matrix.variants if matrix else ()) for name in served)]
+    measured = matrices.measures(project, matrix)
+    names = [spec.name for spec in project.stages if not (measured and is_exclusive(spec))]
+    variants = matrices.servers(project, matrix)
+    return [
+        *names,
+        *(f"{name}@{variant.name}" for variant in variants for name in matrices.stages(project, matrix, variant)),
+    ]
 
 
 def _place(row: str, rows: Sequence[str]) -> tuple[bool, int]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from vllm_ci.domain.causes import causes_of_report, skips_of
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.report import CaseStatus, Report, StageResult, Verdict
+from vllm_ci.performance import matrix
 from vllm_ci.report.causes import skip_to_json
 from vllm_ci.report.causes import to_json as cause_to_json
 
@@ -53,7 +54,10 @@ def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
 
 
 def summary(report: Report, report_dir: str) -> dict[str, Any]:
-    """The output of ``vllm-ci run --json``; it has ``problem`` if something kept stages from running."""
+    """The output of ``vllm-ci run --json``.
+
+    It has ``problem`` if something kept stages from running, and ``matrix`` if servers were measured side by side.
+    """
     commit, image = report.commit, report.image
     return {
         "verdict": report.verdict.value,
@@ -64,6 +68,7 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
         "report_dir": report_dir,
         **_derived(report),
         "stages": [_stage(stage) for stage in report.stages],
+        **({"matrix": [row.to_json() for row in rows]} if (rows := matrix.rows(report.stages)) else {}),
         **({"problem": asdict(report.problem)} if report.problem is not None else {}),
     }
 

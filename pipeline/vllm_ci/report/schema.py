@@ -63,6 +63,17 @@ _STAGE = _object(
 )
 _PROBLEM = _object(dict.fromkeys(("step", "summary", "cause", "explanation", "change", "log"), _TEXT))
 
+_SHARE = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]}
+_FIGURE = {"anyOf": [_NUMBER, {"type": "null"}]}
+_ROW = _object(
+    {
+        "server": _TEXT,
+        "verdict": _VERDICT,
+        **dict.fromkeys(("output_tokens_per_s", "ttft_ms", "tpot_ms", "memory_bytes", "gpu_bytes"), _FIGURE),
+        **dict.fromkeys(("same_answers", "same_prefix"), _SHARE),
+    }
+)
+
 
 def of_report() -> dict[str, Any]:
     """Schema of ``report.json``; ``causes`` and ``skips`` are missing in files of earlier versions."""
@@ -86,7 +97,7 @@ def of_summary() -> dict[str, Any]:
         **_DERIVED,
         "stages": _list(_STAGE),
     }
-    return {"$schema": _DIALECT, "title": "Result of a run", **_object(required, {"problem": _PROBLEM})}
+    return {"$schema": _DIALECT, "title": "Result of a run", **_object(required, {"problem": _PROBLEM, "matrix": _list(_ROW)})}
 
 
 if __name__ == "__main__":

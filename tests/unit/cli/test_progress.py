@@ -84,3 +84,20 @@ def test_the_end_has_failures_table_digest_folder_and_verdict() -> None:
     cause = "✗ why (1 case)\n    unit: a::fails\n"
     for expected in (cause, "stage", "unit", "failed", image.reference, "/runs/1", "verdict  failed"):
         assert expected in text, expected
+
+
+def test_the_slowest_cases_are_shown_when_asked_for() -> None:
+    screen, output = shown(terminal=False)
+    cases = tuple(Case(name=f"streaming/a.py::test_{name}", status=CaseStatus.PASSED, seconds=name) for name in range(5))
+    stage = StageResult(name="streaming", verdict=Verdict.PASSED, seconds=12.0, cases=cases)
+    own = StageResult(
+        name="smoke", verdict=Verdict.PASSED, seconds=4.5, cases=(Case(name="one", status=CaseStatus.PASSED, seconds=3.5),)
+    )
+    report = Report(commit=None, image=None, engine="host", stages=(stage, own))
+    progress.close(screen, report, "/runs/1", durations=2)
+    text = output.getvalue()
+    assert "    4.00 s  streaming/a.py::test_4\n    3.50 s  smoke: one\n" in text
+    assert "test_3" not in text
+    assert "streaming: 10.0 s in 5 cases; the stage took 12.0 s\n" in text
+    progress.close(screen, report, "/runs/1")
+    assert output.getvalue().count("test_4") == 1

@@ -205,6 +205,23 @@ def test_a_rollback_of_a_channel_that_is_not_deployed_moves_only_the_ledger(fold
     assert call("rollback", "staging")["traffic"] is None
 
 
+def test_a_rollback_from_another_machine_moves_requests_at_a_target_that_it_can_reach(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CI job does at a cluster: whoever deployed is gone, with its journal."""
+    monkeypatch.setitem(TARGETS, "memory", "standin.deploying:open_serving")
+    monkeypatch.setattr("vllm_ci.config.deployments._SHARED", ("memory",))
+    first = vcs.discover(folder).sha
+    call("deploy", "staging")
+    second = released(folder, "second")
+    call("deploy", "staging")
+    for left in ("deployment.json", "lock"):
+        (state(tmp_path) / left).unlink()
+    assert serves() == {second: 100}
+    assert call("rollback", "staging")["traffic"]["changed"] is True
+    assert serves() == {first: 100}
+
+
 def test_a_rollback_whose_requests_cannot_move_says_how_to_complete_it(folder: Path, tmp_path: Path) -> None:
     first = vcs.discover(folder).sha
     call("deploy", "staging")

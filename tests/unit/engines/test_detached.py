@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -88,6 +89,20 @@ def test_a_lock_that_is_passed_on_is_held_until_it_ends(tmp_path: Path) -> None:
     identity.signal(signal.SIGTERM)
     with filelock.hold(tmp_path / "lock", timeout_s=15):
         pass
+
+
+def test_it_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        identity = started(tmp_path)
+        limits = Path(f"/proc/{identity.pid}/limits").read_text(encoding="ascii")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    row = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert int(row.split()[3]) == min(hard, 2**20)
+    detached.end_marked(str(tmp_path))
 
 
 def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from doubles.defects.streams import AStreamBreaksOff, DoneAsJson, DoneTwice, MissingDone, NoFinishReason
 from doubles.legal_servers import OneTemperatureChatOnly
 from doubles.running import running
 from doubles.server import Double
@@ -74,6 +75,23 @@ def test_requests_are_sent_in_the_dialect_of_the_server() -> None:
         load = Load(target=target, asks=asks())
         asyncio.run(load.open_loop([0.0, 0.01]))
     assert [sample.problem for sample in load.samples] == ["", ""]
+
+
+@pytest.mark.parametrize(("server", "undone"), [(MissingDone, 2), (Double, 0)])
+def test_whole_streams_without_done_count_and_are_told(server: type[Double], undone: int) -> None:
+    with running(server) as (url, _):
+        load = Load(target=Target(url=url, model="double"), asks=asks())
+        asyncio.run(load.open_loop([0.0, 0.01]))
+    found = figures(load.samples)
+    assert (found.requests, found.failed, found.undone) == (2, {}, undone)
+
+
+@pytest.mark.parametrize("server", [DoneTwice, DoneAsJson, NoFinishReason, AStreamBreaksOff])
+def test_other_wrong_ends_of_a_stream_are_failures(server: type[Double]) -> None:
+    with running(server) as (url, _):
+        load = Load(target=Target(url=url, model="double"), asks=asks())
+        asyncio.run(load.open_loop([0.0]))
+    assert figures(load.samples).requests == 0
 
 
 def test_a_server_that_refuses_is_counted_by_problem(target: Target) -> None:

@@ -14,6 +14,7 @@ from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
 from vllm_ci.suites.plugins import budget, planning
+from vllm_ci.suites.speed import LARGEST_SLOWNESS, Speed
 
 pytest_plugins = "pytester"
 
@@ -121,6 +122,18 @@ def test_a_server_that_becomes_slow_is_measured_again_by_what_its_cases_take(
     statuses = [case["status"] for case in found["cases"]]
     assert sorted(statuses) == ["passed", "passed", "skipped", "skipped"]
     assert len(found["session"]["plan"]["left_out"]) == 2
+
+
+def test_a_request_that_keeps_the_server_busy_makes_no_timeout_ten_times_as_long(pytestconfig: pytest.Config) -> None:
+    quick = Speed(request_s=0.02, step_s=0.01, crowd_request_s=0.3, crowd_step_s=0.01, prompt_token_s=0.0001)
+    planner = planning.Planner(pytestconfig)
+    assert planner.slowness == 1.0
+    planner._speed = planner._first = quick
+    assert planner.slowness == 1.0
+    planner._speed = quick.scaled(64)  # as after one case that took minutes
+    assert 1.0 < planner.slowness <= 3.0
+    planner._speed = planner._first = quick.scaled(20)  # slow from the beginning
+    assert planner.slowness == LARGEST_SLOWNESS
 
 
 def test_no_case_begins_after_several_times_the_budget(

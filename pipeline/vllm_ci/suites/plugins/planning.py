@@ -32,6 +32,8 @@ _MOST = 3.0
 """A suite stops after this many times its budget, however slow the server is; cases that have not begun are left out."""
 _MOST_LEAST_S = 240.0
 """It does not stop before this time."""
+_SLOWER = 3.0
+"""Timeouts are extended for a server that became slower than measured, up to this factor."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,6 +90,7 @@ class Planner:
         self._config = config
         self._plan: budget.Plan | None = None
         self._speed: Speed | None = None
+        self._first: Speed | None = None
         self._trouble = ""
         self._loads: dict[str, budget.Load] = {}
         self._kept: set[str] = set()
@@ -98,8 +101,14 @@ class Planner:
 
     @property
     def slowness(self) -> float:
-        """See :attr:`Speed.slowness`; 1 when the speed is unknown."""
-        return self._speed.slowness if self._speed else 1.0
+        """See :attr:`Speed.slowness`; 1 when the speed is unknown.
+
+        The speed as it was measured at first counts, and up to :data:`_SLOWER` times that: a hostile request that keeps the
+        server busy for minutes makes the rest of the plan slow, and must not make every timeout long.
+        """
+        if self._speed is None or self._first is None:
+            return 1.0
+        return min(self._speed.slowness, self._first.scaled(_SLOWER).slowness)
 
     @property
     def answer_s(self) -> float:
@@ -135,7 +144,7 @@ class Planner:
         if isinstance(found, Unmeasured):
             self._trouble = f"the server's speed is unknown: {found.why}"
         else:
-            self._speed = found
+            self._speed = self._first = found
         required = {name.strip() for name in self._config.option.vllm_require.split(",")}
         loads = [_load(item, server, required) for item in items]
         self._loads = {load.name: load for load in loads}

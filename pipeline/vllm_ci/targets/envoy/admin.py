@@ -15,6 +15,7 @@ import httpx
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.targets.envoy.files import ADMIN_SOCKET, AUTHENTICATION, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES, Json
 
+_TIMEOUT_S = 10.0
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
     CLUSTERS: "cluster_manager.cds",
@@ -117,7 +118,7 @@ class Admin:
         try:
             # Without certificates to load, a client costs a millisecond instead of thirty.
             transport = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{folder}/{ADMIN_SOCKET}", verify=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=10) as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S) as client:
                 yield client
         finally:
             os.close(folder)

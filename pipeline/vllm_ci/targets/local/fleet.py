@@ -62,19 +62,34 @@ class Fleet:
             state = state.with_replica(name, replace(mine[name], phase="draining"))
         missing = max(0, count - len(living))
         devices = budget.assign(revision.serving, revision.name, missing, _used(state), self.machine()) if missing else []
+        self.end_unknown(state)
         names = [*sorted((name for name in lost if mine[name].phase != "draining"), key=_number), *_new_names(revision, mine)]
-        for name, each in zip(names[:missing], devices, strict=True):
-            state = state.with_replica(name, await self._launched(name, revision, each, mine.get(name)))
+        try:
+            for name, each in zip(names[:missing], devices, strict=True):
+                used = {kept.port for kept in state.replicas.values()}
+                state = state.with_replica(name, await self._launched(name, revision, each, mine.get(name), used))
+        except BaseException:
+            for name in names[:missing]:
+                detached.end_marked(self.mark_of(name))
+            raise
         for name in {*lost} - {*names[:missing]}:
             state = self.forgotten(state, name)
         return state
 
-    async def _launched(self, name: str, revision: Revision, devices: tuple[int, ...], before: Kept | None) -> Kept:
+    def end_unknown(self, state: State) -> None:
+        """End what a process started that was killed before it could write that down."""
+        for mark in detached.marks(f"{self.mark}/"):
+            if mark.removeprefix(f"{self.mark}/") not in state.replicas:
+                detached.end_marked(mark)
+
+    async def _launched(
+        self, name: str, revision: Revision, devices: tuple[int, ...], before: Kept | None, used: set[int]
+    ) -> Kept:
         place = self.folder / name
         if before is not None:
             detached.end_marked(self.mark_of(name))
         fresh(place)
-        port = ports.free()
+        port = ports.lasting(used)
         launch = await self.launcher.launch(revision, place, port=port, devices=devices)
         try:
             process = detached.start(

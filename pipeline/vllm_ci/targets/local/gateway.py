@@ -1,15 +1,12 @@
-"""The gateway of a deployment: the Envoy that runs, and the files that it reads."""
+"""The process of a gateway: started, found again, and ended."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import anyio
 
@@ -19,17 +16,14 @@ from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.engines import detached
 from vllm_ci.engines import ports as loopback
 from vllm_ci.targets.envoy import authentication, files, listeners, program, routes
-from vllm_ci.targets.envoy.admin import Admin
 from vllm_ci.targets.envoy.bootstrap import bootstrap
-from vllm_ci.targets.envoy.clusters import Endpoint, cluster, endpoints
-from vllm_ci.targets.envoy.files import Json
 from vllm_ci.targets.envoy.listeners import Ports
 from vllm_ci.targets.local import certificates
+from vllm_ci.targets.local.configuration import Configuration, encoded
 from vllm_ci.targets.local.keys import KEY_FILE, KeyFile
 from vllm_ci.targets.local.state import State, write
 
 _START_S = 30.0
-_APPLY_S = 10.0
 _LOG_BYTES = 64 * 1024 * 1024
 # A listener that changes keeps its old connections until they end, or for so long.
 _DRAIN_S = 24 * 3600
@@ -37,15 +31,20 @@ _DRAIN_S = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The gateway whose files are in ``folder``; ``mark`` is that of its process."""
+    """The Envoy of a deployment.
 
-    folder: Path
+    Attributes:
+        configuration: What it reads.
+        mark: That of its process.
+    """
+
+    configuration: Configuration
     mark: str
 
     @property
-    def admin(self) -> Admin:
-        """Its admin interface."""
-        return Admin(folder=self.folder)
+    def folder(self) -> Path:
+        """Its working directory."""
+        return self.configuration.folder
 
     async def ensured(self, state: State, settings: GatewaySettings) -> State:
         """A gateway that runs with these settings, started if it does not; call it with the lock.
@@ -55,29 +54,50 @@ class Gateway:
             UsageError: Envoy is not installed, or a port is taken.
         """
         certificates.check(settings)
-        running = state.envoy is not None and state.envoy.alive and await self.admin.answers()
+        running = await self._runs(state)
         ports = _ports(state, settings, running=running)
         state = replace(state, settings=settings, ports=ports)
         if not running:
             return await self._started(state, ports)
         self._prepare(settings)
-        await self.apply(files.LISTENERS, listeners.listeners(settings, ports))
+        await self.configuration.apply(files.LISTENERS, listeners.listeners(settings, ports))
         await self._rotate()
         return state
 
+    async def _runs(self, state: State) -> bool:
+        """Whether the gateway runs; it is not ended only because it is slow, for that would break all streams.
+
+        Raises:
+            ErroredError: It runs and does not answer.
+        """
+        if state.envoy is None or not state.envoy.alive:
+            return False
+        end = time.monotonic() + _START_S
+        while not await self.configuration.admin.answers():
+            if not state.envoy.alive:
+                return False
+            if time.monotonic() > end:
+                raise ErroredError(
+                    f"the gateway (process {state.envoy.pid}) runs and does not answer",
+                    why="the machine may be overloaded",
+                    remedy=f"try again; if it stays so: kill {state.envoy.pid}, and deploy again",
+                )
+            await anyio.sleep(0.1)
+        return True
+
     async def _started(self, state: State, ports: Ports) -> State:
         envoy = program.find()
-        if state.envoy is not None:
-            await self.end(state.envoy)
+        # One may be left of a process that was killed before it could write down what it had started.
+        await anyio.to_thread.run_sync(detached.end_marked, self.mark)
         settings = state.settings
         _check_ports(settings, ports)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._prepare(settings)
-        write(self.folder / "bootstrap.json", _encoded(bootstrap(settings)))
-        self._write(files.LISTENERS, listeners.listeners(settings, ports))
-        await self.shape(state)
+        write(self.folder / "bootstrap.json", encoded(bootstrap(settings)))
+        self.configuration.put(files.LISTENERS, listeners.listeners(settings, ports))
+        await self.configuration.shape(state)
         if not (self.folder / files.ROUTES).exists():
-            self._write(files.ROUTES, [routes.routes(Route(), settings)])
+            self.configuration.put(files.ROUTES, [routes.routes(Route(), settings)])
         (self.folder / files.ADMIN_SOCKET).unlink(missing_ok=True)
         identity = detached.start(
             [str(envoy), *_arguments()],
@@ -86,136 +106,48 @@ class Gateway:
             log=self.folder / "envoy.log",
             mark=self.mark,
         )
-        await self._listening(identity, {"gateway", "metrics"} | ({"checks"} if ports.checks else set()))
+        try:
+            await self._listening(identity, {"gateway", "metrics"} | ({"checks"} if ports.checks else set()))
+        except BaseException:
+            detached.end_marked(self.mark)
+            raise
         return replace(state, envoy=identity)
 
     async def _listening(self, identity: detached.Identity, names: set[str]) -> None:
         end = time.monotonic() + _START_S
         while time.monotonic() < end and identity.alive:
-            if await self.admin.answers() and await self.admin.listening() >= names:
+            if await self.configuration.admin.answers() and await self.configuration.admin.listening() >= names:
                 return
             await anyio.sleep(0.05)
         ended = not identity.alive
-        await self.end(identity)
         raise ErroredError(
             "the gateway ended while it started" if ended else f"the gateway did not listen within {_START_S:g} s",
-            why=f"the end of its log:\n{self.log(10)}",
+            why=f"the end of its log:\n{self.configuration.log(10)}",
             remedy="repair what its log names; another program may have taken its port",
         )
 
-    async def end(self, identity: detached.Identity) -> None:
-        """End a gateway; what is open breaks."""
-        identity.signal(signal.SIGTERM)
-        with anyio.move_on_after(5):
-            while identity.alive:
-                await anyio.sleep(0.02)
-        detached.end_marked(self.mark)
-
-    async def shape(self, state: State) -> None:
-        """Bring clusters and endpoints in line with the replicas; call it with the lock.
-
-        Raises:
-            ErroredError: The disk is full, or Envoy refuses them; the old ones stay.
-        """
-        route = self.route()
-        there = {each.revision for each in state.replicas.values()} | set(route.revisions) | set(state.wanted)
-        retired = set(state.retired)
-        names = there | retired
-        main = max(route.weights, key=lambda name: route.weights[name], default="")
-        for name in sorted(names):
-            late = _endpoints(state, main) if name in retired and main != name else []
-            self._write(files.endpoints_file(name), [endpoints(name, [*_endpoints(state, name), *late])])
-        await self.apply(files.CLUSTERS, [cluster(name, state.settings) for name in sorted(names)])
-        for left in self.folder.glob(files.endpoints_file("*")):
-            if left.name not in {files.endpoints_file(name) for name in names}:
-                left.unlink(missing_ok=True)
-
-    async def turn(self, route: Route, settings: GatewaySettings) -> None:
-        """Share requests as ``route`` says.
-
-        Raises:
-            ErroredError: The disk is full, or Envoy refuses it; the old route stays.
-        """
-        await self.apply(files.ROUTES, [routes.routes(route, settings)])
-
-    def route(self) -> Route:
-        """The route in effect: that of the file."""
-        try:
-            content = json.loads((self.folder / files.ROUTES).read_bytes())
-        except (OSError, ValueError):
-            return Route()
-        return routes.route_of(content["resources"][0])
-
-    async def apply(self, file: str, resources: Iterable[Json]) -> None:
-        """Write a file and wait until Envoy has taken it.
-
-        Raises:
-            ErroredError: Envoy refuses it or does not take it in time; then the old file is back.
-        """
-        path = self.folder / file
-        old = path.read_bytes() if path.exists() else None
-        if not await self.admin.answers():
-            self._write(file, resources)
-            return
-        before = (await self.admin.version(file))[1]
-        version = self._write(file, resources)
-        if not version:
-            return
-        end = time.monotonic() + _APPLY_S
-        while time.monotonic() < end:
-            taken, refused = await self.admin.version(file)
-            if taken == version:
-                return
-            if refused > before:
-                break
-            await anyio.sleep(0.01)
-        if old is not None:
-            write(path, old)
-        raise ErroredError(
-            f"the gateway did not take the new {file}; the old one stays in effect",
-            why=f"the end of its log:\n{self.log(3)}",
-            remedy="report this with the log; requests are served as before",
-        )
-
-    async def take_keys(self, hashes: Mapping[str, str]) -> None:
-        """Accept these keys and no others, from now on, if the gateway asks for keys; call it with the lock.
-
-        Raises:
-            ErroredError: The disk is full, or Envoy refuses them; the old ones stay.
-        """
-        await self.apply(files.AUTHENTICATION, [authentication.accepted(hashes)])
-
-    def log(self, lines: int) -> str:
-        """The end of Envoy's log."""
-        try:
-            text = (self.folder / "envoy.log").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return "(there is none)"
-        return "\n".join(text.splitlines()[-lines:])
+    async def end(self, identity: detached.Identity | None) -> None:
+        """End the gateway, if one runs; what is open breaks."""
+        if identity is not None:
+            identity.signal(signal.SIGTERM)
+            with anyio.move_on_after(5):
+                while identity.alive:
+                    await anyio.sleep(0.02)
+        await anyio.to_thread.run_sync(detached.end_marked, self.mark)
 
     def _prepare(self, settings: GatewaySettings) -> None:
         """Write what a listener reads when it starts."""
         hashes = KeyFile(path=self.folder.parent / KEY_FILE).hashes()
-        self._write(files.AUTHENTICATION, [authentication.accepted(hashes)])
+        self.configuration.put(files.AUTHENTICATION, [authentication.accepted(hashes)])
         if settings.tls is not None:
-            self._write(files.CERTIFICATE, [listeners.certificate(settings)])
-
-    def _write(self, file: str, resources: Iterable[Json]) -> str:
-        """Write a file with a new version, unless it holds the same already; the version, or nothing."""
-        wanted = list(resources)
-        path = self.folder / file
-        if path.exists() and _resources(path) == json.loads(json.dumps(wanted)):
-            return ""
-        version = str(time.time_ns())
-        write(path, _encoded(files.response(version, wanted)))
-        return version
+            self.configuration.put(files.CERTIFICATE, [listeners.certificate(settings)])
 
     async def _rotate(self) -> None:
         """Keep the access log from filling the disk: the one before is kept."""
         path = self.folder / files.ACCESS_LOG
         if path.exists() and path.stat().st_size > _LOG_BYTES:
             path.rename(path.with_name(f"{files.ACCESS_LOG}.1"))
-            await self.admin.post("/reopen_logs")
+            await self.configuration.admin.post("/reopen_logs")
 
 
 def _arguments() -> list[str]:
@@ -226,22 +158,14 @@ def _arguments() -> list[str]:
     ]
 
 
-def _endpoints(state: State, revision: str) -> list[Endpoint]:
-    return [
-        Endpoint(port=kept.port, draining=kept.phase == "draining")
-        for _, kept in sorted(state.of(revision).items())
-        if kept.phase in ("ready", "draining") and kept.process.alive
-    ]
-
-
 def _ports(state: State, settings: GatewaySettings, *, running: bool) -> Ports:
     """The ports of last time, those that the settings name, and free ones for the rest."""
     old = state.ports or Ports(gateway=0, checks=0, metrics=0)
     apart = settings.api_keys or settings.tls is not None
     found = Ports(
-        gateway=settings.port or old.gateway or loopback.free(),
-        checks=(old.checks or loopback.free()) if apart else 0,
-        metrics=settings.metrics_port or old.metrics or loopback.free(),
+        gateway=settings.port or old.gateway or loopback.lasting(),
+        checks=(old.checks or loopback.lasting()) if apart else 0,
+        metrics=settings.metrics_port or old.metrics or loopback.lasting(),
     )
     if running and found.gateway != old.gateway:
         _check_port(settings.host, found.gateway)
@@ -261,15 +185,3 @@ def _check_port(host: str, port: int) -> None:
             why="another program listens on it, this user may not use it (below 1024), or the address is not of this machine",
             remedy="stop that program, or set another host or port in the gateway's settings",
         )
-
-
-def _resources(path: Path) -> Any:
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_bytes())
-    except ValueError:
-        return None
-    return content.get("resources")
-
-
-def _encoded(content: Json) -> bytes:
-    return json.dumps(content, indent=1).encode()

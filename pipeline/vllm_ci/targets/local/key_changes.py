@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vllm_ci.targets.local.gateway import Gateway
+from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.keys import KEY_FILE, Key, KeyFile
 from vllm_ci.targets.local.state import Store
 
@@ -58,7 +58,7 @@ class Keys:
             if state.envoy is None or not state.envoy.alive or not state.settings.api_keys:
                 return result  # a gateway reads the file when it starts
             try:
-                await Gateway(folder=self.folder / "gateway", mark="").take_keys(self._file.hashes())
+                await Configuration(folder=self.folder / "gateway").take_keys(self._file.hashes())
             except BaseException:
                 self._file.save(before)
                 raise

@@ -18,8 +18,8 @@ from vllm_ci.deploy.target import Observation, Sample
 from vllm_ci.engines import detached
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.envoy.admin import Histogram
+from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
-from vllm_ci.targets.local.gateway import Gateway
 from vllm_ci.targets.local.state import Kept, State, Store
 
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -32,17 +32,17 @@ _SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
 _HIGHEST = frozenset({"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"})
 
 
-async def observe(gateway: Gateway, store: Store, fleet: Fleet, *, seconds: float) -> Observation:
+async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, seconds: float) -> Observation:
     """Watch for ``seconds``; see :class:`~vllm_ci.deploy.target.Target`."""
-    before = await _Counts.of(gateway)
-    log = _Log.end_of(gateway.folder / files.ACCESS_LOG)
+    before = await _Counts.of(configuration)
+    log = _Log.end_of(configuration.folder / files.ACCESS_LOG)
     begun = time.monotonic()
     await anyio.sleep(seconds)
     took = time.monotonic() - begun
-    mirror = gateway.route().mirror
+    mirror = configuration.route().mirror
     await anyio.sleep(_MERGE_S if mirror else _FLUSH_S)
     ended = _by_revision(log.since())
-    after = await _Counts.of(gateway)
+    after = await _Counts.of(configuration)
     state = store.load()
     samples = {}
     for name in sorted({each.revision for each in state.replicas.values()} | set(ended)):
@@ -131,11 +131,11 @@ class _Counts:
     histograms: Mapping[str, Histogram]
 
     @classmethod
-    async def of(cls, gateway: Gateway) -> _Counts:
+    async def of(cls, configuration: Configuration) -> _Counts:
         names = r"^cluster\.revision/.*\.(upstream_rq_(completed|5xx|rx_reset)|upstream_cx_destroy_remote_with_active_rq)$"
         return cls(
-            counters=await gateway.admin.counters(names),
-            histograms=await gateway.admin.histograms(r"^cluster\.revision/.*\.upstream_rq_time$"),
+            counters=await configuration.admin.counters(names),
+            histograms=await configuration.admin.histograms(r"^cluster\.revision/.*\.upstream_rq_time$"),
         )
 
     def copies(self, before: _Counts, revision: str, values: Mapping[str, float]) -> Sample:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import anyio
 
-from vllm_ci.deploy.target import Current, Drained, Observation, Replica, Revision, Route, TargetCapabilities
+from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy.admin import Host
-from vllm_ci.targets.local import budget, observing
+from vllm_ci.targets.local import budget, observing, telling
+from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
 from vllm_ci.targets.local.launcher import Launcher
@@ -50,7 +50,8 @@ class LocalTarget:
         self._fleet = Fleet(
             folder=self.folder / "replicas", mark=f"{self.folder}/replicas", launcher=self.launcher, machine=self.machine
         )
-        self._gateway = Gateway(folder=self.folder / "gateway", mark=f"{self.folder}/gateway")
+        self._configuration = Configuration(folder=self.folder / "gateway")
+        self._gateway = Gateway(configuration=self._configuration, mark=f"{self.folder}/gateway")
 
     @property
     def capabilities(self) -> TargetCapabilities:
@@ -60,18 +61,7 @@ class LocalTarget:
     async def current(self) -> Current:
         """What runs; see :class:`~vllm_ci.deploy.target.Target`."""
         state = self._store.load()
-        if state.ports is None:
-            return Current()
-        scheme = "https" if state.settings.tls else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(state.settings.host, state.settings.host)  # noqa: S104
-        return Current(
-            address=f"{scheme}://{host if ':' not in host or '[' in host else f'[{host}]'}:{state.ports.gateway}",
-            checks=f"http://127.0.0.1:{state.ports.checks}" if state.ports.checks else "",
-            route=self._gateway.route(),
-            replicas=tuple(self._replica(name, kept) for name, kept in sorted(state.replicas.items())),
-            wanted=state.wanted,
-            revisions=state.revisions,
-        )
+        return Current() if state.ports is None else telling.current(state, self._configuration.route(), self._fleet)
 
     async def start(self, revision: Revision, replicas: int) -> None:
         """Make replicas run; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -89,7 +79,7 @@ class LocalTarget:
                 retired={name: at for name, at in state.retired.items() if name != revision.name},
             )
             self._store.save(state)
-            await self._gateway.shape(state)
+            await self._configuration.shape(state)
         started = {name: kept for name, kept in state.of(revision.name).items() if kept.phase == "starting"}
         failures: list[str] = []
         async with anyio.create_task_group() as group:
@@ -117,10 +107,10 @@ class LocalTarget:
                         or "none was started",
                         remedy="deploy it again; the requests are shared as before",
                     )
-            await self._gateway.shape(_with_clusters(state, route))
+            await self._configuration.shape(_with_clusters(state, route))
             await self._seen(route.revisions)
-            await self._gateway.turn(route, state.settings)
-            await self._gateway.shape(state)
+            await self._configuration.turn(route, state.settings)
+            await self._configuration.shape(state)
 
     async def drain(self, revision: str, *, deadline_s: float) -> Drained:
         """Wait for open requests; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -129,7 +119,7 @@ class LocalTarget:
         quiet = left = 0
         while quiet < 3:
             try:
-                left = await self._gateway.admin.open_requests(revision)
+                left = await self._configuration.admin.open_requests(revision)
             except ErroredError:
                 left = 0  # without a gateway nothing is open
             quiet = 0 if left else quiet + 1
@@ -152,7 +142,7 @@ class LocalTarget:
                 state = self._fleet.forgotten(state, name)
             state = replace(state, wanted={name: count for name, count in state.wanted.items() if name != revision})
             self._store.save(state)
-            await self._gateway.shape(state)
+            await self._configuration.shape(state)
 
     async def _retired(self, state: State, revision: str) -> State:
         """Lead requests that are late to the revision that has the most of them now, before the replicas end."""
@@ -161,19 +151,19 @@ class LocalTarget:
         replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
         state = replace(state, replicas={**state.replicas, **replicas}, retired={**late, revision: now})
         self._store.save(state)
-        await self._gateway.shape(state)
-        weights = self._gateway.route().weights
+        await self._configuration.shape(state)
+        weights = self._configuration.route().weights
         if main := max(weights, key=lambda name: weights[name], default=""):
-            ports = _ready_ports(state, main)
+            ports = telling.ready_ports(state, main)
             with anyio.move_on_after(_SEEN_S):
-                while not ports & _healthy((await self._gateway.admin.hosts()).get(revision, {})):
+                while not ports & telling.healthy((await self._configuration.admin.hosts()).get(revision, {})):
                     await anyio.sleep(0.02)
         await anyio.sleep(_SETTLE_S)
         return state
 
     async def observe(self, *, seconds: float) -> Observation:
         """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""
-        return await observing.observe(self._gateway, self._store, self._fleet, seconds=seconds)
+        return await observing.observe(self._configuration, self._store, self._fleet, seconds=seconds)
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:
         """The end of a log; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -189,8 +179,8 @@ class LocalTarget:
             async with anyio.create_task_group() as group:
                 for name, kept in state.replicas.items():
                     group.start_soon(self._fleet.end, name, kept)
-                if state.envoy is not None:
-                    group.start_soon(self._gateway.end, state.envoy)
+                group.start_soon(self._gateway.end, state.envoy)
+            self._fleet.end_unknown(State())
             self._store.save(State())
             for folder in (self._fleet.folder, self._gateway.folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -205,7 +195,7 @@ class LocalTarget:
 
     async def _without_hung(self, state: State) -> State:
         """Replicas that live and do not answer the gateway's checks are ended, so that they are started again."""
-        hosts = await self._gateway.admin.hosts()
+        hosts = await self._configuration.admin.hosts()
         for name, kept in state.replicas.items():
             host = hosts.get(kept.revision, {}).get(kept.port)
             suspect = kept.phase == "ready" and kept.process.alive and host is not None and host.unanswered
@@ -225,7 +215,7 @@ class LocalTarget:
                 return  # another process has stopped it
             state = state.with_replica(name, replace(now, phase="failed" if reason else "ready", message=reason))
             self._store.save(state)
-            await self._gateway.shape(state)
+            await self._configuration.shape(state)
 
     async def _drain_extra(self, revision: Revision) -> None:
         """End replicas beyond the wanted number once their last request has ended."""
@@ -234,14 +224,14 @@ class LocalTarget:
         for name, kept in extra.items():
             quiet = 0
             while quiet < 3 and time.monotonic() < end and kept.process.alive:
-                host = (await self._gateway.admin.hosts()).get(revision.name, {}).get(kept.port)
+                host = (await self._configuration.admin.hosts()).get(revision.name, {}).get(kept.port)
                 quiet = 0 if host is not None and host.active else quiet + 1
                 await anyio.sleep(0.05)
             await self._fleet.end(name, kept)
             async with self._store.lock():
                 state = self._fleet.forgotten(self._store.load(), name)
                 self._store.save(state)
-                await self._gateway.shape(state)
+                await self._configuration.shape(state)
 
     async def _seen(self, revisions: frozenset[str] | set[str]) -> None:
         """Wait until the gateway sends requests to all replicas that are ready.
@@ -251,9 +241,9 @@ class LocalTarget:
         """
         end = time.monotonic() + _SEEN_S
         while True:
-            hosts = await self._gateway.admin.hosts()
-            ready = {name: _ready_ports(self._store.load(), name) for name in revisions}
-            healthy = {name: _healthy(hosts.get(name, {})) for name in revisions}
+            hosts = await self._configuration.admin.hosts()
+            ready = {name: telling.ready_ports(self._store.load(), name) for name in revisions}
+            healthy = {name: telling.healthy(hosts.get(name, {})) for name in revisions}
             if all(ready[name] <= healthy[name] for name in revisions):
                 await anyio.sleep(_SETTLE_S)
                 return
@@ -267,20 +257,8 @@ class LocalTarget:
                 remedy="look at their logs; requests are shared as before",
             )
 
-    def _replica(self, name: str, kept: Kept) -> Replica:
-        ended = not kept.process.alive and kept.phase != "failed"
-        return Replica(
-            name=name,
-            revision=kept.revision,
-            state="failed" if ended else kept.phase,
-            url=f"http://127.0.0.1:{kept.port}",
-            started_at=kept.started_at,
-            restarts=kept.restarts,
-            message=f"it ended; the end of its log:\n{self._fleet.log(name, 25)}" if ended else kept.message,
-        )
-
     def _check_unrouted(self, revision: str) -> None:
-        if revision in self._gateway.route().revisions:
+        if revision in self._configuration.route().revisions:
             raise UsageError(f"{revision} still gets requests", remedy="route them to another revision first")
 
     def _check_keys(self, revision: Revision) -> None:
@@ -292,14 +270,6 @@ class LocalTarget:
                 why="the gateway takes its keys out of requests, so that servers do not see them",
                 remedy="leave server.api_key_env out of the configuration, or set api_keys: false for the gateway",
             )
-
-
-def _ready_ports(state: State, revision: str) -> set[int]:
-    return {kept.port for kept in state.of(revision).values() if kept.phase == "ready" and kept.process.alive}
-
-
-def _healthy(hosts: Mapping[int, Host]) -> set[int]:
-    return {port for port, host in hosts.items() if host.healthy}
 
 
 def _with_clusters(state: State, route: Route) -> State:

@@ -1,0 +1,50 @@
+"""What a state says of what runs: it is looked up whether processes live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm_ci.deploy.target import Current, Replica, Route
+from vllm_ci.targets.envoy.admin import Host
+from vllm_ci.targets.local.fleet import Fleet
+from vllm_ci.targets.local.state import Kept, State
+
+# Addresses that stand for all of a machine, and how a client on it reaches them.
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def current(state: State, route: Route, fleet: Fleet) -> Current:
+    """What runs at a target whose gateway has been started once."""
+    host, ports = _ANY.get(state.settings.host, state.settings.host), state.ports
+    scheme = "https" if state.settings.tls else "http"
+    return Current(
+        address=f"{scheme}://{f'[{host}]' if ':' in host else host}:{ports.gateway}" if ports else "",
+        checks=f"http://127.0.0.1:{ports.checks}" if ports and ports.checks else "",
+        route=route,
+        replicas=tuple(_replica(name, kept, fleet) for name, kept in sorted(state.replicas.items())),
+        wanted=state.wanted,
+        revisions=state.revisions,
+    )
+
+
+def ready_ports(state: State, revision: str) -> set[int]:
+    """Ports of the replicas of a revision that can answer."""
+    return {kept.port for kept in state.of(revision).values() if kept.phase == "ready" and kept.process.alive}
+
+
+def healthy(hosts: Mapping[int, Host]) -> set[int]:
+    """Ports that the gateway sends requests to."""
+    return {port for port, host in hosts.items() if host.healthy}
+
+
+def _replica(name: str, kept: Kept, fleet: Fleet) -> Replica:
+    ended = not kept.process.alive and kept.phase != "failed"
+    return Replica(
+        name=name,
+        revision=kept.revision,
+        state="failed" if ended else kept.phase,
+        url=f"http://127.0.0.1:{kept.port}",
+        started_at=kept.started_at,
+        restarts=kept.restarts,
+        message=f"it ended; the end of its log:\n{fleet.log(name, 25)}" if ended else kept.message,
+    )
