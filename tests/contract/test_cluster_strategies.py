@@ -16,8 +16,9 @@ from standin.deploying import KNOWN, OLD, deployed, release, revision, settled
 from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.condition import parse
 from vllm_ci.deploy.journal import Journal
-from vllm_ci.deploy.rollout import Rules
-from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Rolling, Shadow, Strategy, Switch
+from vllm_ci.deploy.rolling import Rolling
+from vllm_ci.deploy.rules import Rules
+from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy, Switch
 from vllm_ci.deploy.target import Route
 from vllm_ci.deploy.verbs import Wanted
 from vllm_ci.targets.kubernetes import objects

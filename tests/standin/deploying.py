@@ -15,8 +15,10 @@ from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.condition import parse
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import Journal
-from vllm_ci.deploy.rollout import Rollout, Rules
-from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Rolling, Shadow, Strategy, Switch
+from vllm_ci.deploy.rolling import Rolling
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.rules import Rules
+from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy, Switch
 from vllm_ci.deploy.target import Current, Revision, Route, Serving, Target
 from vllm_ci.deploy.verbs import Wanted
 from vllm_ci.domain.image import ImageRef

@@ -18,7 +18,8 @@ from vllm_ci.config.releases import Releases
 from vllm_ci.deploy import verbs
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import BusyError, Journal
-from vllm_ci.deploy.rollout import Rollout, Rules
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.strategy import Switch
 from vllm_ci.deploy.target import Current, Target
 from vllm_ci.deploy.verbs import Wanted

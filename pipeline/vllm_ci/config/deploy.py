@@ -11,7 +11,8 @@ from vllm_ci.config.kubernetes import KubernetesConfig
 from vllm_ci.config.section import Section
 from vllm_ci.deploy import condition
 from vllm_ci.deploy.analysis import Analysis
-from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Rolling, Shadow, Strategy
+from vllm_ci.deploy.rolling import Rolling
+from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy
 
 StrategyName = Literal["blue-green", "rolling", "canary", "shadow"]
 _Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]

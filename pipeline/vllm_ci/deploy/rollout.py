@@ -8,63 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import anyio
 
-from vllm_ci.deploy.analysis import Analysis, Judgement, Measurement, Outcome, judge
+from vllm_ci.deploy.analysis import Judgement, Measurement, Outcome, judge
 from vllm_ci.deploy.deployment import Deployment, Happened
 from vllm_ci.deploy.journal import Journal
-from vllm_ci.deploy.plan import Checks, Step
+from vllm_ci.deploy.plan import Step
 from vllm_ci.deploy.reach import Reach
-from vllm_ci.deploy.target import Current, Target
+from vllm_ci.deploy.rules import Rules
+from vllm_ci.deploy.target import Target
+from vllm_ci.deploy.unless import POLL_S, Stopped, unless
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError, VllmCiError
-from vllm_ci.domain.events import Emit, Progress, ignore, step
+from vllm_ci.domain.events import Progress, step
 
 _Result = TypeVar("_Result")
-_POLL_S = 0.1
 _LOG_LINES = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """Result of the checks that a user configured.
-
-    Attributes:
-        outcome: Inconclusive lets a person decide.
-        reason: What failed.
-    """
-
-    outcome: Outcome
-    reason: str = ""
-
-
-async def no_checks(kind: Checks, current: Current, revision: str) -> Checked:  # noqa: ARG001 - it is one of several
-    """Nothing is configured, so nothing fails."""
-    return Checked(outcome=Outcome.SUCCESSFUL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What decides about steps, and what is told of them.
-
-    Attributes:
-        analysis: Of steps that are watched.
-        check: Runs the configured checks of a kind against a revision.
-        record: Writes what serves now to the ledger; called once, and again when a driver was killed before it was noted.
-        waits: Wait for a person at a step that needs one, instead of ending.
-        clock: Seconds since 1970.
-        emit: Told of each step.
-    """
-
-    analysis: Analysis
-    check: Callable[[Checks, Current, str], Awaitable[Checked]] = no_checks
-    record: Callable[[Deployment], None] = lambda _: None
-    waits: bool = False
-    clock: Callable[[], float] = lambda: datetime.now(UTC).timestamp()
-    emit: Emit = ignore
 
 
 class _Turn(Exception):
@@ -246,7 +208,7 @@ class Rollout:
         while (verb := self._journal.asked(self.deployment)) is None:
             if not self._rules.waits:
                 return False
-            await anyio.sleep(_POLL_S)
+            await anyio.sleep(POLL_S)
         if verb == "abort":
             await self._turn("a person decided so", broken=False)
         else:
@@ -261,28 +223,13 @@ class Rollout:
         Raises:
             _Turn: A person did.
         """
-        found: list[_Result] = []
-        errors: list[Exception] = []
-        async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as scope:
-                if not at.live:
-                    group.start_soon(self._abort_asked, scope)
-                try:
-                    found.append(await work())
-                except Exception as error:  # noqa: BLE001 - raised below, without an exception group
-                    errors.append(error)
-            group.cancel_scope.cancel()
-        if errors:
-            raise errors[0]
-        if not found:
+        if at.live:
+            return await work()
+        try:
+            return await unless(lambda: self._journal.asked(self.deployment) == "abort", work)
+        except Stopped as stopped:
             self._journal.answered()
-            raise _Turn("a person decided so")
-        return found[0]
-
-    async def _abort_asked(self, scope: anyio.CancelScope) -> None:
-        while self._journal.asked(self.deployment) != "abort":
-            await anyio.sleep(_POLL_S)
-        scope.cancel()
+            raise _Turn("a person decided so") from stopped
 
     async def _turn(self, reason: str, *, broken: bool, why: str = "") -> None:
         await self._save_logs()

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-from vllm_ci.deploy.plan import PREVIEW, Change, Plan, Step, portion, shares
+from vllm_ci.deploy.plan import Change, Plan, Step, portion
+from vllm_ci.deploy.steps import all_requests, preview, start, to_new
 from vllm_ci.deploy.target import Route, TargetCapabilities
 from vllm_ci.domain.errors import UsageError
 
@@ -44,9 +45,9 @@ def plan(strategy: Strategy, change: Change, able: TargetCapabilities, *, target
     if change.replicas < 1:
         raise UsageError("a deployment needs at least one replica", remedy="to end it: vllm-ci deploy stop CHANNEL")
     if change.scaling:
-        steps: tuple[Step, ...] = (_all(change, name="scale"),)
+        steps: tuple[Step, ...] = (all_requests(change, name="scale"),)
     elif change.first:
-        steps = _start(change, change.replicas, able), _all(change, checks=True)
+        steps = start(change, change.replicas, able), all_requests(change, checks=True)
     else:
         steps = strategy.steps(change, able)
     name = "scale" if change.scaling else strategy.name
@@ -57,43 +58,8 @@ def plan(strategy: Strategy, change: Change, able: TargetCapabilities, *, target
 def _ending(change: Change, last: Step, keep_s: float) -> Iterator[Step]:
     kept = last.replicas.get(change.old, 0) if change.old != change.new else 0
     if keep_s and kept:
-        yield Step(name="keep the old one ready", replicas=last.replicas, route=_new(change), hold_s=keep_s, live=True)
-    yield Step(name="done", replicas={change.new: change.replicas}, route=_new(change), live=True)
-
-
-def _new(change: Change) -> Route:
-    return Route(weights={change.new: 100})
-
-
-def _preview(change: Change, able: TargetCapabilities, *more: str) -> dict[str, str]:
-    """Headers that reach the new revision: the preview, where a target has headers, and those that a user asked for."""
-    return dict.fromkeys([*([PREVIEW] if able.headers else []), *filter(None, more)], change.new)
-
-
-def _start(change: Change, replicas: int, able: TargetCapabilities, *more: str, person: bool = False) -> Step:
-    """Replicas of the new revision run, and no user reaches them."""
-    weights = {change.old: 100} if change.old else {}
-    running = {change.old: change.old_replicas} if change.old else {}
-    return Step(
-        name="start",
-        replicas={**running, change.new: replicas},
-        route=Route(weights=weights, headers=_preview(change, able, *more)),
-        checks="before",
-        person=person,
-    )
-
-
-def _all(change: Change, *, name: str = "100 %", hold_s: float = 0.0, checks: bool = False) -> Step:
-    """The new revision gets all requests; all replicas of the old one still run."""
-    old = {change.old: change.old_replicas} if change.old and not change.scaling else {}
-    return Step(
-        name=name,
-        replicas={**old, change.new: change.replicas},
-        route=_new(change),
-        hold_s=hold_s,
-        judged=bool(hold_s),
-        checks="after" if checks else "",
-    )
+        yield Step(name="keep the old one ready", replicas=last.replicas, route=to_new(change), hold_s=keep_s, live=True)
+    yield Step(name="done", replicas={change.new: change.replicas}, route=to_new(change), live=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +77,8 @@ class BlueGreen:
 
     def steps(self, change: Change, able: TargetCapabilities) -> tuple[Step, ...]:
         """Start, then all requests."""
-        started = _start(change, change.replicas, able, person=self.person)
-        return started, _all(change, hold_s=self.watch_s, checks=True)
+        started = start(change, change.replicas, able, person=self.person)
+        return started, all_requests(change, hold_s=self.watch_s, checks=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +89,7 @@ class Switch:
 
     def steps(self, change: Change, able: TargetCapabilities) -> tuple[Step, ...]:  # noqa: ARG002
         """One."""
-        return (_all(change),)
+        return (all_requests(change),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +132,18 @@ class Canary:
         if not given or sorted(set(given)) != given or given[0] < 1 or given[-1] > 100:
             raise UsageError(f"a canary's weights must rise from 1 to 100 %, not {given}", remedy="e.g. weights 5, 25, 50, 100")
         stages = self.stages if given[-1] == 100 else (*self.stages, CanaryStep(weight=100, hold_s=0.0))
-        started = _start(change, portion(change.replicas, given[0]), able, self.header)
+        started = start(change, portion(change.replicas, given[0]), able, self.header)
         return started, *(self._step(each, change, able) for each in stages)
 
     def _step(self, stage: CanaryStep, change: Change, able: TargetCapabilities) -> Step:
         if stage.weight == 100:
-            return replace(_all(change, hold_s=stage.hold_s, checks=True), person=stage.person)
+            return replace(all_requests(change, hold_s=stage.hold_s, checks=True), person=stage.person)
         return Step(
             name=f"{stage.weight} %",
             replicas={change.old: change.old_replicas, change.new: portion(change.replicas, stage.weight)},
             route=Route(
                 weights={change.old: 100 - stage.weight, change.new: stage.weight},
-                headers=_preview(change, able, self.header),
+                headers=preview(change, able, self.header),
             ),
             hold_s=stage.hold_s,
             judged=bool(stage.hold_s),
@@ -212,84 +178,10 @@ class Shadow:
                 weights={change.old: 100},
                 mirror=change.new,
                 mirror_percent=self.percent,
-                headers=_preview(change, able),
+                headers=preview(change, able),
             ),
             hold_s=self.hold_s,
             judged=True,
             person=self.person,
         )
-        return _start(change, count, able), copies, _all(change, hold_s=self.watch_s, checks=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rolling:
-    """Replicas are replaced a few at a time; requests are shared by their numbers. Needs the least memory, goes back slowest.
-
-    Attributes:
-        max_surge: Replicas beyond the wanted number.
-        max_unavailable: Replicas that may be missing meanwhile.
-        hold_s: How long each step is watched, in seconds; 0: not at all.
-    """
-
-    name: ClassVar[str] = "rolling"
-    max_surge: int = 1
-    max_unavailable: int = 0
-    hold_s: float = 0.0
-
-    def steps(self, change: Change, able: TargetCapabilities) -> tuple[Step, ...]:
-        """A step for each batch.
-
-        Raises:
-            UsageError: No replica may be added or missing, or none would be left; or a replica's share cannot be expressed.
-        """
-        self._check(change, able)
-        old, new = self._without_routing(change)
-        steps = list(self._starting(change, old, new, able))
-        while (old, new) != (0, change.replicas):
-            new = min(change.replicas, max(new, self._most(change) - old))
-            old = max(0, min(old, self._least(change) - new))
-            steps.append(self._state(change, old, new, able))
-        return *steps[:-1], replace(steps[-1], name="100 %", checks="after")
-
-    def _most(self, change: Change) -> int:
-        return max(change.old_replicas, change.replicas) + self.max_surge
-
-    def _least(self, change: Change) -> int:
-        return min(change.old_replicas, change.replicas) - self.max_unavailable
-
-    def _without_routing(self, change: Change) -> tuple[int, int]:
-        """Replicas of both when the first new ones have started and get no requests yet."""
-        old = change.old_replicas if self.max_surge else max(self._least(change), change.old_replicas - self.max_unavailable)
-        return old, min(change.replicas, self._most(change) - old)
-
-    def _starting(self, change: Change, old: int, new: int, able: TargetCapabilities) -> Iterator[Step]:
-        if old < change.old_replicas:
-            yield Step(name="make room", replicas={change.old: old}, route=Route(weights={change.old: 100}))
-        yield replace(_start(change, new, able), replicas={change.old: old, change.new: new})
-
-    def _state(self, change: Change, old: int, new: int, able: TargetCapabilities) -> Step:
-        counts = {change.old: old, change.new: new}
-        return Step(
-            name=f"{new} of {change.replicas}",
-            replicas={name: count for name, count in counts.items() if count},
-            route=Route(
-                weights=shares(counts, granularity=max(able.weights, 1)), headers=_preview(change, able) if old else {}
-            ),
-            hold_s=self.hold_s,
-            judged=bool(self.hold_s),
-        )
-
-    def _check(self, change: Change, able: TargetCapabilities) -> None:
-        if self.max_surge + self.max_unavailable < 1:
-            raise UsageError("max_surge and max_unavailable are both 0", remedy="set max_surge to 1, or more")
-        if self._least(change) < 1:
-            raise UsageError(
-                f"with max_unavailable {self.max_unavailable} no replica might be left to answer",
-                why=f"{change.old_replicas} run now, {change.replicas} are wanted",
-                remedy="set max_unavailable lower and max_surge to 1, or raise replicas",
-            )
-        if able.weights and able.weights * self._most(change) > 100:
-            raise UsageError(
-                f"the share of one of {self._most(change)} replicas is below the smallest step of {able.weights} %",
-                remedy="choose strategy canary or blue-green",
-            )
+        return start(change, count, able), copies, all_requests(change, hold_s=self.watch_s, checks=True)

@@ -11,7 +11,8 @@ import anyio
 from vllm_ci.deploy.deployment import Deployment, serving
 from vllm_ci.deploy.journal import BusyError, Journal, Request, Verb
 from vllm_ci.deploy.plan import Change, Plan
-from vllm_ci.deploy.rollout import Rollout, Rules
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.strategy import Strategy, plan
 from vllm_ci.deploy.target import Current, Revision, Route, Target
 from vllm_ci.domain.errors import UsageError

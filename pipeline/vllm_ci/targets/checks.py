@@ -13,7 +13,7 @@ import httpx
 from vllm_ci.config.deploy import ChecksConfig
 from vllm_ci.deploy.analysis import Outcome
 from vllm_ci.deploy.plan import PREVIEW, Checks
-from vllm_ci.deploy.rollout import Checked
+from vllm_ci.deploy.rules import Checked
 from vllm_ci.deploy.target import REVISION_HEADER, Current
 from vllm_ci.system import external
 from vllm_ci.system.external import ProgramTimeoutError

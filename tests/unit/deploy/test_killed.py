@@ -26,7 +26,7 @@ from standin.deploying import (
 )
 from vllm_ci.deploy import verbs
 from vllm_ci.deploy.journal import Journal
-from vllm_ci.deploy.rollout import Rules
+from vllm_ci.deploy.rules import Rules
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
 

@@ -28,7 +28,8 @@ from vllm_ci.deploy.analysis import Outcome
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import BusyError, Journal, Request, Verb
 from vllm_ci.deploy.plan import Checks
-from vllm_ci.deploy.rollout import Checked, Rollout, Rules
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.rules import Checked, Rules
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Switch
 from vllm_ci.deploy.target import Current, Route
 from vllm_ci.domain.errors import ErroredError, UsageError

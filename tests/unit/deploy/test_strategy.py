@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_ci.deploy.plan import Change, Plan, Step, names, servable, shares
-from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Rolling, Shadow, Strategy, Switch, plan
+from vllm_ci.deploy.rolling import Rolling
+from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy, Switch, plan
 from vllm_ci.deploy.target import Current, Replica, Route, TargetCapabilities
 from vllm_ci.domain.errors import UsageError
 
