@@ -200,7 +200,7 @@ def translated(status: int | None, body: Any, what: str) -> ErroredError | Usage
         return ErroredError(
             f"the cluster refuses access to {what}",
             why=said,
-            remedy="see kubectl auth can-i --list; docs/kubernetes.md lists the rights",
+            remedy="see kubectl auth can-i; docs/kubernetes.md lists the rights",
         )
     if status in (400, 404, 405, 409, 422):
         return UsageError(f"the cluster refuses {what}", why=said, remedy="correct deploy.kubernetes in vllm-ci.yaml")
