@@ -14,7 +14,7 @@ import click
 from vllm_ci.cli.durations import DURATIONS
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
-from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.errors import ErroredError, UsageError
 
 if TYPE_CHECKING:  # loaded when a command runs
     from rich.console import Console
@@ -77,13 +77,31 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, dura
 @option("--api-key-env", metavar="NAME", help="Environment variable with that server's API key.")
 @option("--ca-file", **_CA_FILE)
 @option("--stage", **_STAGE)
+@click.option(
+    "-k",
+    "select",
+    envvar="VLLM_CI_SELECT",
+    show_envvar=True,
+    metavar="EXPRESSION",
+    help="Run only the cases whose names match, as with pytest -k; only with --url.",
+)
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
 @option("--report-dir", **_REPORT_DIR)
 @option("--durations", **DURATIONS)
 @json_option
 @click.pass_context
-def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], durations: int, as_json: bool, **_: Any) -> int:
+def test(
+    context: click.Context,
+    /,
+    *,
+    url: str | None,
+    stage: tuple[str, ...],
+    select: str | None,
+    durations: int,
+    as_json: bool,
+    **_: Any,
+) -> int:
     """Test the server at --url, or build and test the commit's image (like `run`).
 
     \b
@@ -91,6 +109,7 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
       vllm-ci test --url http://127.0.0.1:8000
       vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
       vllm-ci test --url https://llm.internal/openai/v1 --ca-file company-ca.pem
+      vllm-ci test --url http://127.0.0.1:8000 --stage streaming -k "test_speed_is_measured[chat]"
       vllm-ci test --stage unit
 
     The server is reached before any stage is started: one that is not there, refuses the key or is no OpenAI-compatible API
@@ -99,7 +118,15 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
     """
-    return _test(context, url, stage, as_json, durations) if url else _run(context, stage, as_json, durations)
+    if url:
+        return _test(context, url, stage, as_json, durations)
+    if select:
+        raise UsageError(
+            "-k needs --url",
+            why="the result of some cases must not count as that of the commit",
+            remedy="serve the commit with vllm-ci serve and give its URL, or leave out -k",
+        )
+    return _run(context, stage, as_json, durations)
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, durations: int, *, matrix: bool = False) -> int:

@@ -61,7 +61,7 @@ def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
         "report.json": json.dumps(document.to_json(report), indent=2, ensure_ascii=False, default=str) + "\n",
         "junit.xml": junit.from_report(report),
         "ctrf.json": json.dumps(ctrf.from_report(report), indent=2, ensure_ascii=False, default=str) + "\n",
-        "report.html": html.from_report(report),
+        "report.html": html.from_report(report, logs),
     }
     files |= {f"logs/{stage.name}.log": stage.log for stage in report.stages}
     return files | {f"logs/{name}.log": text for name, text in logs.items()}
