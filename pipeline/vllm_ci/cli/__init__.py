@@ -24,6 +24,7 @@ COMMANDS = {
     "config": "vllm_ci.cli.config:config",
     "doctor": "vllm_ci.cli.doctor:doctor",
     "show": "vllm_ci.cli.show:show",
+    "report": "vllm_ci.cli.report:report",
     "lock": "vllm_ci.cli.lock:lock",
     "image": "vllm_ci.cli.image:image",
     "cache": "vllm_ci.cli.cache:cache",
