@@ -94,5 +94,7 @@ def main() -> None:
 
 
 def _complain(error: VllmCiError) -> int:
-    click.echo(f"vllm-ci: {error}", err=True)
+    from vllm_ci.ci.log_commands import harmless
+
+    click.echo(harmless(f"vllm-ci: {error}"), err=True)
     return error.exit_code

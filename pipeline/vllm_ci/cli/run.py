@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from vllm_ci.cli import ci_log
 from vllm_ci.cli.durations import DURATIONS
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
@@ -130,6 +131,7 @@ def test(
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, durations: int, *, matrix: bool = False) -> int:
+    from vllm_ci.ci import run_facts
     from vllm_ci.cli import commits, options, progress
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
@@ -142,6 +144,8 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")
+    if described := run_facts.describe(opened.commit.sha):
+        screen.print(described)
     if opened.commit.dirty:
         screen.print("the work tree is dirty: its image can be tested but not published", style="yellow")
     if own and loaded.pipeline:
@@ -226,6 +230,7 @@ class _Closing:
         as_json: Print the summary on standard output.
         durations: Number of slowest cases to show.
         stdout: The real standard output, while it is redirected for the pipeline.
+        fold: The progress in the log of a CI job.
     """
 
     directory: Path
@@ -233,11 +238,13 @@ class _Closing:
     as_json: bool
     durations: int = 0
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    fold: ci_log.Fold = field(default_factory=lambda: ci_log.Fold(title="vllm-ci: progress"))
 
     def write(self, result: steps.RunResult, screen: Console) -> int:
         """Write the report, print its summary, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
 
+        self.fold.end()
         return self.keep(result, lambda report, written: progress.close(screen, report, written, durations=self.durations))
 
     def keep(self, result: steps.RunResult, shown: Callable[[Report, str], None] = lambda _report, _written: None) -> int:
@@ -247,6 +254,7 @@ class _Closing:
         report = redaction.redacted(result.report, self.secrets)
         written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
         shown(report, str(written))
+        ci_log.tell(report, written)
         if self.as_json:
             with redirect_stdout(self.stdout):
                 print_json(document.summary(report, str(written)))
@@ -259,6 +267,7 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
     from vllm_ci.pipeline.execute import STEP, foreign
     from vllm_ci.pipeline.steps import RunRecord
 
+    closing.fold.begin()
     with progress.watch(screen, closing.secrets) as emit:
         record = RunRecord(emit=emit)
         written: list[int] = []
