@@ -111,3 +111,7 @@ _.makefile
 
 # Called by PyYAML.
 _.ignore_aliases
+
+# Attributes of a pygal chart; read by the template of the report.
+_.x_labels
+_.svg

@@ -89,7 +89,7 @@ def confirmed(name: str, refs: Collection[str], *, local: bool) -> str:
 def _without_statement(commit: Commit, provider: Provider, claim: Claim, refs: Collection[str]) -> str:
     if provider is Provider.NONE:
         return commit.ref
-    if provider is Provider.OTHER:
+    if provider not in current.CLAIMING:
         return confirmed(commit.ref, refs, local=False) if commit.ref else ""
     if claim.sha:
         return claim.ref if claim.sha == commit.sha else ""

@@ -18,6 +18,9 @@ class Provider(enum.StrEnum):
     GITHUB = "GitHub Actions"
     GITLAB = "GitLab CI"
     JENKINS = "Jenkins"
+    BUILDKITE = "Buildkite"
+    CIRCLECI = "CircleCI"
+    AZURE = "Azure Pipelines"
     OTHER = "another CI"
     NONE = "no CI"
 
@@ -43,10 +46,23 @@ _PRESENT = {
     Provider.GITHUB: ("GITHUB_ACTIONS",),
     Provider.GITLAB: ("GITLAB_CI",),
     Provider.JENKINS: ("JENKINS_URL",),
-    # Azure Pipelines, TeamCity and CodeBuild do not set CI.
-    Provider.OTHER: ("CI", "TF_BUILD", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID"),
+    Provider.BUILDKITE: ("BUILDKITE",),
+    Provider.CIRCLECI: ("CIRCLECI",),
+    Provider.AZURE: ("TF_BUILD",),
+    # TeamCity and CodeBuild do not set CI.
+    Provider.OTHER: ("CI", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID"),
 }
-_RUN_URLS = {Provider.GITLAB: "CI_JOB_URL", Provider.JENKINS: "BUILD_URL"}
+# Format strings of variables; every variable in it must be set.
+_RUN_URLS = {
+    Provider.GITHUB: "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",
+    Provider.GITLAB: "{CI_JOB_URL}",
+    Provider.JENKINS: "{BUILD_URL}",
+    Provider.BUILDKITE: "{BUILDKITE_BUILD_URL}",
+    Provider.CIRCLECI: "{CIRCLE_BUILD_URL}",
+    Provider.AZURE: "{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",
+}
+# Providers whose variables confirm a ref; with the others, only git refs do.
+CLAIMING = frozenset({Provider.GITHUB, Provider.GITLAB, Provider.JENKINS})
 
 # Events that are about a branch or a tag, according to the providers' documentation. Other events claim no ref.
 GITHUB_EVENTS = frozenset(
@@ -82,16 +98,16 @@ def run_url(env: Mapping[str, str] = os.environ) -> str:
     """URL of the run; empty outside CI, or when the provider names none. ``VLLM_CI_RUN_URL`` overrides it."""
     if named := env.get("VLLM_CI_RUN_URL"):
         return named
-    if provider(env) is Provider.GITHUB:
-        parts = [env.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
-        return f"{parts[0]}/{parts[1]}/actions/runs/{parts[2]}" if all(parts) else ""
-    return env.get(_RUN_URLS.get(provider(env), ""), "")
+    try:
+        return _RUN_URLS.get(provider(env), "").format_map({name: value for name, value in env.items() if value})
+    except KeyError:
+        return ""
 
 
 def claim(env: Mapping[str, str] = os.environ) -> Claim:
     """The provider's claim about the commit; ``VLLM_CI_PULL_REQUEST`` marks a run for a pull request with any provider."""
-    reader = _CLAIMS.get(provider(env))
-    found = reader(env) if reader else Claim()
+    here = provider(env)
+    found = Claim() if here is Provider.NONE else _CLAIMS.get(here, _other)(env)
     stated = env.get("VLLM_CI_PULL_REQUEST", "")
     return Claim(pull_request=found.pull_request or stated) if found.pull_request or stated else found
 
@@ -99,7 +115,7 @@ def claim(env: Mapping[str, str] = os.environ) -> Claim:
 def _github(env: Mapping[str, str]) -> Claim:
     """https://docs.github.com/actions/reference/workflows-and-actions/events-that-trigger-workflows."""
     event, ref = env.get("GITHUB_EVENT_NAME", ""), env.get("GITHUB_REF", "")
-    payload = _payload(env)
+    payload = event_payload(env)
     number = _github_number(event, ref, payload)
     # GITHUB_HEAD_REF is set in runs for pull requests only.
     if number or event in GITHUB_PULL_REQUEST_EVENTS or env.get("GITHUB_HEAD_REF"):
@@ -114,11 +130,11 @@ def _github_number(event: str, ref: str, payload: Mapping[str, Any]) -> str:
         return parts[2]
     if queued := _QUEUED.fullmatch(ref):
         return queued[1]
-    if request := _mapping(payload, "pull_request"):
+    if request := mapping(payload, "pull_request"):
         return str(request.get("number") or UNKNOWN_NUMBER)
-    if _mapping(_mapping(payload, "issue"), "pull_request"):
-        return str(_mapping(payload, "issue").get("number") or UNKNOWN_NUMBER)
-    before = _mapping(payload, "workflow_run")
+    if mapping(mapping(payload, "issue"), "pull_request"):
+        return str(mapping(payload, "issue").get("number") or UNKNOWN_NUMBER)
+    before = mapping(payload, "workflow_run")
     if event == "workflow_run" and before and _for_pull_request(before):
         requests = before.get("pull_requests")
         first = requests[0] if isinstance(requests, list) and requests else {}
@@ -129,11 +145,11 @@ def _github_number(event: str, ref: str, payload: Mapping[str, Any]) -> str:
 def _for_pull_request(before: Mapping[str, Any]) -> bool:
     """Whether the run that triggered a ``workflow_run`` was for a pull request or in a fork; unknown events count as one."""
     event = str(before.get("event", ""))
-    home, head = (_mapping(before, name).get("full_name") for name in ("repository", "head_repository"))
+    home, head = (mapping(before, name).get("full_name") for name in ("repository", "head_repository"))
     return event not in GITHUB_EVENTS - {""} or (head is not None and head != home)
 
 
-def _payload(env: Mapping[str, str]) -> Mapping[str, Any]:
+def event_payload(env: Mapping[str, str]) -> Mapping[str, Any]:
     """The payload of the event, from the file that GitHub writes."""
     try:
         value = json.loads(Path(env.get("GITHUB_EVENT_PATH", "")).read_bytes())
@@ -142,7 +158,8 @@ def _payload(env: Mapping[str, str]) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping at a key; empty if there is something else."""
     found = value.get(key)
     return found if isinstance(found, dict) else {}
 
@@ -186,5 +203,4 @@ _CLAIMS: Mapping[Provider, Callable[[Mapping[str, str]], Claim]] = {
     Provider.GITHUB: _github,
     Provider.GITLAB: _gitlab,
     Provider.JENKINS: _jenkins,
-    Provider.OTHER: _other,
 }

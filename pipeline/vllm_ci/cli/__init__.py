@@ -24,6 +24,7 @@ COMMANDS = {
     "config": "vllm_ci.cli.config:config",
     "doctor": "vllm_ci.cli.doctor:doctor",
     "show": "vllm_ci.cli.show:show",
+    "report": "vllm_ci.cli.report:report",
     "lock": "vllm_ci.cli.lock:lock",
     "image": "vllm_ci.cli.image:image",
     "cache": "vllm_ci.cli.cache:cache",
@@ -93,5 +94,7 @@ def main() -> None:
 
 
 def _complain(error: VllmCiError) -> int:
-    click.echo(f"vllm-ci: {error}", err=True)
+    from vllm_ci.ci.log_commands import harmless
+
+    click.echo(harmless(f"vllm-ci: {error}"), err=True)
     return error.exit_code

@@ -81,6 +81,8 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
                 f"the stage {name} needs an image or the checkout, but --url gives only a server",
                 remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
             )
+    if select := context.params.get("select"):
+        specs = {name: replace(spec, pytest_args=(*spec.pytest_args, "-k", select)) for name, spec in specs.items()}
     chosen = named or tuple(name for name in config.stages.enabled() if needs_server(specs[name]))
     key = str(context.params.get("api_key_env") or config.server.api_key_env)
     if key and (reason := refusal_of_secret(key)):

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_ci.cli.causes import cause_lines, skip_lines
+from vllm_ci.cli.ci_log import stream
 from vllm_ci.cli.durations import slowest
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
 from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
@@ -53,7 +54,8 @@ class _Screen(Console):
 def console() -> Console:
     """Console on standard error (standard output is for ``--json``); rich honours ``NO_COLOR`` and ``CI``."""
     # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
-    return _Screen(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
+    width = None if sys.stderr.isatty() else 120
+    return _Screen(file=stream(), stderr=True, highlight=False, soft_wrap=True, width=width)
 
 
 @contextmanager

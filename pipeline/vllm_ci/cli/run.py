@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from vllm_ci.cli import ci_log
 from vllm_ci.cli.durations import DURATIONS
 from vllm_ci.cli.options import option, project_options
 from vllm_ci.cli.output import json_option, print_json
-from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.errors import ErroredError, UsageError
 
 if TYPE_CHECKING:  # loaded when a command runs
     from rich.console import Console
@@ -77,13 +78,31 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, dura
 @option("--api-key-env", metavar="NAME", help="Environment variable with that server's API key.")
 @option("--ca-file", **_CA_FILE)
 @option("--stage", **_STAGE)
+@click.option(
+    "-k",
+    "select",
+    envvar="VLLM_CI_SELECT",
+    show_envvar=True,
+    metavar="EXPRESSION",
+    help="Run only the cases whose names match, as with pytest -k; only with --url.",
+)
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
 @option("--report-dir", **_REPORT_DIR)
 @option("--durations", **DURATIONS)
 @json_option
 @click.pass_context
-def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], durations: int, as_json: bool, **_: Any) -> int:
+def test(
+    context: click.Context,
+    /,
+    *,
+    url: str | None,
+    stage: tuple[str, ...],
+    select: str | None,
+    durations: int,
+    as_json: bool,
+    **_: Any,
+) -> int:
     """Test the server at --url, or build and test the commit's image (like `run`).
 
     \b
@@ -91,6 +110,7 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
       vllm-ci test --url http://127.0.0.1:8000
       vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
       vllm-ci test --url https://llm.internal/openai/v1 --ca-file company-ca.pem
+      vllm-ci test --url http://127.0.0.1:8000 --stage streaming -k "test_speed_is_measured[chat]"
       vllm-ci test --stage unit
 
     The server is reached before any stage is started: one that is not there, refuses the key or is no OpenAI-compatible API
@@ -99,10 +119,19 @@ def test(context: click.Context, /, *, url: str | None, stage: tuple[str, ...], 
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
     """
-    return _test(context, url, stage, as_json, durations) if url else _run(context, stage, as_json, durations)
+    if url:
+        return _test(context, url, stage, as_json, durations)
+    if select:
+        raise UsageError(
+            "-k needs --url",
+            why="the result of some cases must not count as that of the commit",
+            remedy="serve the commit with vllm-ci serve and give its URL, or leave out -k",
+        )
+    return _run(context, stage, as_json, durations)
 
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, durations: int, *, matrix: bool = False) -> int:
+    from vllm_ci.ci import run_facts
     from vllm_ci.cli import commits, options, progress
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
@@ -115,6 +144,8 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")
+    if described := run_facts.describe(opened.commit.sha):
+        screen.print(described)
     if opened.commit.dirty:
         screen.print("the work tree is dirty: its image can be tested but not published", style="yellow")
     if own and loaded.pipeline:
@@ -199,6 +230,7 @@ class _Closing:
         as_json: Print the summary on standard output.
         durations: Number of slowest cases to show.
         stdout: The real standard output, while it is redirected for the pipeline.
+        fold: The progress in the log of a CI job.
     """
 
     directory: Path
@@ -206,11 +238,13 @@ class _Closing:
     as_json: bool
     durations: int = 0
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    fold: ci_log.Fold = field(default_factory=lambda: ci_log.Fold(title="vllm-ci: progress"))
 
     def write(self, result: steps.RunResult, screen: Console) -> int:
         """Write the report, print its summary, and return the exit code of its verdict."""
         from vllm_ci.cli import progress
 
+        self.fold.end()
         return self.keep(result, lambda report, written: progress.close(screen, report, written, durations=self.durations))
 
     def keep(self, result: steps.RunResult, shown: Callable[[Report, str], None] = lambda _report, _written: None) -> int:
@@ -220,6 +254,7 @@ class _Closing:
         report = redaction.redacted(result.report, self.secrets)
         written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
         shown(report, str(written))
+        ci_log.tell(report, written)
         if self.as_json:
             with redirect_stdout(self.stdout):
                 print_json(document.summary(report, str(written)))
@@ -232,6 +267,7 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
     from vllm_ci.pipeline.execute import STEP, foreign
     from vllm_ci.pipeline.steps import RunRecord
 
+    closing.fold.begin()
     with progress.watch(screen, closing.secrets) as emit:
         record = RunRecord(emit=emit)
         written: list[int] = []

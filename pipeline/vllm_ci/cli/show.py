@@ -43,13 +43,18 @@ def show(context: click.Context, /, *, what: str, durations: int, as_json: bool,
             return
     if what.rpartition("@")[2].startswith("sha256:"):
         _show_image(what.rpartition("@")[2], as_json)
-    elif (report := _report_file(what)) is not None:
+    elif (report := report_file(what)) is not None:
         _show_report(report, as_json, durations)
     else:
         _show_spec(what, as_json)
 
 
-def _report_file(what: str) -> Path | None:
+def report_file(what: str) -> Path | None:
+    """``report.json`` of a run; ``None`` if ``what`` names none.
+
+    Raises:
+        UsageError: It is ``latest``, and there is no run.
+    """
     if what == "latest":
         from vllm_ci.config import load
 

@@ -1,4 +1,4 @@
-"""Reference to an image."""
+"""Reference to an image, and its layers."""
 
 from __future__ import annotations
 
@@ -30,3 +30,20 @@ class ImageRef:
     def reference(self) -> str:
         """``repository@digest``: the only form that always names the same image."""
         return f"{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLayer:
+    """A layer of an image, as it is stored in a registry.
+
+    Attributes:
+        tier: What it holds (``base``, ``wheels`` ...).
+        digest: ``sha256:`` and 64 hex digits, of the compressed bytes.
+        size_bytes: Size of these.
+        platform: ``linux/amd64``; empty if the image has one platform and it is not known.
+    """
+
+    tier: str
+    digest: str
+    size_bytes: int
+    platform: str = ""

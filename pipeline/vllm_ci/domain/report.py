@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.image import ImageLayer, ImageRef
 
 
 class Verdict(enum.StrEnum):
@@ -172,6 +172,8 @@ class Report:
         started_at: ISO 8601, UTC.
         seconds: Wall time of the run.
         timings: Seconds by step (build, model, ready, ...).
+        begun: Seconds from the start of the run to the start of a step; reports of earlier versions do not have it.
+        layers: Layers of the image, the base first; empty for a server that was given by its URL.
         double: The server is one of our test doubles; such a report never satisfies a gate.
         skipped: Rows of a matrix that this machine cannot serve: name to reason; they do not satisfy a gate either.
         problem: Why some stages were not run; a report with a problem is never ``passed``.
@@ -186,6 +188,8 @@ class Report:
     started_at: str = ""
     seconds: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict)
+    begun: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[ImageLayer, ...] = ()
     double: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None

@@ -242,7 +242,7 @@ class Pipeline:
                 group.start_soon(self._look)
                 group.start_soon(build)
         (built,) = found
-        self.record.image = built.image
+        self.record.image, self.record.layers = built.image, built.layers
         self._built[built.image.digest] = built
         return Image(ref=built.image, engine=self.engine, source=self._source.project, facts=built.facts)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_ci.domain.errors import BuildError, ConfigError
 from vllm_ci.domain.events import Emit, step
-from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.image import ImageLayer, ImageRef
 from vllm_ci.domain.program import Directory, Program
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
@@ -36,6 +36,12 @@ class Built:
     facts: Directory
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
+
+    @property
+    def layers(self) -> tuple[ImageLayer, ...]:
+        """The layers, the base first."""
+        names = ("tier", "digest", "size_bytes", "platform")
+        return tuple(ImageLayer(**{name: layer[name] for name in names if name in layer}) for layer in self.summary["layers"])
 
 
 async def build(engine: Engine, project: Project, source: Source, emit: Emit) -> Built:

@@ -13,7 +13,7 @@ import anyio
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import EngineError, ErroredError
 from vllm_ci.domain.events import Emit, Event, Finished, Started
-from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.image import ImageLayer, ImageRef
 from vllm_ci.domain.program import Directory, Service
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import INTERRUPTED, Problem, Report, StageResult, Verdict
@@ -60,6 +60,7 @@ class RunRecord:
         commit: The commit that is tested, if known.
         rows: Expected results, in order.
         image: The image, once it is built.
+        layers: Layers of the image, once it is built.
         hardware: Facts about the machine, once the engine has reported them.
         runner: The runner, once stages can run.
         logs: Logs by name.
@@ -75,6 +76,7 @@ class RunRecord:
     commit: Commit | None = None
     rows: list[str] = field(default_factory=list)
     image: ImageRef | None = None
+    layers: tuple[ImageLayer, ...] = ()
     hardware: Mapping[str, object] = field(default_factory=dict)
     runner: Runner | None = None
     logs: dict[str, str] = field(default_factory=dict)
@@ -85,13 +87,15 @@ class RunRecord:
     added: dict[str, StageResult] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
     _running: dict[str, float] = field(default_factory=dict)
+    _steps: dict[str, float] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
     _started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __call__(self, event: Event) -> None:
-        """Record the duration of every step, and forward the event."""
+        """Record start and duration of every step, and forward the event."""
         if isinstance(event, Started):
-            self._running[event.step] = time.monotonic()
+            self._running[event.step] = now = time.monotonic()
+            self._steps[event.step] = round(now - self._begun, 3)
         elif isinstance(event, Finished):
             self._running.pop(event.step, None)
             self._seconds[event.step] = round(event.seconds, 3)
@@ -168,6 +172,8 @@ class RunRecord:
             started_at=self._started_at,
             seconds=round(time.monotonic() - self._begun, 3),
             timings=dict(self._seconds),
+            begun=dict(self._steps),
+            layers=self.layers,
             double=self.double or bool(server.get("double")),
             skipped=dict(self.skipped),
             problem=self.problem,

@@ -34,9 +34,9 @@ def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
     Raises:
         ConfigError: It has another format, is not valid, or its verdict does not match its stages.
     """
-    fields = dict(data)
+    fields = dict(data) if isinstance(data, Mapping) else {}
     if fields.pop("format", None) != FORMAT:
-        raise ConfigError(f"{name} does not have the format {FORMAT}", remedy="create it with this version of vllm-ci")
+        raise ConfigError(f"{name} does not have the format {FORMAT}", remedy="name the folder of a run, or its report.json")
     stated = fields.pop("verdict", None)
     for derived in _DERIVED:
         fields.pop(derived, None)

@@ -20,8 +20,8 @@ def read(path: Path) -> ReportFile:
     file = path / "report.json" if path.is_dir() else path
     try:
         report = document.from_json(json.loads(file.read_bytes()), name=str(file))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is not a report: {error}", remedy="run vllm-ci run again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not a report: {error}", remedy="name the folder of a run, or its report.json") from error
     view = file.parent / "ctrf.json"
     content = view.read_bytes() if view.is_file() else json.dumps(ctrf.from_report(report), sort_keys=True).encode()
     return ReportFile(report=report, ctrf=content)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.report import Report
-from vllm_ci.report import ctrf, document, html, junit
+from vllm_ci.report import ctrf, document, html, junit, summary
 
 HIDDEN = "***"
 
@@ -61,7 +61,8 @@ def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
         "report.json": json.dumps(document.to_json(report), indent=2, ensure_ascii=False, default=str) + "\n",
         "junit.xml": junit.from_report(report),
         "ctrf.json": json.dumps(ctrf.from_report(report), indent=2, ensure_ascii=False, default=str) + "\n",
-        "report.html": html.from_report(report),
+        "summary.md": summary.markdown(report),
+        "report.html": html.from_report(report, logs),
     }
     files |= {f"logs/{stage.name}.log": stage.log for stage in report.stages}
     return files | {f"logs/{name}.log": text for name, text in logs.items()}

@@ -1,10 +1,13 @@
-"""Renders a report as one self-contained HTML file."""
+"""Renders a report as one self-contained HTML file, which loads nothing and runs only its own script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -13,60 +16,163 @@ from vllm_ci import __version__
 from vllm_ci.domain import refs
 from vllm_ci.domain.causes import Cause, causes_of_report, headline, skips_of
 from vllm_ci.domain.claims import exchange_of
-from vllm_ci.domain.plain import visible
-from vllm_ci.domain.report import Case, CaseStatus, Report
+from vllm_ci.domain.plain import excerpt, visible
+from vllm_ci.domain.report import Case, CaseStatus, Report, Verdict
+from vllm_ci.report import findings, links, log_lines, plots, reproduce, timeline
 from vllm_ci.report.causes import CausesOfCases, other_properties
+from vllm_ci.report.sentences import sentence
+
+_HERE = Path(__file__).parent
+
+
+def _shown(value: object) -> object:
+    """What the template prints: texts without characters that a page would not show, or would obey."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    loader=jinja2.FileSystemLoader(_HERE),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
+    finalize=_shown,
 )
 _LONG = 400
+_FIGURES = ("mean", "min", "p50", "p90", "p99", "max")
 # With no more cases than this, those that failed are shown unfolded below the causes.
 _FEW = 3
+# So many cases of a cause are listed unfolded.
+_SHOWN_CASES = 8
+_LONGEST_DETAILS = 20_000
 _NO_ANCHOR = re.compile(r"[^A-Za-z0-9_.:/\[\]-]+")
 _ADDRESS = re.compile(r"(https?://[\w./#?=&%+~:@,-]*[\w/#=&])")
 
 
-def from_report(report: Report) -> str:
-    """Render the HTML page."""
+def from_report(report: Report, logs: Mapping[str, str] | None = None) -> str:
+    """Render the HTML page.
+
+    Args:
+        report: The report.
+        logs: Logs by name, beyond those of the stages; lines of them that report an error are shown.
+    """
     causes = causes_of_report(report)
+    style, script = ((_HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return _ENVIRONMENT.get_template("report.html.j2").render(
+        **_sections(report, causes, logs or {}),
         report=report,
         causes=causes,
-        headline=headline(causes, sum(len(stage.cases) for stage in report.stages)),
+        headline=_headline(report, causes),
         skips=skips_of(report.stages),
         few=sum(cause.count for cause in causes) <= _FEW,
         statuses=list(CaseStatus),
-        longest=max(report.timings.values(), default=0.0) or 1.0,
+        shown_cases=_SHOWN_CASES,
+        longest_details=_LONGEST_DETAILS,
         version=__version__,
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        style_hash=_hash(style),
+        script_hash=_hash(script),
         causes_of=CausesOfCases(causes).of,
-        seconds=seconds,
-        facts=facts,
-        comparison=comparison,
         properties=other_properties,
         exchange=exchange_of,
-        anchor=anchor,
-        place=place,
-        cases=cases,
         short=refs.short,
-        ticked=ticked,
-        linked=linked,
-        visible=visible,
+        said=sentence,
+        **{each.__name__: each for each in (anchor, cases, comparison, excerpt, facts, grouped, linked)},
+        **{each.__name__: each for each in (place, seconds, section, ticked, to)},
+        bytes=bytes_,
+        commit_page=links.commit,
+        pull_request_page=links.pull_request,
+        advisory=links.advisory,
+        repeating=reproduce.command,
+        needs_server=reproduce.needs_server,
     )
+
+
+def _sections(report: Report, causes: tuple[Cause, ...], logs: Mapping[str, str]) -> dict[str, Any]:
+    """What the sections of the page show, and the titles of those that it has."""
+    # The problem of a run names its own line; errors that a passing suite caused on purpose would only be noise.
+    quiet = report.problem is not None or report.verdict is Verdict.PASSED
+    lines = [] if quiet else log_lines.errors(logs)
+    speed = [(stage.name, plots.distributions(stage), plots.percentiles(stage)) for stage in report.stages]
+    made: dict[str, Any] = {
+        "lines": lines,
+        "bars": timeline.bars(report),
+        "speed": [each for each in speed if each[1] or each[2]],
+        "arrivals": list(plots.streams(report)),
+        "findings": findings.of(report),
+        "total_bytes": sum({layer.digest: layer.size_bytes for layer in report.layers}.values()),
+        "platforms": len({layer.platform for layer in report.layers}),
+    }
+    there = {
+        "wrong": ("What is wrong", causes),
+        "logs": ("Logs", lines),
+        "stages": ("Stages", True),
+        "timeline": ("Time", made["bars"]),
+        "speed": ("Latencies", made["speed"] or made["arrivals"]),
+        "image": ("Image", report.layers),
+        "findings": ("Findings", made["findings"]),
+        "cases": ("Cases", True),
+        "server": ("Server", report.server),
+        "machine": ("Machine", True),
+    }
+    return {**made, "parts": [(id_, title) for id_, (title, found) in there.items() if found]}
+
+
+def _headline(report: Report, causes: tuple[Cause, ...]) -> str:
+    """The result in one line: what is wrong, or how much passed."""
+    total = sum(len(stage.cases) for stage in report.stages)
+    if found := headline(causes, total):
+        return found
+    if report.problem is not None:
+        return report.problem.summary
+    if report.verdict is not Verdict.PASSED:
+        return f"{total} cases, no verdict of a stage" if total else "no case ran"
+    skipped = sum(stage.count(CaseStatus.SKIPPED) for stage in report.stages)
+    return f"{cases(total - skipped)} passed" + (f", {skipped} skipped" if skipped else "")
+
+
+def _hash(text: str) -> str:
+    """Of an inline element, for a content security policy (W3C CSP Level 3, section 2.3.1)."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def to(address: str, text: str, *, code: bool = False) -> Markup:
+    """HTML of a text, as a link if there is an address."""
+    shown = f"<code>{escape(visible(text))}</code>" if code else str(escape(visible(text)))
+    html = f'<a href="{escape(address)}" rel="noreferrer">{shown}</a>' if address else shown
+    return Markup(html)  # noqa: S704 - escaped above
+
+
+def section(stage: str) -> str:
+    """Id of the section of a stage."""
+    return f"stage-{_id(stage)}"
+
+
+def bytes_(size: int) -> str:
+    """``84 kB``, ``29.1 MB`` or ``8.41 GB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.2f} GB"
+
+
+def _id(name: str) -> str:
+    """The name as part of an id; two names that differ only in characters that an id cannot have keep different ids."""
+    plain = _NO_ANCHOR.sub("-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def anchor(cause: Cause) -> str:
     """Id of the element of a cause, for links to it from outside."""
-    return f"cause-{_NO_ANCHOR.sub('-', cause.id)}"
+    return f"cause-{_id(cause.id)}"
 
 
 def place(stage: str, case: str) -> str:
     """Id of the row of a case."""
-    return f"case-{_NO_ANCHOR.sub('-', f'{stage}-{case}')}"
+    return f"case-{_id(f'{stage}-{case}')}"
 
 
 def cases(count: int) -> str:
@@ -109,6 +215,22 @@ def facts(values: Mapping[str, object] | Case) -> list[tuple[str, str]]:
         else:
             found.append((str(name), _text(value)))
     return found
+
+
+def grouped(values: Mapping[str, object]) -> dict[str, object]:
+    """Facts in which the figures of a distribution (``ttft_ms_p50``, ``ttft_ms_p90`` ...) are one fact (``ttft_ms``)."""
+    found: dict[str, object] = {}
+    families: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value in ("", [], ()):
+            continue
+        family, _, figure = name.rpartition("_")
+        if figure in _FIGURES and f"{family}_p50" in values:
+            families.setdefault(family, []).append(f"{figure} {_text(value)}")
+            found[family] = ""  # keeps its place
+        else:
+            found[name] = value
+    return {**found, **{family: ", ".join(figures) for family, figures in families.items()}}
 
 
 def comparison(metrics: Mapping[str, object]) -> list[dict[str, str]]:

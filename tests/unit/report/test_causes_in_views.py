@@ -168,15 +168,8 @@ class Page(HTMLParser):
 
 def test_the_page_shows_causes_first_and_leads_to_their_cases() -> None:
     page = Page(html.from_report(REPORT))
-    text = page.text
-    order = [
-        "What is wrong",
-        "50 of 59 cases failed, 3 errored, 1 inconclusive, for 4 reasons",
-        TITLE,
-        "Rule",
-        "Stages",
-        "Skipped",
-    ]
+    text = page.text.partition("50 of 59 cases failed, 3 errored, 1 inconclusive, for 4 reasons")[2].partition("Machine")[2]
+    order = ["What is wrong", TITLE, "Rule", "Repeat just this", "Stages", "Skipped"]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
     assert "cause-no-done" in page.ids
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
@@ -199,13 +192,12 @@ def test_a_link_to_a_case_unfolds_it(tmp_path: Path) -> None:
     if browser is None:
         pytest.skip("needs Chromium")
     (tmp_path / "report.html").write_text(html.from_report(REPORT), encoding="utf-8")
-    (place,) = (link for link in Page(html.from_report(REPORT)).links if "test_7[chat]" in link)
+    place = next(link for link in Page(html.from_report(REPORT)).links if "test_7[chat]" in link)
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
     address = f"file://{tmp_path}/report.html{place}"
     done = subprocess.run([browser, *options, address], capture_output=True, text=True, check=True, timeout=60)
     row = done.stdout.partition(f'id="{place[1:]}"')[2]
-    assert row.partition("<summary>")[0].rpartition("<")[2].startswith("details open")
-    assert done.stdout.count("<details open") == 1
+    assert row.partition(">")[0].strip().startswith("open")
 
 
 def test_a_page_without_failures_has_no_causes() -> None:
@@ -215,7 +207,8 @@ def test_a_page_without_failures_has_no_causes() -> None:
 
 def test_few_failures_are_unfolded_below_their_cause() -> None:
     one = replace(REPORT, stages=(StageResult(name="streaming", verdict=Verdict.FAILED, seconds=1.0, cases=RECORDING[:1]),))
-    assert Page(html.from_report(one)).opened == ["cause-no-done", ""]
+    opened = ["cause-no-done", "case-streaming-streaming/test_a.py::test_0[chat]"]
+    assert Page(html.from_report(one)).opened == opened
 
 
 def test_a_stage_that_the_problem_explains_is_not_a_cause() -> None:

@@ -66,7 +66,15 @@ def test_the_folder_holds_every_view_and_latest_points_to_it(tmp_path: Path) -> 
     parent = tmp_path / ".vllm-ci" / "runs"
     written = folder.write(parent, REPORT, {"server": "ready\n"})
     names = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
-    assert names == {"report.json", "junit.xml", "ctrf.json", "report.html", "logs/streaming.log", "logs/server.log"}
+    assert names == {
+        "report.json",
+        "junit.xml",
+        "ctrf.json",
+        "report.html",
+        "summary.md",
+        "logs/streaming.log",
+        "logs/server.log",
+    }
     assert (parent / "latest").resolve() == written
     assert written.name == f"20261121-101500-{'a' * 12}"
     assert (tmp_path / ".vllm-ci" / ".gitignore").read_text() == "*\n"
@@ -113,7 +121,7 @@ def test_the_page_shows_everything_and_trusts_nothing() -> None:
         assert text in page, text
     assert "<b>not</b>" not in page
     assert "&lt;b&gt;not&lt;/b&gt;" in page
-    assert "http://" not in page.replace("http-equiv", "")
+    assert "http://" not in page.replace("http-equiv", "").replace("--url http://127.0.0.1:8000", "")
     assert "https://" not in page
 
 

@@ -20,6 +20,7 @@ from vllm_ci.suites.work import Sizes
 
 _PROMPT = "Count from 1 to 1000, in words."
 _LATENCIES = 3
+_SHOWN_CHUNKS = 400  # of one stream, for the plot in the report
 _OFFER = "Accept-Encoding: gzip, deflate"
 _AS_THE_OFFICIAL_CLIENT = {"accept-encoding": "gzip, deflate"}
 
@@ -159,6 +160,7 @@ def test_the_first_chunk_comes_before_a_whole_answer_would(
         pairs.append(Pair(whole_ms=whole_ms, first_ms=came[0], latency_ms=first.latency_ms))
     metric("whole_ms", round(min(pair.whole_ms for pair in pairs), 3))
     metric("first_ms", round(min(pair.first_ms for pair in pairs), 3))
+    metric("chunks_at_ms", [round(at_ms, 1) for at_ms in came[:_SHOWN_CHUNKS]])
     _decide(outcome)
 
 

@@ -1,0 +1,87 @@
+"""Tells the provider the result of a run: annotations with file and line, the summary of the job, outputs of the step."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from vllm_ci.ci import current, log_commands
+from vllm_ci.ci.current import Provider
+from vllm_ci.ci.log_commands import Annotation
+from vllm_ci.domain.causes import Cause, causes_of_report
+from vllm_ci.domain.plain import visible
+from vllm_ci.domain.report import Report
+from vllm_ci.report import summary
+
+# GitHub shows ten errors of a step.
+_MOST = 10
+_LONGEST = 2000
+
+
+def tell(report: Report, folder: Path, checkout: Path, env: Mapping[str, str] = os.environ) -> list[str]:
+    """Write the files that the provider reads, and return the lines that are to be printed for it.
+
+    Args:
+        report: The result, without secrets.
+        folder: The report's folder.
+        checkout: Top of the work tree, to tell which files of it failing cases are in.
+        env: Environment variables of this process.
+    """
+    provider = current.provider(env)
+    found = summary.outputs(report, str(folder))
+    if provider is Provider.GITHUB:
+        _append(env.get("GITHUB_OUTPUT", ""), "".join(_github_output(name, value) for name, value in found.items()))
+        _append(env.get("GITHUB_STEP_SUMMARY", ""), summary.markdown(report))
+    lines = [log_commands.annotation(provider, each) for each in failures(report, checkout)]
+    lines += [log_commands.output(provider, name, value) for name, value in found.items()]
+    if provider is Provider.AZURE:
+        lines.append(f"##vso[task.uploadsummary]{folder}/summary.md")
+    return [line for line in lines if line]
+
+
+def failures(report: Report, checkout: Path) -> list[Annotation]:
+    """One for each cause, at the user's own test if its first case is one; the worst ten."""
+    if report.problem is not None:
+        problem = report.problem
+        return [Annotation(title="vllm-ci", message=visible("\n".join(filter(None, (problem.line, problem.change)))))]
+    return [_annotation(cause, report, checkout) for cause in causes_of_report(report)[:_MOST]]
+
+
+def _annotation(cause: Cause, report: Report, checkout: Path) -> Annotation:
+    first = cause.cases[0]
+    cases = (case for stage in report.stages if stage.name == first.stage for case in stage.cases)
+    details = next((case.details for case in cases if case.name == first.name), "")
+    path, line = next(_places(first.name, details, checkout), ("", 0))
+    more = f" (and {cause.count - 1} more)" if cause.count > 1 else ""
+    return Annotation(
+        title=f"{first.stage}: {cause.status.value}",
+        message=visible(f"{cause.title}\n{first.label}{more}")[:_LONGEST],
+        path=path,
+        line=line,
+    )
+
+
+def _places(name: str, details: str, checkout: Path) -> Iterator[tuple[str, int]]:
+    """The file of a case with the last line of it in the traceback, if the work tree has that file."""
+    path = name.partition("::")[0]
+    plain = PurePosixPath(path)
+    if not path.endswith(".py") or plain.is_absolute() or ".." in plain.parts:
+        return
+    if (checkout / plain).is_file():
+        lines = re.findall(rf"(?:^|[\s/]){re.escape(path)}:(\d{{1,6}})\b", details)
+        yield path, int(lines[-1]) if lines else 1
+
+
+def _github_output(name: str, value: str) -> str:
+    """https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands#multiline-strings."""
+    end = f"end-{secrets.token_hex(8)}"
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+def _append(path: str, text: str) -> None:
+    if path:
+        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)

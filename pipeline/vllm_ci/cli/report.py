@@ -1,0 +1,104 @@
+"""``vllm-ci report``: open a report, and compare the reports of two versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vllm_ci.cli.options import config_option
+from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllm_ci.domain.report import Report
+
+
+@click.group()
+def report() -> None:
+    """Open reports, and compare them."""
+
+
+@report.command("open")
+@click.argument("what", default="latest")
+@config_option
+def open_(what: str, **_: Any) -> None:
+    """Open the page of a report in the browser: WHAT is the folder of a run, by default the newest.
+
+    The address is printed as well, for a machine without a browser.
+
+    \b
+    Examples:
+      vllm-ci report open
+      vllm-ci report open .vllm-ci/runs/20261121-101500-0123456789ab
+    """
+    from vllm_ci.cli.show import report_file
+
+    found = report_file(what)
+    page = found.with_name("report.html") if found else None
+    if page is None or not page.is_file():
+        raise UsageError(f"there is no report.html for {what}", remedy="name the folder of a run")
+    address = page.resolve().as_uri()
+    click.echo(address)
+    click.launch(address)
+
+
+@report.command()
+@click.argument("older", type=click.Path(exists=True, path_type=Path))
+@click.argument("newer", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--format",
+    "as_format",
+    type=click.Choice(["text", "markdown", "json"]),
+    default="text",
+    help="How to print the comparison.",
+)
+@json_option
+def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
+    """Compare the report OLDER with the report NEWER: new, fixed, still failing and flaky cases, latencies, size of the image.
+
+    Both are the folder of a run, its report.json, or a folder with several runs of one image: these show which cases are
+    flaky, and from four runs of each on, whether the latencies differ. With fewer runs a difference is a "maybe".
+
+    \b
+    Examples:
+      vllm-ci report compare main-report .vllm-ci/runs/latest
+      vllm-ci report compare old new --format markdown >> "$GITHUB_STEP_SUMMARY"
+
+    Exit code: 0 nothing became worse; 1 new failures, or surely slower; 2 a report cannot be read; 4 inconclusive (cases that
+    are flaky, gone, or no longer run; a stage is missing; nothing in common).
+    """
+    from vllm_ci.report import comparison_views as views
+    from vllm_ci.report.comparison import compare as run
+
+    found = run(_runs(older), _runs(newer))
+    if as_json or as_format == "json":
+        print_json(views.to_json(found, str(older), str(newer)))
+    else:
+        shown = views.markdown if as_format == "markdown" else views.text
+        click.echo(shown(found, str(older), str(newer)))
+    return found.verdict.exit_code
+
+
+def _runs(path: Path) -> list[Report]:
+    """The reports of a run, or of several runs of one image.
+
+    Raises:
+        UsageError: There is no report, or they are of different images.
+    """
+    from vllm_ci.report import files
+
+    if path.is_file() or (path / "report.json").is_file():
+        return [files.read(path).report]
+    found = [each.report for each in files.read_all(path)]
+    if not found:
+        raise UsageError(f"there is no report in {path}", remedy="name the folder of a run, or a folder with several")
+    subjects = {(each.commit.sha if each.commit else "", each.image.digest if each.image else "") for each in found}
+    if len(subjects) > 1:
+        raise UsageError(
+            f"the reports in {path} are of {len(subjects)} different commits or images",
+            why="runs of one version are compared with runs of another",
+            remedy="name the folder of one run, or put the runs of one version into a folder of their own",
+        )
+    return found
