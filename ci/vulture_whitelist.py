@@ -49,6 +49,8 @@ _._as_written
 _._one_key
 _._harmless
 _._harmless_key
+_._served_name_of_ref
+_._model_of_repository
 _._ordered
 _._possible
 _._another

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from vllm_ci.config.section import Section
+from vllm_ci.domain.events import Emit, ignore
+from vllm_ci.domain.project import Project
+from vllm_ci.domain.report import ServedModel
 
 if TYPE_CHECKING:
+    from vllm_ci.config.load import Loaded
     from vllm_ci.config.releases import Releases
     from vllm_ci.models.policy import AliasPolicy
     from vllm_ci.models.setup import ModelSetup
@@ -49,6 +54,26 @@ class ModelsConfig(Section):
             if each.after and (each.after not in self.aliases or each.after == name):
                 raise ValueError(f"aliases.{name}.after names {each.after}, which is not another alias")
         return self
+
+
+def resolved(loaded: Loaded, project: Project, *, emit: Emit = ignore) -> tuple[Project, ServedModel | None]:
+    """The project with ``model.ref`` as a folder of this machine, and which version that is: pulled, and verified.
+
+    Raises:
+        UsageError: There is no such model, version or alias.
+        FailedError: Nobody who is trusted signed it, or a file of it was altered.
+        RegistryError: The registry broke or refused.
+    """
+    if not project.model.ref:
+        return project, None
+    from vllm_ci.config import releases
+    from vllm_ci.models import naming, pulling
+
+    pulled = pulling.pull(of(releases.of(loaded)), naming.parse(project.model.ref), emit=emit)
+    model = replace(project.model, path=str(pulled.folder), file=pulled.model.gguf)
+    record = pulled.record
+    served = ServedModel(ref=project.model.ref, name=record.model, version=f"v{record.version}", digest=record.digest)
+    return replace(project, model=model), served
 
 
 def of(found: Releases) -> ModelSetup:
