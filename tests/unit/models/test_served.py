@@ -6,14 +6,18 @@ import dataclasses
 import json
 from pathlib import Path
 
+import anyio
 import pytest
 
 from registries.evidence import NOW
 from registries.models import checkpoint, gguf
 from registries.releases import world_in
 from standin.project import Project, project
-from vllm_ci.config.load import Override, load
+from vllm_ci.config import releases
+from vllm_ci.config.load import Loaded, Override, load
+from vllm_ci.deploy.target import Revision
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.events import ignore
 from vllm_ci.domain.project import ModelSpec
 from vllm_ci.domain.report import ServedModel
 from vllm_ci.evidence.predicates import test_result
@@ -22,7 +26,9 @@ from vllm_ci.registry.layout import Layout
 from vllm_ci.release.gathering import findings_of
 from vllm_ci.release.promote import promote
 from vllm_ci.release.publish import publish
+from vllm_ci.release.record import Release
 from vllm_ci.report import document
+from vllm_ci.targets import revision
 
 STAGES = ("--stage", "integration")
 
@@ -108,6 +114,24 @@ def test_the_configuration_takes_one_kind_of_model(tmp_path: Path) -> None:
     assert load(file).config.model.domain() == ModelSpec(served_name="chat", ref="chat@v1")
     named = load(file, {"model.served_name": Override(value="other", origin="flag")})
     assert named.config.model.domain().served_name == "other"
+
+
+async def _deployed(loaded: Loaded, target: str) -> Revision:
+    settings = loaded.config.deploy.model_copy(update={"target": target})
+    release = Release(commit="a" * 40, digest="sha256:" + "b" * 64, repository="r.example.com/n", tag="a" * 40)
+    folder = loaded.folder / "kept"
+    setup = releases.of(loaded).setup
+    return await revision.revision(loaded, settings, setup, release, {}, kept=folder, prepare=False, emit=ignore)
+
+
+def test_a_deployment_on_this_machine_serves_the_version_that_the_alias_points_to(chat: Project, tmp_path: Path) -> None:
+    environment = chat.environment()["VLLM_CI_HOME"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CI_HOME", environment)
+        made = anyio.run(_deployed, load(chat.folder / "vllm-ci.yaml"), "local")
+    part = "model-00002-of-00002.safetensors"
+    assert (Path(made.serving.checkpoint) / part).read_bytes() == (tmp_path / "c1" / part).read_bytes()
+    assert made.serving.argv[made.serving.argv.index("--model") + 1] == "{model}"
 
 
 def test_evidence_and_ledger_name_the_model_that_a_release_was_tested_with(tmp_path: Path) -> None:
