@@ -91,7 +91,9 @@ def test_a_pickle_without_calls_is_refused_as_well(tmp_path: Path) -> None:
     assert "a pickle of" in refused(folder)
 
 
-@pytest.mark.parametrize("content", [zipped("../../etc/passwd", b"x"), tarred("/etc/passwd"), tarred("a/../../b")])
+@pytest.mark.parametrize(
+    "content", [zipped("../../etc/passwd", b"x"), tarred("/etc/passwd"), tarred("a/../../b")], ids=["zip", "absolute", "above"]
+)
 @pytest.mark.parametrize("name", ["extra.zip", "vocab.txt"])
 def test_an_archive_with_paths_outside_is_refused_with_the_path(name: str, content: bytes, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
