@@ -49,6 +49,8 @@ _._as_written
 _._one_key
 _._harmless
 _._harmless_key
+_._served_name_of_ref
+_._model_of_repository
 _._ordered
 _._possible
 _._another
@@ -115,3 +117,6 @@ _.ignore_aliases
 # Attributes of a pygal chart; read by the template of the report.
 _.x_labels
 _.svg
+_.on_broken_pipe  # rich calls it
+_.event_hooks  # httpx reads it
+_.matrix_stages  # public: pipelines of users

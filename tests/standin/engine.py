@@ -7,6 +7,7 @@ empty: they succeed).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Outcome, Program, Service, ServiceSpec
 from vllm_ci.engines import ENGINES
 from vllm_ci.engines.host import HostEngine
+from vllm_ci.engines.host_directory import HostDirectory
 
 SERVER = str(Path(__file__).with_name("server.py"))
 _FAILS = "import sys; print(sys.argv[1]); sys.exit(3)"
@@ -54,6 +56,10 @@ class StandIn(HostEngine):
         modes, log = os.environ.get("STANDIN_SERVER", "good").split(","), os.environ.get("STANDIN_LOG", "")
         mode = modes[min(self.served, len(modes) - 1)]
         self.served += 1
+        if seen := os.environ.get("STANDIN_SEEN"):  # the command line and the folder of the model that a real server would get
+            model = spec.inputs.get("model")
+            folder = str(model.path) if isinstance(model, HostDirectory) else ""
+            Path(seen).write_text(json.dumps({"argv": spec.argv, "model": folder}), encoding="utf-8")
         argv = ("python", SERVER, mode, "{port}", log)
         async with super().serve(replace(spec, argv=argv, image=None)) as service:
             yield service

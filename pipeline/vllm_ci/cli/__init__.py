@@ -36,6 +36,7 @@ COMMANDS = {
     "agent": "vllm_ci.cli.agent:agent",
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
+    "model": "vllm_ci.cli.model:model",
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",

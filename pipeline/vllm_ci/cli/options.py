@@ -38,7 +38,7 @@ def project_options(command: _Command) -> _Command:
     for each in (
         option("--gpus", help="none, all, or device numbers separated by commas."),
         option("--port", type=click.IntRange(0, 65535), help="Port of the server; 0 for any free port."),
-        option("--model", help="tiny, a folder with a checkpoint, or a name on the model hub."),
+        option("--model", help="tiny, a folder with a checkpoint, NAME@ALIAS of `vllm-ci model`, or a name on the model hub."),
         option("--engine", type=click.Choice(["auto", "host", "dagger"]), help="Where programs and services run."),
         config_option,
     ):
@@ -70,10 +70,12 @@ def budget(context: click.Context) -> float | None:
 
 def _model(value: str) -> dict[str, Any]:
     if value == "tiny":
-        return {"model.path": "", "model.name": ""}
+        return {"model.path": "", "model.name": "", "model.ref": ""}
     if Path(value).is_dir():
-        return {"model.tiny": None, "model.name": "", "model.path": str(Path(value).absolute())}
-    return {"model.tiny": None, "model.path": "", "model.name": value}
+        return {"model.tiny": None, "model.name": "", "model.ref": "", "model.path": str(Path(value).absolute())}
+    if "@" in value and "/" not in value:  # names on the hub are ORG/NAME
+        return {"model.tiny": None, "model.path": "", "model.name": "", "model.ref": value}
+    return {"model.tiny": None, "model.path": "", "model.ref": "", "model.name": value}
 
 
 def _key(value: str) -> dict[str, Any]:

@@ -213,6 +213,8 @@ def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -
         screen.print()
     if report.image:
         screen.print(Text("image    ").append(report.image.reference))
+    if report.model:
+        screen.print(Text("model    ").append(f"{report.model.name}@{report.model.version} {report.model.digest}"))
     screen.print(Text("report   ").append(folder))
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
 

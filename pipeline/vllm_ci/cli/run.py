@@ -132,7 +132,7 @@ def test(
 
 def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, durations: int, *, matrix: bool = False) -> int:
     from vllm_ci.ci import run_facts
-    from vllm_ci.cli import commits, options, progress
+    from vllm_ci.cli import commits, options, progress, watching
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
     from vllm_ci.pipeline import default, steps
@@ -140,7 +140,9 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
 
     loaded = options.loaded(context)
     own = _own_pipeline(loaded)
-    opened = open_project(loaded, stages, changes=True, own=own.stages if own else (), note=commits.note)
+    with watching.watch() as pulling:
+        names = own.stages if own else ()
+        opened = open_project(loaded, stages, changes=True, own=names, note=commits.note, emit=pulling)
     name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {name} ({why})")

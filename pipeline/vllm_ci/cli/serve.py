@@ -27,12 +27,13 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
     When the server has answered a first completion, its URL is printed on standard output (--json: name, url, model, image).
     """
-    from vllm_ci.cli import commits, interruptible, options, progress, servers
+    from vllm_ci.cli import commits, interruptible, options, progress, servers, watching
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
     from vllm_ci.pipeline import steps
 
-    opened = open_project(options.loaded(context), note=commits.note)
+    with watching.watch() as pulling:
+        opened = open_project(options.loaded(context), note=commits.note, emit=pulling)
     engine_name, why = choose(opened.loaded.config.engine)
     screen = progress.console()
     screen.print(f"{opened.project.name} at {opened.commit.short}, engine {engine_name} ({why})")
@@ -43,6 +44,8 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
             steps.serve(engine, opened.project, opened.source(engine), emit) as (built, service),
         ):
             facts = {"url": service.url, "model": opened.project.model.served_name, "image": built.image.reference}
+            if opened.served:
+                facts["model_digest"] = opened.served.digest
             entry.announce(facts)
             if as_json:
                 print_json({"name": entry.name, **facts})

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_ci.ci import base, commits
+from vllm_ci.config import models
 from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.project import Project
+from vllm_ci.domain.report import ServedModel
 from vllm_ci.engine import Engine
 from vllm_ci.pipeline.steps import Source
 from vllm_ci.system import base_branch, vcs
@@ -29,6 +32,7 @@ class OpenProject:
         commit: HEAD of the checkout.
         project: The configured project.
         changed: Differences from the base branch; ``None`` if not needed.
+        served: The version of the models' repository that ``model.ref`` means; its files are at ``project.model.path``.
     """
 
     loaded: Loaded
@@ -36,6 +40,7 @@ class OpenProject:
     commit: Commit
     project: Project
     changed: Changes | None = None
+    served: ServedModel | None = None
 
     def source(self, engine: Engine) -> Source:
         """The files as handles of ``engine``.
@@ -57,6 +62,7 @@ class OpenProject:
             project=engine.directory(self.loaded.folder),
             model=model,
             changed=self.changed,
+            served=self.served,
         )
 
     @property
@@ -75,6 +81,7 @@ def open_project(
     changes: bool = False,
     own: Iterable[str] = (),
     note: Callable[[str], None] = lambda _: None,
+    emit: Emit = ignore,
 ) -> OpenProject:
     """Open the project of a configuration.
 
@@ -84,6 +91,7 @@ def open_project(
         changes: Compare the commit with its base branch if rules of a stage need that.
         own: Names of the stages that the user's pipeline defines.
         note: Called with a message when a ref or pull request is ignored.
+        emit: Told of the pull of a model.
 
     Raises:
         ConfigError: There is no such stage, or git ignores the pipeline's file.
@@ -96,12 +104,12 @@ def open_project(
     if loaded.config.server.generate_api_key:
         os.environ.setdefault(GENERATED_KEY, secrets.token_urlsafe(24))
     place = loaded.path.resolve().relative_to(checkout.resolve()).as_posix()
-    project = loaded.project(place, stages, own=own)
+    project, served = models.resolved(loaded, loaded.project(place, stages, own=own), emit=emit)
     changed = None
     if changes and any(stage.changed for stage in project.stages):
         folder = loaded.folder.resolve().relative_to(checkout.resolve()).as_posix()
         changed = base_branch.changes(checkout, commit, base.base(), folder=folder)
-    return OpenProject(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed)
+    return OpenProject(loaded=loaded, checkout=checkout, commit=commit, project=project, changed=changed, served=served)
 
 
 def _check_not_ignored(path: Path, checkout: Path) -> None:

@@ -10,6 +10,7 @@ from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.deploy import DeployConfig
 from vllm_ci.config.image import ImageConfig
 from vllm_ci.config.matrix import MatrixConfig
+from vllm_ci.config.models import ModelsConfig
 from vllm_ci.config.monitoring import MonitoringConfig
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
@@ -67,3 +68,5 @@ class ProjectConfig(Section):
     """Where metrics are, and what is expected of each channel."""
     deploy: DeployConfig = Field(default_factory=DeployConfig)
     """Where channels serve, and how a new release takes the place of the old one."""
+    models: ModelsConfig = Field(default_factory=ModelsConfig)
+    """Models in the repository of the images, and their aliases."""

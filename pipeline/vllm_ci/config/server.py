@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
+from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import refusal_of_secret
 from vllm_ci.domain.project import ModelSpec, ServerSpec, TinyModel
 
@@ -41,7 +42,7 @@ class TinyModelConfig(Section):
 
 
 class ModelConfig(Section):
-    """The model to serve: `tiny` (the default), `path` or `name`."""
+    """The model to serve: `tiny` (the default), `path`, `name` or `ref`."""
 
     served_name: str = "tiny"
     """Name of the model for clients."""
@@ -53,19 +54,43 @@ class ModelConfig(Section):
     """Name on the model hub, e.g. `org/model`."""
     revision: str = ""
     """Commit of `name` on the hub; set it to make runs reproducible."""
+    ref: str = ""
+    """Model of `vllm-ci model`: `chat@champion`, `chat@v3`, `chat@sha256:...` or `chat` (its newest version)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served_name_of_ref(cls, value: Any) -> Any:
+        """A model is served by its own name unless told otherwise."""
+        if isinstance(value, dict) and isinstance(value.get("ref"), str) and value["ref"] and "served_name" not in value:
+            return {**value, "served_name": value["ref"].partition("@")[0]}
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> ModelConfig:
-        if sum(map(bool, (self.tiny is not None, self.path, self.name))) > 1:
-            raise ValueError("set only one of tiny, path and name")
+        if sum(map(bool, (self.tiny is not None, self.path, self.name, self.ref))) > 1:
+            raise ValueError("set only one of tiny, path, name and ref")
         return self
+
+    @field_validator("ref")
+    @classmethod
+    def _model_of_repository(cls, value: str) -> str:
+        from vllm_ci.models import naming
+
+        if value:
+            try:
+                naming.parse(value)
+            except UsageError as error:
+                raise ValueError(f"{error.message}; {error.remedy}") from error
+        return value
 
     def domain(self) -> ModelSpec:
         """Convert to the pipeline's type."""
         tiny = None
-        if not self.path and not self.name:
+        if not self.path and not self.name and not self.ref:
             tiny = TinyModel(**(self.tiny or TinyModelConfig()).model_dump())
-        return ModelSpec(served_name=self.served_name, tiny=tiny, path=self.path, name=self.name, revision=self.revision)
+        return ModelSpec(
+            served_name=self.served_name, tiny=tiny, path=self.path, name=self.name, revision=self.revision, ref=self.ref
+        )
 
 
 class ServerConfig(Section):

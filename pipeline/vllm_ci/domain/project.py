@@ -44,7 +44,7 @@ class TinyModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The model to serve; exactly one of ``tiny``, ``path`` and ``name`` is set.
+    """The model to serve; exactly one of ``tiny``, ``path`` and ``name`` is set, or ``ref`` until it is pulled to ``path``.
 
     Attributes:
         served_name: The name that clients use.
@@ -52,6 +52,8 @@ class ModelSpec:
         path: Folder with a checkpoint, relative to the configuration file or absolute.
         name: Name on the model hub.
         revision: Commit of ``name`` on the hub.
+        ref: Version or alias in the models' repository (``chat@champion``).
+        file: The file in ``path`` that is the model, where that is one file (GGUF); empty: the folder is.
     """
 
     served_name: str
@@ -59,6 +61,8 @@ class ModelSpec:
     path: str = ""
     name: str = ""
     revision: str = ""
+    ref: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

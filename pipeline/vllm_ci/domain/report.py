@@ -158,6 +158,28 @@ INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model of the models' repository that was served.
+
+    Attributes:
+        ref: What the configuration says (``chat@champion``).
+        name: Its name.
+        version: Its version (``v3``).
+        digest: Of its manifest.
+    """
+
+    ref: str
+    name: str
+    version: str
+    digest: str
+
+    @property
+    def identity(self) -> str:
+        """``NAME@DIGEST``."""
+        return f"{self.name}@{self.digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The result of a run; written as JSON, and the source of the JUnit, CTRF and HTML views.
 
@@ -177,6 +199,7 @@ class Report:
         double: The server is one of our test doubles; such a report never satisfies a gate.
         skipped: Rows of a matrix that this machine cannot serve: name to reason; they do not satisfy a gate either.
         problem: Why some stages were not run; a report with a problem is never ``passed``.
+        model: The served model; ``None`` when it is not one of the models' repository.
     """
 
     commit: Commit | None
@@ -193,6 +216,7 @@ class Report:
     double: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None
+    model: ServedModel | None = None
 
     @property
     def verdict(self) -> Verdict:

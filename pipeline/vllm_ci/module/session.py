@@ -230,6 +230,12 @@ async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, proj
 def _model(loaded: Loaded, settings: Settings, folder: str) -> DaggerDirectory | None:
     if settings.checkpoint is not None:
         return DaggerDirectory(settings.checkpoint)
+    if loaded.config.model.ref:
+        raise ConfigError(
+            f"model.ref: {loaded.config.model.ref} cannot be pulled inside the module",
+            why="a function can read only the directories that are passed to it",
+            remedy="pull the model on the host (vllm-ci model pull), and pass its folder: --checkpoint /path/to/model",
+        )
     if not loaded.config.model.path:
         return None
     path = posixpath.normpath(posixpath.join(folder, loaded.config.model.path))

@@ -65,6 +65,7 @@ class Pipeline:
         self._project, self._source, self._matrix = project, source, matrix
         self.record = record or RunRecord(emit=emit)
         self.record.engine, self.record.commit = engine.name, source.commit
+        self.record.model = source.served
         self.record.double = engine.capabilities.double
         self.record.runner = self._runner = self.record.runner or Runner(engine=engine, emit=self.record)
         self._choice = Choice(project=project)

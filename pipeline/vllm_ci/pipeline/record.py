@@ -16,7 +16,7 @@ from vllm_ci.domain.events import Emit, Event, Finished, Started
 from vllm_ci.domain.image import ImageLayer, ImageRef
 from vllm_ci.domain.program import Directory, Service
 from vllm_ci.domain.project import Project
-from vllm_ci.domain.report import INTERRUPTED, Problem, Report, StageResult, Verdict
+from vllm_ci.domain.report import INTERRUPTED, Problem, Report, ServedModel, StageResult, Verdict
 from vllm_ci.domain.variant import Matrix
 from vllm_ci.pipeline import matrix as matrices
 from vllm_ci.stages import is_exclusive
@@ -61,6 +61,7 @@ class RunRecord:
         rows: Expected results, in order.
         image: The image, once it is built.
         layers: Layers of the image, once it is built.
+        model: The served model, if it is one of the models' repository.
         hardware: Facts about the machine, once the engine has reported them.
         runner: The runner, once stages can run.
         logs: Logs by name.
@@ -77,6 +78,7 @@ class RunRecord:
     rows: list[str] = field(default_factory=list)
     image: ImageRef | None = None
     layers: tuple[ImageLayer, ...] = ()
+    model: ServedModel | None = None
     hardware: Mapping[str, object] = field(default_factory=dict)
     runner: Runner | None = None
     logs: dict[str, str] = field(default_factory=dict)
@@ -177,6 +179,7 @@ class RunRecord:
             double=self.double or bool(server.get("double")),
             skipped=dict(self.skipped),
             problem=self.problem,
+            model=self.model,
         )
         return RunResult(report=report, outputs=dict(self.runner.outputs) if self.runner else {}, logs=dict(self.logs))
 

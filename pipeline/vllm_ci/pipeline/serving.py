@@ -73,7 +73,7 @@ def command(project: Project, config: Mapping[str, Any], *, checkpoint: str = ""
     spec, server = project.model, project.server
     return (
         *(config.get("config", {}).get("Entrypoint") or ("vllm", "serve")),
-        *("--model", checkpoint or spec.name),
+        *("--model", (f"{checkpoint}/{spec.file}" if spec.file else checkpoint) or spec.name),
         *(("--revision", spec.revision) if spec.revision else ()),
         *("--served-model-name", spec.served_name, "--host", "{host}", "--port", "{port}"),
         *("--shutdown-timeout", str(int(server.stop_grace_s))),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.program import Directory
+from vllm_ci.domain.report import ServedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Source:
         model: Directory of the checkpoint, if the project names one by path.
         changed: Differences from the base branch; ``None`` if not determined.
         secrets: Values of the project's secrets, by variable name.
+        served: Which version of the models' repository ``model`` is, if it is one.
     """
 
     commit: Commit
@@ -29,3 +31,4 @@ class Source:
     model: Directory | None = None
     changed: Changes | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    served: ServedModel | None = None

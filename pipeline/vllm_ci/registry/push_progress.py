@@ -16,10 +16,11 @@ class PushProgress:
     Args:
         emit: Told how far it is.
         step: Name of the step that it is about.
+        verb: What was done with the bytes.
     """
 
-    def __init__(self, emit: Emit, step: str) -> None:
-        self._emit, self._step = emit, step
+    def __init__(self, emit: Emit, step: str, *, verb: str = "sent") -> None:
+        self._emit, self._step, self._verb = emit, step, verb
         self._lock = threading.Lock()
         self._bytes = 0
         self._told = 0.0
@@ -32,4 +33,4 @@ class PushProgress:
             if now - self._told < EVERY_S:
                 return
             self._told = now
-            self._emit(Progress(step=self._step, detail=f"{self._bytes / 1e6:,.1f} MB sent"))
+            self._emit(Progress(step=self._step, detail=f"{self._bytes / 1e6:,.1f} MB {self._verb}"))

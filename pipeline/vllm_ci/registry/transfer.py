@@ -132,7 +132,7 @@ def copy(
     present = 0
     if not _is_there(target, digest, digest):
         blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
-        _each(parallel, [partial(_transfer, sources, blob, target, mount_from, sent) for blob in blobs.values()])
+        each_at_once(parallel, [partial(_transfer, sources, blob, target, mount_from, sent) for blob in blobs.values()])
         present = sum(blob.size for blob in blobs.values()) - sum(
             blob.size for name, blob in blobs.items() if name in sent.blobs
         )
@@ -223,7 +223,7 @@ def _read(sources: Sequence[BlobSource], blob: Descriptor, start: int) -> Iterat
     )
 
 
-def _each(parallel: int, calls: Sequence[partial[None]]) -> None:
+def each_at_once(parallel: int, calls: Sequence[partial[None]]) -> None:
     """Run all, side by side; the first error ends the rest."""
     with ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="blob") as pool:
         futures = [pool.submit(call) for call in calls]

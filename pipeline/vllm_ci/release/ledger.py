@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,23 @@ class LedgerEntry:
 
     record: Record
     overlay: KustomizeOverlay | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """What a commit on the branch changes.
+
+    Attributes:
+        by: ``NAME <EMAIL>``.
+        at: RFC 3339.
+        message: Its message.
+        files: Files that are written.
+    """
+
+    by: str
+    at: str
+    message: str
+    files: tuple[File, ...]
 
 
 class Ledger:
@@ -121,6 +139,41 @@ class Ledger:
             ErroredError: Others were faster time and again, the server refused, or the repository cannot be reached.
             ConfigError: The kustomization cannot be read, made or rewritten.
         """
+        found: list[tuple[State, Record | None]] = []
+
+        def prepare(repository: Path, head: str) -> Commit | None:
+            state = _state(repository, head)
+            entry = propose(state)
+            if entry is None:
+                found.append((state, None))
+                return None
+            appended, files = _completed(entry, state, GitTree(repository, head))
+            found.append((state, appended))
+            return _commit_of(appended, files)
+
+        self.advance(prepare)
+        return found[-1]
+
+    @contextmanager
+    def tree(self) -> Iterator[GitTree]:
+        """The branch as it is now, for what else is kept there than channels.
+
+        Raises:
+            ErroredError: It cannot be read.
+        """
+        with scratch.folder("ledger-") as folder:
+            repository = _bare(folder)
+            yield GitTree(repository, "" if self._absent() else self._fetched(repository))
+
+    def advance(self, prepare: Callable[[Path, str], Commit | None]) -> None:
+        """Put one commit on top of the branch; ``prepare`` is called again when another writer was faster.
+
+        Args:
+            prepare: Gives the commit for a repository with the branch, and its head; ``None`` when nothing is to be done.
+
+        Raises:
+            ErroredError: Others were faster time and again, the server refused, or the repository cannot be reached.
+        """
         if self._absent():
             _make(Path(self.remote))
         refusal: PushRefusal | None = None
@@ -128,15 +181,12 @@ class Ledger:
             repository = _bare(folder)
             for attempt in range(1, self._attempts + 1):
                 head = self._fetched(repository)
-                state = _state(repository, head)
-                entry = propose(state)
-                if entry is None:
-                    return state, None
-                appended, files = _completed(entry, state, GitTree(repository, head))
-                commit = _commit(repository, head, appended, files)
-                refusal = self._pushed(repository, commit, head)
+                wanted = prepare(repository, head)
+                if wanted is None:
+                    return
+                refusal = self._pushed(repository, _commit(repository, head, wanted), head)
                 if refusal is None:
-                    return state, appended
+                    return
                 self._sleep(uniform(0.01, 0.05) * 2 ** min(attempt, 6))  # noqa: S311 - spreads load, guards nothing
         if refusal and not refusal.moved:
             raise refusal.error(self.name)
@@ -244,7 +294,7 @@ def _completed(entry: LedgerEntry, state: State, tree: GitTree) -> tuple[Record,
         entry.record,
         number=len(state.records) + 1,
         kustomization=old,
-        by=entry.record.by or _identity(),
+        by=entry.record.by or identity(),
         tool=__version__,
     )
     return appended, [File(path=appended.path, text=appended.content.decode()), *changed]
@@ -258,13 +308,18 @@ def _rewritten(overlay: KustomizeOverlay, tree: GitTree) -> tuple[Mapping[str, s
     return old, [] if after == before.text else [replace(before, text=after)]
 
 
-def _commit(repository: Path, head: str, appended: Record, files: Iterable[File]) -> str:
+def _commit_of(appended: Record, files: Iterable[File]) -> Commit:
+    message = f"{appended.summary}\n\n{appended.release.digest}\n{appended.reason}".strip()
+    return Commit(by=appended.by, at=appended.at, message=message, files=tuple(files))
+
+
+def _commit(repository: Path, head: str, wanted: Commit) -> str:
     """A commit on top of ``head``, by git's own import format (git-fast-import(1))."""
-    seconds = int(datetime.fromisoformat(appended.at).astimezone(UTC).timestamp())
-    message = f"{appended.summary}\n\n{appended.release.digest}\n{appended.reason}".strip().encode() + b"\n"
-    feed = [f"commit refs/heads/made\ncommitter {appended.by} {seconds} +0000\ndata {len(message)}\n".encode(), message]
+    seconds = int(datetime.fromisoformat(wanted.at).astimezone(UTC).timestamp())
+    message = wanted.message.encode() + b"\n"
+    feed = [f"commit refs/heads/made\ncommitter {wanted.by} {seconds} +0000\ndata {len(message)}\n".encode(), message]
     feed.append(f"from {head}\n".encode() if head else b"")
-    for each in files:
+    for each in wanted.files:
         content = (each.text or "").encode()
         feed.append(f"M {each.mode} inline {_quoted(each.path)}\ndata {len(content)}\n".encode() + content + b"\n")
     git("fast-import", "--quiet", "--force", cwd=repository, stdin=b"".join(feed))
@@ -276,7 +331,7 @@ def _quoted(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _identity() -> str:
+def identity() -> str:
     """``NAME <EMAIL>`` as git knows it; a default where git has no identity."""
     try:
         ident = git("var", "GIT_COMMITTER_IDENT", cwd=Path.cwd()).decode().strip()

@@ -57,6 +57,7 @@ class Moved:
                 "digest": self.release.digest,
                 "reference": f"{self.release.repository}@{self.release.digest}",
                 "tag": self.release.tag,
+                "model": self.release.model or None,
                 "previous": self.previous.digest if self.previous else None,
             },
             "decision": {"allowed": self.decision.allowed, "reasons": list(self.decision.reasons)},

@@ -53,7 +53,9 @@ def publish(
     channel = setup.channel(channel_name)
     _check_clean(candidate)
     digest = candidate.image.digest
-    release = Release(commit=candidate.commit.sha, digest=digest, repository=setup.subject, tag=_tag(candidate))
+    release = Release(
+        commit=candidate.commit.sha, digest=digest, repository=setup.subject, tag=_tag(candidate), model=_model(candidate)
+    )
     with setup.open() as repository:
         move = Move(
             setup=setup,
@@ -114,6 +116,12 @@ def _has(source: Repository, digest: str) -> bool:
 def _tag(candidate: Candidate) -> str:
     fitting = [each for each in candidate.image.tags if each.startswith(candidate.commit.sha)]
     return fitting[0] if fitting else candidate.commit.sha
+
+
+def _model(candidate: Candidate) -> str:
+    """The model of the newest report that names one."""
+    reports = sorted((each.report for each in candidate.tested), key=lambda each: each.started_at)
+    return next((each.model.identity for each in reversed(reports) if each.model), "")
 
 
 def _check_tag(repository: Repository, release: Release) -> None:

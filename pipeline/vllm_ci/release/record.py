@@ -26,12 +26,14 @@ class Release:
         digest: Of the image.
         repository: Where the image is.
         tag: The commit's tag.
+        model: Model that it was tested with (``NAME@DIGEST``); empty when that is not one of the models' repository.
     """
 
     commit: str
     digest: str
     repository: str
     tag: str
+    model: str = ""
 
 
 @with_config(_STRICT)

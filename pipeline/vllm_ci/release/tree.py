@@ -58,30 +58,31 @@ class GitTree:
         self._head = head
         self._listing = cache(self._read_listing)
 
-    def records(self) -> Mapping[str, bytes]:
-        """Content of each record's file, by path, in order.
+    def records(self, folder: str = overlay_path.RECORDS) -> Mapping[str, bytes]:
+        """Content of each record's file in ``folder``, by path, in order.
 
         Raises:
             ErroredError: A record's path is not a plain file.
         """
-        top = self._listing("").get(overlay_path.RECORDS)
+        above, _, last = folder.rpartition("/")
+        top = self._listing(above).get(last)
         if top and top.mode != "040000":
             raise ErroredError(
-                f"{overlay_path.RECORDS} in the ledger's branch is {top.kind}",
+                f"{folder} in the ledger's branch is {top.kind}",
                 why="that folder holds the ledger's records",
                 remedy="look at the branch's log, and put the folder back by a commit",
             )
-        rows = {name: item for name, item in self._listing(overlay_path.RECORDS).items() if _RECORD.fullmatch(name)}
+        rows = {name: item for name, item in self._listing(folder).items() if _RECORD.fullmatch(name)}
         ordered = sorted(rows, key=lambda name: int(name.removesuffix(".json")))
         for name in ordered:
             if rows[name].mode not in _FILES:
                 raise ErroredError(
-                    f"{overlay_path.RECORDS}/{name} in the ledger's branch is {rows[name].kind}, not a file",
+                    f"{folder}/{name} in the ledger's branch is {rows[name].kind}, not a file",
                     why="records are written by vllm-ci only, and never changed",
                     remedy="look at the branch's log, and put the file back by a commit",
                 )
         contents = self._contents([rows[name].id for name in ordered])
-        return {f"{overlay_path.RECORDS}/{name}": content for name, content in zip(ordered, contents, strict=True)}
+        return {f"{folder}/{name}": content for name, content in zip(ordered, contents, strict=True)}
 
     def overlay(self, path: str) -> File:
         """The kustomization that ``path`` means: that file, or the one in its folder under another of kustomize's names.

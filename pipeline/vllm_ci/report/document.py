@@ -63,6 +63,7 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
         "verdict": report.verdict.value,
         "commit": {"sha": commit.sha, "dirty": commit.dirty} if commit else None,
         "image": {"reference": image.reference, "digest": image.digest} if image else None,
+        "model": asdict(report.model) if report.model else None,
         "engine": report.engine,
         "seconds": report.seconds,
         "report_dir": report_dir,

@@ -87,10 +87,15 @@ def of_summary() -> dict[str, Any]:
     """Schema of the output of ``vllm-ci run --json`` and ``vllm-ci test --json``."""
     commit = _object({"sha": _TEXT, "dirty": {"type": "boolean"}})
     image = _object({"reference": _TEXT, "digest": _TEXT})
+    model = _object(dict.fromkeys(("ref", "name", "version", "digest"), _TEXT))
     required = {
         "verdict": _VERDICT,
         "commit": {"anyOf": [commit, {"type": "null"}]},
         "image": {"anyOf": [image, {"type": "null"}]},
+        "model": {
+            "anyOf": [model, {"type": "null"}],
+            "description": "The served model; null when it is not one of the models' repository.",
+        },
         "engine": _TEXT,
         "seconds": _NUMBER,
         "report_dir": _TEXT,

@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 from pydantic import TypeAdapter
 
-from vllm_ci.config import obtain
+from vllm_ci.config import models, obtain
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.load import GENERATED_KEY, Loaded
 from vllm_ci.deploy.target import Revision, Serving
@@ -63,6 +64,8 @@ async def revision(
         ErroredError: The model could not be made.
     """
     project = _deployed(loaded.project(loaded.path.name))
+    if settings.target == "local":
+        project, _ = await anyio.to_thread.run_sync(lambda: models.resolved(loaded, project, emit=emit))
     image = ImageRef(repository=setup.subject, digest=release.digest)
     checkpoint = _folder(loaded, project)
     plain = serving_of(project, settings, config, checkpoint)

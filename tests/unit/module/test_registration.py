@@ -45,6 +45,7 @@ ABSENT = {
     "lock": "it writes files of the checkout, which its author looks at",
     "image": "layers and digest are fields of Image",
     "cache": "the store is a cache volume: dagger core engine local-cache",
+    "model": "checkpoints are folders of the machine; one that was pulled is passed as --checkpoint",
     "keys": "private keys are made where they are kept",
 }
 # Functions that are no verb of the command line, and why.

@@ -47,7 +47,7 @@ def test_a_report_of_another_format_is_refused() -> None:
 
 def test_the_summary_is_what_other_programs_rely_on() -> None:
     found = document.summary(REPORT, "/there")
-    assert set(found) == {"verdict", "commit", "image", "engine", "seconds", "report_dir", "causes", "skips", "stages"}
+    assert set(found) == {"verdict", "commit", "image", "model", "engine", "seconds", "report_dir", "causes", "skips", "stages"}
     assert found["commit"] == {"sha": "a" * 40, "dirty": False}
     (stage,) = found["stages"]
     assert {"passed": 1, "failed": 1, "errored": 0, "skipped": 1}.items() <= stage["cases"].items()

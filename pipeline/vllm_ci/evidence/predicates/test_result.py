@@ -116,6 +116,7 @@ def _predicate(report: Report, stage: StageResult, finished: datetime, ctrf: byt
                     "engine": report.engine,
                     "skipped": stage.count(CaseStatus.SKIPPED),
                     **({"message": stage.message} if stage.message else {}),
+                    **({"model": report.model.identity} if report.model else {}),
                 },
             }
         ],
