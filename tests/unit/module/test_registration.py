@@ -47,6 +47,13 @@ ABSENT = {
     "cache": "the store is a cache volume: dagger core engine local-cache",
     "model": "checkpoints are folders of the machine; one that was pulled is passed as --checkpoint",
     "keys": "private keys are made where they are kept",
+    "report": "reports are files of the machine; that of a run is a field of Run",
+    "deploy": "servers outlive the command, and a container's do not",
+    "agent": "it keeps a machine at what the ledger says",
+    "gateway": "it changes the keys of a gateway of the machine",
+    "render": "it prints manifests for files of the checkout",
+    "monitoring": "it prints rules for files of the checkout",
+    "watch": "it waits for hours beside a Prometheus of the operator",
 }
 # Functions that are no verb of the command line, and why.
 ADDED = {
