@@ -89,7 +89,7 @@ def test_whole_streams_without_done_count_and_are_told(server: type[Double], und
 @pytest.mark.parametrize("server", [DoneTwice, DoneAsJson, NoFinishReason, AStreamBreaksOff])
 def test_other_wrong_ends_of_a_stream_are_failures(server: type[Double]) -> None:
     with running(server) as (url, _):
-        load = Load(target=Target(url=url, model="double"), asks=asks())
+        load = Load(target=Target(url=url, model="double"), asks=asks(tokens=32))
         asyncio.run(load.open_loop([0.0]))
     assert figures(load.samples).requests == 0
 
