@@ -15,7 +15,9 @@ def pytest_configure() -> None:
 
     Generated inputs are the same each time, so that a result depends on the code alone; the long runs take new ones.
     """
-    settings.register_profile("repeatable", derandomize=not any(name in os.environ for name in FUZZING), database=None)
+    fuzzing = any(name in os.environ for name in FUZZING)
+    # No deadline for an example: how long one takes depends on what else the machine does.
+    settings.register_profile("repeatable", derandomize=not fuzzing, database=None, deadline=None)
     settings.load_profile("repeatable")
     _reset_signals()
 
