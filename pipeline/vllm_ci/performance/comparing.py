@@ -26,10 +26,8 @@ from vllm_ci.performance.result import Compared, Ending
 from vllm_ci.performance.rounds import Round
 from vllm_ci.performance.seeds import seeded
 from vllm_ci.stages import reading
+from vllm_ci.stages.measured import measuring
 
-NAME = "measure"
-"""Name of the program that measures one start."""
-_SEED = 1
 _MOST_UNTRUSTED = 3
 """Pairs without a round that can be trusted are repeated, on a machine that was busy for a moment; not for ever."""
 _WATCH_INTERVAL_S = 1.0
@@ -190,31 +188,7 @@ class Comparing:
         return outcomes[0]
 
     def _program(self, service: Service) -> Program:
-        spec = self.spec
-        words = {
-            "url": "{url.vllm}",
-            "model": self.model,
-            "api-key-env": self.api_key_env,
-            "workload": spec.workload,
-            "requests": spec.requests,
-            "rounds": spec.rounds,
-            "warm-up": spec.warm_up,
-            "concurrency": spec.concurrency,
-            "rate": spec.rate or "",
-            "seed": _SEED,
-            "limit": spec.timeout_s,
-            "asked": "{in.asked}" if self._asked is not None else "",
-            "out": "{out}",
-        }
-        options = (f"--{name}={value}" for name, value in words.items() if value != "")
-        return Program(
-            name=NAME,
-            argv=("python", "-m", "vllm_ci.performance.program", *options),
-            secrets=(self.api_key_env,) if self.api_key_env else (),
-            inputs={"asked": self._asked} if self._asked is not None else {},
-            needs={"vllm": service},
-            timeout_s=spec.timeout_s,
-        )
+        return measuring(service, self.spec, model=self.model, api_key_env=self.api_key_env, asked=self._asked)
 
     async def _read(self, arm: Arm, outcome: Outcome, service: Service) -> tuple[Round, ...]:
         """The rounds of a start; failed requests are a failure of the candidate, and an error of the baseline."""

@@ -10,19 +10,67 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.performance import PerformanceSpec
-from vllm_ci.domain.program import Outcome, Program
+from vllm_ci.domain.program import Directory, Outcome, Program, Service
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
 from vllm_ci.stages import reading
 from vllm_ci.stages.stage import StageContext
 
 MEASURED = "measured"
 """Key of the metrics of the stage."""
+PROGRAM = "measure"
+"""Name of the program that measures one start."""
+_SEED = 1
 _STATUS = {each: CaseStatus(each.value) for each in Verdict}
+
+
+def measuring(
+    service: Service,
+    spec: PerformanceSpec,
+    *,
+    model: str,
+    api_key_env: str,
+    asked: Directory | None = None,
+    greedy: bool = False,
+) -> Program:
+    """The program that measures one start of a server.
+
+    Args:
+        service: The server.
+        spec: How it is measured.
+        model: Served model name.
+        api_key_env: Name of the variable with the API key; empty if none is needed.
+        asked: What another server was asked, so that this one does the same work.
+        greedy: Also keep greedy answers.
+    """
+    words = {
+        "url": "{url.vllm}",
+        "model": model,
+        "api-key-env": api_key_env,
+        "workload": spec.workload,
+        "requests": spec.requests,
+        "rounds": spec.rounds,
+        "warm-up": spec.warm_up,
+        "concurrency": spec.concurrency,
+        "rate": spec.rate or "",
+        "seed": _SEED,
+        "limit": spec.timeout_s,
+        "asked": "{in.asked}" if asked is not None else "",
+        "out": "{out}",
+    }
+    options = (f"--{name}={value}" for name, value in words.items() if value != "")
+    return Program(
+        name=PROGRAM,
+        argv=("python", "-m", "vllm_ci.performance.program", *options, *(("--greedy",) if greedy else ())),
+        secrets=(api_key_env,) if api_key_env else (),
+        inputs={"asked": asked} if asked is not None else {},
+        needs={"vllm": service},
+        timeout_s=spec.timeout_s,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +93,8 @@ class MeasuredStage:
         if context.service is None:
             raise UsageError(f"the stage {self.name} needs a server that the pipeline serves", remedy="use ci.serve(image)")
         spec = context.spec.performance or PerformanceSpec()
-        words = {
-            "url": "{url.vllm}",
-            "model": context.model,
-            "api-key-env": context.api_key_env,
-            "workload": spec.workload,
-            "requests": spec.requests,
-            "rounds": spec.rounds,
-            "warm-up": spec.warm_up,
-            "concurrency": spec.concurrency,
-            "rate": spec.rate or "",
-            "limit": spec.timeout_s,
-            "out": "{out}",
-        }
-        options = (f"--{name}={value}" for name, value in words.items() if value != "")
-        program = Program(
-            name="measure",
-            argv=("python", "-m", "vllm_ci.performance.program", "--greedy", *options),
-            secrets=(context.api_key_env,) if context.api_key_env else (),
-            needs={"vllm": context.service},
-            timeout_s=spec.timeout_s * (spec.rounds + 1),
-        )
-        return (program,)
+        program = measuring(context.service, spec, model=context.model, api_key_env=context.api_key_env, greedy=True)
+        return (replace(program, timeout_s=spec.timeout_s * (spec.rounds + 1)),)
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """A case for each round, and the figures as metrics."""
