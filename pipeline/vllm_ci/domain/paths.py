@@ -120,9 +120,14 @@ def program(text: str) -> str:
     """A program of the image: an absolute path, or a name without slashes that is found on ``PATH``.
 
     Raises:
-        InvalidPath: It is relative.
+        InvalidPath: It is relative, a directory, or no path.
     """
-    return in_image(text) if "/" in text else _checked(text, "the name of a program, or its absolute path in the image")
+    if "/" in text:
+        return in_image(text)
+    write = "the name of a program, or its absolute path in the image"
+    if not _parts(text, write):
+        _refuse(text, "is a directory", write)
+    return text
 
 
 def test_path(text: str) -> str:

@@ -17,6 +17,7 @@ import httpx
 from vllm_ci.suites.answers import Json
 from vllm_ci.suites.client import shown
 from vllm_ci.suites.reach import cards_of
+from vllm_ci.suites.transport import ON_ITS_OWN_CONNECTION
 
 CAPABILITIES = (
     *("text", "chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
@@ -267,7 +268,7 @@ class Probing:
         return "the server lists its models and answers without a key" if served else ""
 
     def _anonymous(self, method: str, path: str, **options: Any) -> httpx.Response:
-        request = self.http.build_request(method, path, **options)
+        request = self.http.build_request(method, path, extensions=dict(ON_ITS_OWN_CONNECTION), **options)
         request.headers.pop("authorization", None)
         return self.http.send(request)
 

@@ -18,6 +18,8 @@ from vllm_ci.suites.traffic import Traffic
 
 _KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 _FRESH = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+ON_ITS_OWN_CONNECTION = {"vllm_ci.own_connection": True}
+"""Extension of an httpx request that must not share a connection: a server may remember the key that an earlier one had."""
 _RESET = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError, httpx.CloseError)
 
 
@@ -70,6 +72,8 @@ class PatientTransport(httpx.BaseTransport):
             raise
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.extensions.keys() & ON_ITS_OWN_CONNECTION.keys():
+            return self._fresh.handle_request(request)
         opened = False
 
         def trace(event: str, _info: Any) -> None:

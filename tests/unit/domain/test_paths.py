@@ -69,6 +69,8 @@ def test_a_slash_at_the_end_is_kept_where_it_says_something() -> None:
         (paths.in_image, "/opt/.wh.x", "deletes files of lower layers", "another name"),
         (paths.of_machine, "~/models", "only a shell expands", "the full path"),
         (paths.program, "bin/python", "is relative", "absolute path"),
+        (paths.program, "..", "contains ..", "absolute path"),
+        (paths.program, ".", "is a directory", "absolute path"),
         (paths.pattern, "/tests/*", "is absolute", "relative"),
         (paths.test_path, "../tests::test_a", "contains ..", "without .."),
     ],
