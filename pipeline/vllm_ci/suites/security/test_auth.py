@@ -167,8 +167,7 @@ def test_a_key_in_the_address_is_not_accepted(door: Door, guarded: list[Way], ju
 def test_the_right_key_opens_every_guarded_route(door: Door) -> None:
     """No route of the API refuses the key with 401, unless every path does.
 
-    Only requests whose effect is known are sent with the key: other routes may delete something, and those of a gateway may need
-    another credential.
+    Only requests whose effect is known are sent with the key: other routes may delete something, or need another credential.
     """
     if not door.key:
         pytest.skip("the API key was not given (--vllm-api-key-env)")
