@@ -14,7 +14,7 @@ import pytest
 
 from vllm_ci.suites.answers import Answer
 from vllm_ci.suites.client import ApiClient, at_once, said
-from vllm_ci.suites.integration.asking import repeats, required_of_vllm, unless_refused
+from vllm_ci.suites.integration.asking import fields_of, repeats, required_of_vllm, unless_refused
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
@@ -38,14 +38,19 @@ class Surface:
         client: The client.
         path: Its path.
         asks: The fields with the prompt.
+        documented: Names of the fields that the server documents for it; empty if it documents none.
     """
 
     client: ApiClient
     path: str
     asks: Mapping[str, Any]
+    documented: frozenset[str] = frozenset()
 
     def ask(self, tokens: int, **parameters: Any) -> Answer:
-        """Request this many tokens; a server that is not vLLM may refuse the parameters."""
+        """Request this many tokens; a server may not document a parameter, and one that is not vLLM may refuse it."""
+        unknown = sorted(parameters.keys() - self.documented) if self.documented else []
+        if unknown:
+            pytest.skip(f"the server's OpenAPI document has no {', '.join(unknown)} in requests to {self.path}")
         fields = {**self.asks, **self.client.exactly(tokens), **self.client.with_ids, **parameters}
         named = ", ".join(name for name in parameters if name not in ("temperature", "seed"))
         return unless_refused(self.client, self.path, {"model": self.client.model, **fields}, named)
@@ -55,12 +60,23 @@ class Surface:
         return [self.client.tokens(letter, add_special_tokens=False)[-1] for letter in "hxqw"]
 
 
+@pytest.fixture(scope="module")
+def document(client: ApiClient) -> Any:
+    """The server's OpenAPI document; nothing if it has none."""
+    answer = client.get("/openapi.json")
+    try:
+        return answer.json() if answer.status_code == 200 else None
+    except ValueError:
+        return None
+
+
 @pytest.fixture
-def surface(client: ApiClient, request: pytest.FixtureRequest) -> Surface:
+def surface(client: ApiClient, document: Any, request: pytest.FixtureRequest) -> Surface:
     """The surface of a case."""
-    if request.param == "chat":
-        return Surface(client=client, path="/v1/chat/completions", asks={"messages": said(_PROMPT)})
-    return Surface(client=client, path="/v1/completions", asks={"prompt": _PROMPT})
+    chat = request.param == "chat"
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    asks = {"messages": said(_PROMPT)} if chat else {"prompt": _PROMPT}
+    return Surface(client=client, path=path, asks=asks, documented=fields_of(document, path))
 
 
 @pytest.mark.requires_capability("temperature")
