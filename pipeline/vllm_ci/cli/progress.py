@@ -55,7 +55,8 @@ def console() -> Console:
     """Console on standard error (standard output is for ``--json``); rich honours ``NO_COLOR`` and ``CI``."""
     # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
     width = None if sys.stderr.isatty() else 120
-    return _Screen(file=stream(), stderr=True, highlight=False, soft_wrap=True, width=width)
+    # Names of models, branches and cases are no markup: `[/]` in one would end the command.
+    return _Screen(file=stream(), stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 @contextmanager
