@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
+from typing import TypeGuard
 
 
 def dumps(value: object, *, indent: int | None = 2, default: type[str] | None = None) -> str:
@@ -22,6 +24,11 @@ def dumps(value: object, *, indent: int | None = 2, default: type[str] | None = 
     except ValueError:
         text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, default=default)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that can be calculated with: no boolean, no NaN, no integer beyond any float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: object) -> object:
