@@ -106,6 +106,7 @@ for each in (
     deploy_verbs.logs,
     deploy_verbs.scale,
     deploy_verbs.finish,
+    deploy_verbs.compare,
     deploy_verbs.stop,
     deploy_verbs.promote,
     deploy_verbs.abort,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_ci.cli.deploying import Channel
+    from vllm_ci.deploy.comparison import Comparison
     from vllm_ci.deploy.deployment import Deployment
     from vllm_ci.deploy.target import Current, Target
 
@@ -104,6 +105,45 @@ def scale(context: click.Context, /, *, channel: str, replicas: int, as_json: bo
         print_json({"channel": channel, **deploy_output.current_json(current)})
     else:
         click.echo(f"{channel} runs {replicas} servers")
+
+
+@click.command()
+@click.argument("channel")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@json_option
+@config_option
+@click.pass_context
+def compare(context: click.Context, /, *, channel: str, markdown: bool, as_json: bool, **_: Any) -> None:
+    """Show how far the answers to copied requests agreed with those that users got, in the last deployment of CHANNEL.
+
+    \b
+    Examples:
+      vllm-ci deploy compare production
+      vllm-ci deploy compare production --markdown >> "$GITHUB_STEP_SUMMARY"
+
+    Answers are compared by strategy `shadow` with `deploy.shadow.compare: true`.
+    """
+    from vllm_ci.deploy import comparison_report
+
+    async def read(where: Channel, _: Target) -> tuple[Comparison | None, Deployment | None]:
+        last = where.journal.read()
+        return where.journal.comparison(last), last
+
+    found, last = with_target(context, channel, read)
+    if found is None or last is None:
+        raise UsageError(
+            f"no answers were compared in the last deployment of {channel}",
+            remedy="set `deploy.shadow.compare: true` and deploy with --strategy shadow",
+        )
+    if as_json:
+        commits = {"release": last.release.commit, "previous": last.previous.commit if last.previous else None}
+        print_json({"channel": channel, **commits, **comparison_report.to_json(found)})
+    elif markdown:
+        before = last.previous.commit[:12] if last.previous else "before"
+        title = f"Answers of {last.release.commit[:12]} to copies for {channel}, compared with {before}"
+        click.echo(comparison_report.markdown(found, title), nl=False)
+    else:
+        click.echo("\n".join(comparison_report.lines(found)))
 
 
 @click.command()

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
+from vllm_ci.deploy.comparison import Pair
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.release.record import Release
 
@@ -213,12 +215,14 @@ class TargetCapabilities:
         weights: Requests can be shared in steps of this many percent; 0: only all or nothing.
         mirror: Requests can be copied.
         headers: A header can choose the revision.
+        compares: The answers to copies of requests can be compared with those that users got.
         double: It serves nobody and only acts as if.
     """
 
     weights: int
     mirror: bool
     headers: bool
+    compares: bool = False
     double: bool = False
 
 
@@ -280,6 +284,13 @@ class Target(Protocol):
 
         Raises:
             ErroredError: The gateway cannot be reached.
+        """
+
+    def comparing(self) -> AbstractContextManager[Callable[[], tuple[Pair, ...]]]:
+        """Record both answers to requests that are copied, for the duration of the context, away from the users' way.
+
+        Returns:
+            A function that gives the pairs since it was last called.
         """
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:

@@ -399,6 +399,28 @@ def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_pat
     assert call("deploy", "status", "staging")["deployment"]["live"] is True
 
 
+def test_answers_to_copies_are_compared_and_a_release_that_says_something_else_goes_back(folder: Path, tmp_path: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    settings = "  shadow: {compare: true, percent: 50, hold_s: 20}\n  analysis: {conditions: ['shadow.tokens >= 98%'], "
+    path.write_text(path.read_text().replace("  analysis: {", settings))
+    first = call("deploy", "staging")["release"]["commit"]
+    with pytest.raises(UsageError, match="no answers were compared"):
+        invoke("deploy", "compare", "staging")
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(agreement=0.5))
+    with pytest.raises(FailedError, match="none of") as caught:
+        invoke("deploy", "staging", "--strategy", "shadow")
+    assert "shadow.tokens 0.5, limit >= 0.98" in caught.value.why
+    assert serves() == {first: 100}
+    found = call("deploy", "compare", "staging")
+    assert (found["release"], found["previous"], found["metrics"]["shadow.tokens"]) == (second, first, 0.5)
+    assert "same text               0 of 50" in invoke("deploy", "compare", "staging").stdout
+    assert f"## Answers of {second[:12]}" in invoke("deploy", "compare", "staging", "--markdown").stdout
+    fault(tmp_path, second, Behaviour())
+    assert call("deploy", "staging", "--strategy", "shadow")["deployment"]["phase"] == "live"
+    assert call("deploy", "compare", "staging")["metrics"]["shadow.tokens"] == 1
+
+
 def keepers(tmp_path: Path) -> list[int]:
     """Processes that are to end the old release later."""
     return detached.marked(f"{state(tmp_path)}/keeper")
