@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import vllm_ci
 from doubles.running import running
 from doubles.server import Double
-from vllm_ci.ci import log_commands, telling
+from vllm_ci.ci import log_commands, outputs, telling
 from vllm_ci.ci.current import Provider
 from vllm_ci.ci.log_commands import Annotation
 from vllm_ci.domain.commit import Commit
@@ -155,10 +155,21 @@ def test_azure_gets_outputs_and_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["x\ny=z", "a b", "$(id)", "`id`", "x;y", "\x1b"])
-def test_an_output_cannot_be_more_than_a_value(hostile: str) -> None:
-    found = summary.outputs(replace(report(), image=ImageRef(repository=hostile, digest="sha256:" + "b" * 64)), hostile)
-    assert found["image"] == found["report"] == ""
-    assert found["verdict"] == "failed"
+def test_an_output_cannot_be_more_than_a_value(tmp_path: Path, hostile: str) -> None:
+    made = summary.outputs(replace(report(), image=ImageRef(repository=hostile, digest="sha256:" + "b" * 64)), hostile)
+    lines = outputs.write(made, {"TF_BUILD": "True", "VLLM_CI_OUTPUTS": str(tmp_path / "made" / "outputs.env")})
+    assert [line.partition("]")[2] for line in lines] == ["failed", "a" * 40, "sha256:" + "b" * 64, "", ""]
+    written = (tmp_path / "made" / "outputs.env").read_text().splitlines()
+    assert written[0] == "VLLM_CI_OUT_VERDICT=failed"
+    assert written[3:] == ["VLLM_CI_OUT_IMAGE=", "VLLM_CI_OUT_REPORT="]
+
+
+def test_outputs_of_a_later_command_replace_those_of_an_earlier_one_and_keep_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "outputs.env"
+    file.write_text("PATH=/evil\nnonsense\n")
+    outputs.write({"verdict": "passed", "digest": "sha256:1"}, {"VLLM_CI_OUTPUTS": str(file)})
+    outputs.write({"digest": "sha256:2", "channel": "staging"}, {"VLLM_CI_OUTPUTS": str(file)})
+    assert file.read_text() == "VLLM_CI_OUT_VERDICT=passed\nVLLM_CI_OUT_DIGEST=sha256:2\nVLLM_CI_OUT_CHANNEL=staging\n"
 
 
 def test_the_summary_shows_foreign_text_as_code_only() -> None:
