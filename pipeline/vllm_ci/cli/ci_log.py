@@ -31,7 +31,7 @@ class _Harmless:
 
 def stream() -> IO[str] | None:
     """Where to show progress and results in a CI job; ``None`` for standard error as it is."""
-    return None if current.provider() is Provider.NONE or sys.stderr.isatty() else cast("IO[str]", _Harmless())
+    return None if current.provider() is Provider.NONE else cast("IO[str]", _Harmless())
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -221,3 +222,29 @@ def test_a_file_of_the_provider_that_cannot_be_written_does_not_change_the_resul
     )
     assert done.returncode == 3
     assert "outputs of this job cannot be written" in done.stderr
+
+
+def test_a_job_with_a_terminal_has_lines_in_its_log_and_no_moving_display() -> None:
+    """act and some runners give a job a terminal; what moves the cursor would hide the line that ends the group."""
+    program = (
+        "from vllm_ci.cli import ci_log, progress; from vllm_ci.domain.events import Finished, Started\n"
+        "fold = ci_log.Fold(title='progress'); fold.begin()\n"
+        "with progress.watch(progress.console()) as emit:\n"
+        "    emit(Started(step='unit', detail='::error::x')); emit(Finished(step='unit', seconds=1, verdict=None))\n"
+        "fold.end()\n"
+    )
+    ours, theirs = pty.openpty()
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(vllm_ci.__file__).parents[1]),
+        "GITHUB_ACTIONS": "true",
+        "TERM": "xterm",
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=env, stderr=theirs, check=False, timeout=60)
+    os.close(theirs)
+    lines = os.read(ours, 65536).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 0, lines
+    assert lines[0] == "::group::progress"
+    assert lines[-1] == "::endgroup::"
+    assert not any("\x1b" in line or line.startswith("::error") for line in lines)
