@@ -53,10 +53,22 @@ class _Screen(Console):
 
 def console() -> Console:
     """Console on standard error (standard output is for ``--json``); rich honours ``NO_COLOR`` and ``CI``."""
+    log = stream()
+    # Some runners give jobs a terminal, and keep what is written to it: a display that moves the cursor would be in the log.
+    terminal = log is None and sys.stderr.isatty()
     # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
-    width = None if sys.stderr.isatty() else 120
+    width = None if terminal else 120
     # Names of models, branches and cases are no markup: `[/]` in one would end the command.
-    return _Screen(file=stream(), stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+    return _Screen(
+        file=log,
+        stderr=True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+        width=width,
+        force_terminal=None if log is None else False,
+    )
 
 
 @contextmanager
