@@ -37,6 +37,7 @@ COMMANDS = {
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
     "model": "vllm_ci.cli.model:model",
+    "retrain": "vllm_ci.cli.retrain:retrain",
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
