@@ -37,11 +37,8 @@ COMMANDS = {
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
     "model": "vllm_ci.cli.model:model",
-<<<<<<< HEAD
     "data": "vllm_ci.cli.data:data",
-=======
     "retrain": "vllm_ci.cli.retrain:retrain",
->>>>>>> h/R2
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
