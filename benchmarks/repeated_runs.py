@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from verdicts_under_load import ROOT, hogs, served  # type: ignore[import-not-found] - beside this script
+from verdicts_under_load import ROOT, hogs, served  # type: ignore[import-not-found]
 
 LONGEST_S = 3600.0
 
