@@ -13,7 +13,7 @@ import click
 
 from vllm_ci.cli import ci_log
 from vllm_ci.cli.durations import DURATIONS
-from vllm_ci.cli.options import Number, option, project_options
+from vllm_ci.cli.options import Number, option, project_options, refuse_unused
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
 
@@ -139,6 +139,7 @@ def test(
             why="a server that the pipeline started itself is started again at once",
             remedy="leave it out",
         )
+    refuse_unused(context, dict.fromkeys(("api_key_env", "ca_file"), "it is for the server at --url"))
     return _run(context, stage, as_json, durations)
 
 

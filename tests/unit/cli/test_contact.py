@@ -2,101 +2,26 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import json
-import os
 import socket
-import ssl
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from doubles.legal_servers import NewerLimitChatOnly, OneTemperatureChatOnly
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Request, Response
+from unit.cli.contacted import ANSWER, LISTED, Scripted, closed_port, command, html, models, of
 from vllm_ci.cli.contact import contact
-from vllm_ci.domain.errors import ErroredError, InconclusiveError, UsageError
-from vllm_ci.domain.stage import StageSpec
-from vllm_ci.stages.stage import StageContext
+from vllm_ci.domain.errors import ErroredError, InconclusiveError
 
 KEY = "LLM_TEST_KEY"
-LISTED = {"object": "list", "data": [{"id": "m", "object": "model", "created": 1}]}
-ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
-
-
-@dataclass(kw_only=True)
-class Scripted:
-    """A server with fixed answers: ``(status, headers, body)`` by method and path; 404 for all others."""
-
-    answers: Mapping[str, tuple[int, Mapping[str, str], Any]] = field(default_factory=dict)
-    tls: ssl.SSLContext | None = None
-
-    @contextmanager
-    def running(self) -> Iterator[int]:
-        """Serve on a port of this machine."""
-        answers = self.answers
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length") or 0))
-                status, headers, body = answers.get(f"{self.command} {self.path}", (404, {}, {"detail": "Not Found"}))
-                raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in {"content-type": "application/json", **headers, "content-length": str(len(raw))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(raw)
-
-            do_GET = do_POST = answer  # noqa: N815 - the names that the standard library calls
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        class Quiet(ThreadingHTTPServer):
-            def handle_error(self, *_: object) -> None:
-                """A handshake that fails is expected."""
-
-        with Quiet(("127.0.0.1", 0), Handler) as server:
-            if self.tls is not None:
-                server.socket = self.tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-            thread.start()
-            try:
-                yield server.server_address[1]
-            finally:
-                server.shutdown()
-                thread.join()
-
-
-def of(url: str, *, model: str = "", key: str = "") -> StageContext:
-    return StageContext(spec=StageSpec(name=""), url=url, model=model, api_key_env=key)
-
-
-def html(status: int) -> tuple[int, Mapping[str, str], bytes]:
-    return status, {"content-type": "text/html"}, b"<html><body>\n<h1>Welcome</h1>\n</body></html>"
-
-
-def models(*cards: Any, **more: Any) -> dict[str, Any]:
-    answers: dict[str, Any] = {"GET /v1/models": (200, {}, {"object": "list", "data": list(cards)})}
-    return {**answers, "POST /v1/chat/completions": (200, {}, ANSWER), **more}
-
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # name: (answers, --model, what the message says, what to do)
@@ -182,12 +107,6 @@ def test_a_server_that_can_be_tested_is_accepted(name: str) -> None:
     answers, model, path = ACCEPTED[name]
     with Scripted(answers=answers).running() as port:
         contact(of(f"http://127.0.0.1:{port}{path}", model=model), None)
-
-
-def closed_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 @contextmanager
@@ -283,98 +202,10 @@ def test_a_surface_that_is_always_refused_does_not_keep_the_other_one_from_being
     assert time.monotonic() - begun < 20
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
-    return context
-
-
-def test_a_certificate_that_is_not_trusted_names_the_option(authority: trustme.CA) -> None:
-    scripted = Scripted(answers=models({"id": "m"}), tls=server_context(authority))
-    with scripted.running() as port, pytest.raises(ErroredError, match="is not trusted") as caught:
-        contact(of(f"https://127.0.0.1:{port}"), None)
-    assert "--ca-file FILE" in caught.value.remedy
-    assert "SSL_CERT_FILE" in caught.value.remedy
-
-
-def informal(folder: Path) -> tuple[Path, Path]:
-    """Certificate of an authority that lacks the key usage of one, and a certificate by it with its key."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
-    issuer, subject = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server"))
-    identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    begun, end = now - dt.timedelta(1), now + dt.timedelta(1)
-    root = x509.CertificateBuilder(issuer, issuer, key.public_key(), 1, begun, end)
-    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    root = root.add_extension(identity, critical=False)
-    leaf = x509.CertificateBuilder(issuer, subject, key.public_key(), 2, begun, end).add_extension(address, critical=False)
-    leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identity), critical=False)
-    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    trusted, own = folder / "authority.pem", folder / "server.pem"
-    trusted.write_bytes(root.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    own.write_bytes(plain + leaf.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    return trusted, own
-
-
-def test_an_authority_without_the_key_usage_of_one_is_trusted_if_it_is_given(tmp_path: Path) -> None:
-    """`openssl req -x509` makes such authorities, and curl and browsers accept them."""
-    trusted, own = informal(tmp_path)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(own)
-    with Scripted(answers=models({"id": "m"}), tls=tls).running() as port:
-        contact(of(f"https://127.0.0.1:{port}"), trusted)
-
-
-def test_a_certificate_for_another_name_is_not_trusted(authority: trustme.CA, tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    tls = server_context(authority, "other.example")
-    with Scripted(answers=models({"id": "m"}), tls=tls).running() as port, pytest.raises(ErroredError, match="is not trusted"):
-        contact(of(f"https://127.0.0.1:{port}"), file)
-
-
-def test_the_authorities_of_the_option_and_of_the_variable_are_trusted(
-    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    with Scripted(answers=models({"id": "m"}), tls=server_context(authority)).running() as port:
-        contact(of(f"https://127.0.0.1:{port}/v1"), file)
-        monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        contact(of(f"https://127.0.0.1:{port}"), None)
-
-
-def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x").write_text("nothing")
-    with pytest.raises(UsageError, match="cannot be read"):
-        contact(of("https://127.0.0.1:9"), tmp_path / "x")
-
-
-def test_plain_http_on_a_port_with_tls_and_the_reverse_name_the_other(authority: trustme.CA) -> None:
-    scripted = Scripted(answers=models({"id": "m"}), tls=server_context(authority))
-    with scripted.running() as port, pytest.raises(ErroredError) as caught:
-        contact(of(f"http://127.0.0.1:{port}"), None)
-    assert "https://" in caught.value.remedy
-    with Scripted(answers=models({"id": "m"})).running() as port, pytest.raises(ErroredError) as caught:
-        contact(of(f"https://127.0.0.1:{port}"), None)
-    assert "http://" in caught.value.remedy
-
-
 def test_a_rate_limit_is_waited_for_and_then_inconclusive() -> None:
     limited = {"GET /v1/models": (429, {"retry-after": "600"}, {"error": "slow down"})}
     with Scripted(answers=limited).running() as port, pytest.raises(InconclusiveError, match="Retry-After: 600"):
         contact(of(f"http://127.0.0.1:{port}"), None)
-
-
-def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "VLLM_CI_HOME": str(folder / "home"), "NO_COLOR": "1", **environment}
-    argv = [sys.executable, "-m", "vllm_ci", "test", "--engine", "host", "--report-dir", str(folder / "reports"), *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, cwd=folder, env=env, timeout=120, check=False)
 
 
 def test_the_command_ends_with_one_message_and_a_report(tmp_path: Path) -> None:
@@ -386,6 +217,14 @@ def test_the_command_ends_with_one_message_and_a_report(tmp_path: Path) -> None:
     assert Path(result["report_dir"], "junit.xml").is_file()
 
 
+@pytest.mark.parametrize("option", ["--ca-file", "--api-key-env"])
+def test_options_for_a_server_are_refused_without_its_url(option: str, tmp_path: Path) -> None:
+    (tmp_path / "given").touch()
+    done = command(tmp_path, option, "given")
+    assert done.returncode == 2
+    assert f"{option} has no effect here" in done.stderr
+
+
 def test_the_command_says_that_the_key_is_wrong(tmp_path: Path) -> None:
     with running(lambda: Double(key="right")) as (url, _):
         done = command(tmp_path, "--url", f"{url}/v1", "--api-key-env", KEY, **{KEY: "wrong"})
@@ -393,18 +232,3 @@ def test_the_command_says_that_the_key_is_wrong(tmp_path: Path) -> None:
     assert "refuses the API key" in done.stderr
     assert "wrong" not in done.stderr
     assert len(done.stderr.splitlines()) == 2
-
-
-@pytest.mark.slow
-def test_a_stage_trusts_the_authorities_of_the_command(authority: trustme.CA, tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    with Scripted(answers=models({"id": "m"}), tls=server_context(authority)).running() as port:
-        done = command(
-            tmp_path, "--url", f"https://127.0.0.1:{port}/v1/", "--ca-file", str(file), "--stage", "integration", "--json"
-        )
-    result = json.loads(done.stdout)
-    assert result["stages"][0]["cases"]["passed"] > 0, done.stderr
-    said = json.dumps(result)
-    assert "certificate" not in said
-    assert "CERTIFICATE" not in said

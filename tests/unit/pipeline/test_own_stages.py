@@ -1,18 +1,15 @@
-"""Stages of the user's own: in YAML, in Python, from an installed package."""
+"""Stages of the user's own in YAML: tests and commands, in the report, in the schema and in policies."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import jsonschema
 import pytest
 
 from standin.repository import repository
+from unit.pipeline.own_stages import CONFIG, HEAD, only
 from vllm_ci import (
     Case,
     CaseStatus,
@@ -20,18 +17,14 @@ from vllm_ci import (
     ConfigError,
     Ends,
     MemoryEngine,
-    Outcome,
-    Program,
     Report,
     StageContext,
     StageResult,
     Verdict,
     fails,
-    kills_the_server,
     passes,
     run_pipeline,
     times_out,
-    verdict_of,
 )
 from vllm_ci.config import computed, load, schema
 from vllm_ci.domain.image import ImageRef
@@ -39,44 +32,10 @@ from vllm_ci.engines.host import HostEngine
 from vllm_ci.evidence.predicates import test_result
 from vllm_ci.pipeline.record import RunRecord
 from vllm_ci.report import ctrf, document, html, junit
-from vllm_ci.stages import STAGES, installed, running, stage_of
+from vllm_ci.stages import STAGES, stage_of
 from vllm_ci.stages.running import Runner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project")]
-
-CONFIG = """
-version: 1
-stages:
-  unit: {enabled: false}
-  integration: {enabled: false}
-  streaming: {enabled: false}
-  security: {enabled: false}
-"""
-HEAD = "from vllm_ci import *\n"
-
-
-async def only(folder: Path, stage: str, engine: MemoryEngine | None = None, **options: object) -> Report:
-    """A run of the default pipeline with one stage, ``smoke``, and none of ours."""
-    repository(folder, config=f"{CONFIG}  smoke: {stage}\n")
-    report = await run_pipeline(folder, engine=engine or MemoryEngine(), **options)  # type: ignore[arg-type]
-    assert [each.name for each in report.stages] == ["smoke"]
-    return report
-
-
-async def in_python(folder: Path, stage: str, target: str = "server", **options: object) -> StageResult:
-    """The result of a stage ``smoke`` that the user's pipeline defines."""
-    body = f"""
-async def pipeline(ci):
-    image = await ci.build()
-    async with ci.serve(image) as server:
-        await ci.test({target}, smoke)
-    return ci.report()
-"""
-    repository(folder, f"{HEAD}{stage}{body}")
-    report = await run_pipeline(folder, engine=MemoryEngine(answers={"/health": {"up": True}}), **options)  # type: ignore[arg-type]
-    assert report.problem is None, report.problem
-    (result,) = report.stages
-    return result
 
 
 async def test_tests_of_one_s_own_run_against_the_server_with_the_fixtures(tmp_path: Path) -> None:
@@ -207,184 +166,6 @@ def test_a_channel_may_require_stages_of_one_s_own(tmp_path: Path) -> None:
     assert loaded.project("vllm-ci.yaml").stages[-1].name == "smoke"
 
 
-async def test_a_function_that_returns_passes(tmp_path: Path) -> None:
-    code = """
-@stage
-async def smoke(server: Server) -> None:
-    async with server.client() as http:
-        assert (await http.get("/health")).json() == {"up": True}
-"""
-    result = await in_python(tmp_path, code)
-    assert result.verdict is Verdict.PASSED
-    assert [case.name for case in result.cases] == ["smoke"]
-
-
-@pytest.mark.parametrize(
-    ("body", "verdict", "said"),
-    [
-        ("    assert server.model == 'other', 'wrong model'", Verdict.FAILED, "ci/pipeline.py:4: wrong model"),
-        ("    assert 1 == 2", Verdict.FAILED, "ci/pipeline.py:4: assert 1 == 2"),
-        ("    {}['x']", Verdict.ERRORED, "ci/pipeline.py:4: KeyError: 'x'"),
-        ("    raise SystemExit(0)", Verdict.ERRORED, "ci/pipeline.py:4: SystemExit: 0"),
-        ("    return 'yes'", Verdict.ERRORED, "ci/pipeline.py:2: the stage returned str"),
-        ("    return []", Verdict.ERRORED, ""),
-        ("    import anyio; await anyio.sleep(60)", Verdict.ERRORED, "timed out after 0.05 s"),
-        ("    return [Case(name='a', status=CaseStatus.FAILED, message='no')]", Verdict.FAILED, "no"),
-        ("    return Case(name='a', status=CaseStatus.SKIPPED, message='no')", Verdict.ERRORED, "no"),
-        ("    return StageResult(name='x', verdict=Verdict.PASSED, seconds=0.0)", Verdict.ERRORED, ""),
-        ("    return await server.run('true')", Verdict.PASSED, ""),
-    ],
-)
-async def test_what_a_function_returns_or_raises_is_its_verdict(tmp_path: Path, body: str, verdict: Verdict, said: str) -> None:
-    result = await in_python(tmp_path, f"@stage(timeout_s=0.05)\nasync def smoke(server):\n{body}\n")
-    assert result.verdict is verdict, result
-    assert result.name == "smoke"
-    assert said in "".join(case.message for case in result.cases)
-
-
-async def test_a_function_may_look_at_the_image(tmp_path: Path) -> None:
-    code = """
-@stage(needs_server=False)
-async def smoke(image: Image):
-    return await image.run("python", "-m", "mine", name="mine")
-"""
-    assert (await in_python(tmp_path, code, "image")).verdict is Verdict.PASSED
-
-
-async def test_an_object_with_programs_and_result_is_a_stage(tmp_path: Path) -> None:
-    code = """
-class Smoke:
-    name, needs_server, promises = "smoke", True, 1
-    def programs(self, context):
-        return (Program(name="smoke", argv=("true",)),)
-    async def result(self, context, outcomes):
-        case = Case(name="it", status=CaseStatus.PASSED if outcomes[0] else CaseStatus.FAILED)
-        verdict, message = verdict_of([case])
-        return StageResult(name=self.name, verdict=verdict, seconds=0.0, cases=(case,), message=message)
-smoke = Smoke()
-"""
-    assert (await in_python(tmp_path, code)).verdict is Verdict.PASSED
-
-
-async def test_an_error_in_an_object_of_the_user_s_is_said_with_its_line(tmp_path: Path) -> None:
-    code = """
-class Smoke:
-    name, needs_server = "smoke", True
-    def programs(self, context):
-        return context.nothing
-    async def result(self, context, outcomes): ...
-smoke = Smoke()
-"""
-    result = await in_python(tmp_path, code)
-    assert result.verdict is Verdict.ERRORED
-    assert result.message.startswith("ci/pipeline.py:6: AttributeError")
-
-
-async def test_a_stage_in_python_is_chosen_by_its_name(tmp_path: Path) -> None:
-    code = "@stage(name='smoke-2')\nasync def smoke(server): ...\n"
-    assert (await in_python(tmp_path, code, stages=("smoke-2",))).name == "smoke-2"
-    with pytest.raises(ConfigError, match="did you mean smoke-2"):
-        await run_pipeline(tmp_path, engine=MemoryEngine(), stages=("smoke2",))
-
-
-@dataclass(frozen=True)
-class Licences:
-    """As another package brings it."""
-
-    name: str = "licences"
-    needs_server: bool = False
-
-    def programs(self, context: StageContext) -> tuple[Program, ...]:
-        return (Program(name="licences", argv=("true",), image=context.image),)
-
-    async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:  # noqa: ARG002
-        case = Case(name="all", status=CaseStatus.PASSED)
-        return StageResult(name="licences", verdict=verdict_of([case])[0], seconds=0.0, cases=(case,))
-
-
-LICENCES, NO_STAGE = Licences(), object()
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An installed distribution with entry points, as pip leaves one."""
-    folder = tmp_path.parent / f"{tmp_path.name}-packages"
-    info = folder / "company_stages-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "company_stages.py").write_text(
-        "from dataclasses import replace\n"
-        "from unit.pipeline.test_own_stages import LICENCES, NO_STAGE\n"
-        "UNIT = replace(LICENCES, name='unit')\n"
-    )
-    (folder / "company_quits.py").write_text("raise SystemExit(0)\n")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: company-stages\nVersion: 1.0\n")
-    lines = ("licences = company_stages:LICENCES", "broken = company_stages:gone", "odd = company_stages:NO_STAGE")
-    (info / "entry_points.txt").write_text(
-        "\n".join(
-            [
-                "[vllm_ci.stages]",
-                *lines,
-                "shadow = company_stages:UNIT",
-                "quits = company_quits:Q",
-                "a/../B = company_stages:LICENCES",
-                "",
-            ]
-        )
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "company_stages", raising=False)
-    installed._entry_points.cache_clear()
-    yield
-    installed._entry_points.cache_clear()
-
-
-@pytest.mark.usefixtures("package")
-async def test_a_stage_of_an_installed_package_is_used_by_its_name(tmp_path: Path) -> None:
-    engine = MemoryEngine()
-    report = await only(tmp_path, "{use: licences}", engine)
-    assert report.verdict is Verdict.PASSED
-    assert engine.programs == ["build", "licences"]
-
-
-@pytest.mark.usefixtures("package")
-async def test_a_pipeline_may_name_an_installed_stage_without_any_configuration(tmp_path: Path) -> None:
-    body = "async def pipeline(ci):\n    await ci.test(await ci.build(), 'licences')\n    return ci.report()\n"
-    repository(tmp_path, body)
-    report = await run_pipeline(tmp_path, engine=MemoryEngine())
-    assert [(stage.name, stage.verdict) for stage in report.stages] == [("licences", Verdict.PASSED)]
-
-
-@pytest.mark.usefixtures("package")
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("licence", "did you mean licences?"),
-        ("broken", "the stage broken from company-stages cannot be loaded"),
-        ("odd", "is not a stage"),
-        ("shadow", "cannot be called unit"),
-        ("quits", "the stage quits from company-stages cannot be loaded"),
-        ("a/../B", "cannot be a stage"),
-    ],
-)
-async def test_a_stage_that_no_package_brings_is_refused_before_the_build(tmp_path: Path, name: str, said: str) -> None:
-    repository(tmp_path, config=f"{CONFIG}  smoke: {{use: {name}}}\n")
-    engine = MemoryEngine()
-    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
-        await run_pipeline(tmp_path, engine=engine)
-    assert engine.programs == []
-
-
-@pytest.mark.usefixtures("package")
-@pytest.mark.parametrize("name", ["broken", "odd", "shadow", "quits", "a/../B"])
-async def test_a_broken_stage_of_a_package_that_only_the_pipeline_names_keeps_what_was_found(tmp_path: Path, name: str) -> None:
-    body = f"async def pipeline(ci):\n    await ci.test(await ci.build(), 'licences', {name!r})\n    return ci.report()\n"
-    repository(tmp_path, body)
-    report = await run_pipeline(tmp_path, engine=MemoryEngine(), report_dir=tmp_path / "runs")
-    assert report.verdict is Verdict.ERRORED
-    assert report.problem is not None
-    assert report.problem.cause.startswith("ci/pipeline.py:2: ")
-
-
 @pytest.mark.parametrize(
     ("command", "verdict"),
     [
@@ -413,40 +194,6 @@ async def test_tests_of_one_s_own_really_report_their_cases(tmp_path: Path) -> N
         await runner.run(StageContext(spec=spec, source=engine.directory(tmp_path)))
     found = {case.name: case.status.value for case in runner.results["smoke"].cases}
     assert found == {"t/test_a.py::test_one": "passed", "t/test_a.py::test_two": "failed"}
-
-
-async def test_a_function_is_stopped_with_the_run_and_says_so(tmp_path: Path) -> None:
-    from vllm_ci import open_pipeline, stage
-
-    @stage(needs_server=False)
-    async def endless(image: object) -> None:  # noqa: ARG001
-        await anyio.sleep(600)
-
-    repository(tmp_path)
-    async with open_pipeline(tmp_path, engine=MemoryEngine()) as ci, anyio.create_task_group() as group:
-        image = await ci.build()
-        group.start_soon(ci.test, image, endless)
-        await anyio.sleep(0.05)
-        result = await ci.record.stop("interrupted by SIGTERM")
-    assert result.report.stages[0].message == "interrupted by SIGTERM before it finished"
-
-
-async def test_a_function_whose_server_dies_is_stopped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_LAST_WORDS_S", 0.05)
-    monkeypatch.setattr(running, "_WATCH_INTERVAL_S", 0.05)
-    code = """
-@stage
-async def smoke(server):
-    await server.run("load", name="load")
-async def pipeline(ci):
-    async with ci.serve(await ci.build()) as server:
-        await ci.test(server, smoke)
-    return ci.report()
-"""
-    repository(tmp_path, HEAD + code)
-    report = await run_pipeline(tmp_path, engine=MemoryEngine().on("load", kills_the_server("out of memory")))
-    assert report.stages[0].message.startswith("the server died during the stage")
-    assert "out of memory" in report.stages[0].message
 
 
 def test_evidence_of_own_stages_satisfies_a_policy_that_requires_them(tmp_path: Path) -> None:
