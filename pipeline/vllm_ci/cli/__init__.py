@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -48,6 +49,9 @@ COMMANDS = {
 }
 
 
+_READER_GONE = 128 + signal.SIGPIPE
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on first use."""
 
@@ -60,6 +64,16 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. A reader who goes away (``| head``) ends it with the code that a shell gives: it is no verdict."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # what is still in its buffer is written when the program ends
+            os.close(nowhere)
+            raise SystemExit(_READER_GONE) from None
 
 
 @click.command(
@@ -86,14 +100,20 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("VLLM_CI_DEBUG"):
             raise
-        code = _complain(
-            ErroredError(
-                f"{type(error).__name__}: {error}",
-                why="this is a fault in vllm-ci",
-                remedy="call it again with VLLM_CI_DEBUG=1 and report what it prints",
-            )
-        )
+        code = _complain(_unexpected(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> ErroredError:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return ErroredError(
+            f"cannot use {error.filename}: {error.strerror}", remedy="check this path, its permissions and the free space"
+        )
+    return ErroredError(
+        f"{type(error).__name__}: {error}",
+        why="this is a fault in vllm-ci",
+        remedy="call it again with VLLM_CI_DEBUG=1 and report what it prints",
+    )
 
 
 def _complain(error: VllmCiError) -> int:

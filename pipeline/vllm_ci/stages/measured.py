@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_ci.domain.errors import UsageError
@@ -93,8 +93,7 @@ class MeasuredStage:
         if context.service is None:
             raise UsageError(f"the stage {self.name} needs a server that the pipeline serves", remedy="use ci.serve(image)")
         spec = context.spec.performance or PerformanceSpec()
-        program = measuring(context.service, spec, model=context.model, api_key_env=context.api_key_env, greedy=True)
-        return (replace(program, timeout_s=spec.timeout_s * (spec.rounds + 1)),)
+        return (measuring(context.service, spec, model=context.model, api_key_env=context.api_key_env, greedy=True),)
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """A case for each round, and the figures as metrics."""

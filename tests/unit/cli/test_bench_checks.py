@@ -107,9 +107,11 @@ def test_a_reader_who_goes_away_does_not_take_the_stored_result(double: tuple[st
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
-        subprocess.run(command, stdout=nobody, stderr=subprocess.DEVNULL, env=environment, check=False, timeout=60)
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, env=environment, check=False, timeout=60)
     (stored,) = tmp_path.glob("bench-*.json")
     assert json.loads(stored.read_text())["figures"]["requests"] > 0
+    assert done.returncode == 141, "as a shell says it, not as a verdict"
+    assert b"Exception ignored" not in done.stderr
 
 
 def test_the_name_of_a_model_is_shown_as_text_and_not_obeyed() -> None:

@@ -151,6 +151,28 @@ def test_help_and_version_load_no_pipeline() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_path_that_cannot_be_used_is_no_fault_of_ours() -> None:
+    code = (
+        "import sys; sys.argv=['vllm-ci','x']; import vllm_ci.cli as c\n"
+        "def refuse(**_): raise PermissionError(13, 'Permission denied', '/some/place')\n"
+        "c.root.main = refuse\nc.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "cannot use /some/place: Permission denied" in done.stderr
+    assert "fault in vllm-ci" not in done.stderr
+
+
+def test_a_message_is_not_obeyed_by_the_terminal() -> None:
+    code = (
+        "import sys; sys.argv=['vllm-ci','x']; import vllm_ci.cli as c\n"
+        "def refuse(**_): raise c.VllmCiError('it said \\x1b]0;title\\x07')\n"
+        "c.root.main = refuse\nc.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert r"it said \x1b]0;title\x07" in done.stderr
+
+
 def test_commands_are_where_the_table_says() -> None:
     for name in cli.COMMANDS:
         assert root.get_command(None, name) is not None  # type: ignore[arg-type]
