@@ -9,7 +9,7 @@ import click
 
 from vllm_ci.cli import watching
 from vllm_ci.cli.options import config_option, loaded, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 
 _PLATFORM = {"metavar": "PLATFORM", "default": "", "help": "Platform of a multi-platform image; by default this machine's."}
 
@@ -48,7 +48,7 @@ def pull(context: click.Context, /, *, name: str, facts: Path | None, as_json: b
     if as_json:
         print_json(vars(found))
     else:
-        click.echo(f"{found.repository}@{found.digest}  {found.source}" if found.digest else found.source)
+        say(f"{found.repository}@{found.digest}  {found.source}" if found.digest else found.source)
 
 
 @image.command()
@@ -74,10 +74,10 @@ def show(*, name: str, platform: str, as_json: bool) -> None:
         print_json({"digest": digest, "layers": [asdict(layer) for layer in layers], "config": config["config"]})
         return
     for layer in layers:
-        click.echo(f"{layer.tier:<16} {layer.size_bytes / 1e6:>10,.1f} MB  {layer.digest[:19]}  {layer.comment}")
-    click.echo(f"{digest}  {sum(layer.size_bytes for layer in layers) / 1e6:,.1f} MB in {len(layers)} layers")
+        say(f"{layer.tier:<16} {layer.size_bytes / 1e6:>10,.1f} MB  {layer.digest[:19]}  {layer.comment}")
+    say(f"{digest}  {sum(layer.size_bytes for layer in layers) / 1e6:,.1f} MB in {len(layers)} layers")
     for key, value in sorted(config["config"].get("Labels", {}).items()):
-        click.echo(f"  {key}={value}")
+        say(f"  {key}={value}")
 
 
 def _own() -> str:
@@ -107,8 +107,8 @@ def diff(*, before: str, after: str, platform: str, as_json: bool) -> None:
         print_json(asdict(found))
         return
     for layer in found.pulled:
-        click.echo(f"{layer.tier:<16} {layer.size_bytes / 1e3:>12,.1f} kB  {layer.digest[:19]}  {layer.comment}")
-    click.echo(f"{found.pulled_bytes / 1e3:,.1f} kB have to be pulled, {found.shared_bytes / 1e6:,.1f} MB are shared")
+        say(f"{layer.tier:<16} {layer.size_bytes / 1e3:>12,.1f} kB  {layer.digest[:19]}  {layer.comment}")
+    say(f"{found.pulled_bytes / 1e3:,.1f} kB have to be pulled, {found.shared_bytes / 1e6:,.1f} MB are shared")
 
 
 @image.command()
@@ -131,7 +131,7 @@ def explain(*, name: str, platform: str, as_json: bool) -> None:
         print_json({"layers": found})
         return
     for layer in found:
-        click.echo(f"{layer['tier']} ({layer['digest'][:19]})")
+        say(f"{layer['tier']} ({layer['digest'][:19]})")
         for key, value in layer["inputs"].items():
             shown = ", ".join(f"{name} {str(item)[:24]}" for name, item in value.items()) if isinstance(value, dict) else value
-            click.echo(f"  {key}: {shown}")
+            say(f"  {key}: {shown}")

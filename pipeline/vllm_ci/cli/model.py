@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli import watching
-from vllm_ci.cli.model_output import say, show_difference, show_known, show_move
+from vllm_ci.cli.model_output import show_difference, show_known, show_move
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 from vllm_ci.domain.errors import FailedError, UsageError
 
 if TYPE_CHECKING:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
-from vllm_ci.cli.output import print_json
+from vllm_ci.cli.output import print_json, say
 from vllm_ci.domain.errors import FailedError
-from vllm_ci.domain.plain import visible
 
 if TYPE_CHECKING:
     from vllm_ci.models.aliases import AliasMove
     from vllm_ci.models.reading import Difference, Known
-
-
-def say(line: str) -> None:
-    """Print one line; names of files, facts and reasons are what others wrote."""
-    click.echo(visible(line.replace("\n", " ")))
 
 
 def show_known(known: Known, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 
 from vllm_ci.cli import ci_log, options
 from vllm_ci.cli.options import config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 from vllm_ci.domain.errors import FailedError, UsageError
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ def show_move(moved: Moved, *, as_json: bool, **more: object) -> None:
         return
     would = "would " if moved.dry_run else ""
     for rule in moved.decision.rules:
-        click.echo(f"  {'ok     ' if rule.ok else 'refused'}  {rule.rule:<20} {rule.got}")
+        say(f"  {'ok     ' if rule.ok else 'refused'}  {rule.rule:<20} {rule.got}")
     moved.require()
     for step in moved.done:
-        click.echo(f"{would}{step}")
+        say(f"{would}{step}")
     release = moved.release
     previous = f" (before: {moved.previous.commit[:12]})" if moved.previous else ""
     if not moved.changed:
-        click.echo(f"{moved.channel} already points to {release.commit[:12]} {release.digest[:19]}: nothing to change")
+        say(f"{moved.channel} already points to {release.commit[:12]} {release.digest[:19]}: nothing to change")
     else:
         points = "would point to" if moved.dry_run else "now points to"
-        click.echo(f"{moved.channel} {points} {release.commit[:12]} {release.digest[:19]}{previous}")
+        say(f"{moved.channel} {points} {release.commit[:12]} {release.digest[:19]}{previous}")
 
 
 def _outputs(moved: Moved) -> dict[str, str]:
@@ -93,21 +93,21 @@ def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:
         return True
     for each in shown:
         release = each.release
-        click.echo(f"commit      {release.commit}")
-        click.echo(f"image       {release.repository}@{release.digest}")
-        click.echo(f"channels    {', '.join(each.current) or 'none'}")
+        say(f"commit      {release.commit}")
+        say(f"image       {release.repository}@{release.digest}")
+        say(f"channels    {', '.join(each.current) or 'none'}")
         for record in each.records:
-            click.echo(
+            say(
                 f"released    {record.at}  {record.action} to {record.channel}{f'  ({record.reason})' if record.reason else ''}"
             )
         for stage, verdict in each.tests.items():
-            click.echo(f"tested      {stage:<14} {verdict}")
+            say(f"tested      {stage:<14} {verdict}")
         for evidence in sorted(each.findings.evidence, key=lambda found: found.statement.title):
-            click.echo(f"evidence    {evidence.statement.title:<26} signed by {evidence.signer}")
+            say(f"evidence    {evidence.statement.title:<26} signed by {evidence.signer}")
         for refusal in each.findings.refused.values():
-            click.echo(f"refused     {refusal.message}")
+            say(f"refused     {refusal.message}")
         if each.problem:
-            click.echo(f"problem     {each.problem}")
+            say(f"problem     {each.problem}")
     return True
 
 
@@ -122,10 +122,10 @@ def check_ledger(context: click.Context, *, repair: bool, as_json: bool) -> int:
         return FailedError.exit_code if left else 0
     for each in found:
         state = "repaired" if each.repaired else "differs"
-        click.echo(f"{state}  {each.channel} {each.what}: expected {each.expected}, got {each.got}")
+        say(f"{state}  {each.channel} {each.what}: expected {each.expected}, got {each.got}")
         if each.remedy:
-            click.echo(f"  do: {each.remedy}")
-    click.echo(
+            say(f"  do: {each.remedy}")
+    say(
         "ledger, registry and kustomizations agree"
         if not left
         else f"{len(left)} differences{'' if repair else '; repair them with --repair'}"

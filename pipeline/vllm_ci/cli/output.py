@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vllm_ci.domain.plain import visible
 from vllm_ci.domain.plain_json import dumps
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -15,6 +16,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def json_option(command: _Command) -> _Command:
     """``--json``: standard output is one JSON object, progress and logs go to standard error."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
+
+
+def say(line: str) -> None:
+    """Print one line. Names, reasons and values in it are often what others wrote: nothing in it is obeyed by a terminal."""
+    click.echo(visible(line.replace("\n", " ")))
 
 
 def print_json(value: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vllm_ci.cli.options import config_option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 
 
 @click.group()
@@ -40,11 +40,11 @@ def explain(context: click.Context, /, *, channel: str, commit: str, as_json: bo
         return
     if found.decision is None:
         for rule, expected in found.expected:
-            click.echo(f"{rule:<20} {expected}")
+            say(f"{rule:<20} {expected}")
     else:
         for each in found.decision.rules:
-            click.echo(f"{'ok' if each.ok else 'refused':<8} {each.rule:<20} expected {each.expected}; got {each.got}")
+            say(f"{'ok' if each.ok else 'refused':<8} {each.rule:<20} expected {each.expected}; got {each.got}")
     for remark in found.remarks:
-        click.echo(f"note: {remark}")
+        say(f"note: {remark}")
     if found.decision and found.release:
-        click.echo(f"{found.release.commit[:12]} may {'' if found.decision.allowed else 'not '}go to {channel}")
+        say(f"{found.release.commit[:12]} may {'' if found.decision.allowed else 'not '}go to {channel}")

@@ -10,7 +10,7 @@ import click
 from vllm_ci.cli import watching
 from vllm_ci.cli.moves import opened, release_options, show_move
 from vllm_ci.cli.options import config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 
 
 @click.command()
@@ -94,7 +94,7 @@ def rollback(
     elif traffic:
         deploy_traffic.told(traffic, channel)
     elif serves and dry_run:
-        click.echo(f"would send all requests for {channel} there")
+        say(f"would send all requests for {channel} there")
 
 
 @click.command()
@@ -119,12 +119,12 @@ def history(context: click.Context, /, *, channel: str, as_json: bool, **_: Any)
     for each in found.records:
         mark = "*" if found.heads[each.channel] == each else " "
         note = f"  {each.reason}" if each.reason else ""
-        click.echo(
+        say(
             f"{mark} {each.number:>4}  {each.at}  {each.channel:<12} {each.action:<9} "
             f"{each.release.commit[:12]}  {each.release.digest[:19]}  {each.by.partition(' <')[0]}{note}"
         )
     if not found.records:
-        click.echo("no releases yet")
+        say("no releases yet")
 
 
 @click.command()
@@ -148,9 +148,9 @@ def prune(context: click.Context, /, *, keep: int, yes: bool, as_json: bool, **_
         print_json(done.to_json())
         return
     for digest in done.deleted:
-        click.echo(f"{'deleted' if yes else 'would delete'} {digest}")
-    click.echo(f"{len(done.deleted)} images with {done.attachments} attachments, {len(done.kept)} kept")
+        say(f"{'deleted' if yes else 'would delete'} {digest}")
+    say(f"{len(done.deleted)} images with {done.attachments} attachments, {len(done.kept)} kept")
     if done.reclaim:
-        click.echo(done.reclaim)
+        say(done.reclaim)
     if done.deleted and not yes:
-        click.echo("nothing was deleted: run again with --yes")
+        say("nothing was deleted: run again with --yes")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli.options import config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def verify(
         return
     for each in sorted(found.findings.evidence, key=lambda found: found.statement.title):
         when = f"{each.at:%Y-%m-%d %H:%M} UTC" if each.at.year > 1970 else "undated"
-        click.echo(f"verified  {each.statement.title:<26} {each.signer:<10} {when:<21} {each.digest[:19]}")
+        say(f"verified  {each.statement.title:<26} {each.signer:<10} {when:<21} {each.digest[:19]}")
     for name, refusal in found.findings.refused.items():
-        click.echo(f"refused   {name[:19]}  {refusal.message}")
+        say(f"refused   {name[:19]}  {refusal.message}")
     for rule in found.decision.rules if found.decision else ():
-        click.echo(f"{'ok' if rule.ok else 'refused':<9} {rule.rule:<20} {rule.got}")
+        say(f"{'ok' if rule.ok else 'refused':<9} {rule.rule:<20} {rule.got}")
     found.require()
 
 

@@ -1,0 +1,17 @@
+"""What commands print for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ci.cli.output import print_json, say
+
+
+def test_a_line_stays_one_line_and_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("  reason\n  7  forged\x1b]0;title\x07")
+    assert capsys.readouterr().out == "  reason   7  forged\\x1b]0;title\\x07\n"
+
+
+def test_json_with_half_of_a_surrogate_pair_can_be_printed(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    print_json({"said": "\ud800"})
+    assert capsysbinary.readouterr().out == b'{\n  "said": "\\ud800"\n}\n'
