@@ -34,7 +34,7 @@ def measurement(found: Measurement) -> None:
         rows.append(("all tokens", f"{figures.total_tokens_per_s:.1f}/s"))
     if figures.goodput_per_s is not None:
         share = figures.goodput_per_s / figures.requests_per_s if figures.requests_per_s else 0.0
-        rows.append(("goodput", f"{figures.goodput_per_s:.2f}/s ({share:.0%} of the requests meet the objective)"))
+        rows.append(("goodput", f"{figures.goodput_per_s:.2f}/s ({share:.0%} of the answers meet the objective)"))
     for name, values in (("ttft", figures.ttft_ms), ("tpot", figures.tpot_ms), ("e2e", figures.e2e_ms)):
         rows.append((name, spread(values)))
     if gaps := figures.inter_chunk_latency_ms:

@@ -25,7 +25,7 @@ def answers(server: Served) -> list[Pieces]:
     """Answers of :data:`TOKENS` tokens at temperature 0, one at a time, so that no batch changes them.
 
     Raises:
-        Fault: A request failed.
+        Exception: One of :data:`~vllm_ci.performance.server.WRONG`: a request failed, or an answer is empty.
     """
     with server.client() as client:
         given = {**client.exactly(TOKENS), **client.with_ids, "temperature": 0}

@@ -23,10 +23,9 @@ from vllm_ci.performance import greedy
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.measuring import Measurement, Setting, measure
 from vllm_ci.performance.rounds import FixedWorkload, Round, fixed
-from vllm_ci.performance.server import Served, served
+from vllm_ci.performance.server import WRONG, Served, served
 from vllm_ci.performance.workload import WORKLOADS
 from vllm_ci.suites.reach import UnreachableError
-from vllm_ci.suites.verdicts import Fault
 
 MEASUREMENT, ASKED, GREEDY = "measurement.json", "asked.json", "greedy.json"
 _WARM_UP_SEED = 0
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
 def _greedy(server: Served) -> dict[str, Any]:
     try:
         return {"answers": greedy.answers(server)}
-    except Fault as error:
+    except WRONG as error:
         return {"answers": [], "why": str(error)}
 
 

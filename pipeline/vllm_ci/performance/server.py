@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from vllm_ci.domain.plain import one_line
 from vllm_ci.performance.workload import WORDS
 from vllm_ci.suites import metrics
 from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.dialect import Dialect
 from vllm_ci.suites.metrics import Samples
-from vllm_ci.suites.reach import base_url
+from vllm_ci.suites.reach import UnreachableError, base_url
 from vllm_ci.suites.server import ServerFacts, probe
 from vllm_ci.suites.traffic import Traffic
 from vllm_ci.suites.transport import PatientTransport
+from vllm_ci.suites.verdicts import Errored, Inconclusive
 from vllm_ci.system.trust import tls_context
 
 _TIMEOUT_S = 120.0
+WRONG = (AssertionError, httpx.HTTPError, Inconclusive, Errored)
+"""What a request of a client of the suites raises when the server does not answer it as it should."""
 _LEAST_WORDS = 20
 _SPLITS_WORDS = 60
 """Tokens for forty common words, from which a tokenizer splits most words."""
@@ -97,9 +101,15 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
     with _http(base, headers, traffic) as http:
         facts = probe(http, model=model, traffic=traffic)
         client = ApiClient(http=http, model=facts.model, server=facts)
-        words = tuple(_single(client)) if facts.can("tokenize") else ()
-        exact = len(words) >= _LEAST_WORDS
-        per_word = 1.0 if exact else _per_word(client)
+        try:
+            words = tuple(_single(client)) if facts.can("tokenize") else ()
+            exact = len(words) >= _LEAST_WORDS
+            per_word = 1.0 if exact else _per_word(client)
+        except WRONG as error:
+            raise UnreachableError(
+                f"the prompts for {base} cannot be made: {one_line(str(error), 500) or type(error).__name__}",
+                remedy="look at the server's log",
+            ) from error
     known = words if exact else WORDS
     return Served(
         url=base,
