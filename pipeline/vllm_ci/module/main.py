@@ -66,7 +66,7 @@ class VllmCi(Settings):
         workload: Annotated[str, Doc("Workload: chat, code, long-context, multi-turn, shared-prefix or structured")] = "chat",
         rate: Annotated[float, Doc("Requests per second of an open loop; by default a closed loop")] = 0.0,
         concurrency: Annotated[int, Doc("Conversations at a time of a closed loop; by default 8")] = 0,
-        duration: Annotated[str, Doc("Duration of the load: 90, 90s, 10m, 1h")] = "60",
+        duration: Annotated[str, Doc("Duration of the load: 90, 90s, 10m, 1h; by default 60 s")] = "",
         ttft: Annotated[float, Doc("Objective: largest time to first token in ms")] = 0.0,
         tpot: Annotated[float, Doc("Objective: largest time per further token in ms")] = 0.0,
         sweep: Annotated[bool, Doc("Search the highest rate that meets the objective")] = False,

@@ -36,7 +36,8 @@ def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vllm_ci", "bench", "--url", url, "--warm-up", "0", "--json", *arguments]
+    warm_up = [] if "--sweep" in arguments else ["--warm-up", "0"]  # a sweep has none
+    command = [sys.executable, "-m", "vllm_ci", "bench", "--url", url, "--json", *warm_up, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 

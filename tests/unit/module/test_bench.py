@@ -71,6 +71,12 @@ async def test_without_arguments_the_defaults_are_those_of_the_command_line(monk
     assert {**parsed(argv(given)), "workload": None} == bare, "the workload chat is the default in both"
 
 
+async def test_options_that_were_not_given_are_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep chooses its times itself, and refuses a duration."""
+    given = await options(monkeypatch, sweep=True, ttft=500.0)
+    assert argv(given) == ["--url=http://llm.example.com", "--workload=chat", "--ttft=500.0", "--sweep"]
+
+
 async def test_a_rate_is_passed_on_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     given = await options(monkeypatch, rate=0.1234567)
     assert parsed(argv(given))["rate"] == 0.1234567
