@@ -1,8 +1,8 @@
 """The journal of a deployment: one file, written beside and renamed, so that a reader sees the old state or the new.
 
 Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command),
-``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed), ``lock`` (held by the command that changes
-the deployment), ``logs`` (of servers that were ended) and ``target`` (files of the target).
+``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed), ``lock`` (held by the command that
+changes the deployment), ``logs`` (of servers that were ended) and ``target`` (files of the target).
 """
 
 from __future__ import annotations
