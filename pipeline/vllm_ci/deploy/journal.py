@@ -1,8 +1,8 @@
 """The journal of a deployment: one file, written beside and renamed, so that a reader sees the old state or the new.
 
 Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command),
-``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed), ``lock`` (held by the command that
-changes the deployment), ``logs`` (of servers that were ended) and ``target`` (files of the target).
+``course.json`` (what was measured), ``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed),
+``lock`` (held by the command that changes the deployment), ``logs`` (of servers that were ended) and ``target`` (its files).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from vllm_ci.deploy.comparison import Comparison
+from vllm_ci.deploy.course import Course
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.scaling import Need
 from vllm_ci.domain.errors import ErroredError
@@ -50,6 +51,7 @@ class Request:
 
 
 _REQUEST = TypeAdapter(Request)
+_COURSE = TypeAdapter(Course)
 _NEEDS = TypeAdapter(tuple[Need, ...])
 _COMPARISON = TypeAdapter(Comparison)
 
@@ -106,6 +108,22 @@ class Journal:
             ErroredError: It cannot be written; the old one stays.
         """
         _replace(self.folder / "comparison.json", _COMPARISON.dump_python(comparison, mode="json"))
+
+    def course(self, deployment: Deployment) -> Course:
+        """What was measured in a deployment; nothing where it cannot be read."""
+        try:
+            found = _COURSE.validate_json((self.folder / "course.json").read_bytes())
+        except (OSError, ValueError):
+            found = Course(deployment="")
+        return found if found.deployment == deployment.id else Course(deployment=deployment.id)
+
+    def write_course(self, course: Course) -> None:
+        """Replace it.
+
+        Raises:
+            ErroredError: It cannot be written; the old one stays.
+        """
+        _replace(self.folder / "course.json", _COURSE.dump_python(course, mode="json"))
 
     def needs(self) -> tuple[Need, ...]:
         """How many servers were needed, as it was last written; none where it cannot be read."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import anyio
 import pytest
@@ -571,6 +572,25 @@ def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> 
     assert f"WorkingDirectory={folder}" in text
     assert "KillMode=process" in text
     assert "@" not in text
+
+
+def test_the_course_of_a_canary_is_measured_and_drawn(folder: Path, tmp_path: Path) -> None:
+    call("deploy", "staging")
+    picture = tmp_path / "canary.svg"
+    with pytest.raises(UsageError, match="nothing was measured in the last deployment of staging"):
+        invoke("deploy", "status", "staging", "--picture", str(picture))
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(ttft_ms=70))
+    call("deploy", "staging", "--strategy", "canary")
+    course = call("deploy", "status", "staging", "--picture", str(picture))["course"]
+    names = [name for each in course for name in each["weights"] if name.startswith(second[:12])]
+    assert {each["step"] for each in course} == {"5 %", "25 %", "50 %", "100 %"}
+    assert {each["ttft_ms"][names[0]] for each in course} == {70}
+    drawn = ET.fromstring(picture.read_text())
+    texts = {each.text for each in drawn.iter() if each.text}
+    assert {"Share of the requests, %", "Failed requests, %", f"new ({second[:12]})", "staging: canary, live"} <= texts
+    with pytest.raises(UsageError, match="cannot be written"):
+        invoke("deploy", "status", "staging", "--picture", str(tmp_path / "none" / "x.svg"))
 
 
 def test_an_agent_runs_as_many_servers_as_the_load_needs(folder: Path, tmp_path: Path) -> None:
