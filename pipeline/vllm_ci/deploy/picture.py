@@ -29,7 +29,9 @@ def svg(deployment: Deployment, course: Course) -> str:
         "Failed requests, %": lambda name: _line(course.points, begun, lambda each: _failed(each, name)),
         "Time to the first byte, p95, ms": lambda name: _line(course.points, begun, lambda each: each.ttft_ms.get(name)),
     }
-    drawn = [_panel(title, {names[name]: line(name) for name in names}) for title, line in panels.items()]
+    lines = {title: {names[name]: line(name) for name in names} for title, line in panels.items()}
+    end = max((at for panel in lines.values() for line in panel.values() for at, _ in line), default=1.0)
+    drawn = [_panel(title, each, end) for title, each in lines.items()]
     return _sheet(f"{deployment.channel}: {deployment.plan.strategy}, {deployment.phase}", drawn)
 
 
@@ -71,13 +73,14 @@ def _failed(point: Point, name: str) -> float | None:
     return 100 * point.errors.get(name, 0) / count if count else None
 
 
-def _panel(title: str, lines: Mapping[str, _Line]) -> str:
+def _panel(title: str, lines: Mapping[str, _Line], end: float) -> str:
     import pygal
     from pygal.style import Style
 
     style = Style(background="white", plot_background="white", colors=_COLOURS[-len(lines) :], font_family="sans-serif")
     options: dict[str, Any] = {"js": (), "style": style, "width": _WIDTH, "height": _HEIGHT, "show_dots": True, "dots_size": 2}
-    chart = pygal.XY(**options, title=title, x_title="seconds", include_x_axis=True, min_scale=3, max_scale=6, range=None)
+    options |= {"min_scale": 3, "max_scale": 6, "include_x_axis": True, "xrange": (0, end), "truncate_legend": -1}
+    chart = pygal.XY(**options, title=title, x_title="seconds")
     for name, line in lines.items():
         chart.add(name, line, allow_interruptions=True)
     return _DECLARATION.sub("", chart.render(is_unicode=True)).strip()
