@@ -48,7 +48,7 @@ def status(context: click.Context, /, *, channel: str, picture: Path | None, as_
 
     async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None, Course | None]:
         last = where.journal.read()
-        return await target.current(), last, last and where.journal.course(last)
+        return await target.current(), last, where.journal.course(last) if last else None
 
     current, last, course = with_target(context, channel, look)
     if picture is not None:
