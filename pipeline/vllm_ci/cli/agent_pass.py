@@ -7,14 +7,18 @@ import click
 from vllm_ci.cli import deploying, options, watching
 from vllm_ci.cli.deploying import Channel
 from vllm_ci.config import releases
+from vllm_ci.deploy import scaling, verbs
 from vllm_ci.deploy.agent import Next, decide
 from vllm_ci.deploy.deployment import Deployment, serving
 from vllm_ci.deploy.journal import BusyError
 from vllm_ci.deploy.rollout import Rollout
-from vllm_ci.deploy.target import Target
+from vllm_ci.deploy.scaling import Scale
+from vllm_ci.deploy.target import Sample, Target
 from vllm_ci.release import history
 from vllm_ci.release.deployed import deployable
 from vllm_ci.release.record import Record
+
+_LOOK_S = 1.0
 
 
 def once(context: click.Context, channel: str) -> str:
@@ -41,6 +45,8 @@ def once(context: click.Context, channel: str) -> str:
 async def _pass(where: Channel, target: Target, head: Record | None) -> str:
     rules = where.rules(target)
     following = decide(where.name, head, await target.current(), where.journal.read(), now=rules.clock())
+    if following.verb == "nothing" and head is not None and where.scale is not None:
+        return await _scaled(where, target, where.scale, following.reason)
     if head is None or following.verb in ("nothing", "wait"):
         return following.reason
     if following.verb == "restart":
@@ -67,6 +73,26 @@ async def _restarted(where: Channel, target: Target, following: Next) -> str:
         await target.start(current.revisions[name], wanted)
         await target.route(current.route)
     return f"{following.reason}: started again"
+
+
+async def _scaled(where: Channel, target: Target, scale: Scale, told: str) -> str:
+    """Run as many servers as the load needs."""
+    current = await target.current()
+    name, wanted = serving(current)
+    seen = (await target.observe(seconds=_LOOK_S)).samples.get(name, Sample())
+    found = scaling.decide(
+        scale,
+        scaling.open_requests(seen.values),
+        ready=current.ready(name),
+        wanted=wanted,
+        needs=where.journal.needs(),
+        now=where.rules(target).clock(),
+    )
+    where.journal.write_needs(found.needs)
+    if found.servers == wanted:
+        return f"{told}, with {wanted} servers"
+    await verbs.scale(target, where.journal, where.name, found.servers)
+    return f"{told}, with {found.servers} servers instead of {wanted}: {found.reason}"
 
 
 def _told(done: Deployment | None, following: Next) -> str:

@@ -12,11 +12,12 @@ from vllm_ci.cli import keeper
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.plan import Plan, names
 from vllm_ci.deploy.target import Current
-from vllm_ci.domain.errors import FailedError, InconclusiveError
+from vllm_ci.domain.errors import FailedError, InconclusiveError, UsageError
 from vllm_ci.release.record import Release
 
 if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
+    from vllm_ci.deploy.course import Course
     from vllm_ci.release.deployed import Deployable
 
 
@@ -115,6 +116,26 @@ def exit_code(found: Deployment | None) -> int:
     if found is None:
         return 0
     return {"returned": FailedError.exit_code, "held": InconclusiveError.exit_code}.get(found.phase, 0)
+
+
+def write_picture(file: Path, found: Deployment | None, course: Course | None, channel: str) -> None:
+    """Draw the course of a deployment.
+
+    Raises:
+        UsageError: Nothing was measured, or the file cannot be written.
+    """
+    from vllm_ci.deploy import picture
+
+    if found is None or course is None or not course.points:
+        raise UsageError(
+            f"nothing was measured in the last deployment of {channel}",
+            why="only steps with a time are measured: hold_s and watch_s",
+            remedy="deploy with --strategy canary",
+        )
+    try:
+        file.write_text(picture.svg(found, course), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}", remedy="name another file") from error
 
 
 def show(current: Current, found: Deployment | None, channel: str) -> None:

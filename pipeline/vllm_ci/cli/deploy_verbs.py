@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,10 +16,9 @@ from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vllm_ci.cli.deploying import Channel
     from vllm_ci.deploy.comparison import Comparison
+    from vllm_ci.deploy.course import Course
     from vllm_ci.deploy.deployment import Deployment
     from vllm_ci.deploy.target import Current, Target
 
@@ -26,28 +27,39 @@ _Result = TypeVar("_Result")
 
 @click.command()
 @click.argument("channel")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also draw the course of the last deployment: shares, requests, errors, times to the first byte (SVG).",
+)
 @json_option
 @config_option
 @click.pass_context
-def status(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) -> None:
+def status(context: click.Context, /, *, channel: str, picture: Path | None, as_json: bool, **_: Any) -> None:
     """Show what runs for CHANNEL, and how requests are shared.
 
     \b
-    Example:
+    Examples:
       vllm-ci deploy status production --json
+      vllm-ci deploy status production --picture canary.svg
     """
     from vllm_ci.cli import deploy_output
 
-    async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None]:
-        return await target.current(), where.journal.read()
+    async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None, Course | None]:
+        last = where.journal.read()
+        return await target.current(), last, where.journal.course(last) if last else None
 
-    current, last = with_target(context, channel, look)
+    current, last, course = with_target(context, channel, look)
+    if picture is not None:
+        deploy_output.write_picture(picture, last, course, channel)
     if as_json:
         print_json(
             {
                 "channel": channel,
                 **deploy_output.current_json(current),
                 "deployment": deploy_output.deployment_json(last),
+                "course": [asdict(each) for each in course.points] if course else [],
             }
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
+from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import Switch
 from vllm_ci.deploy.target import Current, Target
 from vllm_ci.deploy.verbs import Wanted
@@ -73,6 +75,11 @@ class Channel:
         async with open_target(self.place.settings.target, opening) as target:
             yield target
 
+    @property
+    def scale(self) -> Scale | None:
+        """How the load decides about the number of its servers, if it does."""
+        return self.place.settings.scale.domain() if self.place.settings.scale else None
+
     def rules(self, target: Target) -> Rules:
         """What decides about its steps."""
         loaded, settings = self.found.loaded, self.place.settings
@@ -115,7 +122,7 @@ class Channel:
         """What is wanted, with servers and strategy as the configuration describes them."""
         settings = self.place.settings
         wanted = await self._anew(ready.release, ready.config, prepare=prepare)
-        return replace(wanted, strategy=settings.plan(strategy), keep_s=settings.keep_s)
+        return replace(wanted, strategy=settings.plan(strategy), keep_s=settings.keep_s, scale=self.scale)
 
     async def again(self, release: Release) -> Wanted:
         """An earlier release whose servers are not there any more, at once."""
@@ -138,6 +145,7 @@ class Channel:
             revision=made,
             replicas=self.place.settings.replicas,
             strategy=Switch(),
+            scale=self.scale,
             known=self._known(),
         )
 
@@ -206,7 +214,7 @@ async def until_served(
 
 async def kept_ready(where: Channel, target: Target, done: Deployment, *, wait: bool) -> Deployment:
     """See that the old release is ended when its time is over: here, or in a process that outlives this one."""
-    if wait:
+    if wait or sys.platform != "linux":  # elsewhere no process is found again
         click.echo(f"{where.name} serves {done.release.commit[:12]}; {keeper.told(done)}", err=True)
         return await keeper.until_ended(target, where, done, where.rules(target))
     keeper.start(where)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
 from vllm_ci.deploy.journal import BusyError
 from vllm_ci.deploy.rollout import Rollout
-from vllm_ci.domain.errors import ErroredError
-from vllm_ci.engines.detached import MARK
+from vllm_ci.domain.errors import EngineError, ErroredError
+from vllm_ci.engines import detached
 
 if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
@@ -39,23 +39,16 @@ def start(where: Channel) -> None:
     """
     path = where.found.loaded.path.absolute()
     argv = [sys.executable, "-m", "vllm_ci", "deploy", "finish", where.name, "--config", str(path)]
+    log = where.place.folder / "keeper.log"
     try:
-        with (where.place.folder / "keeper.log").open("wb") as log:
-            process = subprocess.Popen(
-                argv,
-                env={**os.environ, MARK: mark(where)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-    except OSError as error:
+        log.unlink(missing_ok=True)
+        detached.start(argv, env=os.environ, cwd=Path.cwd(), log=log, mark=mark(where))
+    except (OSError, EngineError) as error:
         raise ErroredError(
             f"the process that ends the old release of {where.name} later cannot be started: {error}",
             why="the new release serves",
             remedy=f"end the old one with: vllm-ci deploy finish {where.name}",
         ) from error
-    process.returncode = 0  # nobody waits for it
 
 
 async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:

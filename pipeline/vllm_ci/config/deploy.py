@@ -12,6 +12,7 @@ from vllm_ci.config.section import Section
 from vllm_ci.deploy import condition
 from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.rolling import Rolling
+from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy
 
 StrategyName = Literal["blue-green", "rolling", "canary", "shadow"]
@@ -123,6 +124,29 @@ class AnalysisConfig(Section):
         )
 
 
+class ScaleConfig(Section):
+    """Number of servers by load, kept by `vllm-ci agent`; in a cluster see `kubernetes.autoscaling`."""
+
+    min: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Fewest servers."""
+    max: Annotated[int, Field(ge=1, le=1000)]
+    """Most servers."""
+    requests: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] = 16.0
+    """Requests, running and waiting, that one server should have."""
+    down_s: Annotated[float, Field(ge=0, le=24 * 3600, allow_inf_nan=False)] = 300.0
+    """For how long fewer servers must have been enough before one is ended, in seconds."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> ScaleConfig:
+        if self.min > self.max:
+            raise ValueError(f"`min` ({self.min}) is above `max` ({self.max})")
+        return self
+
+    def domain(self) -> Scale:
+        """Convert to the type of the deployment."""
+        return Scale(least=self.min, most=self.max, requests=self.requests, down_s=self.down_s)
+
+
 _Command = Annotated[list[str], Field(min_length=1)]
 
 
@@ -143,7 +167,9 @@ class DeploySettings(Section):
     target: Literal["local", "kubernetes", "memory"] = "local"
     """`local`: processes on this machine behind Envoy; `kubernetes`; `memory`: serves nobody, to try out plans."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Number of servers."""
+    """Number of servers; with `scale`, of the first deployment."""
+    scale: ScaleConfig | None = None
+    """Number of servers by load; by default it stays at `replicas`."""
     memory_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Memory that one server needs; 0: not known, and not counted."""
     drain_s: _Seconds = 120.0

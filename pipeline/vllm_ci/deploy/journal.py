@@ -1,8 +1,8 @@
 """The journal of a deployment: one file, written beside and renamed, so that a reader sees the old state or the new.
 
 Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command),
-``comparison.json`` (of answers), ``lock`` (held by the command that changes the deployment), ``logs`` (of servers that were
-ended) and ``target`` (files of the target).
+``course.json`` (what was measured), ``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed),
+``lock`` (held by the command that changes the deployment), ``logs`` (of servers that were ended) and ``target`` (its files).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from vllm_ci.deploy.comparison import Comparison
+from vllm_ci.deploy.course import Course
 from vllm_ci.deploy.deployment import Deployment
+from vllm_ci.deploy.scaling import Need
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.system import filelock
 from vllm_ci.system.filelock import LockedError
@@ -49,6 +51,8 @@ class Request:
 
 
 _REQUEST = TypeAdapter(Request)
+_COURSE = TypeAdapter(Course)
+_NEEDS = TypeAdapter(tuple[Need, ...])
 _COMPARISON = TypeAdapter(Comparison)
 
 
@@ -104,6 +108,37 @@ class Journal:
             ErroredError: It cannot be written; the old one stays.
         """
         _replace(self.folder / "comparison.json", _COMPARISON.dump_python(comparison, mode="json"))
+
+    def course(self, deployment: Deployment) -> Course:
+        """What was measured in a deployment; nothing where it cannot be read."""
+        try:
+            found = _COURSE.validate_json((self.folder / "course.json").read_bytes())
+        except (OSError, ValueError):
+            found = Course(deployment="")
+        return found if found.deployment == deployment.id else Course(deployment=deployment.id)
+
+    def write_course(self, course: Course) -> None:
+        """Replace it.
+
+        Raises:
+            ErroredError: It cannot be written; the old one stays.
+        """
+        _replace(self.folder / "course.json", _COURSE.dump_python(course, mode="json"))
+
+    def needs(self) -> tuple[Need, ...]:
+        """How many servers were needed, as it was last written; none where it cannot be read."""
+        try:
+            return _NEEDS.validate_json((self.folder / "needs.json").read_bytes())
+        except (OSError, ValueError):
+            return ()
+
+    def write_needs(self, needs: tuple[Need, ...]) -> None:
+        """Replace it.
+
+        Raises:
+            ErroredError: It cannot be written; the old one stays.
+        """
+        _replace(self.folder / "needs.json", _NEEDS.dump_python(needs, mode="json"))
 
     @property
     def logs(self) -> Path:
@@ -164,7 +199,7 @@ def to_json(deployment: Deployment) -> dict[str, Any]:
     return {"format": FORMAT, **_ADAPTER.dump_python(deployment, mode="json")}
 
 
-def _replace(path: Path, value: dict[str, Any]) -> None:
+def _replace(path: Path, value: object) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

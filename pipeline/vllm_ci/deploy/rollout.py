@@ -180,6 +180,8 @@ class Rollout:
             return Measurement(error=error.message)
         self.deployment = self.deployment.having_seen(seen, at)
         self._keep()
+        course, now = self._journal.course(self.deployment), self._rules.clock()
+        self._journal.write_course(course.having(seen, at=now, step=at.name, weights=at.route.weights))
         baseline = seen.samples.get(change.old) if at.route.weights.get(change.old) else self.deployment.baseline
         return Measurement(sample=seen.samples.get(change.new), baseline=baseline)
 

@@ -13,6 +13,7 @@ from vllm_ci.deploy.journal import BusyError, Journal, Request, Verb
 from vllm_ci.deploy.plan import Change, Plan
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
+from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import Strategy, plan
 from vllm_ci.deploy.target import Current, Revision, Route, Target
 from vllm_ci.domain.errors import UsageError
@@ -32,6 +33,7 @@ class Wanted:
         replicas: How many servers.
         strategy: How it takes the place of the old one.
         keep_s: How long the old one is kept ready.
+        scale: Bounds of the number of servers, where the load decides: then it stays what it is now.
         known: Releases of the channel, to name the one that serves now.
     """
 
@@ -41,6 +43,7 @@ class Wanted:
     replicas: int
     strategy: Strategy
     keep_s: float = 0.0
+    scale: Scale | None = None
     known: tuple[Release, ...] = ()
 
     def planned(self, current: Current, target: Target) -> Plan | None:
@@ -53,10 +56,11 @@ class Wanted:
         if not current.ready(old):  # nobody is served, so there is nothing to keep
             old, count = "", 0
         name = self.revision.name
-        settled = current.ready(name) == self.replicas == current.wanted.get(name)
+        replicas = self.scale.within(count or self.replicas) if self.scale else self.replicas
+        settled = current.ready(name) == replicas == current.wanted.get(name)
         if old == name and settled and current.route == Route(weights={name: 100}):
             return None
-        change = Change(old=old, old_replicas=count, new=name, replicas=self.replicas)
+        change = Change(old=old, old_replicas=count, new=name, replicas=replicas)
         return plan(self.strategy, change, target.capabilities, target=target.name, keep_s=self.keep_s)
 
 

@@ -82,7 +82,7 @@ GROWTH = "deriv((<level>)[1h:1m]) * 3600 / (avg_over_time((<level>)[1h:1m]) > 0)
 """Change of a level in an hour, as a share of it."""
 
 # Envoy's own requests, those that scrape it, and those of checks on the machine are not users'.
-_GATEWAY = 'envoy_http_downstream_rq_xx{<labels>,envoy_http_conn_manager_prefix!~"admin|metrics|checks"'
+_GATEWAY = 'envoy_http_downstream_rq_xx{<labels>,envoy_http_conn_manager_prefix!~"admin|metrics|checks|shadow"'
 _REQUESTS = f"(sum(increase({_GATEWAY}}}[<window>])) or sum(increase(http_requests_total{{<labels>}}[<window>])))"
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from vllm_ci.deploy import scaling
 from vllm_ci.deploy.comparison import Pair, Side
 from vllm_ci.deploy.plan import shares
 from vllm_ci.deploy.target import (
@@ -299,6 +300,7 @@ class MemoryTarget:
             errors=lost + round(answered * behaviour.errors),
             latencies_ms=dict.fromkeys(("0.5", "0.95", "0.99"), behaviour.latency_ms) if answered else {},
             ttft_ms=dict.fromkeys(("0.5", "0.95", "0.99"), behaviour.ttft_ms) if answered else {},
+            values={scaling.RUNNING: self._rate * behaviour.latency_ms / 1000 if users else 0.0, scaling.WAITING: 0.0},
         )
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:

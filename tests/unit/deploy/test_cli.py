@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import anyio
 import pytest
@@ -571,3 +572,54 @@ def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> 
     assert f"WorkingDirectory={folder}" in text
     assert "KillMode=process" in text
     assert "@" not in text
+
+
+def test_the_course_of_a_canary_is_measured_and_drawn(folder: Path, tmp_path: Path) -> None:
+    call("deploy", "staging")
+    picture = tmp_path / "canary.svg"
+    with pytest.raises(UsageError, match="nothing was measured in the last deployment of staging"):
+        invoke("deploy", "status", "staging", "--picture", str(picture))
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(ttft_ms=70))
+    call("deploy", "staging", "--strategy", "canary")
+    course = call("deploy", "status", "staging", "--picture", str(picture))["course"]
+    names = [name for each in course for name in each["weights"] if name.startswith(second[:12])]
+    assert {each["step"] for each in course} == {"5 %", "25 %", "50 %", "100 %"}
+    assert {each["ttft_ms"][names[0]] for each in course} == {70}
+    drawn = ET.fromstring(picture.read_text())
+    texts = {each.text for each in drawn.iter() if each.text}
+    assert {"Share of the requests, %", "Failed requests, %", f"new ({second[:12]})", "staging: canary, live"} <= texts
+    with pytest.raises(UsageError, match="cannot be written"):
+        invoke("deploy", "status", "staging", "--picture", str(tmp_path / "none" / "x.svg"))
+
+
+def test_an_agent_runs_as_many_servers_as_the_load_needs(folder: Path, tmp_path: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    path.write_text(
+        path.read_text().replace("  replicas: 2", "  replicas: 2\n  scale: {min: 1, max: 4, requests: 2, down_s: 0}")
+    )
+    first = vcs.discover(folder).sha
+    agent()
+    assert "with 3 servers instead of 2: 5 requests run or wait, 2 are fine for one server" in agent()
+    assert len(target(tmp_path).state.replicas) == 3
+    assert f"{first[:12]} serves, with 3 servers" in agent()
+    assert call("deploy", "staging")["changed"] is False, "a deployment keeps the number that the load needs"
+    fault(tmp_path, first, Behaviour(latency_ms=100))
+    assert "with 2 servers instead of 3" in agent()
+    second = released(folder, "second")
+    agent()
+    assert serves() == {second: 100}
+    assert len(target(tmp_path).state.replicas) == 2
+    fault(tmp_path, second, Behaviour(latency_ms=5000))
+    agent()
+    agent()
+    assert len(target(tmp_path).state.replicas) == 4, "not more than max"
+
+
+def test_bounds_of_the_number_of_servers_that_cannot_be_meant_are_refused(folder: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    text = path.read_text()
+    for wrong, said in (("{min: 3, max: 2}", "is above"), ("{min: 0, max: 2}", "min"), ("{min: 1}", "max")):
+        path.write_text(text.replace("  replicas: 2", f"  replicas: 2\n  scale: {wrong}"))
+        with pytest.raises(ConfigError, match=said):
+            invoke("deploy", "staging")
