@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "vllm_ci.cli.doctor:doctor",
     "show": "vllm_ci.cli.show:show",
     "report": "vllm_ci.cli.report:report",
+    "dashboard": "vllm_ci.cli.dashboard:dashboard",
     "lock": "vllm_ci.cli.lock:lock",
     "image": "vllm_ci.cli.image:image",
     "cache": "vllm_ci.cli.cache:cache",
