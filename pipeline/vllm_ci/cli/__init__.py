@@ -74,7 +74,7 @@ def main() -> None:
     """Entry point: every error of ours ends with its message on standard error and its class's exit code."""
     signals.catch()
     try:
-        code = root.main(standalone_mode=False)
+        code = root.main(prog_name="vllm-ci", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         code = _complain(Interrupted(str(error.__cause__ or error) or "interrupted"))
     except click.ClickException as error:
