@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def write(project: Path) -> None:
     git(project, "commit", "--quiet", "--message", "pipelines")
 
 
-def report_by_act(project: Path, tmp_path: Path) -> dict[str, object]:
+def report_by_act(project: Path, tmp_path: Path) -> dict[str, Any]:
     kept = tmp_path / "kept"
     kept.mkdir()
     files = [ROOT / "action.yml", ROOT / ".github" / "workflows" / "reusable-test.yml"]
@@ -66,19 +67,19 @@ def report_by_act(project: Path, tmp_path: Path) -> dict[str, object]:
     for name, value in {"PROJECT": project, "KEPT": kept, "TOOL": ours, "HOME": home()}.items():
         command += ["--env", f"STANDIN_{name}={value}"]
     said = run(command, project, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    found: dict[str, object] = json.loads((kept / "vllm-ci-report" / "report.json").read_text())
+    found: dict[str, Any] = json.loads((kept / "vllm-ci-report" / "report.json").read_text())
     assert "Job succeeded" in said
     return found
 
 
-def report_by_gitlab(project: Path) -> dict[str, object]:
+def report_by_gitlab(project: Path) -> dict[str, Any]:
     # What was built before is there, as the runner's cache puts it there.
     (project / ".vllm-ci").mkdir(exist_ok=True)
     (project / ".vllm-ci" / "home").symlink_to(home())
     command = [program("gitlab-ci-local"), "--force-shell-executor", "--variable", f"CI_PROJECT_DIR={project}"]
     run(command, project)
     (file,) = (project / ".gitlab-ci-local" / "artifacts").glob("vllm-ci/.vllm-ci/report/*-*/report.json")
-    found: dict[str, object] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads(file.read_text())
     return found
 
 
