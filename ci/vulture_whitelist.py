@@ -116,6 +116,7 @@ _.ignore_aliases
 
 # Attributes of a pygal chart; read by the template of the report.
 _.x_labels
+_.y_labels
 _.svg
 _.on_broken_pipe  # rich calls it
 _.event_hooks  # httpx reads it

@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": "vllm_ci.cli.doctor:doctor",
     "show": "vllm_ci.cli.show:show",
     "report": "vllm_ci.cli.report:report",
+    "dashboard": "vllm_ci.cli.dashboard:dashboard",
     "lock": "vllm_ci.cli.lock:lock",
     "image": "vllm_ci.cli.image:image",
     "cache": "vllm_ci.cli.cache:cache",
@@ -89,7 +90,7 @@ def main() -> None:
     """Entry point: every error of ours ends with its message on standard error and its class's exit code."""
     signals.catch()
     try:
-        code = root.main(standalone_mode=False)
+        code = root.main(prog_name="vllm-ci", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         code = _complain(Interrupted(str(error.__cause__ or error) or "interrupted"))
     except click.ClickException as error:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from vllm_ci.ci.log_commands import harmless
-from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError, VllmCiError
 from vllm_ci.report.markdown import code
@@ -145,6 +145,49 @@ def _comment(file: Path, base: Path | None) -> str:
             parts.append(comparison_views.markdown(compared, "the base", "this commit"))
     url = current.run_url()
     return "\n".join([*parts, *([f"[Log and report of this run](<{quote(url, safe=_IN_URL)}>)\n"] if url else [])])
+
+
+@report.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; by default any free one.")
+@config_option
+@click.pass_context
+def serve(context: click.Context, /, *, folder: Path | None, port: int, **_: Any) -> None:
+    """Serve the reports in FOLDER (by default the report directory) on this machine, with an index of them, until Ctrl-C.
+
+    Only this machine is answered (127.0.0.1). The index is made anew when there is a new report.
+
+    \b
+    Examples:
+      vllm-ci report serve
+      vllm-ci report serve collected --port 8080
+    """
+    from vllm_ci.cli.dashboard import collect
+    from vllm_ci.report import dashboard_page
+    from vllm_ci.report.serving import Reports
+
+    place = folder
+    if place is None:
+        project = loaded(context)
+        place = project.folder / project.config.report.directory
+
+    made: dict[tuple[str, ...], str] = {}
+
+    def index() -> str:
+        names = tuple(sorted(path.parent.name for path in place.glob("*/report.json")))
+        if names not in made:
+            board = collect(context, place, ledger=False)
+            made.clear()
+            made[names] = dashboard_page.render(board, {run.name: f"{quote(run.name)}/report.html" for run in board.runs})
+        return made[names]
+
+    try:
+        server = Reports(place, port, index)
+    except OSError as error:
+        raise UsageError(f"port {port} cannot be used: {error}", remedy="name another one with --port") from error
+    with server:
+        click.echo(server.url)
+        server.serve_forever()
 
 
 def _runs(path: Path) -> list[Report]:

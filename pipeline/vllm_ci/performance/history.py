@@ -120,8 +120,8 @@ def group_of(document: Mapping[str, Any]) -> dict[str, str]:
     return {"hardware": str(document.get("hardware", "unknown")), "model": str(document.get("model", "")), **load}
 
 
-def series(documents: Sequence[Mapping[str, Any]]) -> list[Series]:
-    """All series of the documents, in the order of their groups, with their changes.
+def series(documents: Sequence[Mapping[str, Any]], *, searched: bool = True) -> list[Series]:
+    """All series of the documents, in the order of their groups, with their changes if these are to be ``searched``.
 
     Raises:
         UsageError: A series is long enough for change points, and Apache Otava is not installed.
@@ -137,7 +137,7 @@ def series(documents: Sequence[Mapping[str, Any]]) -> list[Series]:
             metric=metric,
             times=tuple(at for at, _ in points),
             values=tuple(value for _, value in points),
-            changes=tuple(changes(points)) if len(points) >= LEAST else (),
+            changes=tuple(changes(points)) if searched and len(points) >= LEAST else (),
         )
         for (group, metric), points in found.items()
     ]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,10 @@ def from_report(report: Report, logs: Mapping[str, str] | None = None) -> str:
         logs: Logs by name, beyond those of the stages; lines of them that report an error are shown.
     """
     causes = causes_of_report(report)
-    style, script = ((_HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
+        styles=("report.css",),
+        script="report.js",
         **_sections(report, causes, logs or {}),
         report=report,
         causes=causes,
@@ -69,24 +71,42 @@ def from_report(report: Report, logs: Mapping[str, str] | None = None) -> str:
         statuses=list(CaseStatus),
         shown_cases=_SHOWN_CASES,
         longest_details=_LONGEST_DETAILS,
-        version=__version__,
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        style_hash=_hash(style),
-        script_hash=_hash(script),
         causes_of=CausesOfCases(causes).of,
         properties=other_properties,
         exchange=exchange_of,
-        short=refs.short,
-        said=sentence,
         **{each.__name__: each for each in (anchor, cases, comparison, excerpt, facts, grouped, linked)},
-        **{each.__name__: each for each in (place, seconds, section, ticked, to)},
+        **{each.__name__: each for each in (place, section, ticked)},
         bytes=bytes_,
-        commit_page=links.commit,
         pull_request_page=links.pull_request,
         advisory=links.advisory,
         repeating=reproduce.command,
         needs_server=reproduce.needs_server,
+    )
+
+
+def page(template: str, *, styles: Iterable[str], script: str, **values: Any) -> str:
+    """A page that loads nothing, with a content security policy for its own style and script.
+
+    Args:
+        template: Its template.
+        styles: Files of its style.
+        script: File of its script.
+        values: What the template uses.
+    """
+    style = "".join((_HERE / name).read_text(encoding="utf-8") for name in styles)
+    code = (_HERE / script).read_text(encoding="utf-8")
+    return _ENVIRONMENT.get_template(template).render(
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(code),  # noqa: S704 - our own file
+        style_hash=_hash(style),
+        script_hash=_hash(code),
+        version=__version__,
+        short=refs.short,
+        said=sentence,
+        seconds=seconds,
+        to=to,
+        commit_page=links.commit,
+        **values,
     )
 
 

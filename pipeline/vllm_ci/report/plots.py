@@ -105,28 +105,29 @@ def _histogram(values: Sequence[float]) -> Markup:
     bins = [0] * count
     for value in values:
         bins[min(max(int((math.log(value) - low) / step), 0), count - 1)] += 1
-    chart = pygal.Bar(**_options(), x_labels_major_every=max(count // 4, 1), show_minor_x_labels=False)
+    chart = pygal.Bar(**options(), x_labels_major_every=max(count // 4, 1), show_minor_x_labels=False)
     chart.x_labels = [_ms(math.exp(low + (number + 0.5) * step)) for number in range(count)]
     chart.add("streams", bins)
-    return _svg(chart)
+    return svg(chart)
 
 
 def _arrivals(numbers: Sequence[float]) -> Markup:
     import pygal
 
     every = max(len(numbers) // _MOST_POINTS, 1)
-    chart = pygal.XY(**_options(), dots_size=1.2, stroke=len(numbers) > _MOST_POINTS, x_value_formatter=_ms)
+    chart = pygal.XY(**options(), dots_size=1.2, stroke=len(numbers) > _MOST_POINTS, x_value_formatter=_ms)
     points = [(at, number) for number, at in enumerate(numbers, 1)]
     chart.add("chunks", [*points[:-1:every], points[-1]])  # the first and the last one always: they are in the caption
-    return _svg(chart)
+    return svg(chart)
 
 
-def _options() -> dict[str, Any]:
+def options() -> dict[str, Any]:
+    """Settings that all plots of pages have: no script, no style, no address."""
     without = {"js": (), "css": (), "show_legend": False, "no_prefix": True}
     return {**without, "width": 360, "height": 190, "margin": 6, "max_scale": 6, "spacing": 4, "truncate_label": -1}
 
 
-def _svg(chart: Any) -> Markup:
+def svg(chart: Any) -> Markup:
     """The drawing of a chart only: its shapes, their places and classes, and the labels of the axes."""
     root = chart.render_tree()
     _strip(root)

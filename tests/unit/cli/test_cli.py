@@ -176,3 +176,18 @@ def test_a_message_is_not_obeyed_by_the_terminal() -> None:
 def test_commands_are_where_the_table_says() -> None:
     for name in cli.COMMANDS:
         assert root.get_command(None, name) is not None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_documented_lines_complete_commands_in_a_shell(shell: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert f"_VLLM_CI_COMPLETE={shell}_source vllm-ci" in page
+    command = [sys.executable, "-m", "vllm_ci"]
+    source = {**os.environ, "_VLLM_CI_COMPLETE": f"{shell}_source"}
+    made = subprocess.run(command, env=source, check=True, capture_output=True, text=True, timeout=60)
+    assert f"_VLLM_CI_COMPLETE={shell}_complete" in made.stdout
+    at = "co" if shell == "fish" else "2"
+    asked = {"_VLLM_CI_COMPLETE": f"{shell}_complete", "COMP_WORDS": "vllm-ci report co", "COMP_CWORD": at}
+    done = subprocess.run(command, env={**os.environ, **asked}, check=True, capture_output=True, text=True, timeout=60)
+    assert "comment" in done.stdout
+    assert "compare" in done.stdout

@@ -32,6 +32,12 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
+def triggers(content: dict[Any, Any]) -> dict[str, Any]:
+    """The events of a workflow: YAML 1.1 reads their key, `on`, as true."""
+    found: dict[str, Any] = content[True]
+    return found
+
+
 def component(file: Path, **inputs: str) -> dict[str, Any]:
     """The jobs of a GitLab component with its defaults, as the include puts them into a pipeline."""
     header, jobs = file.read_text(encoding="utf-8").split("\n---\n")
@@ -138,13 +144,13 @@ def test_workflows_may_do_no_more_than_they_need(file: Path) -> None:
     for step in steps(file):
         if "actions/checkout" in step.get("uses", ""):
             assert step["with"]["persist-credentials"] is False
-    assert "pull_request_target" not in content[True]  # YAML 1.1 reads `on` as true
+    assert "pull_request_target" not in triggers(content)
 
 
 @pytest.mark.parametrize("file", RELEASES, ids=lambda file: file.name)
 def test_a_pull_request_cannot_release_and_what_is_tested_runs_without_secrets(file: Path) -> None:
     content = read(file)
-    assert set(content[True]) == {"workflow_call", "workflow_dispatch"}
+    assert set(triggers(content)) == {"workflow_call", "workflow_dispatch"}
     first, *others = content["jobs"].values()
     events = re.fullmatch(r"contains\(fromJSON\('(.*)'\), github\.event_name\)", first["if"])
     assert events
@@ -168,6 +174,13 @@ def test_the_component_for_releases_has_no_job_for_merge_requests_and_protected_
     assert first["when"] == "never"
     assert (second["if"], second["when"]) == ('$CI_COMMIT_REF_PROTECTED == "true"', "manual")
     assert job["environment"]["name"] == "staging"
+
+
+def test_every_file_that_names_a_version_of_vllm_ci_names_this_one() -> None:
+    for file in (*COMPONENTS, STEP, ROOT / "docs" / "ci.md", ROOT / "CITATION.cff"):
+        text = file.read_text(encoding="utf-8")
+        found = re.findall(r"(?:vllm-ci@|vllm-ci(?:\[\w+\])?==|^version: )(\d[\w.]*)", text, re.MULTILINE)
+        assert set(found) == {__version__}, file
 
 
 def test_the_token_for_comments_is_in_the_environment_of_one_step_only() -> None:
