@@ -217,7 +217,7 @@ def _require_rows(tally: _Tally, wanted: _Wanted) -> None:
         raise FailedError(
             "no row can be used",
             why=f"{len(tally.dropped)} dropped, for example {first}",
-            remedy="repair the files (see above)",
+            remedy="repair the rows; the reasons are above",
         )
 
 

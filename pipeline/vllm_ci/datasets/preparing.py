@@ -133,6 +133,7 @@ def _prepared(
     store: Store, collected: Collected, chat: ChatFormat, options: _Options, key: Mapping[str, Any], emit: Emit
 ) -> Version:
     with store.writing() as folder:
+        before = stores.load(collected.folder)  # a request for deletion may have come in the meantime
         tally = _Tally()
         placed = _place(store, collected, options, tally)
         _drop_near(placed, options, tally)
@@ -145,7 +146,7 @@ def _prepared(
         _require_rows(collected, tally)
         _write_dropped(folder / "dropped.jsonl", collected, tally)
         facts = _facts(collected, chat, options, tally)
-        card.write(folder, facts, stores.load(collected.folder).facts)
+        card.write(folder, facts, before.facts)
         # Before the version is there: should this end here, rows are held out that need not be.
         tested = (each.key for each in placed.values() if each.split == "test")
         splitting.hold_out(store, tested, options.fractions, options.by)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from standin.rows import Write, chat, lines_of, ticket
-from vllm_ci.datasets import loading, messages, near, splitting, template
+from vllm_ci.datasets import loading, messages, near, removing, splitting, template
 from vllm_ci.datasets.collecting import collect
 from vllm_ci.datasets.lines import Unusable
 from vllm_ci.datasets.preparing import prepare
@@ -158,6 +158,14 @@ def test_altered_data_is_refused_at_each_step(write: Write, store: Path, model: 
             prepare(rows, model=model, into=store)
     with pytest.raises(TamperedError, match=r"train\.jsonl"):
         loading.prepared(made.folder)
+
+
+def test_data_that_was_removed_before_it_is_prepared_is_refused(write: Write, store: Path, model: Path) -> None:
+    rows = collected(write, store, [{**ticket(number), "user": "ann"} for number in range(5)])
+    removing.remove(["ann"], store=store)
+    with pytest.raises(UsageError, match="is not a data set"):
+        prepare(rows, model=model, into=store)
+    assert not (store / "prepared").exists()
 
 
 def test_nothing_left_for_training_says_why(write: Write, store: Path, model: Path) -> None:
