@@ -38,6 +38,7 @@ COMMANDS = {
     "prune": "vllm_ci.cli.release:prune",
     "model": "vllm_ci.cli.model:model",
     "retrain": "vllm_ci.cli.retrain:retrain",
+    "data": "vllm_ci.cli.data:data",
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
