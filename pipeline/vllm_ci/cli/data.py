@@ -60,7 +60,7 @@ def collect_command(
 ) -> None:
     """Read rows from JSONL FILES, drop what must not be used, mask secrets and personal data, and keep each row once.
 
-    Rows of FILES are split by their content. Rows of the gateway's request log are only taken with consent. Every dropped row is
+    Rows of FILES are split by their content. Rows of the gateway's request log are only taken with consent. Each dropped row is
     in dropped.jsonl of the version, with its file, line and reason. The same input again changes nothing.
 
     \b

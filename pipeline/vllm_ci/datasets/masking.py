@@ -19,28 +19,32 @@ from vllm_ci.datasets.messages import Conversation
 from vllm_ci.domain.errors import UsageError
 
 Span = tuple[int, int, str]
-_EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})*\.[^\W\d_]{2,24}(?![\w-])")
+_EMAIL = re.compile(r"[\w.!#$%&'*+=?^`{|}~-]{1,64}(?:@|[(\[]at[)\]])[\w-]{1,63}(?:\.[\w-]{1,63})*\.[^\W\d_]{2,24}(?![\w-])")
 # phonenumbers decides, and is slow: it is asked where there are seven digits.
 _PHONE = re.compile(r"\d(?:[\s().\-/\u2010-\u2015]{0,3}\d){6}")
 _CARD = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+_IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}\b")
 _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
-_IP = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w:]|\.\d)")
+_IP = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?!\w|\.\d|:[0-9A-Fa-f]*:)")
 _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\Z)", re.DOTALL
 )
 # `password: x`, `API_KEY=x`: the value after the name of a secret, quoted or not; `password is x1` if it has a digit.
 _NAMED = re.compile(
-    r"(?i)(?<![a-z])(?:password|passwd|passphrase|pwd|secret|token|bearer|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key)"
-    r"[\"'`]?(?:\s{0,3}(?:=>|[:=])\s{0,3}|(?:\s{1,3}is:?)?\s{1,3}(?=[\"'`]?[^\s\d]{0,64}\d))[\"'`]?(?P<value>[^\s\"'`,;]{6,256})"
+    r"(?i)(?<![a-z])(?:password|passwd|passphrase|passwort|kennwort|mot de passe|contraseña|pwd|secret|token|bearer"
+    r"|(?:api|access|auth|private)[_-]?key)[\"'`]?"
+    r"(?:\s{0,3}(?:=>|[:=])\s{0,3}|(?:\s{1,3}(?:is|ist|est|es):?)?\s{1,3}(?=[\"'`]?[^\s\d]{0,64}\d))"
+    r"[\"'`]?(?P<value>[^\s\"'`,;]{6,256})"
 )
+# The password of an address, with or without a user.
+_IN_ADDRESS = re.compile(r"://[^\s/@:]{0,64}:(?P<value>[^\s/@]{3,256})@")
 # Tokens of services that detect-secrets 1.5 does not know.
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AIza[\w-]{35}|glpat-[\w-]{20,}|github_pat_\w{22,}|xox[a-z]-[\w-]{10,}"
     r"|npm_[A-Za-z0-9]{36}|dop_v1_[a-f0-9]{64}|ya29\.[\w-]{20,})"
 )
 # The patterns take time that grows with the square of what they can match.
-_LONGEST_WORD = 4096
+_LONGEST_WORD = 2048
 _UNBROKEN = re.compile(rf"[!-~]{{{_LONGEST_WORD + 1}}}")
 _WORD = re.compile(r"[A-Za-z0-9+/_=-]{32,}")
 
@@ -154,8 +158,8 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 def _secrets(text: str) -> Iterator[Span]:
     for match in _KEY_BLOCK.finditer(text):
         yield *match.span(), "SECRET"
-    for match in _NAMED.finditer(text):
-        yield *match.span("value"), "SECRET"
+    for pattern in (_NAMED, _IN_ADDRESS):
+        yield from ((*match.span("value"), "SECRET") for match in pattern.finditer(text))
     for pattern in (_TOKENS, *_patterns()):
         for match in pattern.finditer(text):
             # A group is the secret itself: the password of an address, the value of a name. A prefix is no secret.
@@ -209,4 +213,5 @@ def _phones(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
 
     for region in regions or (None,):
         for match in phonenumbers.PhoneNumberMatcher(text, region):
-            yield match.start, match.end, "PHONE"
+            before = len(match.raw_string) - len(match.raw_string.lstrip("["))
+            yield match.start + before, match.end, "PHONE"

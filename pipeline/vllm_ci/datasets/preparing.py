@@ -147,7 +147,8 @@ def _prepared(
         facts = _facts(collected, chat, options, tally)
         card.write(folder, facts, stores.load(collected.folder).facts)
         # Before the version is there: should this end here, rows are held out that need not be.
-        splitting.hold_out(store, (each.key for each in placed.values() if each.split == "test"))
+        tested = (each.key for each in placed.values() if each.split == "test")
+        splitting.hold_out(store, tested, options.fractions, options.by)
         made = store.finish("prepared", folder, facts)
     store.remember(key, {"version": made.folder.name})
     return made

@@ -55,6 +55,8 @@ class Fractions:
     test: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in SPLITS:
+            object.__setattr__(self, name, float(getattr(self, name)))  # 0 and 0.0 give the same version
         shares = (self.train, self.validation, self.test)
         if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
             raise ValueError(f"fractions are from 0 to 1 and sum up to 1, not {shares}")

@@ -57,11 +57,8 @@ def agree(store: Store, fractions: Fractions, by: By) -> None:
     Raises:
         UsageError: It has another one.
     """
-    path, wanted = store.folder / "splits.json", {**vars(fractions), "by": by}
-    if not path.is_file():
-        stores.write(path, json.dumps(wanted, sort_keys=True).encode() + b"\n")
-        return
-    if (found := json.loads(path.read_bytes())) != wanted:
+    path, wanted = _rule(store), {**vars(fractions), "by": by}
+    if path.is_file() and (found := json.loads(path.read_bytes())) != wanted:
         raise UsageError(
             f"{store.folder} splits rows in another way: {_shown(found)}, not {_shown(wanted)}",
             why="rows would move between training and test, and earlier models have seen them",
@@ -75,8 +72,10 @@ def held_out(store: Store) -> frozenset[str]:
     return frozenset(path.read_text(encoding="ascii").split()) if path.is_file() else frozenset()
 
 
-def hold_out(store: Store, keys: Iterable[str]) -> None:
-    """Add keys of a test set."""
+def hold_out(store: Store, keys: Iterable[str], fractions: Fractions, by: By) -> None:
+    """Add keys of a test set; the folder keeps the rule that made it."""
+    if not _rule(store).is_file():
+        stores.write(_rule(store), json.dumps({**vars(fractions), "by": by}, sort_keys=True).encode() + b"\n")
     before = held_out(store)
     if after := set(keys) - before:
         stores.write(_place(store), ("\n".join(sorted(before | after)) + "\n").encode())
@@ -84,6 +83,10 @@ def hold_out(store: Store, keys: Iterable[str]) -> None:
 
 def _place(store: Store) -> Path:
     return store.folder / "held-out.txt"
+
+
+def _rule(store: Store) -> Path:
+    return store.folder / "splits.json"
 
 
 def _shown(rule: dict[str, object]) -> str:

@@ -1,7 +1,7 @@
 """A model's own chat template and tokenizer, from its folder; without torch and transformers.
 
-The template runs in jinja2's sandbox with what transformers gives it (`transformers.utils.chat_template_utils`): special tokens,
-``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters, and `generation` blocks. The date is that of the row, so that
+The template runs in jinja2's sandbox with what transformers gives it (`transformers.utils.chat_template_utils`): its special
+tokens, ``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters, `generation` blocks. The date is that of the row:
 the same row is the same text tomorrow.
 """
 
