@@ -45,6 +45,11 @@ class Found:
         """Whether the case was not run because the server was gone."""
         return self.status == "errored" and self.message.startswith("not run")
 
+    @property
+    def busy(self) -> bool:
+        """Whether nothing is known because this machine had no processor time; how much must be known, ``judged`` says."""
+        return self.status == "inconclusive" and "tasks waited for a processor" in self.message
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:

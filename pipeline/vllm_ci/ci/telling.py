@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from vllm_ci.ci import current, log_commands
+from vllm_ci.ci import current, log_commands, outputs
 from vllm_ci.ci.current import Provider
 from vllm_ci.ci.log_commands import Annotation
 from vllm_ci.domain.causes import Cause, causes_of_report
@@ -31,12 +30,10 @@ def tell(report: Report, folder: Path, checkout: Path, env: Mapping[str, str] = 
         env: Environment variables of this process.
     """
     provider = current.provider(env)
-    found = summary.outputs(report, str(folder))
     if provider is Provider.GITHUB:
-        _append(env.get("GITHUB_OUTPUT", ""), "".join(_github_output(name, value) for name, value in found.items()))
         _append(env.get("GITHUB_STEP_SUMMARY", ""), summary.markdown(report))
     lines = [log_commands.annotation(provider, each) for each in failures(report, checkout)]
-    lines += [log_commands.output(provider, name, value) for name, value in found.items()]
+    lines += outputs.write(summary.outputs(report, str(folder)), env)
     if provider is Provider.AZURE:
         lines.append(f"##vso[task.uploadsummary]{folder}/summary.md")
     return [line for line in lines if line]
@@ -73,12 +70,6 @@ def _places(name: str, details: str, checkout: Path) -> Iterator[tuple[str, int]
     if (checkout / plain).is_file():
         lines = re.findall(rf"(?:^|[\s/]){re.escape(path)}:(\d{{1,6}})\b", details)
         yield path, int(lines[-1]) if lines else 1
-
-
-def _github_output(name: str, value: str) -> str:
-    """https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands#multiline-strings."""
-    end = f"end-{secrets.token_hex(8)}"
-    return f"{name}<<{end}\n{value}\n{end}\n"
 
 
 def _append(path: str, text: str) -> None:

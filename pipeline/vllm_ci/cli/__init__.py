@@ -98,6 +98,7 @@ def main() -> None:
 
 def _complain(error: VllmCiError) -> int:
     from vllm_ci.ci.log_commands import harmless
+    from vllm_ci.domain.plain import visible
 
-    click.echo(harmless(f"vllm-ci: {error}"), err=True)
+    click.echo(harmless(visible(f"vllm-ci: {error}")), err=True)
     return error.exit_code

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_ci.cli import watching
+from vllm_ci.cli import ci_log, watching
 from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
@@ -76,6 +76,7 @@ def build(
     found = known.summary(asked, image, repository=push or "", pushed_bytes=pushed)
     if facts:
         known.write(facts, image, found)
+    ci_log.tell_outputs({"commit": asked.commit.sha, "digest": image.ref.digest, "image": image.ref.reference})
     if as_json:
         print_json(found)
         return

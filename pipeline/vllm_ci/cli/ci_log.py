@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -29,7 +31,7 @@ class _Harmless:
 
 def stream() -> IO[str] | None:
     """Where to show progress and results in a CI job; ``None`` for standard error as it is."""
-    return None if current.provider() is Provider.NONE or sys.stderr.isatty() else cast("IO[str]", _Harmless())
+    return None if current.provider() is Provider.NONE else cast("IO[str]", _Harmless())
 
 
 @dataclass(kw_only=True)
@@ -54,15 +56,27 @@ class Fold:
 
 def tell(report: Report, folder: Path) -> None:
     """Tell the provider the result; a file of the provider that cannot be written is a note, not an error."""
-    if current.provider() is Provider.NONE:
+    from vllm_ci.ci import outputs, telling
+
+    if current.provider() is Provider.NONE and not os.environ.get(outputs.FILE):
         return
-    from vllm_ci.ci import telling
 
     try:
         for line in telling.tell(report, folder, _checkout()):
             _echo(line)
     except OSError as error:
         _echo(f"vllm-ci: the summary or the outputs of this job cannot be written: {error}")
+
+
+def tell_outputs(values: Mapping[str, str]) -> None:
+    """Tell the provider the outputs of a command without a report; files that cannot be written are a note, not an error."""
+    from vllm_ci.ci import outputs
+
+    try:
+        for line in outputs.write(values):
+            _echo(line)
+    except OSError as error:
+        _echo(f"vllm-ci: the outputs of this job cannot be written: {error}")
 
 
 def _checkout() -> Path:

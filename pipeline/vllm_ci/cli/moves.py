@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_ci.cli import options
+from vllm_ci.cli import ci_log, options
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import FailedError, UsageError
@@ -52,6 +52,8 @@ def opened(context: click.Context) -> Releases:
 
 def show_move(moved: Moved, *, as_json: bool, **more: object) -> None:
     """Print a change of a channel, with further fields in JSON; if it was refused, end the command with exit code 1."""
+    if moved.decision.allowed and not moved.dry_run:
+        ci_log.tell_outputs(_outputs(moved))
     if as_json:
         print_json({**moved.to_json(), **more})
         if not moved.decision.allowed:
@@ -70,6 +72,12 @@ def show_move(moved: Moved, *, as_json: bool, **more: object) -> None:
     else:
         points = "would point to" if moved.dry_run else "now points to"
         click.echo(f"{moved.channel} {points} {release.commit[:12]} {release.digest[:19]}{previous}")
+
+
+def _outputs(moved: Moved) -> dict[str, str]:
+    release = moved.release
+    image = f"{release.repository}@{release.digest}" if release.repository else release.digest
+    return {"commit": release.commit, "digest": release.digest, "image": image, "channel": moved.channel}
 
 
 def show_release(context: click.Context, key: str, *, as_json: bool) -> bool:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
-from vllm_ci.cli.options import config_option
+from vllm_ci.ci.log_commands import harmless
+from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
-from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.errors import UsageError, VllmCiError
+from vllm_ci.report.markdown import code
 
 if TYPE_CHECKING:
     from vllm_ci.domain.report import Report
+
+_IN_URL = ":/?#@&=%+-._~"
 
 
 @click.group()
@@ -51,11 +56,10 @@ def open_(what: str, **_: Any) -> None:
     "--format",
     "as_format",
     type=click.Choice(["text", "markdown", "json"]),
-    default="text",
-    help="How to print the comparison.",
+    help="How to print the comparison. Default: text.",
 )
 @json_option
-def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
+def compare(*, older: Path, newer: Path, as_format: str | None, as_json: bool) -> int:
     """Compare the report OLDER with the report NEWER: new, fixed, still failing and flaky cases, latencies, size of the image.
 
     Both are the folder of a run, its report.json, or a folder with several runs of one image: these show which cases are
@@ -69,6 +73,8 @@ def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
     Exit code: 0 nothing became worse; 1 new failures, or surely slower; 2 a report cannot be read; 4 inconclusive (cases that
     are flaky, gone, or no longer run; a stage is missing; nothing in common).
     """
+    if as_json and as_format not in (None, "json"):
+        raise UsageError(f"--json and --format {as_format} cannot be used together", remedy="use one of them")
     from vllm_ci.report import comparison_views as views
     from vllm_ci.report.comparison import compare as run
 
@@ -79,6 +85,66 @@ def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
         shown = views.markdown if as_format == "markdown" else views.text
         click.echo(shown(found, str(older), str(newer)))
     return found.verdict.exit_code
+
+
+@report.command()
+@click.argument("what", default="latest")
+@option(
+    "--base-report",
+    type=click.Path(path_type=Path),
+    help="Report of the base branch, as for `report compare`, to say what is new; left out if it does not exist.",
+)
+@click.option("--name", default="vllm-ci", show_default=True, help="Runs with different names have comments of their own.")
+@click.option("--dry-run", is_flag=True, help="Only print the text of the comment.")
+@config_option
+def comment(*, what: str, base_report: Path | None, name: str, dry_run: bool, **_: Any) -> None:
+    """Comment on the pull or merge request of this CI run: one comment, which later runs replace.
+
+    WHAT is the folder of a run, by default the newest. Needs GitHub Actions or GitLab CI and a token in VLLM_CI_COMMENT_TOKEN
+    (otherwise GITHUB_TOKEN or GITLAB_TOKEN). There is never a comment on a pull request from a fork.
+
+    \b
+    Examples:
+      vllm-ci report comment
+      vllm-ci report comment --base-report main-report --dry-run
+
+    A comment that cannot be written is a warning: the exit code is 0, unless there is no report (2).
+    """
+    from vllm_ci.ci import comments
+    from vllm_ci.cli.show import report_file
+
+    found = report_file(what)
+    if found is None:
+        raise UsageError(f"there is no report in {what}", remedy="name the folder of a run")
+    text = _comment(found, base_report)
+    if dry_run:
+        click.echo(text)
+        return
+    try:
+        address = comments.write(comments.thread(), text, name)
+    except comments.NotPossible as error:
+        click.echo(harmless(f"vllm-ci: no comment was written: {error}"), err=True)
+    else:
+        click.echo(harmless(f"commented{f': {address}' if address else ''}"))
+
+
+def _comment(file: Path, base: Path | None) -> str:
+    """The result of a run, and what is new against the base."""
+    from vllm_ci.ci import current
+    from vllm_ci.report import comparison_views, files, summary
+    from vllm_ci.report.comparison import compare as run
+
+    newer = files.read(file).report
+    parts = [summary.markdown(newer)]
+    if base is not None and base.exists():
+        try:
+            compared = run(_runs(base), [newer])
+        except VllmCiError as error:
+            parts.append(f"No comparison with the base: {code(str(error))}\n")
+        else:
+            parts.append(comparison_views.markdown(compared, "the base", "this commit"))
+    url = current.run_url()
+    return "\n".join([*parts, *([f"[Log and report of this run](<{quote(url, safe=_IN_URL)}>)\n"] if url else [])])
 
 
 def _runs(path: Path) -> list[Report]:

@@ -13,7 +13,7 @@ import click
 
 from vllm_ci.cli import ci_log
 from vllm_ci.cli.durations import DURATIONS
-from vllm_ci.cli.options import option, project_options
+from vllm_ci.cli.options import Number, option, project_options
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
 
@@ -33,7 +33,7 @@ _STAGE = {
 }
 _DEEP = {"is_flag": True, "help": "Run every case at full size, without a time budget."}
 _BUDGET = {
-    "type": click.FloatRange(min=0),
+    "type": Number(min=0),
     "metavar": "SECONDS",
     "help": "Time budget for each stage against the server; 0 is no limit. Default: as configured (90).",
 }
@@ -42,7 +42,7 @@ _CA_FILE = {
     "help": "PEM file with the certificate authority of that server; the variable SSL_CERT_FILE is read, too.",
 }
 _RESTART_WAIT = {
-    "type": click.FloatRange(min=0),
+    "type": Number(min=0),
     "metavar": "SECONDS",
     "help": "Wait this long for a server that died to be started again by its supervisor. Default: 10. Only with --url.",
 }

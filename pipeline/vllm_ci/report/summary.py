@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from vllm_ci.domain.causes import Cause, causes_of_report, headline
 from vllm_ci.domain.report import CaseStatus, Report
 from vllm_ci.report.html import seconds
@@ -11,7 +9,6 @@ from vllm_ci.report.markdown import code
 
 _MOST_CAUSES = 15
 _SHOWN = (CaseStatus.PASSED, CaseStatus.FAILED, CaseStatus.ERRORED, CaseStatus.SKIPPED, CaseStatus.INCONCLUSIVE)
-_VALUE = re.compile(r"[\w@:/.,+~=-]*")
 
 
 def markdown(report: Report) -> str:
@@ -32,19 +29,15 @@ def markdown(report: Report) -> str:
 
 
 def outputs(report: Report, folder: str) -> dict[str, str]:
-    """Outputs by name: ``verdict``, ``commit``, ``digest``, ``image``, ``report``; empty where there is none.
-
-    A value with other characters than those of references and paths is left empty: it could end a line or an option.
-    """
+    """Outputs by name: ``verdict``, ``commit``, ``digest``, ``image``, ``report``; empty where there is none."""
     image = report.image
-    found = {
+    return {
         "verdict": report.verdict.value,
         "commit": report.commit.sha if report.commit else "",
         "digest": image.digest if image else "",
         "image": image.reference if image else "",
         "report": folder,
     }
-    return {name: value if _VALUE.fullmatch(value) else "" for name, value in found.items()}
 
 
 def _cause(cause: Cause) -> str:

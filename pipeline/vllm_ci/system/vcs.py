@@ -174,10 +174,16 @@ def discover(checkout: Path, revision: str = "HEAD") -> Commit:
     return Commit(
         sha=sha,
         ref=ref,
-        dirty=revision == "HEAD" and bool(git("status", "--porcelain", "-z", "--untracked-files=normal", cwd=checkout)),
+        dirty=revision == "HEAD" and _dirty(checkout),
         committed_at=committed_at,
         source=_remote(checkout),
     )
+
+
+def _dirty(checkout: Path) -> bool:
+    """Whether the work tree differs from HEAD. New files in a folder ``.vllm-ci`` do not count: they are reports and caches."""
+    rows = git("status", "--porcelain", "-z", "--untracked-files=normal", cwd=checkout).split(b"\0")
+    return any(row and not (row.startswith(b"?? ") and b".vllm-ci" in row[3:].split(b"/")) for row in rows)
 
 
 def _commit(checkout: Path, name: str, revision: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import vllm_ci
 from doubles.running import running
 from doubles.server import Double
-from vllm_ci.ci import log_commands, telling
+from vllm_ci.ci import log_commands, outputs, telling
 from vllm_ci.ci.current import Provider
 from vllm_ci.ci.log_commands import Annotation
 from vllm_ci.domain.commit import Commit
@@ -155,10 +156,21 @@ def test_azure_gets_outputs_and_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["x\ny=z", "a b", "$(id)", "`id`", "x;y", "\x1b"])
-def test_an_output_cannot_be_more_than_a_value(hostile: str) -> None:
-    found = summary.outputs(replace(report(), image=ImageRef(repository=hostile, digest="sha256:" + "b" * 64)), hostile)
-    assert found["image"] == found["report"] == ""
-    assert found["verdict"] == "failed"
+def test_an_output_cannot_be_more_than_a_value(tmp_path: Path, hostile: str) -> None:
+    made = summary.outputs(replace(report(), image=ImageRef(repository=hostile, digest="sha256:" + "b" * 64)), hostile)
+    lines = outputs.write(made, {"TF_BUILD": "True", "VLLM_CI_OUTPUTS": str(tmp_path / "made" / "outputs.env")})
+    assert [line.partition("]")[2] for line in lines] == ["failed", "a" * 40, "sha256:" + "b" * 64, "", ""]
+    written = (tmp_path / "made" / "outputs.env").read_text().splitlines()
+    assert written[0] == "VLLM_CI_OUT_VERDICT=failed"
+    assert written[3:] == ["VLLM_CI_OUT_IMAGE=", "VLLM_CI_OUT_REPORT="]
+
+
+def test_outputs_of_a_later_command_replace_those_of_an_earlier_one_and_keep_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "outputs.env"
+    file.write_text("PATH=/evil\nnonsense\n")
+    outputs.write({"verdict": "passed", "digest": "sha256:1"}, {"VLLM_CI_OUTPUTS": str(file)})
+    outputs.write({"digest": "sha256:2", "channel": "staging"}, {"VLLM_CI_OUTPUTS": str(file)})
+    assert file.read_text() == "VLLM_CI_OUT_VERDICT=passed\nVLLM_CI_OUT_DIGEST=sha256:2\nVLLM_CI_OUT_CHANNEL=staging\n"
 
 
 def test_the_summary_shows_foreign_text_as_code_only() -> None:
@@ -210,3 +222,29 @@ def test_a_file_of_the_provider_that_cannot_be_written_does_not_change_the_resul
     )
     assert done.returncode == 3
     assert "outputs of this job cannot be written" in done.stderr
+
+
+def test_a_job_with_a_terminal_has_lines_in_its_log_and_no_moving_display() -> None:
+    """act and some runners give a job a terminal; what moves the cursor would hide the line that ends the group."""
+    program = (
+        "from vllm_ci.cli import ci_log, progress; from vllm_ci.domain.events import Finished, Started\n"
+        "fold = ci_log.Fold(title='progress'); fold.begin()\n"
+        "with progress.watch(progress.console()) as emit:\n"
+        "    emit(Started(step='unit', detail='::error::x')); emit(Finished(step='unit', seconds=1, verdict=None))\n"
+        "fold.end()\n"
+    )
+    ours, theirs = pty.openpty()
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(vllm_ci.__file__).parents[1]),
+        "GITHUB_ACTIONS": "true",
+        "TERM": "xterm",
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=env, stderr=theirs, check=False, timeout=60)
+    os.close(theirs)
+    lines = os.read(ours, 65536).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 0, lines
+    assert lines[0] == "::group::progress"
+    assert lines[-1] == "::endgroup::"
+    assert not any("\x1b" in line or line.startswith("::error") for line in lines)
