@@ -35,7 +35,8 @@ SETTINGS = Training(
 
 def write_data(folder: Path) -> None:
     """Short messages, and what is to be answered: kind and trouble without the number."""
-    draw, rows = random.Random(1), {}
+    draw = random.Random(1)
+    rows: dict[str, str] = {}
     while len(rows) < 360:
         thing, trouble = draw.choice(THINGS), draw.choice(TROUBLES)
         rows[f"{thing} {trouble} {draw.randrange(100)}"] = f"T {thing} {trouble}"

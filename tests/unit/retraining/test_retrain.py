@@ -255,7 +255,7 @@ def test_two_retrainings_at_once_make_each_result_once(desk: Desk) -> None:
     async def both() -> list[bool]:
         found = []
 
-        async def one(inputs: dict[str, object]) -> None:
+        async def one(inputs: dict[str, int]) -> None:
             found.append((await store.result("step", inputs, make, waiting=waits.append)).cached)
 
         async with anyio.create_task_group() as group:
