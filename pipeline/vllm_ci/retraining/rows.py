@@ -37,7 +37,7 @@ def read(place: Path, *, answers: bool = True) -> list[Row]:
             problems.append(f"line {number}: {error}")
     if problems:
         raise FailedError(
-            f"{len(problems)} lines of {place.name} are not conversations",
+            f"lines of {place.name} that are not conversations: {len(problems)}",
             why="; ".join(problems[:_MOST_NAMED]),
             remedy='each line is an object like {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
         )
@@ -71,9 +71,9 @@ def check(folder: Path) -> dict[str, int]:
     held = asked[TEST]
     for name in (TRAIN, VALIDATION):
         if both := sorted(set(asked.get(name, {})) & set(held)):
-            named = ", ".join(f"{asked[name][each]} ({held[each]} in {TEST})" for each in both[:_MOST_NAMED])
+            named = ", ".join(f"row {asked[name][each]} is row {held[each]} of {TEST}" for each in both[:_MOST_NAMED])
             raise FailedError(
-                f"{len(both)} questions of {TEST} are in {name} as well",
+                f"questions of {TEST} that are in {name} as well: {len(both)}",
                 why=f"the test would measure what was learnt by heart: {named}",
                 remedy="remove them from one of the files",
             )

@@ -87,7 +87,7 @@ def test_promotion_moves_the_champion_and_it_can_go_back(desk: Desk) -> None:
     assert aliases.rollback(desk.setup, "chat", "champion").require().record.version == 1
 
 
-@pytest.mark.parametrize("learnt", [5, 20, 22])
+@pytest.mark.parametrize("learnt", [5, 22])
 def test_a_model_that_is_not_provably_better_is_refused_and_not_registered(desk: Desk, learnt: int) -> None:
     desk.engine.learnt = learnt
     done = desk.run(training=Training(seed=8))
@@ -221,7 +221,7 @@ def test_a_training_that_diverges_is_failed(desk: Desk) -> None:
 
 def test_test_rows_that_are_trained_on_are_named(desk: Desk) -> None:
     toy.write_rows(desk.data, train=range(80, 103))
-    with pytest.raises(FailedError, match=r"3 questions of test\.jsonl are in train\.jsonl"):
+    with pytest.raises(FailedError, match=r"questions of test\.jsonl that are in train\.jsonl as well: 3"):
         desk.run()
     assert "train" not in desk.engine.ran
 
@@ -229,7 +229,7 @@ def test_test_rows_that_are_trained_on_are_named(desk: Desk) -> None:
 def test_broken_rows_are_named_by_their_lines(desk: Desk) -> None:
     place = desk.data / "train.jsonl"
     place.write_text(place.read_text() + '{"messages": []}\nnot json\n{"messages": [{"role": "user", "content": "q"}, 3]}\n')
-    with pytest.raises(FailedError, match="3 lines") as error:
+    with pytest.raises(FailedError, match=r"train\.jsonl that are not conversations: 3") as error:
         desk.run()
     assert all(f"line {number}" in error.value.why for number in (41, 42, 43))
 
