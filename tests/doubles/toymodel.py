@@ -77,8 +77,11 @@ def draw(
     said: Sequence[int] = (),
 ) -> int:
     """The next token, after a prompt and what was said."""
-    named = {*sampling.bias, *(sampling.allowed or ())}
-    scores = {**likely, **{token: likely.get(token, _UNLIKELY) + sampling.bias.get(token, 0.0) for token in named}}
+    named: set[int] = {*sampling.bias, *(sampling.allowed or ())}
+    scores: dict[int, float] = {
+        **likely,
+        **{token: likely.get(token, _UNLIKELY) + sampling.bias.get(token, 0.0) for token in named},
+    }
     scores = {token: _penalized(token, score, sampling, prompt, said) for token, score in scores.items()}
     if sampling.allowed is not None:
         scores = {token: score for token, score in scores.items() if token in sampling.allowed}

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from doubles import suiterun
+from doubles.bodies import Json
 from doubles.defects import DEFECTS
 from doubles.server import Double
 from doubles.wire import Response, as_json
@@ -107,7 +108,7 @@ def test_a_parameter_that_a_server_does_not_document_is_skipped() -> None:
         def got(self, path: str) -> Response:
             if path != "/openapi.json":
                 return super().got(path)
-            fields = {"properties": {name: {} for name in ("temperature", "seed", "logit_bias", "top_p")}}
+            fields: Json = {"properties": {name: {} for name in ("temperature", "seed", "logit_bias", "top_p")}}
             body = {"requestBody": {"content": {"application/json": {"schema": fields}}}}
             return as_json({"paths": {path: {"post": body} for path in ("/v1/completions", "/v1/chat/completions")}})
 
