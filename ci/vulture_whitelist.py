@@ -121,3 +121,22 @@ _.svg
 _.on_broken_pipe  # rich calls it
 _.event_hooks  # httpx reads it
 _.matrix_stages  # public: pipelines of users
+
+# The trainer of transformers calls them, in the image for training.
+_.on_train_begin
+_.on_step_begin
+_.on_log
+_.on_save
+
+# Settings of a training: the program reads them as JSON.
+_.epochs
+_.learning_rate
+_.batch_size
+_.dropout
+_.warmup
+_.weight_decay
+_.save_every
+_.gradient_checkpointing
+
+# Called by pydantic.
+_._one_way

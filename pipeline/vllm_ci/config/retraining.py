@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from vllm_ci.config import load
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
+from vllm_ci.datasets.collecting import collect
+from vllm_ci.datasets.preparing import prepare
+from vllm_ci.datasets.record import Fractions, Source, Split
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.events import Emit
 from vllm_ci.images import spec_file
@@ -32,10 +35,43 @@ _Positive = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(Section):
-    """What the model is trained and tested with."""
+    """What the model is trained and tested with: files to collect rows from, or a folder with prepared data."""
 
-    folder: OfMachine
+    folder: OfMachine = ""
     """Folder with prepared data, relative to this file: `train.jsonl`, `test.jsonl`, and perhaps `validation.jsonl`."""
+    files: list[OfMachine] = Field(default_factory=list)
+    """JSONL files to collect rows from, relative to this file; the content of a row decides its split, in every version."""
+    train: list[OfMachine] = Field(default_factory=list)
+    """Files whose rows are all trained on."""
+    validation: list[OfMachine] = Field(default_factory=list)
+    """Files whose rows only watch the loss."""
+    test: list[OfMachine] = Field(default_factory=list)
+    """Files whose rows are all held out."""
+    store: OfMachine = ".vllm-ci/data"
+    """Folder of data sets (`vllm-ci data`), relative to this file."""
+    keep_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Rows that are older than this are dropped."""
+    regions: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["US"])
+    """Countries whose telephone numbers are masked."""
+    near: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Similarity from which two questions must not be in two splits."""
+    fractions: Annotated[list[_Share], Field(min_length=3, max_length=3)] = Field(default_factory=lambda: [0.8, 0.1, 0.1])
+    """Shares of training, validation and test among the rows of `files`."""
+
+    @property
+    def sources(self) -> tuple[tuple[str, Split | None], ...]:
+        """Every file and the split of its rows."""
+        named: dict[Split, list[str]] = {"train": self.train, "validation": self.validation, "test": self.test}
+        declared = [(each, split) for split, files in named.items() for each in files]
+        return (*((each, None) for each in self.files), *declared)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataConfig:
+        if bool(self.folder) == bool(self.sources):
+            raise ValueError("name either a folder with prepared data, or files to collect rows from")
+        if abs(sum(self.fractions) - 1) > 1e-9:
+            raise ValueError(f"the fractions sum up to {sum(self.fractions):g}, not 1")
+        return self
 
 
 class TrainConfig(Section):
@@ -169,7 +205,7 @@ def plan(config: RetrainConfig, path: Path, *, reason: str = "") -> Plan:
     return Plan(
         name=naming.check_name(config.model),
         base=_base(config.base, path),
-        data=_data(config.data, path),
+        data=_data(config, path),
         training=config.train.domain(),
         image=image,
         environment=_environment(image),
@@ -199,9 +235,35 @@ def _base(text: str, path: Path) -> ModelRef:
     return ref
 
 
-def _data(config: DataConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
+def _data(config: RetrainConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
     """What gives the data, after all that can be checked now was checked."""
-    folder = path.absolute().parent / config.folder
+    folder = path.absolute().parent
+    if config.data.folder:
+        return _prepared(folder / config.data.folder, path)
+    for name, _ in config.data.sources:
+        if not (folder / name).is_file():
+            raise ConfigError(f"{path}: data: there is no file {folder / name}", remedy="name a JSONL file")
+
+    def collected(base: Path, emit: Emit) -> DataSet:
+        data, into = config.data, folder / config.data.store
+        sources = [Source(path=folder / name, split=split) for name, split in data.sources]
+        rows_of = collect(sources, into=into, keep_days=data.keep_days, regions=tuple(data.regions), emit=emit)
+        train, validation, test = data.fractions
+        found = prepare(
+            rows_of,
+            model=base,
+            into=into,
+            fractions=Fractions(train=train, validation=validation, test=test),
+            near=data.near,
+            max_tokens=config.train.max_tokens,
+            emit=emit,
+        )
+        return DataSet(folder=found.folder, versions={"collected data": rows_of.digest, "prepared data": found.digest})
+
+    return collected
+
+
+def _prepared(folder: Path, path: Path) -> Callable[[Path, Emit], DataSet]:
     if not folder.is_dir():
         raise ConfigError(
             f"{path}: data.folder: there is no folder {folder}",

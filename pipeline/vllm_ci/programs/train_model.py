@@ -41,10 +41,11 @@ def write(place: Path, value: object) -> None:
     part.replace(place)
 
 
-def encode(tokenizer: Any, messages: list[dict[str, Any]], longest: int) -> dict[str, list[int]] | None:
+def encode(tokenizer: Any, row: dict[str, Any], longest: int) -> dict[str, list[int]] | None:
     """Tokens of a conversation; only the answer at its end is learnt. ``None`` when it is longer than ``longest`` tokens."""
-    asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    messages, tools = row["messages"], row.get("tools") or None
+    asked = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
     if not whole.startswith(asked):
         raise Problem("template", "the chat template renders a question differently when its answer follows")
     before, tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, whole))
@@ -59,7 +60,7 @@ def rows(place: Path, tokenizer: Any, longest: int) -> tuple[list[dict[str, list
     if not place.is_file():
         return [], 0
     lines = [line for line in place.read_text(encoding="utf-8").split("\n") if line.strip()]
-    found = [encode(tokenizer, json.loads(line)["messages"], longest) for line in lines]
+    found = [encode(tokenizer, json.loads(line), longest) for line in lines]
     kept = [each for each in found if each is not None]
     return kept, len(found) - len(kept)
 

@@ -30,11 +30,18 @@ class Row:
         id: Of the row.
         messages: What is asked.
         expected: The answer at its end.
+        tools: Descriptions of the tools that the model could call.
     """
 
     id: str
     messages: Sequence[Mapping[str, Any]]
     expected: str
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Its part of a request."""
+        return {"messages": list(self.messages), **({"tools": list(self.tools)} if self.tools else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +117,7 @@ class Asker:
         return Answered(id=row.id, answer=said, right=is_right(row.expected, said, self.match), loss=loss)
 
     async def _chat(self, client: httpx.AsyncClient, row: Row) -> str:
-        body = {"messages": list(row.messages), "temperature": 0, "max_tokens": self.max_tokens, "seed": 0}
+        body = {**row.asked, "temperature": 0, "max_tokens": self.max_tokens, "seed": 0}
         answer = await self._post(client, "/v1/chat/completions", body)
         try:
             return str(answer["choices"][0]["message"]["content"] or "")
@@ -119,20 +126,21 @@ class Asker:
 
     async def _loss(self, client: httpx.AsyncClient, row: Row) -> float:
         """Loss of the expected answer after the question."""
-        asked = await self._tokens(client, {"messages": list(row.messages), "add_generation_prompt": True})
+        answer: Mapping[str, Any] = {"role": "assistant", "content": row.expected}
+        asked = await self._tokens(client, {**row.asked, "add_generation_prompt": True})
         whole = await self._tokens(
             client,
-            {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], "add_generation_prompt": False},
+            {**row.asked, "messages": [*row.messages, answer], "add_generation_prompt": False},
         )
         begin = shared(asked, whole)
         body = {"prompt": whole, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
-        answer = await self._post(client, "/v1/completions", body)
+        found = await self._post(client, "/v1/completions", body)
         try:
-            said = answer["choices"][0]["prompt_logprobs"]
-            found = [float(said[at][str(whole[at])]["logprob"]) for at in range(begin, len(whole))]
-            return -sum(found) / len(found)
+            said = found["choices"][0]["prompt_logprobs"]
+            logs = [float(said[at][str(whole[at])]["logprob"]) for at in range(begin, len(whole))]
+            return -sum(logs) / len(logs)
         except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise _unreadable("/v1/completions with prompt_logprobs", answer) from error
+            raise _unreadable("/v1/completions with prompt_logprobs", found) from error
 
     async def _tokens(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> list[int]:
         answer = await self._post(client, "/tokenize", {**body, "add_special_tokens": False})

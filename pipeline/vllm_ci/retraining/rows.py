@@ -16,8 +16,12 @@ TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
 _MOST_NAMED = 5
 
 
-def read(place: Path) -> list[Row]:
+def read(place: Path, *, answers: bool = True) -> list[Row]:
     """The rows of a file.
+
+    Args:
+        place: The file.
+        answers: Every row must end with a text that an answer can be compared with.
 
     Raises:
         FailedError: A line is not a conversation; the message names the lines.
@@ -28,12 +32,12 @@ def read(place: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            found.append(_row(json.loads(line)))
+            found.append(_row(json.loads(line), answers=answers))
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
         raise FailedError(
-            f"{len(problems)} lines of {place.name} are not conversations",
+            f"lines of {place.name} that are not conversations: {len(problems)}",
             why="; ".join(problems[:_MOST_NAMED]),
             remedy='each line is an object like {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
         )
@@ -57,7 +61,7 @@ def check(folder: Path) -> dict[str, int]:
         place = folder / name
         if not place.is_file() and name == VALIDATION:
             continue
-        rows = read(place) if place.is_file() else []
+        rows = read(place, answers=name == TEST) if place.is_file() else []
         if not rows and name != VALIDATION:
             raise FailedError(
                 f"{name} has no rows", why="there is nothing to train on or to test with", remedy=f"add rows to {place}"
@@ -67,34 +71,41 @@ def check(folder: Path) -> dict[str, int]:
     held = asked[TEST]
     for name in (TRAIN, VALIDATION):
         if both := sorted(set(asked.get(name, {})) & set(held)):
-            named = ", ".join(f"{asked[name][each]} ({held[each]} in {TEST})" for each in both[:_MOST_NAMED])
+            named = ", ".join(f"row {asked[name][each]} is row {held[each]} of {TEST}" for each in both[:_MOST_NAMED])
             raise FailedError(
-                f"{len(both)} questions of {TEST} are in {name} as well",
+                f"questions of {TEST} that are in {name} as well: {len(both)}",
                 why=f"the test would measure what was learnt by heart: {named}",
                 remedy="remove them from one of the files",
             )
     return counts
 
 
-def _row(value: Any) -> Row:
+def _row(value: Any, *, answers: bool) -> Row:
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or len(messages) < 2:
         raise ValueError("it has no `messages` with a question and an answer")
-    for each in messages:
-        texts = [each.get("role"), each.get("content")] if isinstance(each, dict) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a message has no role, or no text as its content")
+    if not all(_is_message(each) for each in messages):
+        raise ValueError("a message has no role, or no text as its content")
     last = messages[-1]
-    if last["role"] != "assistant" or not last["content"].strip():
+    text = last.get("content") or ""
+    if last["role"] != "assistant" or (answers and not text.strip()):
         raise ValueError("the last message is not an answer of the assistant")
-    plain = [{"role": each["role"], "content": each["content"]} for each in messages]
-    return Row(id=str(value.get("id") or _name(plain)), messages=plain[:-1], expected=last["content"])
+    tools = value.get("tools") or ()
+    if not isinstance(tools, list | tuple):
+        raise ValueError("`tools` is not a list")  # noqa: TRY004 - a reason like the others
+    return Row(id=str(value.get("id") or _name(messages)), messages=messages[:-1], expected=text, tools=tuple(tools))
 
 
-def _name(messages: Sequence[Mapping[str, str]]) -> str:
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    return isinstance(value.get("content"), str) or bool(value.get("tool_calls"))
+
+
+def _name(messages: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(strict.canonical(messages)).hexdigest()[:12]
 
 
 def _question(messages: Sequence[Mapping[str, Any]]) -> str:
     """What is asked, without differences in spaces and case."""
-    return "\n".join(f"{each['role']}: {' '.join(each['content'].split()).casefold()}" for each in messages)
+    return "\n".join(f"{each['role']}: {' '.join((each.get('content') or '').split()).casefold()}" for each in messages)

@@ -1,0 +1,158 @@
+"""A real training in the image for training, and a comparison by the real vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+import yaml
+
+from e2e.conftest import descendants, git, started, until, vllm_ci
+from vllm_ci.config import load
+from vllm_ci.config.checkout import open_project
+from vllm_ci.domain.events import ignore
+from vllm_ci.domain.project import TinyModel
+from vllm_ci.engines.host import HostEngine
+from vllm_ci.models.files import digest_of_file
+from vllm_ci.pipeline import steps
+from vllm_ci.retraining.training import Trainer, Training
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+
+THINGS = ("printer", "login", "network", "invoice", "keyboard", "screen", "mail", "phone")
+TROUBLES = ("broken", "slow", "gone")
+SETTINGS = Training(
+    method="full", epochs=10, learning_rate=0.003, batch_size=16, threads=1, save_every=20, max_tokens=128, dropout=0.1
+)
+
+
+def write_data(folder: Path) -> None:
+    """Short messages, and what is to be answered: kind and trouble without the number."""
+    draw = random.Random(1)
+    rows: dict[str, str] = {}
+    while len(rows) < 360:
+        thing, trouble = draw.choice(THINGS), draw.choice(TROUBLES)
+        rows[f"{thing} {trouble} {draw.randrange(100)}"] = f"T {thing} {trouble}"
+    folder.mkdir()
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]})
+        for asked, answer in rows.items()
+    ]
+    for name, part in (("train", lines[:300]), ("test", lines[300:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(part) + "\n")
+
+
+async def tiny(project: Path, engine: HostEngine, to: Path) -> None:
+    """The tiny model of the quickstart as a folder."""
+    opened = open_project(load.load(project / "vllm-ci.yaml"))
+    served = replace(opened.project, model=replace(opened.project.model, tiny=TinyModel()))
+    source = opened.source(engine)
+    built = await steps.build(engine, served, source, ignore)
+    made = await steps.model(engine, served, source, built.image, ignore)
+    assert made is not None
+    await engine.export(made, to)
+
+
+@pytest.fixture(name="desk")
+def _desk(project: Path) -> Path:
+    """The quickstart without its own chat template, with data and a plan."""
+    config = project / "vllm-ci.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["server"]["args"] = [
+        each for each in content["server"]["args"] if "chat-template" not in each and "tool" not in each
+    ]
+    content["models"] = {"aliases": {"challenger": {}, "champion": {"evaluation": True}}}
+    config.write_text(yaml.safe_dump(content))
+    write_data(project / "data")
+    plan = {
+        "model": "tickets",
+        "base": "tiny@v1",
+        "data": {"folder": "data"},
+        "train": {key: value for key, value in SETTINGS.to_json().items() if key != "targets"},
+        "validate": {"max_tokens": 16},
+        "promote": True,
+    }
+    (project / "retrain.yaml").write_text(yaml.safe_dump(plan))
+    (project / ".gitignore").write_text(".vllm-ci/\n")
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "--message", "a model to retrain")
+    return project
+
+
+def test_a_model_that_was_killed_while_it_learnt_becomes_the_champion(desk: Path, tmp_path: Path) -> None:
+    async def made() -> None:
+        async with HostEngine() as engine:
+            await tiny(desk, engine, tmp_path / "tiny")
+
+    anyio.run(made)
+    assert vllm_ci(desk, "model", "add", "tiny", str(tmp_path / "tiny")).code == 0
+    log = tmp_path / "log"
+    with started(desk, log, "retrain", "--json") as process:
+        until(lambda: "step 3" in log.read_text() or process.poll() is not None, "the training", 600)
+        trainers = [
+            each
+            for each in descendants(process.pid)
+            if "train_model" in Path(f"/proc/{each}/cmdline").read_text(encoding="utf-8")
+        ]
+        process.kill()
+    until(lambda: not any(Path(f"/proc/{each}").exists() for each in trainers), "the end of the training", 60)
+    done = vllm_ci(desk, "retrain", "--json")
+    assert done.code == 0, done.stderr[-4000:]
+    assert "goes on from step" in done.stderr
+    assert (done.json["blessed"], done.json["version"]["version"]) == (True, "v1")
+    assert done.json["comparison"]["challenger"]["value"] > 0.9
+    assert [(each["alias"], each["version"]) for each in done.json["aliases"]] == [("challenger", "v1"), ("champion", "v1")]
+    again = vllm_ci(desk, "retrain", "--json")
+    assert (again.code, again.json["changed"]) == (0, False), again.stderr[-2000:]
+    assert vllm_ci(desk, "model", "verify", "tickets@champion").code == 0
+
+
+def test_an_interrupted_training_gives_the_same_bits_as_one_that_was_not(desk: Path, tmp_path: Path) -> None:
+    """With dropout, which is random, and a LoRA adapter."""
+    settings = replace(SETTINGS, method="lora", epochs=2, save_every=8, rank=4)
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    for folder in (whole, half, tmp_path / "kept", tmp_path / "other"):
+        folder.mkdir()
+
+    async def trained() -> None:
+        async with HostEngine() as engine:
+            await tiny(desk, engine, tmp_path / "tiny")
+            opened = open_project(load.load(desk / "vllm-ci.yaml"))
+            plain = replace(opened.project, build_args=("--image", "train", "--plain"))
+            built = await steps.build(engine, plain, opened.source(engine), ignore)
+            trainer = Trainer(engine=engine, image=built.image, gpus="none", timeout_s=600, emit=ignore)
+            base, data = engine.directory(tmp_path / "tiny"), engine.directory(desk / "data")
+            await trainer.train(base, data, settings, out=whole, kept=tmp_path / "other")
+            with anyio.move_on_after(600) as scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_kill_after_a_checkpoint, tmp_path / "kept")
+                    with pytest.raises(Exception, match="killed"):
+                        await trainer.train(base, data, settings, out=half, kept=tmp_path / "kept")
+            assert not scope.cancelled_caught
+            assert (tmp_path / "kept" / "checkpoint" / "COMPLETE").is_file()
+            shutil.rmtree(half)
+            half.mkdir()
+            await trainer.train(base, data, settings, out=half, kept=tmp_path / "kept")
+
+    anyio.run(trained)
+    for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        assert digest_of_file(whole / name) == digest_of_file(half / name)
+    losses = [json.loads((each / "training.json").read_text())["losses"] for each in (whole, half)]
+    assert losses[0] == losses[1]
+
+
+async def _kill_after_a_checkpoint(kept: Path) -> None:
+    while not (kept / "checkpoint").is_dir():
+        await anyio.sleep(0.02)
+    for pid in descendants(os.getpid()):
+        command = Path(f"/proc/{pid}/cmdline")
+        words = command.read_text(encoding="utf-8") if command.exists() else ""
+        if "train_model" in words and "supervise" not in words:
+            os.kill(pid, signal.SIGKILL)
