@@ -35,6 +35,8 @@ class Asked:
         sampling: How to draw.
         stops: Strings that end an answer.
         stop_ids: Tokens that end an answer.
+        bad_words: Sequences of tokens that do not come.
+        prompt_logprobs: Candidates shown for each token of the prompt; ``None`` shows nothing.
         ignore_eos: The end-of-text token does not end it.
         keep_stop: The stop string stays in the answer.
         echo: The prompt comes back before the answer.
@@ -57,6 +59,8 @@ class Asked:
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    prompt_logprobs: int | None = None
     ignore_eos: bool = False
     keep_stop: bool = False
     echo: bool = False
@@ -149,10 +153,15 @@ def sampling(body: dict[str, Any]) -> Sampling:
         if not token.isdigit() or len(token) > 9 or int(token) >= tokenizer.VOCABULARY or isinstance(value, str):
             raise RefusedError("token_id(s) in logit_bias contain out-of-vocab token ids", param="logit_bias")
         weights[int(token)] = float(value)
-    for penalty in ("frequency_penalty", "presence_penalty"):
+    frequency, presence = (
         number(body, penalty, 0, lambda given: -2 <= given <= 2, "in [-2, 2]")
-    number(body, "repetition_penalty", 1, lambda given: given > 0, "greater than zero")
+        for penalty in ("frequency_penalty", "presence_penalty")
+    )
     return Sampling(
+        frequency=frequency,
+        presence=presence,
+        repetition=number(body, "repetition_penalty", 1, lambda given: given > 0, "greater than zero"),
+        allowed=tokens(body, "allowed_token_ids") or None,
         temperature=number(body, "temperature", 1.0, lambda given: 0 <= given <= 2, "in [0, 2]"),
         top_p=number(body, "top_p", 1.0, lambda given: 0 < given <= 1, "in (0, 1]"),
         min_p=number(body, "min_p", 0.0, lambda given: 0 <= given <= 1, "in [0, 1]"),
@@ -181,9 +190,9 @@ def request(body: dict[str, Any], *, chat: bool, prompts: Sequence[Sequence[int]
     if body.get("cache_salt") == "":
         raise RefusedError("Parameter 'cache_salt' must be a non-empty string if provided.", param="cache_salt")
     n = whole(body, "n", 1, 1, 1 if body.get("temperature") == 0 else _MAX_N)
-    whole(body, "truncate_prompt_tokens", None, -1, MAX_LENGTH)
-    strings(body, "bad_words", _MAX_STOPS)
-    tokens(body, "allowed_token_ids")
+    shorter = whole(body, "truncate_prompt_tokens", None, -1, MAX_LENGTH)
+    if shorter is not None and shorter > 0:
+        prompts = [prompt[-shorter:] for prompt in prompts]
     forced, call = structure.forced(body) if chat or body.get("structured_outputs") else ("", "")
     max_tokens = min(asked_for, MAX_LENGTH - longest)
     return Asked(
@@ -197,6 +206,8 @@ def request(body: dict[str, Any], *, chat: bool, prompts: Sequence[Sequence[int]
         sampling=sampling(body),
         stops=strings(body, "stop", _MAX_STOPS),
         stop_ids=tokens(body, "stop_token_ids"),
+        bad_words=tuple(tuple(readable(word, "bad_words")) for word in strings(body, "bad_words", _MAX_STOPS)),
+        prompt_logprobs=whole(body, "prompt_logprobs", None, 0, _MAX_LOGPROBS),
         ignore_eos=bool(body.get("ignore_eos")),
         keep_stop=bool(body.get("include_stop_str_in_output")),
         echo=bool(body.get("echo")) and not chat,
@@ -211,7 +222,6 @@ def request(body: dict[str, Any], *, chat: bool, prompts: Sequence[Sequence[int]
 
 
 def _logprobs(body: dict[str, Any], *, chat: bool) -> int | None:
-    whole(body, "prompt_logprobs", None, 0, _MAX_LOGPROBS)
     if not chat:
         found: int | None = whole(body, "logprobs", None, 0, _MAX_LOGPROBS)
         return found

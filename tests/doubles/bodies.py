@@ -47,6 +47,7 @@ class Bodies:
         body["system_fingerprint"] = self.fingerprint
         if asked.chat:
             body["prompt_token_ids"] = list(answers[0][0].prompt) if asked.token_ids else None
+            body["prompt_logprobs"] = self.scores(asked, answers[0][0])
         return body
 
     def choice(self, asked: Asked, generation: Generation, pieces: list[Piece]) -> Json:
@@ -60,6 +61,7 @@ class Bodies:
             choice["text"] = self.echoed(asked, generation) + text
             choice["logprobs"] = self.columns(asked, generation, pieces) if asked.logprobs is not None else None
             choice["prompt_token_ids"] = list(generation.prompt) if asked.token_ids else None
+            choice["prompt_logprobs"] = self.scores(asked, generation)
         choice["finish_reason"] = self.finish_said(generation)
         choice["stop_reason"] = generation.stop_reason
         choice["token_ids"] = list(generation.tokens) if asked.token_ids else None
@@ -104,6 +106,18 @@ class Bodies:
         offsets = [sum(map(len, texts[:at])) for at in range(len(texts))]
         values = [score for _, score, _ in rows]
         return {"text_offset": offsets, "token_logprobs": values, "tokens": texts, "top_logprobs": [top for _, _, top in rows]}
+
+    def scores(self, asked: Asked, generation: Generation) -> list[Json | None] | None:
+        """Log probability of each token of the prompt, where they are asked for; the first has none."""
+        if asked.prompt_logprobs is None:
+            return None
+        values = toymodel.scored(generation.prompt)
+        return [
+            None
+            if value is None
+            else {str(token): {"logprob": value, "rank": 1, "decoded_token": tokenizer.raw(token).decode(errors="replace")}}
+            for token, value in zip(generation.prompt, values, strict=True)
+        ]
 
     def opening(self, asked: Asked, head: Json, generations: Sequence[Generation]) -> Iterator[Json]:
         """Chunks before the first token: for a chat the role of every choice."""

@@ -84,8 +84,13 @@ class Generation:
             return self._forced[len(self.tokens)]
         early = len(self.tokens) < self.asked.min_tokens
         banned = frozenset({tokenizer.END, *self.asked.stop_ids}) if early else frozenset()
+        banned |= {word[-1] for word in self.asked.bad_words if self._said(word[:-1])}
         sampling = toymodel.Sampling(**{**vars(self.sampling), "banned": banned}) if banned else self.sampling
-        return toymodel.draw(likely, sampling, self._source)
+        return toymodel.draw(likely, sampling, self._source, self.prompt, self.tokens)
+
+    def _said(self, words: Sequence[int]) -> bool:
+        """Whether the answer so far ends in these tokens."""
+        return not words or self.tokens[-len(words) :] == list(words)
 
     def _end(self, token: int) -> None:
         """Whether this token, or what can be read now, ends the answer."""

@@ -91,6 +91,16 @@ class SeveralTokensAChunk(Double):
             yield from super().piece(asked, head, generation, held)
 
 
+class OneChunkAnAnswer(Double):
+    """All tokens in one chunk, as where server or client were late."""
+
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        held = [*getattr(generation, "held", []), *pieces]
+        vars(generation)["held"] = held
+        if generation.finish_reason:
+            yield from super().piece(asked, head, generation, held)
+
+
 class EmptyDeltas(Double):
     """A chunk without text before every chunk with some."""
 
@@ -196,7 +206,7 @@ class OnlyEmbeddings(Double):
 # Variations of how a stream is cut up and written down; all others show in whole answers too.
 OF_STREAMS = (
     *(KeepAliveComments, CarriageReturns, OldMacintoshLines, NoBlankAfterTheColon, EventFields, ManyLines, Crumbs),
-    *(SeveralTokensAChunk, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
+    *(SeveralTokensAChunk, OneChunkAnAnswer, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
 _ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS, *OF_ENGINES)

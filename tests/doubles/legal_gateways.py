@@ -346,6 +346,28 @@ class QuotesInPart(Gateway):
         return super().asked(body, chat=chat)
 
 
+class HasRoutesOfItsOwn(Gateway):
+    """Routes for which the API's key is not enough, and routes that delete or restart something with that key."""
+
+    emptied = False
+
+    def routes(self) -> dict[str, str]:
+        own = {"/spend/logs": "GET", "/realtime/calls": "POST", "/cache/flush": "POST", "/models/all": "DELETE"}
+        return {**super().routes(), **own, "/openapi.json": "GET"}
+
+    async def routed(self, request: Request, connection: Connection) -> Response | None:
+        if self.routes().get(request.path) != request.method or request.path in super().routes():
+            return self.error(503, "everything was deleted") if self.emptied else await super().routed(request, connection)
+        if not self.admitted(request):
+            return self.stranger(request)
+        if request.path == "/openapi.json":
+            return await super().routed(request, connection)
+        if request.path in ("/spend/logs", "/realtime/calls"):
+            return as_json({"error": {"message": "this needs another credential"}}, 401)
+        self.emptied = True
+        return as_json({"deleted": True})
+
+
 GATEWAYS: dict[str, type[Gateway | Double]] = {
     gateway.__name__: gateway
     for gateway in (
@@ -353,6 +375,6 @@ GATEWAYS: dict[str, type[Gateway | Double]] = {
         *(NotFoundForStrangers, BodyBeforeKey, LimitsTheRate, DropsPictures, ChatOnly, CompletionsOnly, AnyModelName),
         *(StrictFields, OnePage, SaysOk, ErrorsAre200, StrangersAreRedirected, AnotherHeader, ModelsAreOpen),
         *(SlashesAreRedirected, RequestIds, AnyOrigin, PreflightsAreAnswered, EveryHeadIsOk, ErrorsClose, ModelIsAPath),
-        *(LargeBodiesAre502, QuotesInPart, StrangersAreTooMany),
+        *(LargeBodiesAre502, QuotesInPart, StrangersAreTooMany, HasRoutesOfItsOwn),
     )
 }

@@ -1,11 +1,13 @@
 """The table of defects and the cases that name them, for ``docs/defects.md``.
 
 ``PYTHONPATH=pipeline:tests python -m doubles.table`` runs every defect and writes the table and ``consequences.json`` (which
-cases fail beside those that name a defect, because it shows there as well).
+cases fail beside those that name a defect, because it shows there as well). With ``--document`` it runs nothing and writes the
+table from what was seen before.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
@@ -114,6 +116,11 @@ def observed(name: str) -> tuple[str, list[str], list[str]]:
 
 def main() -> int:
     """Run every defect twice, and write both files; 1 when a defect was not named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--document", action="store_true", help="only write the table again")
+    if parser.parse_args().document:
+        DOCUMENT.write_text(rendered(consequences()), encoding="utf-8")
+        return 0
     beside: dict[str, set[str]] = {name: set() for name in DEFECTS}
     trouble = 0
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:

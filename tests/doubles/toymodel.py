@@ -26,6 +26,10 @@ class Sampling:
         seed: Makes draws repeatable; ``None`` draws afresh.
         bias: Added to the logits of tokens.
         banned: Tokens that are not drawn.
+        allowed: The only tokens that are drawn; ``None`` for all.
+        frequency: Subtracted for each time that a token was said.
+        presence: Subtracted once from tokens that were said.
+        repetition: Divides the logits of tokens that were said, or are in the prompt; 1 changes nothing.
     """
 
     temperature: float = 1.0
@@ -35,6 +39,10 @@ class Sampling:
     seed: int | None = None
     bias: Mapping[int, float] = field(default_factory=dict)
     banned: frozenset[int] = frozenset()
+    allowed: frozenset[int] | None = None
+    frequency: float = 0.0
+    presence: float = 0.0
+    repetition: float = 1.0
 
     def source(self, choice: int) -> random.Random:
         """Random numbers of one choice of a request."""
@@ -61,9 +69,22 @@ def logprobs(prompt: int, said: Sequence[int]) -> dict[int, float]:
     return {token: value - total for token, value in found.items()}
 
 
-def draw(likely: Mapping[int, float], sampling: Sampling, source: random.Random) -> int:
-    """The next token."""
-    scores = {**likely, **{token: likely.get(token, _UNLIKELY) + bias for token, bias in sampling.bias.items()}}
+def draw(
+    likely: Mapping[int, float],
+    sampling: Sampling,
+    source: random.Random,
+    prompt: Sequence[int] = (),
+    said: Sequence[int] = (),
+) -> int:
+    """The next token, after a prompt and what was said."""
+    named: set[int] = {*sampling.bias, *(sampling.allowed or ())}
+    scores: dict[int, float] = {
+        **likely,
+        **{token: likely.get(token, _UNLIKELY) + sampling.bias.get(token, 0.0) for token in named},
+    }
+    scores = {token: _penalized(token, score, sampling, prompt, said) for token, score in scores.items()}
+    if sampling.allowed is not None:
+        scores = {token: score for token, score in scores.items() if token in sampling.allowed}
     scores = {token: score for token, score in scores.items() if token not in sampling.banned} or {0: 0.0}
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     if sampling.temperature == 0:
@@ -76,6 +97,16 @@ def draw(likely: Mapping[int, float], sampling: Sampling, source: random.Random)
         if at <= 0:
             return token
     return kept[-1][0]
+
+
+def _penalized(token: int, score: float, sampling: Sampling, prompt: Sequence[int], said: Sequence[int]) -> float:
+    """A logit after repetition, frequency and presence penalty (vLLM documentation, "Sampling Parameters")."""
+    if sampling.repetition != 1 and (token in said or token in prompt):
+        score = score / sampling.repetition if score > 0 else score * sampling.repetition
+    if not sampling.frequency and not sampling.presence:
+        return score
+    count = sum(1 for each in said if each == token)
+    return score - sampling.frequency * count - (sampling.presence if count else 0)
 
 
 def _kept(weights: list[tuple[int, float]], sampling: Sampling) -> list[tuple[int, float]]:

@@ -132,6 +132,35 @@ async def test_requests_beyond_the_rate_of_a_key_get_429_and_changes_of_shares_d
         assert (await client.get("/v1/models", headers={"authorization": f"Bearer {second}"})).status_code == 200
 
 
+async def test_a_key_waits_when_it_has_used_up_its_tokens_and_others_do_not(place: Place) -> None:
+    first, second = key_file(place).add("team-a"), key_file(place).add("team-b")
+    target = await served(place, GatewaySettings(api_keys=True, tokens_per_minute=200))
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+
+        async def asked(key: str, **more: object) -> httpx.Response:
+            return await client.post("/v1/completions", json={**ASK, **more}, headers={"authorization": f"Bearer {key}"})
+
+        answers = [await asked(first, max_tokens=120) for _ in range(3)]
+        assert [each.status_code for each in answers] == [200, 200, 429], "an answer is paid for by the next request"
+        assert 1 < int(answers[-1].headers["retry-after"]) <= 37
+        assert answers[-1].json()["error"]["type"] == "gateway_error"
+        assert "x-vllm-ci-refused" not in answers[-1].headers
+        assert (await asked(second, max_tokens=10)).status_code == 200
+
+
+async def test_a_stream_without_usage_is_charged_by_its_events(place: Place) -> None:
+    key = key_file(place).add("team-a")
+    target = await served(place, GatewaySettings(api_keys=True, tokens_per_minute=60))
+    headers = {"authorization": f"Bearer {key}"}
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(base_url=(await target.current()).address, headers=headers, limits=limits) as client:
+        whole = {**ASK, "stream": True, "max_tokens": 40}
+        found = [await client.post("/v1/completions", json=whole) for _ in range(3)]
+        assert [each.status_code for each in found] == [200, 200, 429]
+        assert found[0].text.count("data: {") == 40
+        assert found[0].text.endswith("data: [DONE]\n\n")
+
+
 async def test_without_keys_the_rate_is_that_of_each_address(place: Place) -> None:
     target = await served(place, GatewaySettings(requests_per_minute=3))
     async with httpx.AsyncClient(base_url=(await target.current()).address) as client:

@@ -59,8 +59,8 @@ def serving(
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     variables = {**_OFFLINE, **env, "PATH": path, **({"VLLM_API_KEY": key} if key else {})}
     url = f"http://127.0.0.1:{port}"
-    with program(argv, log, answers(f"{url}/v1/models", key=key), env=variables):
-        yield Running(url=url, log=log, key=key)
+    with program(argv, log, answers(f"{url}/v1/models", key=key), env=variables, again=True):
+        yield Running(url=url, log=log, key=key, again=True)
 
 
 def entry_point(programs: Path) -> str:
@@ -112,8 +112,8 @@ def transformers_serve(work: Path) -> Iterator[Running]:
         *("--device", "cpu", "--dtype", "float32"),
     ]
     url = f"http://127.0.0.1:{port}"
-    with program(argv, log, answers(f"{url}/v1/models", key=""), env=_OFFLINE):
-        yield Running(url=url, log=log, key="")
+    with program(argv, log, answers(f"{url}/v1/models", key=""), env=_OFFLINE, again=True):
+        yield Running(url=url, log=log, key="", again=True)
 
 
 @contextmanager
@@ -129,5 +129,5 @@ def llama_cpp(work: Path) -> Iterator[Running]:
         *("--logits_all", "true", "--interrupt_requests", "false"),
     ]
     url = f"http://127.0.0.1:{port}"
-    with program(argv, log, answers(f"{url}/v1/models"), env={"API_KEY": KEY}):
-        yield Running(url=url, log=log)
+    with program(argv, log, answers(f"{url}/v1/models"), env={"API_KEY": KEY}, again=True):
+        yield Running(url=url, log=log, again=True)

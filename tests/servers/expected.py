@@ -87,7 +87,9 @@ def differences(expected: Expected, observed: Observed) -> list[str]:
         lines.append(f"verdict: expected {expected.verdict}, got {observed.verdict}")
     seen = {found.id for found in observed.findings}
     died = any(name.startswith(_DIED) for name in seen & known.keys())
-    lines += _new([found for found in observed.findings if found.id not in known and not (died and found.not_run)])
+    lines += _new(
+        [found for found in observed.findings if found.id not in known and not (died and found.not_run) and not found.busy]
+    )
     lines += [
         f"gone: {name}: {finding.reason.strip()}"
         for name, finding in known.items()

@@ -17,6 +17,8 @@ from servers.programs import Running
 
 _KEY_ENV = "SERVERS_TEST_KEY"
 _LONGEST_S = 3000.0
+_STARTS_S = 300.0
+"""What a server that is started again may need."""
 _SEVERITIES = ("low", "medium", "high", "critical")
 _FAIL_ON = "medium"  # the default of the suites
 _DECIDED = ("passed", "failed")
@@ -42,6 +44,11 @@ class Found:
     def not_run(self) -> bool:
         """Whether the case was not run because the server was gone."""
         return self.status == "errored" and self.message.startswith("not run")
+
+    @property
+    def busy(self) -> bool:
+        """Whether nothing is known because this machine had no processor time; how much must be known, ``judged`` says."""
+        return self.status == "inconclusive" and "tasks waited for a processor" in self.message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +87,9 @@ def run(server: Running, work: Path) -> Observed:
     names = [word for stage in STAGES for word in ("--stage", stage)]
     key = ("--api-key-env", _KEY_ENV) if server.key else ()
     model = ("--model", server.model) if server.model else ()
+    wait = ("--restart-wait", f"{_STARTS_S:g}") if server.again else ()
     reports = work / "reports"
-    command = [sys.executable, "-m", "vllm_ci", "test", "--url", server.url, *names, *key, *model]
+    command = [sys.executable, "-m", "vllm_ci", "test", "--url", server.url, *names, *key, *model, *wait]
     env = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_CI_") or name == "VLLM_CI_HOME"}
     ended = subprocess.run(
         [*command, "--report-dir", str(reports), "--json"],

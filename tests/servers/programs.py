@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ class Running:
         model: Model to test; empty for the first that it lists.
         env: Environment variables for ``vllm-ci test``.
         version: Its version, where only the machine knows it.
+        again: It is started again when it dies.
     """
 
     url: str
@@ -39,6 +41,7 @@ class Running:
     model: str = ""
     env: Mapping[str, str] | None = None
     version: str = ""
+    again: bool = False
 
 
 def free_port() -> int:
@@ -50,24 +53,63 @@ def free_port() -> int:
 
 @contextmanager
 def program(
-    argv: Sequence[str | Path], log: Path, ready: Callable[[], bool], *, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[], bool],
+    *,
+    env: Mapping[str, str] | None = None,
+    again: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until the context ends; it must become ready."""
+    """Run a program until the context ends; it must become ready.
+
+    Args:
+        argv: Its command line.
+        log: Gets its output.
+        ready: Whether it answers.
+        env: Environment variables beside those of this process.
+        again: Start it again whenever it ends, as a supervisor does.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(word) for word in argv],
-            env={**os.environ, **(env or {})},
-            cwd=log.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [str(word) for word in argv],
+                env={**os.environ, **(env or {})},
+                cwd=log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+        process = start()
+        try:
+            _await(process, log, ready)
+            with _supervised(process, start) if again else contextlib.nullcontext():
+                yield process
+        finally:
+            _end(process)
+
+
+@contextmanager
+def _supervised(process: subprocess.Popen[bytes], start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Start a program again whenever it ends; what is left of its process group is ended first."""
+    over, current = threading.Event(), [process]
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if current[0].poll() is not None:
+                _end(current[0])
+                current[0] = start()
+
+    thread = threading.Thread(target=watch, name="supervisor", daemon=True)
+    thread.start()
     try:
-        _await(process, log, ready)
-        yield process
+        yield
     finally:
-        _end(process)
+        over.set()
+        thread.join()
+        _end(current[0])
 
 
 def _await(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:

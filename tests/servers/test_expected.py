@@ -59,6 +59,13 @@ def test_a_run_as_expected_has_no_differences() -> None:
     assert lines(*AS_KNOWN) == []
 
 
+def test_what_a_busy_machine_could_not_tell_is_no_difference() -> None:
+    busy = "held back, but tasks waited for a processor during 97% of the time"
+    assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "inconclusive", busy)) == []
+    assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "inconclusive", "another reason"))
+    assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "failed", busy))
+
+
 def test_a_new_finding_is_a_difference() -> None:
     new = case("security/test_b.py::test_z", "failed", findings=[finding("harm:z", "critical"), finding("low:z", "low")])
     assert lines(*AS_KNOWN, new) == ["new:  harm:z (failed): [critical] said in two lines"]

@@ -4,7 +4,8 @@ Usage: ``streaming.py PORT NAME SEEN [MODE]``. It writes each request and its he
 takes no new connections, and ends once the last request has ended (vLLM's ``--shutdown-timeout``).
 
 Modes: ``dies``: ends at once, with a message; ``deaf``: never answers; ``broken``: answers every second completion with 500;
-``slow``: waits half a second before each answer; ``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``.
+``slow``: waits half a second before each answer; ``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``;
+``wrong``: streams another text from the third token on.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Server:
         if self.mode == "fragile" and asked.get("prompt") == "die":
             os._exit(9)
         if not asked.get("stream"):
-            return await self.plain(writer, 200, json.dumps({"choices": [{"text": self.name}]}).encode())
+            used = int(asked.get("max_tokens", 1))
+            told = {"choices": [{"text": self.name}], "usage": {"prompt_tokens": 0, "total_tokens": used}}
+            return await self.plain(writer, 200, json.dumps(told).encode())
         return await self.stream(writer, int(asked.get("max_tokens", 1)), float(asked.get("interval", 0)))
 
     async def plain(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
@@ -91,7 +94,9 @@ class Server:
     async def stream(self, writer: asyncio.StreamWriter, tokens: int, interval_s: float) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for number in range(tokens):
-            event = f"data: {json.dumps({'n': number, 'server': self.name})}\n\n".encode()
+            text = " other" if self.mode == "wrong" and number >= 2 else f" {number}"
+            choice = {"index": 0, "text": text, "finish_reason": "length" if number == tokens - 1 else None}
+            event = f"data: {json.dumps({'n': number, 'server': self.name, 'choices': [choice]})}\n\n".encode()
             writer.write(b"%x\r\n%s\r\n" % (len(event), event))
             await writer.drain()
             await asyncio.sleep(interval_s)

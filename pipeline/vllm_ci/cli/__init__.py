@@ -38,6 +38,8 @@ COMMANDS = {
     "history": "vllm_ci.cli.release:history",
     "prune": "vllm_ci.cli.release:prune",
     "model": "vllm_ci.cli.model:model",
+    "data": "vllm_ci.cli.data:data",
+    "retrain": "vllm_ci.cli.retrain:retrain",
     "verify": "vllm_ci.cli.verify:verify",
     "keys": "vllm_ci.cli.keys:keys",
     "policy": "vllm_ci.cli.policy:policy",
@@ -97,6 +99,7 @@ def main() -> None:
 
 def _complain(error: VllmCiError) -> int:
     from vllm_ci.ci.log_commands import harmless
+    from vllm_ci.domain.plain import visible
 
-    click.echo(harmless(f"vllm-ci: {error}"), err=True)
+    click.echo(harmless(visible(f"vllm-ci: {error}")), err=True)
     return error.exit_code

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.options import Number, config_option, option
 from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 
 
@@ -19,7 +19,7 @@ from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 @click.argument("channels", nargs=-1, required=True, metavar="CHANNEL...")
 @option(
     "--interval",
-    type=click.FloatRange(min=1, max=3600),
+    type=Number(min=1, max=3600),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import os
 import time
 from collections.abc import Callable
@@ -14,10 +13,13 @@ from urllib.parse import urlsplit
 
 import click
 
+from vllm_ci.cli import bench_checks
 from vllm_ci.cli.bench_options import duration, setting_of
-from vllm_ci.cli.options import option
+from vllm_ci.cli.options import Number, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
+from vllm_ci.domain.plain import one_line
+from vllm_ci.domain.plain_json import dumps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _WORKLOADS = ("chat", "code", "long-context", "multi-turn", "shared-prefix", "structured")
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Number(min=0, min_open=True)
+_RATE = Number(min=0, min_open=True, max=10_000)
+"""A client cannot send more; a larger rate would only fill its memory with requests that are late."""
 _LIMIT: dict[str, Any] = {"type": _POSITIVE, "metavar": "MS"}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -49,7 +53,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @option("--workload", type=click.Choice(_WORKLOADS), help="What is asked. Default: chat.")
 @option("--workload-file", type=_FILE, help="Requests of your own: JSONL, ShareGPT, or a trace (CSV, JSONL).")
 @option("--real-history", is_flag=True, help="Later turns of a conversation repeat the model's answers, not synthetic ones.")
-@option("--rate", type=_POSITIVE, metavar="PER_S", help="Open loop: requests per second, however long answers take.")
+@option("--rate", type=_RATE, metavar="PER_S", help="Open loop: requests per second, however long answers take.")
 @option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Closed loop: conversations at a time. Default: 8.")
 @option(
     "--arrivals", type=click.Choice(("poisson", "constant", "gamma")), default="poisson", show_default=True, help="With --rate."
@@ -71,7 +75,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @option("--sweep", is_flag=True, help="Search the highest rate that meets the objective; starts at --rate, or 1.")
 @option(
     "--good",
-    type=click.FloatRange(min=0.5, max=0.99),
+    type=Number(min=0.5, max=0.99),
     default=0.9,
     show_default=True,
     metavar="SHARE",
@@ -80,7 +84,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @option("--overload", is_flag=True, help="Send more than the server can serve, between two calm phases of --rate.")
 @option(
     "--overload-factor",
-    type=click.FloatRange(min=1.2, max=100),
+    type=Number(min=1.2, max=100),
     default=2.0,
     show_default=True,
     metavar="FACTOR",
@@ -114,66 +118,79 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
     client was too slow, others used the server, or the capacity is outside the tried rates).
     """
     if context.invoked_subcommand:
+        bench_checks.subcommand(context)
         return 0
     from vllm_ci.cli import bench_overload, options, progress
 
     if aa and not urls:
         from vllm_ci.cli.bench_aa import compare_with_itself
 
+        bench_checks.image(context)
         return compare_with_itself(options.loaded(context), as_json=as_json)
     setting = setting_of(given)
-    _check(urls, aa=aa, sweep=sweep, setting=setting)
+    bench_checks.servers(context, urls, {**given, "aa": aa, "sweep": sweep}, setting)
     if given["overload"]:
         bench_overload.check(urls, aa=aa, sweep=sweep, concurrency=given["concurrency"], setting=setting)
+    if (folder := given["report_dir"]) is not None:
+        bench_checks.folder(folder)
     screen = progress.console()
-    servers = [_served(url, given["model"] or "", given["api_key_env"] or "") for url in dict.fromkeys(urls)]
+    servers = [_served(url, given["model"] or "", given["api_key_env"] or "") for url in (urls[:1] if aa else urls)]
     for server in servers:
         _introduce(screen, server, setting, overload=given["overload"])
-    folder = given["report_dir"]
+    found = _result(screen, servers, setting, given, aa=aa, sweep=sweep)
+    try:
+        if folder is not None:
+            _store(screen, folder, found)
+    finally:  # a full disk, or a reader who went away, must not take what was measured
+        if as_json:
+            print_json(found.document)
+        else:
+            found.show()
+    return found.verdict.exit_code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What a command found.
+
+    Attributes:
+        verdict: Whether it can be trusted.
+        document: As JSON.
+        show: Prints it for a person.
+        page: Writes it into a folder, as a page and as JSON, and returns the page; ``None``: it has only the document.
+    """
+
+    verdict: Verdict
+    document: dict[str, Any]
+    show: Callable[[], None]
+    page: Callable[[Path], Path] | None = None
+
+
+def _result(
+    screen: Console, servers: list[Served], setting: Setting, given: dict[str, Any], *, aa: bool, sweep: bool
+) -> _Result:
     if sweep:
-        verdict, document = _swept(screen, servers[0], setting, given, as_json=as_json)
-    elif given["overload"]:
-        verdict, document = _overloaded(screen, servers[0], setting, given["overload_factor"], as_json=as_json)
-    elif aa or len(urls) == 2:
-        verdict, document = _compared(screen, servers, setting, given["rounds"], as_json=as_json)
-    else:
-        verdict, document = _measured(screen, servers[0], setting, as_json=as_json)
-    if folder is not None and not sweep:
-        _store(folder, document)
-    if as_json:
-        print_json(document)
-    return verdict.exit_code
-
-
-def _check(urls: tuple[str, ...], *, aa: bool, sweep: bool, setting: Setting) -> None:
-    """Refuse what cannot be done before anything is sent."""
-    if not urls:
-        raise UsageError("no server to measure", remedy="give --url URL, or --aa in a project without --url")
-    if len(urls) > 2:
-        raise UsageError("more than two servers cannot be compared", remedy="compare them in pairs")
-    if aa and len(set(urls)) == 2:
-        raise UsageError("--aa compares one server with itself", remedy="give one --url")
-    if sweep and (aa or len(urls) == 2):
-        raise UsageError("--sweep measures one server", remedy="give one --url, without --aa")
-    if len(urls) == 2 and len(set(urls)) == 1 and not aa:
-        raise UsageError("both URLs are the same", remedy="use --aa to compare a server with itself")
-    if sweep and not setting.objective:
-        raise UsageError("--sweep needs an objective", remedy="give --ttft or --tpot")
-    if setting.workload.timed and (sweep or aa or len(urls) == 2):
-        raise UsageError(
-            "the file has arrival times of its own, which a sweep or a comparison does not use",
-            remedy="give --rate or --concurrency",
-        )
+        return _swept(screen, servers[0], setting, given)
+    if given["overload"]:
+        return _overloaded(screen, servers[0], setting, given["overload_factor"])
+    if aa or len(servers) == 2:
+        return _compared(screen, servers, setting, given["rounds"])
+    return _measured(screen, servers[0], setting)
 
 
 def _facts(server: Served) -> dict[str, object]:
     return {"url": server.url, "model": server.facts.model, "version": server.facts.version}
 
 
-def _store(folder: Path, document: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _store(screen: Console, folder: Path, found: _Result) -> None:
     name = f"bench-{dt.datetime.now(tz=dt.UTC):%Y%m%dT%H%M%S.%f}Z.json"
-    (folder / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    try:
+        if found.page is not None:
+            screen.print(f"report: {found.page(folder)}")
+        else:
+            (folder / name).write_text(dumps(found.document), encoding="utf-8")
+    except OSError as error:
+        raise bench_checks.unwritable(folder, error) from error
 
 
 def _served(url: str, model: str, key: str) -> Served:
@@ -192,8 +209,8 @@ def _introduce(screen: Console, server: Served, setting: Setting, *, overload: b
     loop = f"{setting.rate:g} requests/s" if setting.rate else f"{setting.concurrency} at a time"
     loop = "at its own times" if setting.workload.timed else loop
     loop = "overload" if overload else loop
-    version = f", vLLM {server.facts.version}" if server.facts.is_vllm else ""
-    screen.print(f"{server.facts.model} at {server.url}{version}")
+    version = f", vLLM {one_line(server.facts.version, 50)}" if server.facts.is_vllm else ""
+    screen.print(f"{one_line(server.facts.model, 200)} at {server.url}{version}")
     screen.print(f"{setting.workload.id}, {loop}, {setting.duration_s:g} s; {setting.workload.source}")
     _, scale = setting.workload.fitting(server.facts.max_model_len)
     if scale < 1:
@@ -202,15 +219,13 @@ def _introduce(screen: Console, server: Served, setting: Setting, *, overload: b
         screen.print("prompt lengths are about right: the server has no tokenizer route", style="yellow")
 
 
-def _measured(screen: Console, server: Served, setting: Setting, *, as_json: bool) -> tuple[Verdict, dict[str, Any]]:
+def _measured(screen: Console, server: Served, setting: Setting) -> _Result:
     from vllm_ci.cli import bench_output
 
     found = _watched(screen, server, setting)
-    if not as_json:
-        bench_output.measurement(found)
     now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
     facts = {"kind": "measurement", "ended": now, "hardware": _hardware(server, found), **_facts(server)}
-    return found.verdict, {**facts, **found.document()}
+    return _Result(verdict=found.verdict, document={**facts, **found.document()}, show=lambda: bench_output.measurement(found))
 
 
 def _hardware(server: Served, found: Measurement) -> str:
@@ -250,22 +265,17 @@ def history(*, folder: Path, as_json: bool) -> int:
     return 0
 
 
-def _compared(
-    screen: Console, servers: list[Served], setting: Setting, rounds: int, *, as_json: bool
-) -> tuple[Verdict, dict[str, Any]]:
+def _compared(screen: Console, servers: list[Served], setting: Setting, rounds: int) -> _Result:
     from vllm_ci.cli import bench_output
     from vllm_ci.performance.versus import compare
 
     a, b = servers[0], servers[-1]
-    found = compare(a, b, setting, rounds=rounds, same=a is b, tell=lambda line: screen.print(line, markup=False))
-    if not as_json:
-        bench_output.comparison(found)
-    return found.verdict, {"kind": "comparison", "a": _facts(a), "b": _facts(b), **found.document()}
+    found = compare(a, b, setting, rounds=rounds, same=a is b, tell=screen.print)
+    document = {"kind": "comparison", "a": _facts(a), "b": _facts(b), **found.document()}
+    return _Result(verdict=found.verdict, document=document, show=lambda: bench_output.comparison(found))
 
 
-def _swept(
-    screen: Console, server: Served, setting: Setting, given: dict[str, Any], *, as_json: bool
-) -> tuple[Verdict, dict[str, Any]]:
+def _swept(screen: Console, server: Served, setting: Setting, given: dict[str, Any]) -> _Result:
     from vllm_ci.cli import bench_output
     from vllm_ci.performance import page
     from vllm_ci.performance.sweep import sweep
@@ -275,29 +285,22 @@ def _swept(
         setting,
         share=given["good"],
         start=setting.rate or 1.0,
-        tell=lambda step: screen.print(bench_output.step(step), markup=False),
+        tell=lambda step: screen.print(bench_output.step(step)),
     )
-    if folder := given["report_dir"]:
-        screen.print(f"report: {page.write(folder, found, facts=_facts(server))}", markup=False)
-    if not as_json:
-        bench_output.capacity(found)
-    return found.verdict, {"kind": "sweep", **_facts(server), **found.document()}
+    document = {"kind": "sweep", **_facts(server), **found.document()}
+    return _Result(
+        verdict=found.verdict,
+        document=document,
+        show=lambda: bench_output.capacity(found),
+        page=lambda folder: page.write(folder, found, facts=_facts(server)),
+    )
 
 
-def _overloaded(
-    screen: Console, server: Served, setting: Setting, factor: float, *, as_json: bool
-) -> tuple[Verdict, dict[str, Any]]:
+def _overloaded(screen: Console, server: Served, setting: Setting, factor: float) -> _Result:
     from vllm_ci.cli import bench_overload
 
-    found, document = bench_overload.overloaded(
-        server,
-        setting,
-        factor=factor,
-        tell=lambda line: screen.print(line, markup=False),
-        watch=_watching(screen),
-        as_json=as_json,
-    )
-    return found.verdict, {**document, **_facts(server)}
+    found, document = bench_overload.overloaded(server, setting, factor=factor, tell=screen.print, watch=_watching(screen))
+    return _Result(verdict=found.verdict, document={**document, **_facts(server)}, show=lambda: bench_overload.output(found))
 
 
 def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:
@@ -323,8 +326,6 @@ def _watching(screen: Console) -> Callable[[Load], None]:
         screen.print(
             f"{now - begun:4.0f} s: {load.sent} sent, {ended} ended, {failed} failed   ",
             end="\r",
-            markup=False,
-            highlight=False,
         )
 
     return watch

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_ci.domain.plain import one_line, visible
+
 _SHORT_S = 30.0
 """Runs that are shorter say nothing about growth."""
 _SOAK_S = 300.0
@@ -96,7 +98,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> None:
 
 def verdict(found: str, reasons: Sequence[str]) -> None:
     """Print a verdict and its reasons."""
-    click.echo("\n".join([f"{found}", *(f"  {reason}" for reason in reasons)]))
+    click.echo("\n".join([f"{found}", *(f"  {visible(reason)}" for reason in reasons)]))
 
 
 def comparison(found: Comparison) -> None:
@@ -146,13 +148,15 @@ def history(found: Sequence[Series], left_out: Sequence[str]) -> None:
     for each in found:
         if each.group != group:
             group = each.group
-            click.echo(", ".join(f"{name} {value}" for name, value in group.items()))
+            click.echo(one_line(", ".join(f"{name} {value}" for name, value in group.items()), 500))
         few = f" (change points from {LEAST} results on)" if len(each.values) < LEAST else ""
         click.echo(f"  {each.metric}: {len(each.values)} results, last {each.values[-1]:.4g}{few}")
         for change in each.changes:
             ratio = change.after / change.before - 1
-            click.echo(f"    {change.at}: {change.before:.4g} to {change.after:.4g} ({ratio:+.1%}, p {change.p:.1g})")
+            click.echo(
+                f"    {one_line(change.at, 40)}: {change.before:.4g} to {change.after:.4g} ({ratio:+.1%}, p {change.p:.1g})"
+            )
     if not found:
         click.echo("no results")
     for line in left_out:
-        click.echo(f"left out: {line}")
+        click.echo(f"left out: {one_line(line, 300)}")

@@ -49,15 +49,12 @@ def overloaded(
     factor: float,
     tell: Callable[[str], None],
     watch: Callable[[Load], None],
-    as_json: bool,
 ) -> tuple[Overload, dict[str, Any]]:
-    """Overload a server, and print the result unless it is wanted as JSON."""
+    """Overload a server; the result, and the result as JSON."""
     from vllm_ci.performance.overload import overload
     from vllm_ci.performance.overload_result import summary
 
     found = overload(server, setting, factor=factor, tell=tell, watch=watch)
-    if not as_json:
-        output(found)
     ended = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
     return found, {"kind": "overload", "ended": ended, "summary": summary(found), **found.document()}
 

@@ -13,6 +13,8 @@ from vllm_ci.cli.options import config_option, loaded, option
 from vllm_ci.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
+    from vllm_ci.config.load import Loaded
+    from vllm_ci.domain.image_spec import ImageSpec
     from vllm_ci.images.request import BuildRequest
 
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 @click.argument("commit", default="HEAD")
 @config_option
 @option(
-    "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
+    "--image",
+    metavar="SPEC",
+    help="Shipped image spec (cpu, cuda, train) or path of one; by default what the configuration says.",
 )
 @option("--platform", metavar="LIST", help="Platforms, separated by commas; by default this machine's.")
 @option("--compression", type=click.Choice(["gzip", "zstd"]), help="Compression of layers.")
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 )
 @option("--threads", type=click.IntRange(1), help="Layers written at the same time; by default one per processor.")
 @click.option("--unpack", is_flag=True, help="Also unpack new layers meanwhile, so that the image can be run here sooner.")
+@click.option(
+    "--plain", is_flag=True, help="Build what the spec says, without the overlays and variables of the configuration."
+)
 @click.option("--check", is_flag=True, help="Build a second time without the layer cache, and compare digests.")
 @json_option
 @click.pass_context
@@ -80,6 +87,15 @@ def build(
     click.echo(f"{image.ref.repository}:{image.ref.tags[0]}  {image.ref.digest}  {image.seconds:.2f} s")
 
 
+def _spec(project: Loaded, options: dict[str, Any], targets: tuple[str, ...]) -> ImageSpec:
+    section = project.config.image
+    if not options.get("plain"):
+        return section.image_spec(project.folder, options.get("image"), targets=targets)
+    from vllm_ci.images import spec_file
+
+    return spec_file.load(options.get("image") or section.place(project.folder), targets=targets)
+
+
 def _request(context: click.Context, revision: str, options: dict[str, Any]) -> BuildRequest:
     from vllm_ci.domain.image_spec import Compression
     from vllm_ci.images.export import Output
@@ -91,7 +107,7 @@ def _request(context: click.Context, revision: str, options: dict[str, Any]) -> 
     if options.get("dirty") is not None:
         commit = replace(commit, dirty=bool(options["dirty"]))
     targets = tuple(part.strip() for part in (options.get("platform") or "").split(",") if part.strip())
-    spec = project.config.image.image_spec(project.folder, options.get("image"), targets=targets)
+    spec = _spec(project, options, targets)
     if options.get("compression"):
         spec = spec.changed(compression=Compression(options["compression"]))
     output = Output.parse(options.get("output") or "")

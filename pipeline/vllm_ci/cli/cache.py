@@ -6,7 +6,7 @@ import re
 
 import click
 
-from vllm_ci.cli.options import option
+from vllm_ci.cli.options import Number, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
 
@@ -43,10 +43,10 @@ def show(*, as_json: bool) -> None:
 
 
 @cache.command("prune")
-@option("--older-than", type=click.FloatRange(0), default=14.0, show_default=True, help="Days since something was last used.")
+@option("--older-than", type=Number(0), default=14.0, show_default=True, help="Days since something was last used.")
 @option("--max-size", metavar="SIZE", default="", help="Maximum size of all images together (40G).")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
-@option("--wait", type=click.FloatRange(0), default=60.0, show_default=True, help="Longest wait for builds, in seconds.")
+@option("--wait", type=Number(0), default=60.0, show_default=True, help="Longest wait for builds, in seconds.")
 @json_option
 def prune_command(*, older_than: float, max_size: str, dry_run: bool, wait: float, as_json: bool) -> None:
     """Delete old images, and what no image needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ def deploy() -> None:
 @option("--strategy", type=click.Choice(_STRATEGIES), help="How it replaces the old one. Default: deploy.strategy.")
 @option("--target", type=click.Choice(_TARGETS), help="Where it serves. Default: deploy.target.")
 @click.option("--watch", is_flag=True, help="Wait for a person where the plan needs one, instead of ending.")
+@click.option("--wait", is_flag=True, help="Wait until the old release, which is kept ready for deploy.keep_s, was ended.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @json_option
 @config_option
@@ -59,6 +61,7 @@ def run(
     strategy: str | None,
     target: str | None,
     watch: bool,
+    wait: bool,
     dry_run: bool,
     as_json: bool,
     **_: Any,
@@ -72,8 +75,9 @@ def run(
       vllm-ci deploy production --dry-run
 
     It goes back by itself when a server of the new release dies or is not ready in time, when a check fails, or when the
-    analysis does. When all requests go to the new release, the old one is kept ready for deploy.keep_s seconds; Ctrl-C leaves
-    it ready. A command that was interrupted or killed is run again: it goes on where it was.
+    analysis does. When all requests go to the new release, the command ends; the old release is kept ready for deploy.keep_s
+    seconds more, and a process in the background ends it then. A command that was interrupted or killed is run again: it goes
+    on where it was.
 
     Exit code: 0 the release serves, 1 it went back, 2 usage, 3 errored, 4 a person has to decide.
     """
@@ -85,7 +89,7 @@ def run(
         chosen = target or found.loaded.config.deploy.of(channel).target
         where = deploying.channel(found, channel, emit=emit, target=chosen, waits=watch)
         ready = deployable(found.setup, channel, emit=emit).require(channel)
-        work = deploying.planned if dry_run else deploying.until_served
+        work = deploying.planned if dry_run else partial(deploying.until_served, wait=wait)
         done, current, lines = deploying.run(channel, lambda: work(where, ready, strategy or ""))
     if as_json:
         print_json(deploy_output.run_json(where, ready, done, current, lines, dry_run=dry_run))
@@ -101,6 +105,8 @@ for each in (
     deploy_verbs.status,
     deploy_verbs.logs,
     deploy_verbs.scale,
+    deploy_verbs.finish,
+    deploy_verbs.compare,
     deploy_verbs.stop,
     deploy_verbs.promote,
     deploy_verbs.abort,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_ci.cli import keeper
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.plan import Plan, names
 from vllm_ci.deploy.target import Current
@@ -105,6 +106,8 @@ def result(found: Deployment | None, release: Release, channel: str, current: Cu
         before = f" (before: {found.previous.commit[:12]})" if found.previous else ""
         click.echo(f"{channel} serves {found.release.commit[:12]} {found.release.digest[:19]}{before}")
         click.echo(f"address  {current.address or 'none'}")
+        if found.kept:
+            click.echo(f"{keeper.told(found)}: vllm-ci rollback {channel}")
 
 
 def exit_code(found: Deployment | None) -> int:

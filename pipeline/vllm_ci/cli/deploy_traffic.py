@@ -51,7 +51,7 @@ def moved(found: Releases, channel: str, release: Release, *, emit: Emit) -> dic
     except VllmCiError as error:
         raise _behind(channel, release, str(error)) from error
     serves = current.revisions.get(serving(current)[0])
-    if serves is None or serves.image.digest != release.digest:
+    if serves is None or not serves.serves(release):
         raise _behind(channel, release, done.reason if done else "another command changed it")
     seconds = _seconds(done, begun)
     return {"changed": done is not None, "seconds": seconds, "deployment": deploy_output.deployment_json(done)}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_ci.cli.deploying import Channel
+    from vllm_ci.deploy.comparison import Comparison
     from vllm_ci.deploy.deployment import Deployment
     from vllm_ci.deploy.target import Current, Target
 
@@ -108,6 +109,76 @@ def scale(context: click.Context, /, *, channel: str, replicas: int, as_json: bo
 
 @click.command()
 @click.argument("channel")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@json_option
+@config_option
+@click.pass_context
+def compare(context: click.Context, /, *, channel: str, markdown: bool, as_json: bool, **_: Any) -> None:
+    """Show how far the answers to copied requests agreed with those that users got, in the last deployment of CHANNEL.
+
+    \b
+    Examples:
+      vllm-ci deploy compare production
+      vllm-ci deploy compare production --markdown >> "$GITHUB_STEP_SUMMARY"
+
+    Answers are compared by strategy `shadow` with `deploy.shadow.compare: true`.
+    """
+    from vllm_ci.deploy import comparison_report
+
+    async def read(where: Channel, _: Target) -> tuple[Comparison | None, Deployment | None]:
+        last = where.journal.read()
+        return where.journal.comparison(last), last
+
+    found, last = with_target(context, channel, read)
+    if found is None or last is None:
+        raise UsageError(
+            f"no answers were compared in the last deployment of {channel}",
+            remedy="set `deploy.shadow.compare: true` and deploy with --strategy shadow",
+        )
+    if as_json:
+        commits = {"release": last.release.commit, "previous": last.previous.commit if last.previous else None}
+        print_json({"channel": channel, **commits, **comparison_report.to_json(found)})
+    elif markdown:
+        before = last.previous.commit[:12] if last.previous else "before"
+        title = f"Answers of {last.release.commit[:12]} to copies for {channel}, compared with {before}"
+        click.echo(comparison_report.markdown(found, title), nl=False)
+    else:
+        click.echo("\n".join(comparison_report.lines(found)))
+
+
+@click.command()
+@click.argument("channel")
+@json_option
+@config_option
+@click.pass_context
+def finish(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) -> None:
+    """Wait until the old release of CHANNEL need not be kept ready any more (deploy.keep_s), then end it.
+
+    \b
+    Example:
+      vllm-ci deploy finish production
+
+    `vllm-ci deploy` starts this command in the background. It is needed by hand only where that process was ended, for instance
+    at the end of a CI job.
+    """
+    from vllm_ci.cli import deploy_output, keeper
+
+    async def work(where: Channel, target: Target) -> tuple[bool, Deployment | None, Current]:
+        last = where.journal.read()
+        if last is None or not last.kept:
+            return False, last, await target.current()
+        return True, await keeper.until_ended(target, where, last, where.rules(target)), await target.current()
+
+    changed, last, current = with_target(context, channel, work)
+    if as_json:
+        found = {"deployment": deploy_output.deployment_json(last), **deploy_output.current_json(current)}
+        print_json({"channel": channel, "changed": changed, **found})
+    else:
+        click.echo(f"the old release of {channel} was ended" if changed else f"no old release of {channel} is kept ready")
+
+
+@click.command()
+@click.argument("channel")
 @click.option("--yes", is_flag=True, help="Do it; without, only say what would end.")
 @json_option
 @config_option
@@ -150,7 +221,7 @@ def _decision(verb: str, text: str) -> click.Command:
             rules = where.rules(target)
             done = await verbs.decide(target, where.journal, channel, "promote" if verb == "promote" else "abort", rules)
             if done.kept and verb == "promote":
-                done = await deploying.until_ended(target, where, done, rules)
+                done = await deploying.kept_ready(where, target, done, wait=False)
             return done, await target.current(), where.journal.logs
 
         done, current, logs = with_target(context, channel, work)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
 import click
 
-from vllm_ci.cli import interruptible
+from vllm_ci.cli import interruptible, keeper
 from vllm_ci.cli.deploy_output import plan_lines
 from vllm_ci.config import deployments
 from vllm_ci.config.deployments import Place
 from vllm_ci.config.releases import Releases
 from vllm_ci.deploy import verbs
 from vllm_ci.deploy.deployment import Deployment
-from vllm_ci.deploy.journal import BusyError, Journal
+from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.strategy import Switch
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from vllm_ci.release.record import Release
 
 _REASON_LENGTH = 300
-_LOOK_S = 1.0
 _Result = TypeVar("_Result")
 
 
@@ -195,15 +193,24 @@ async def planned(where: Channel, ready: Deployable, strategy: str) -> tuple[Non
         return None, current, plan_lines(wanted.planned(current, target), ready.release)
 
 
-async def until_served(where: Channel, ready: Deployable, strategy: str) -> tuple[Deployment | None, Current, list[str]]:
-    """Deploy, and wait while the old release is kept ready."""
+async def until_served(
+    where: Channel, ready: Deployable, strategy: str, *, wait: bool = False
+) -> tuple[Deployment | None, Current, list[str]]:
+    """Deploy; ``wait``: also until the old release was ended, if it is kept ready for some time."""
     async with where.target() as target:
         done = await served(where, target, ready, strategy)
         if done is not None and done.kept:
-            seconds = f"{done.step.hold_s:g} s"
-            click.echo(f"{where.name} serves {done.release.commit[:12]}; the old release is kept ready for {seconds}", err=True)
-            done = await until_ended(target, where, done, where.rules(target))
+            done = await kept_ready(where, target, done, wait=wait)
         return done, await target.current(), []
+
+
+async def kept_ready(where: Channel, target: Target, done: Deployment, *, wait: bool) -> Deployment:
+    """See that the old release is ended when its time is over: here, or in a process that outlives this one."""
+    if wait:
+        click.echo(f"{where.name} serves {done.release.commit[:12]}; {keeper.told(done)}", err=True)
+        return await keeper.until_ended(target, where, done, where.rules(target))
+    keeper.start(where)
+    return done
 
 
 async def served(where: Channel, target: Target, ready: Deployable, strategy: str = "") -> Deployment | None:
@@ -223,17 +230,3 @@ async def gone_back(where: Channel, target: Target, release: Release) -> Deploym
     wanted = where.wanted(release, await target.current())
     wanted = wanted or await where.again(release)
     return await verbs.go_back(target, where.journal, wanted, where.rules(target))
-
-
-async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:
-    """Wait while the old revision is kept ready, without holding the lock, then end it; unless others took over meanwhile."""
-    while deployment.kept:
-        await anyio.sleep(max(min(deployment.since + deployment.step.hold_s - rules.clock(), _LOOK_S), 0.0))
-        now = where.journal.read()
-        if now is None or now.id != deployment.id or now.ended:
-            return replace(deployment, phase="live", reason=f"another command has changed {where.name} since")
-        if rules.clock() < now.since + now.step.hold_s:
-            continue
-        with suppress(BusyError), where.journal.changing(where.name):
-            deployment = await Rollout(target, where.journal, now, rules).run()
-    return deployment

@@ -81,8 +81,8 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
                 f"the stage {name} needs an image or the checkout, but --url gives only a server",
                 remedy=f"leave out --stage {name}, or let the pipeline build the image (without --url)",
             )
-    if select := context.params.get("select"):
-        specs = {name: replace(spec, pytest_args=(*spec.pytest_args, "-k", select)) for name, spec in specs.items()}
+    if arguments := _arguments(context):
+        specs = {name: replace(spec, pytest_args=(*spec.pytest_args, *arguments)) for name, spec in specs.items()}
     chosen = named or tuple(name for name in config.stages.enabled() if needs_server(specs[name]))
     key = str(context.params.get("api_key_env") or config.server.api_key_env)
     if key and (reason := refusal_of_secret(key)):
@@ -98,6 +98,15 @@ def open_foreign(context: click.Context, url: str, named: tuple[str, ...]) -> Fo
         folder=loaded.folder if loaded else None,
         report_directory=_report_directory(context, loaded),
         ca_file=context.params.get("ca_file"),
+    )
+
+
+def _arguments(context: click.Context) -> tuple[str, ...]:
+    """Options of this call for pytest."""
+    select, wait_s = context.params.get("select"), context.params.get("restart_wait")
+    return (
+        *(("-k", select) if select else ()),
+        *((f"--vllm-return={wait_s:g}",) if wait_s is not None else ()),
     )
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @option(
-    "--image", metavar="SPEC", help="Shipped image spec (cpu, cuda) or path of one; by default what the configuration says."
+    "--image",
+    metavar="SPEC",
+    help="Shipped image spec (cpu, cuda, train) or path of one; by default what the configuration says.",
 )
 @click.option("--upgrade", is_flag=True, help="Upgrade everything (by default, versions that still fit are kept).")
 @click.option(

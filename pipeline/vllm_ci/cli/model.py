@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli import watching
-from vllm_ci.cli.model_output import show_difference, show_known, show_move
+from vllm_ci.cli.model_output import say, show_difference, show_known, show_move
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
@@ -95,7 +95,7 @@ def add_command(
         print_json(done.to_json())
         return
     for each in done.left_out:
-        click.echo(f"left out {each}: a hidden file")
+        say(f"left out {each}: a hidden file")
     what = f"{name}@v{done.record.version} {done.record.digest[:19]}"
     sent = f"{done.pushed_bytes / 1e6:,.1f} MB sent, {done.present_bytes / 1e6:,.1f} MB there already"
     click.echo(f"added {what}: {sent}" if done.changed else f"{what} has these files already: nothing to change")
@@ -173,7 +173,7 @@ def list_command(context: click.Context, /, *, name: str, as_json: bool, **_: An
         print_json({"models": [_row(record, aliases) for record, aliases in rows]})
         return
     for record, aliases in rows:
-        click.echo(f"{record.model}@v{record.version:<5} {record.digest[:19]}  {record.at}  {', '.join(aliases)}".rstrip())
+        say(f"{record.model}@v{record.version:<5} {record.digest[:19]}  {record.at}  {', '.join(aliases)}".rstrip())
     if not rows:
         click.echo(f"no versions of {name}" if name else "no models yet")
 
@@ -385,6 +385,6 @@ def history_command(context: click.Context, /, *, name: str, alias: str, as_json
     for each in records:
         before = f" (before: v{each.previous})" if each.previous else ""
         note = f"  {each.reason}" if each.reason else ""
-        click.echo(f"{each.number:>4}  {each.at}  {each.summary}{before}  {each.by.partition(' <')[0]}{note}")
+        say(f"{each.number:>4}  {each.at}  {each.summary}{before}  {each.by.partition(' <')[0]}{note}")
     if not records:
         click.echo("no records yet")

@@ -9,10 +9,16 @@ import click
 
 from vllm_ci.cli.output import print_json
 from vllm_ci.domain.errors import FailedError
+from vllm_ci.domain.plain import visible
 
 if TYPE_CHECKING:
     from vllm_ci.models.aliases import AliasMove
     from vllm_ci.models.reading import Difference, Known
+
+
+def say(line: str) -> None:
+    """Print one line; names of files, facts and reasons are what others wrote."""
+    click.echo(visible(line.replace("\n", " ")))
 
 
 def show_known(known: Known, *, as_json: bool) -> None:
@@ -21,19 +27,19 @@ def show_known(known: Known, *, as_json: bool) -> None:
         print_json(known.to_json())
         return
     record = known.record
-    click.echo(f"model       {record.model}@v{record.version}")
-    click.echo(f"digest      {record.digest}")
-    click.echo(f"repository  {record.repository}:{record.tag}")
-    click.echo(f"aliases     {', '.join(known.aliases) or 'none'}")
-    click.echo(f"added       {record.at}  {record.by}{f'  ({record.reason})' if record.reason else ''}")
+    say(f"model       {record.model}@v{record.version}")
+    say(f"digest      {record.digest}")
+    say(f"repository  {record.repository}:{record.tag}")
+    say(f"aliases     {', '.join(known.aliases) or 'none'}")
+    say(f"added       {record.at}  {record.by}{f'  ({record.reason})' if record.reason else ''}")
     for name, value in known.model.facts.items():
-        click.echo(f"{name:<11} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        say(f"{name:<11} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     for layer in known.model.layers:
-        click.echo(f"file        {layer.path}  {layer.size / 1e6:,.1f} MB  {layer.digest[:19]}")
+        say(f"file        {layer.path}  {layer.size / 1e6:,.1f} MB  {layer.digest[:19]}")
     for each in known.findings.evidence:
-        click.echo(f"evidence    {each.kind:<16} signed by {each.signer}")
+        say(f"evidence    {each.kind:<16} signed by {each.signer}")
     for refusal in known.findings.refused.values():
-        click.echo(f"refused     {refusal.message}")
+        say(f"refused     {refusal.message}")
 
 
 def show_difference(found: Difference, *, as_json: bool) -> None:
@@ -42,11 +48,11 @@ def show_difference(found: Difference, *, as_json: bool) -> None:
         print_json(found.to_json())
         return
     for name, (before, after) in found.facts.items():
-        click.echo(f"fact     {name}: {before} -> {after}")
+        say(f"fact     {name}: {before} -> {after}")
     for mark, layers in (("added  ", found.added), ("removed", found.removed), ("changed", found.changed)):
         for layer in layers:
-            click.echo(f"{mark}  {layer.path}  {layer.size / 1e6:,.1f} MB")
-    click.echo(f"{found.new_bytes / 1e6:,.1f} MB are new, {found.same_bytes / 1e6:,.1f} MB are shared")
+            say(f"{mark}  {layer.path}  {layer.size / 1e6:,.1f} MB")
+    say(f"{found.new_bytes / 1e6:,.1f} MB are new, {found.same_bytes / 1e6:,.1f} MB are shared")
 
 
 def show_move(moved: AliasMove, *, as_json: bool) -> None:
@@ -57,14 +63,14 @@ def show_move(moved: AliasMove, *, as_json: bool) -> None:
             sys.exit(FailedError.exit_code)
         return
     for rule in moved.decision.rules:
-        click.echo(f"  {'ok     ' if rule.ok else 'refused'}  {rule.rule:<12} {rule.got}")
+        say(f"  {'ok     ' if rule.ok else 'refused'}  {rule.rule:<12} {rule.got}")
     moved.require()
     for each in moved.skipped:
-        click.echo(f"skipped {each}")
+        say(f"skipped {each}")
     where = f"{moved.record.model}@{moved.alias}"
     if not moved.changed:
-        click.echo(f"{where} already points to v{moved.record.version}: nothing to change")
+        say(f"{where} already points to v{moved.record.version}: nothing to change")
         return
     before = f" (before: v{moved.previous})" if moved.previous else ""
     points = "would point to" if moved.dry_run else "now points to"
-    click.echo(f"{where} {points} v{moved.record.version} {moved.record.digest[:19]}{before}")
+    say(f"{where} {points} v{moved.record.version} {moved.record.digest[:19]}{before}")

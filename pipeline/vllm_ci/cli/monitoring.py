@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli import options, watching
-from vllm_ci.cli.options import config_option, option
+from vllm_ci.cli.options import Number, config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ConfigError, UsageError
 
@@ -115,7 +115,7 @@ def _channels(loaded: Loaded, named: tuple[str, ...]) -> tuple[str, ...]:
 @click.command()
 @click.argument("channel")
 @option("--prometheus", metavar="URL", help="Prometheus server; by default monitoring.prometheus.")
-@option("--hours", type=click.FloatRange(0.25, 168), help="Hours to compare; by default monitoring.watch.hours.")
+@option("--hours", type=Number(0.25, 168), help="Hours to compare; by default monitoring.watch.hours.")
 @click.option(
     "--at", metavar="TIME", help="When it began to serve, if later than its record in the ledger (2026-01-31T12:00:00Z)."
 )

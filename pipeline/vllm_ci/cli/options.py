@@ -5,7 +5,8 @@ Precedence: flag, environment variable, file, default.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,35 @@ if TYPE_CHECKING:
     from vllm_ci.config.load import Loaded
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A finite number within a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; ``nan`` and ``inf``, which any comparison lets pass, are refused."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def refuse_unused(context: click.Context, unused: Mapping[str, str]) -> None:
+    """Refuse options of the command line that would have no effect. Those of the environment are defaults for many commands.
+
+    Args:
+        context: The call.
+        unused: Why an option has no effect, by the name of its parameter.
+
+    Raises:
+        UsageError: One of them was given.
+    """
+    from vllm_ci.domain.errors import UsageError
+
+    flags = {param.name: param.opts[0] for param in context.command.params}
+    for name, why in unused.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{flags[name]} has no effect here", why=why, remedy=f"leave out {flags[name]}")
 
 
 def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from vllm_ci.domain.plain_json import dumps
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -18,4 +19,4 @@ def json_option(command: _Command) -> _Command:
 
 def print_json(value: object) -> None:
     """Print ``value`` (dicts, lists, scalars) as the command's one JSON object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(dumps(value))

@@ -58,8 +58,16 @@ def console() -> Console:
     terminal = log is None and sys.stderr.isatty()
     # A pipe or CI log has no width, and rich would wrap the table at 80 columns.
     width = None if terminal else 120
+    # Names of models, branches and cases are no markup: `[/]` in one would end the command.
     return _Screen(
-        file=log, stderr=True, highlight=False, soft_wrap=True, width=width, force_terminal=None if log is None else False
+        file=log,
+        stderr=True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+        width=width,
+        force_terminal=None if log is None else False,
     )
 
 
@@ -158,13 +166,13 @@ def table(report: Report) -> Table:
     made.add_column("seconds", justify="right")
     for stage in report.stages:
         made.add_row(
-            stage.name,
+            visible(stage.name),
             Text(stage.verdict.value, style=COLOURS[stage.verdict]),
             *(str(stage.count(status) or "-") for status in CaseStatus),
             f"{stage.seconds:.1f}",
         )
     for row, reason in report.skipped.items():
-        made.add_row(row, Text("skipped", style="dim"), *("-" for _ in CaseStatus), Text(reason, style="dim"))
+        made.add_row(visible(row), Text("skipped", style="dim"), *("-" for _ in CaseStatus), Text(visible(reason), style="dim"))
     return made
 
 
@@ -182,7 +190,7 @@ def measured(rows: Sequence[matrix.Row]) -> Table:
         figures = (row.output_tokens_per_s, row.ttft_ms, row.tpot_ms)
         memory = (number(row.memory_bytes, ".0f", per=_MIB), number(row.gpu_bytes, ".0f", per=_MIB))
         shares = (number(row.same_answers, ".0%"), number(row.same_prefix, ".0%"))
-        made.add_row(Text(row.server, style=COLOURS[row.verdict]), *map(number, figures), *memory, *shares)
+        made.add_row(Text(visible(row.server), style=COLOURS[row.verdict]), *map(number, figures), *memory, *shares)
     return made
 
 
@@ -205,7 +213,7 @@ def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -
     messages = _messages(report, causes, rows=max(rows // 2, _FEWEST_ROWS), folder=folder)
     lines = cause_lines(causes, rows=max(rows - len(messages) - 1, _FEWEST_ROWS), width=width)
     counted = headline(causes, sum(len(stage.cases) for stage in report.stages))
-    slow = list(map(Text, slowest(report, durations)))
+    slow = [Text(visible(line)) for line in slowest(report, durations)]
     blocks = (messages, [Text(f"{counted}:", style="bold"), *lines] if counted else lines, skips, slow)
     for block in blocks:
         for line in [Text(), *block] if block else []:
@@ -217,9 +225,9 @@ def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -
         screen.print(measured(servers))
         screen.print()
     if report.image:
-        screen.print(Text("image    ").append(report.image.reference))
+        screen.print(Text("image    ").append(visible(report.image.reference)))
     if report.model:
-        screen.print(Text("model    ").append(f"{report.model.name}@{report.model.version} {report.model.digest}"))
+        screen.print(Text("model    ").append(visible(f"{report.model.name}@{report.model.version} {report.model.digest}")))
     screen.print(Text("report   ").append(folder))
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
 
@@ -233,7 +241,7 @@ def _messages(report: Report, causes: Sequence[Cause], *, rows: int, folder: str
         # Reports of earlier versions do not have the number of reasons at the end of that line.
         said = [line for line in visible(stage.message).splitlines() if not counted.startswith(line)]
         if not report.is_explained(stage) and (len(said) > 1 or (said and said[0] not in titles)):
-            lines.append(Text(f"{stage.name}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
+            lines.append(Text(f"{visible(stage.name)}: {stage.verdict.value}", style=COLOURS[stage.verdict]))
             lines += map(Text, said)
     if len(lines) > rows:
         rest = f"and {len(lines) - rows + 1} more lines: {folder}/report.html"

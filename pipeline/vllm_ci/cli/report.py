@@ -56,11 +56,10 @@ def open_(what: str, **_: Any) -> None:
     "--format",
     "as_format",
     type=click.Choice(["text", "markdown", "json"]),
-    default="text",
-    help="How to print the comparison.",
+    help="How to print the comparison. Default: text.",
 )
 @json_option
-def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
+def compare(*, older: Path, newer: Path, as_format: str | None, as_json: bool) -> int:
     """Compare the report OLDER with the report NEWER: new, fixed, still failing and flaky cases, latencies, size of the image.
 
     Both are the folder of a run, its report.json, or a folder with several runs of one image: these show which cases are
@@ -74,6 +73,8 @@ def compare(*, older: Path, newer: Path, as_format: str, as_json: bool) -> int:
     Exit code: 0 nothing became worse; 1 new failures, or surely slower; 2 a report cannot be read; 4 inconclusive (cases that
     are flaky, gone, or no longer run; a stage is missing; nothing in common).
     """
+    if as_json and as_format not in (None, "json"):
+        raise UsageError(f"--json and --format {as_format} cannot be used together", remedy="use one of them")
     from vllm_ci.report import comparison_views as views
     from vllm_ci.report.comparison import compare as run
 

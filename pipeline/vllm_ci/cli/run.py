@@ -13,7 +13,7 @@ import click
 
 from vllm_ci.cli import ci_log
 from vllm_ci.cli.durations import DURATIONS
-from vllm_ci.cli.options import option, project_options
+from vllm_ci.cli.options import Number, option, project_options
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, UsageError
 
@@ -33,13 +33,18 @@ _STAGE = {
 }
 _DEEP = {"is_flag": True, "help": "Run every case at full size, without a time budget."}
 _BUDGET = {
-    "type": click.FloatRange(min=0),
+    "type": Number(min=0),
     "metavar": "SECONDS",
     "help": "Time budget for each stage against the server; 0 is no limit. Default: as configured (90).",
 }
 _CA_FILE = {
     "type": click.Path(exists=True, dir_okay=False, path_type=Path),
     "help": "PEM file with the certificate authority of that server; the variable SSL_CERT_FILE is read, too.",
+}
+_RESTART_WAIT = {
+    "type": Number(min=0),
+    "metavar": "SECONDS",
+    "help": "Wait this long for a server that died to be started again by its supervisor. Default: 10. Only with --url.",
 }
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for reports; each run gets its own subdirectory."}
 
@@ -88,6 +93,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, dura
 )
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
+@option("--restart-wait", **_RESTART_WAIT)
 @option("--report-dir", **_REPORT_DIR)
 @option("--durations", **DURATIONS)
 @json_option
@@ -126,6 +132,12 @@ def test(
             "-k needs --url",
             why="the result of some cases must not count as that of the commit",
             remedy="serve the commit with vllm-ci serve and give its URL, or leave out -k",
+        )
+    if context.params.get("restart_wait") is not None:
+        raise UsageError(
+            "--restart-wait needs --url",
+            why="a server that the pipeline started itself is started again at once",
+            remedy="leave it out",
         )
     return _run(context, stage, as_json, durations)
 

@@ -88,6 +88,8 @@ class ShadowConfig(Section):
     """Share of the requests that are copied."""
     hold_s: _Seconds = 300.0
     """How long, in seconds."""
+    compare: bool = False
+    """Record both answers to each copied request and compare them: `vllm-ci deploy compare CHANNEL`; target `local` can."""
     person: bool = False
     """A person decides at its end."""
     watch_s: _Seconds = 0.0
@@ -100,7 +102,7 @@ class AnalysisConfig(Section):
     conditions: Annotated[list[Annotated[str, AfterValidator(_condition)]], Field(min_length=1)] = Field(
         default_factory=lambda: ["errors <= 1%"]
     )
-    """All must hold, e.g. `errors <= 1%`, `ttft_ms.p95 <= 1.2 * baseline`."""
+    """All must hold, e.g. `errors <= 1%`, `ttft_ms.p95 <= 1.2 * baseline`, `shadow.tokens >= 98%`."""
     interval_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 10.0
     """Length of one measurement, in seconds."""
     min_requests: Annotated[int, Field(ge=1)] = 20

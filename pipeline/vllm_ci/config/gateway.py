@@ -55,6 +55,8 @@ class GatewayConfig(Section):
     """Limit of the connections of all clients; a change takes effect when the gateway is started the next time."""
     requests_per_minute: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Limit for each key, or for each client address without `api_keys`; 0: none. Beyond it: 429 with `Retry-After`."""
+    tokens_per_minute: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Limit of the tokens of each key, prompts and answers, by the usage that servers report; 0: none. Needs `api_keys`."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=24 * 3600, allow_inf_nan=False)] = 1800.0
     """How long a request may go on without a byte in either direction, in seconds."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0

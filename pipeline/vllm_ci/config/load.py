@@ -155,7 +155,7 @@ def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
     try:
         config = ProjectConfig.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, read, origins) from error
+        raise explained(error, read, origins) from error
     for problem in consistency.problems(config, stages=_python_stages(path.parent, config)):
         key = ".".join(map(str, problem.place))
         raise ConfigError(f"{_where(read, origins, problem.place)}: {key} is not valid", why=problem.why, remedy=problem.remedy)
@@ -190,7 +190,23 @@ def _flat(value: object, key: str) -> list[tuple[str, object]]:
     return [(key, value)]
 
 
-def _explain(error: ValidationError, read: Document, origins: Mapping[str, str]) -> ConfigError:
+def explained(
+    error: ValidationError,
+    read: Document,
+    origins: Mapping[str, str],
+    *,
+    model: type[BaseModel] = ProjectConfig,
+    see: str = "docs/configuration.md",
+) -> ConfigError:
+    """The first problem of a file that is not valid, with its line and the nearest known name.
+
+    Args:
+        error: All problems.
+        read: The file.
+        origins: Where values come from that are not in the file.
+        model: What the file describes.
+        see: Page that documents it.
+    """
     first, *others = error.errors()
     place = tuple(first["loc"])
     # After the path of the value, pydantic appends the union member or the dictionary key that did not match.
@@ -200,7 +216,7 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
     where = _where(read, origins, place)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        known = _known(place[:-1])
+        known = _known(place[:-1], model)
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]}?" if near else f"allowed keys: {', '.join(known)}" if known else "remove it"
         return ConfigError(f"{where}: unknown key {key}{more}", why="there is no such setting", remedy=remedy)
@@ -209,9 +225,7 @@ def _explain(error: ValidationError, read: Document, origins: Mapping[str, str])
         return ConfigError(f"{where}: stages.{stage.name} is not valid{more}", why=stage.why, remedy=stage.remedy)
     if isinstance(path := first.get("ctx", {}).get("error"), InvalidPath):
         return ConfigError(f"{where}: {key} is not valid{more}", why=path.why, remedy=path.remedy)
-    return ConfigError(
-        f"{where}: {key or 'the file'} is not valid{more}", why=_reason(first), remedy="see docs/configuration.md"
-    )
+    return ConfigError(f"{where}: {key or 'the file'} is not valid{more}", why=_reason(first), remedy=f"see {see}")
 
 
 def _where(read: Document, origins: Mapping[str, str], place: Place) -> str:
@@ -226,9 +240,9 @@ def _reason(detail: ErrorDetails) -> str:
     return f"{detail['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def _known(place: Place) -> list[str]:
+def _known(place: Place, root: type[BaseModel]) -> list[str]:
     """Names of the keys that are allowed at ``place``."""
-    model: Any = ProjectConfig
+    model: Any = root
     for step in place:
         if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue

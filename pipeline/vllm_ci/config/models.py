@@ -28,12 +28,16 @@ class AliasConfig(Section):
     """Licences that a model may have, e.g. `Apache-2.0`; by default any, also none."""
     after: str = ""
     """Alias that must have pointed to the version before."""
+    evaluation: bool = False
+    """A signed evaluation must have found it better than the version that the alias points to (`vllm-ci retrain` makes one)."""
 
     def domain(self) -> AliasPolicy:
         """Convert to the type of the model code."""
         from vllm_ci.models.policy import AliasPolicy
 
-        return AliasPolicy(signers=tuple(self.signers), licenses=tuple(self.licenses), after=self.after)
+        return AliasPolicy(
+            signers=tuple(self.signers), licenses=tuple(self.licenses), after=self.after, evaluation=self.evaluation
+        )
 
 
 def _aliases() -> dict[str, AliasConfig]:

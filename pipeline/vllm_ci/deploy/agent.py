@@ -7,7 +7,7 @@ from typing import Literal
 
 from vllm_ci.deploy.deployment import Deployment, serving
 from vllm_ci.deploy.target import Current
-from vllm_ci.release.record import Record
+from vllm_ci.release.record import Record, Release
 
 Verb = Literal["nothing", "wait", "resume", "deploy", "go back", "restart"]
 
@@ -41,7 +41,7 @@ def decide(channel: str, head: Record | None, current: Current, last: Deployment
     serves = current.revisions.get(named)
     if last is not None and not last.ended and not last.kept:
         return _unfinished(last, head, channel)
-    if serves is None or serves.image.digest != head.release.digest:
+    if serves is None or not serves.serves(head.release):
         return _wrong(last, head, channel, serving_now=serves.commit[:12] if serves else "nothing")
     return _right(current, named, last, now=now)
 
@@ -57,17 +57,21 @@ def _right(current: Current, named: str, last: Deployment | None, *, now: float)
 
 
 def _unfinished(last: Deployment, head: Record, channel: str) -> Next:
-    if head.action == "rollback" and last.release.digest != head.release.digest:
+    if head.action == "rollback" and _apart(last.release, head.release):
         return Next(verb="go back", reason=f"{channel} was rolled back during the deployment of {last.release.commit[:12]}")
     if last.phase == "held":
         return Next(verb="wait", reason=f"a person decides: {last.reason}")
     return Next(verb="resume", reason=f"the deployment of {last.release.commit[:12]} is not finished")
 
 
+def _apart(one: Release, other: Release) -> bool:
+    return (one.digest, one.model) != (other.digest, other.model)
+
+
 def _wrong(last: Deployment | None, head: Record, channel: str, *, serving_now: str) -> Next:
     """Another release serves than the one that the ledger says, or none."""
     commit = head.release.commit[:12]
-    if last is not None and last.phase == "returned" and last.release.digest == head.release.digest:
+    if last is not None and last.phase == "returned" and not _apart(last.release, head.release):
         return Next(
             verb="wait", reason=f"{commit} went back before ({last.reason}); publish another, or vllm-ci deploy {channel}"
         )

@@ -1,7 +1,8 @@
 """The journal of a deployment: one file, written beside and renamed, so that a reader sees the old state or the new.
 
-Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command), ``lock``
-(held by the command that changes the deployment), ``logs`` (of servers that were ended) and ``target`` (files of the target).
+Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command),
+``comparison.json`` (of answers), ``lock`` (held by the command that changes the deployment), ``logs`` (of servers that were
+ended) and ``target`` (files of the target).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from vllm_ci.deploy.comparison import Comparison
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.system import filelock
@@ -47,6 +49,7 @@ class Request:
 
 
 _REQUEST = TypeAdapter(Request)
+_COMPARISON = TypeAdapter(Comparison)
 
 
 class Journal:
@@ -85,6 +88,22 @@ class Journal:
             ErroredError: It cannot be written, for instance because the disk is full; the old state stays.
         """
         _replace(self._file, to_json(deployment))
+
+    def comparison(self, deployment: Deployment | None) -> Comparison | None:
+        """What was found by comparing answers in a deployment; ``None``: nothing was compared in it, or it cannot be read."""
+        try:
+            found = _COMPARISON.validate_json((self.folder / "comparison.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if deployment and found.deployment == deployment.id else None
+
+    def write_comparison(self, comparison: Comparison) -> None:
+        """Replace it.
+
+        Raises:
+            ErroredError: It cannot be written; the old one stays.
+        """
+        _replace(self.folder / "comparison.json", _COMPARISON.dump_python(comparison, mode="json"))
 
     @property
     def logs(self) -> Path:

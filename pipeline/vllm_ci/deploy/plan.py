@@ -59,6 +59,7 @@ class Step:
         route: How requests are shared.
         hold_s: How long it is kept at least, in seconds.
         judged: The analysis decides at its end; going back at once when it fails earlier.
+        compared: The answers to copies of requests are compared with those that users got.
         checks: Which of the configured checks must pass.
         person: A person decides at its end.
         live: The new revision is what is deployed from here on: nothing goes back by itself, and whoever wants the old one back
@@ -70,6 +71,7 @@ class Step:
     route: Route
     hold_s: float = 0.0
     judged: bool = False
+    compared: bool = False
     checks: Checks = ""
     person: bool = False
     live: bool = False
@@ -115,7 +117,10 @@ class Plan:
             UsageError: It cannot; the message names the step and what is missing.
         """
         for step in self.steps:
-            if lack := _lack(step.route, able):
+            lack = _lack(step.route, able)
+            if step.compared and not able.compares:
+                lack = "it does not compare answers"
+            if lack:
                 raise UsageError(
                     f"target {target} cannot do the step `{step.name}` of strategy {self.strategy}: {lack}",
                     remedy="choose another strategy, or other settings of it",
@@ -186,6 +191,7 @@ def names(steps: tuple[Step, ...]) -> Iterator[str]:
 def _gates(step: Step) -> str:
     parts = [f"keep {step.hold_s:g} s"] if step.hold_s else []
     parts += [f"checks {step.checks}"] if step.checks else []
+    parts += ["compare answers"] if step.compared else []
     parts += ["analysis"] if step.judged else []
     parts += ["a person decides"] if step.person else []
     return f"; then {', '.join(parts)}" if parts else ""

@@ -7,7 +7,7 @@ does; the next one reads the journal and reaches the same step again, or goes on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 import anyio
 
 from vllm_ci.deploy.analysis import Judgement, Measurement, Outcome, judge
+from vllm_ci.deploy.comparison import Comparison, Pair
 from vllm_ci.deploy.deployment import Deployment, Happened
 from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.plan import Step
@@ -140,14 +141,28 @@ class Rollout:
         measured: list[Measurement] = []
         elapsed = 0.0
         restarts = {each.name: each.restarts for each in (await self._target.current()).replicas}
-        while elapsed < at.hold_s:
-            seconds = min(self._rules.analysis.interval_s, at.hold_s - elapsed)
-            measured.append(await self._unless_aborted(at, lambda seconds=seconds: self._measure(at, seconds)))  # type: ignore[misc]
-            elapsed += seconds
-            await self._alive(at, restarts)
-            if at.judged:
-                self._judged(judge(self._rules.analysis, measured, ended=elapsed >= at.hold_s), at)
-            self._rules.emit(Progress(step=f"deploy {at.name}", detail=f"{elapsed:.0f} of {at.hold_s:.0f} s"))
+        with self._target.comparing() if at.compared else nullcontext(tuple[Pair, ...]) as pairs:
+            while elapsed < at.hold_s:
+                seconds = min(self._rules.analysis.interval_s, at.hold_s - elapsed)
+                measured.append(await self._unless_aborted(at, lambda seconds=seconds: self._measure(at, seconds)))  # type: ignore[misc]
+                measured[-1] = self._compared(at, measured[-1], pairs())
+                elapsed += seconds
+                await self._alive(at, restarts)
+                if at.judged:
+                    self._judged(judge(self._rules.analysis, measured, ended=elapsed >= at.hold_s), at)
+                self._rules.emit(Progress(step=f"deploy {at.name}", detail=f"{elapsed:.0f} of {at.hold_s:.0f} s"))
+
+    def _compared(self, at: Step, measured: Measurement, pairs: tuple[Pair, ...]) -> Measurement:
+        """The measurement with what the comparison of answers says so far."""
+        if not at.compared:
+            return measured
+        before = self._journal.comparison(self.deployment) or Comparison(deployment=self.deployment.id)
+        found = before.having(pairs)
+        self._journal.write_comparison(found)
+        if measured.sample is None:
+            return measured
+        values = {**measured.sample.values, **found.values(self._rules.analysis.min_requests)}
+        return replace(measured, sample=replace(measured.sample, values=values))
 
     def _judged(self, judgement: Judgement, at: Step) -> None:
         reason = f"{at.name}: {'; '.join(judgement.reasons)}"

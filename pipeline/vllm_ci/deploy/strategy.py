@@ -158,6 +158,7 @@ class Shadow:
     Attributes:
         percent: Share of the requests that are copied.
         hold_s: How long, in seconds.
+        compare: Compare the answers to copies with those that users got.
         person: A person decides at its end.
         watch_s: How long the analysis watches when it gets all requests, in seconds; 0: not at all.
     """
@@ -165,6 +166,7 @@ class Shadow:
     name: ClassVar[str] = "shadow"
     percent: int = 10
     hold_s: float = 300.0
+    compare: bool = False
     person: bool = False
     watch_s: float = 0.0
 
@@ -182,6 +184,7 @@ class Shadow:
             ),
             hold_s=self.hold_s,
             judged=True,
+            compared=self.compare,
             person=self.person,
         )
         return start(change, count, able), copies, all_requests(change, hold_s=self.watch_s, checks=True)

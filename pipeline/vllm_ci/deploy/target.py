@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
+from vllm_ci.deploy.comparison import Pair
 from vllm_ci.domain.image import ImageRef
+from vllm_ci.release.record import Release
 
 ReplicaState = Literal["starting", "ready", "draining", "failed"]
 
@@ -32,6 +35,8 @@ class Serving:
         secrets: Names of variables that are passed on from the caller's environment (``NEW=NAME``: under a new name).
         model: The name that requests give.
         checkpoint: Folder with the model on this machine; empty: the server loads it by its name on the hub.
+        weights: Model of the models' repository that the release was tested with (``NAME@DIGEST``); empty: none was recorded.
+            Target ``local`` serves these files; in a cluster the configuration says where the model comes from.
         gpus: Devices for each replica.
         memory_bytes: What a replica needs; 0: not known, and not counted.
         ready_timeout_s: How long a replica may take from its start to its first completion.
@@ -43,6 +48,7 @@ class Serving:
     secrets: tuple[str, ...] = ()
     model: str
     checkpoint: str = ""
+    weights: str = ""
     gpus: int = 0
     memory_bytes: int = 0
     ready_timeout_s: float = 1200.0
@@ -69,6 +75,10 @@ class Revision:
         seconds = {"ready_timeout_s": float(self.serving.ready_timeout_s), "drain_s": float(self.serving.drain_s)}  # 60 is 60.0
         content = json.dumps([self.image.digest, {**asdict(self.serving), **seconds}], sort_keys=True)
         return f"{self.commit[:12]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+    def serves(self, release: Release) -> bool:
+        """Whether this is the image and the model of a release."""
+        return (self.image.digest, self.serving.weights) == (release.digest, release.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +215,14 @@ class TargetCapabilities:
         weights: Requests can be shared in steps of this many percent; 0: only all or nothing.
         mirror: Requests can be copied.
         headers: A header can choose the revision.
+        compares: The answers to copies of requests can be compared with those that users got.
         double: It serves nobody and only acts as if.
     """
 
     weights: int
     mirror: bool
     headers: bool
+    compares: bool = False
     double: bool = False
 
 
@@ -272,6 +284,13 @@ class Target(Protocol):
 
         Raises:
             ErroredError: The gateway cannot be reached.
+        """
+
+    def comparing(self) -> AbstractContextManager[Callable[[], tuple[Pair, ...]]]:
+        """Record both answers to requests that are copied, for the duration of the context, away from the users' way.
+
+        Returns:
+            A function that gives the pairs since it was last called.
         """
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:

@@ -96,7 +96,7 @@ async def begun(target: Target, journal: Journal, wanted: Wanted) -> Deployment 
 
 
 def _release_of(revision: Revision | None, known: Iterable[Release]) -> Release | None:
-    return next((each for each in known if revision and each.digest == revision.image.digest), None)
+    return next((each for each in known if revision and revision.serves(each)), None)
 
 
 def _where(deployment: Deployment) -> str:
@@ -167,7 +167,7 @@ async def go_back(target: Target, journal: Journal, wanted: Wanted, rules: Rules
 def ready_revision(current: Current, release: Release) -> tuple[Revision, int] | None:
     """The revision of a release that still has ready replicas, and how many; what serves counts first."""
     named, _ = serving(current)
-    fitting = [each for each in current.revisions.values() if each.image.digest == release.digest and current.ready(each.name)]
+    fitting = [each for each in current.revisions.values() if each.serves(release) and current.ready(each.name)]
     fitting.sort(key=lambda each: (each.name != named, -current.ready(each.name), each.name))
     return (fitting[0], current.wanted.get(fitting[0].name, current.ready(fitting[0].name))) if fitting else None
 

@@ -37,10 +37,10 @@ class AffectedCase:
     @property
     def label(self) -> str:
         """The name for a list: with the stage where it does not begin with it."""
-        if not self.name:
-            return f"{self.stage} (the whole stage)"
-        name = one_line(self.name, 1000)
-        return name if name.startswith(f"{self.stage}/") else f"{self.stage}: {name}"
+        stage, name = one_line(self.stage, 200), one_line(self.name, 1000)
+        if not name:
+            return f"{stage} (the whole stage)"
+        return name if name.startswith(f"{stage}/") else f"{stage}: {name}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class GatewaySettings:
         max_open_requests: Limit of the requests that one revision has open or waiting; beyond it requests get 503.
         max_connections: Limit of the connections of all clients.
         requests_per_minute: Limit for each key, or for each client address without ``api_keys``; 0: none.
+        tokens_per_minute: Limit of the tokens for each key, prompts and answers together; needs ``api_keys``; 0: none.
         idle_timeout_s: How long a request may go on without a byte in either direction.
         trusted_proxies: Number of proxies in front of the gateway whose ``x-forwarded-for`` is believed.
     """
@@ -53,6 +54,7 @@ class GatewaySettings:
     max_open_requests: int = 4096
     max_connections: int = 8192
     requests_per_minute: int = 0
+    tokens_per_minute: int = 0
     idle_timeout_s: float = 1800.0
     trusted_proxies: int = 0
 
@@ -73,5 +75,8 @@ class GatewaySettings:
         if self.max_header_bytes % 1024 or not 1024 <= self.max_header_bytes <= 96 * 1024:
             raise ValueError("max_header_bytes is a multiple of 1024, from 1024 to 98304")
         counts = (self.max_headers, self.max_body_bytes, self.max_open_requests, self.max_connections)
-        if min(counts) < 1 or self.idle_timeout_s <= 0 or min(self.requests_per_minute, self.trusted_proxies) < 0:
+        if self.tokens_per_minute and not self.api_keys:
+            raise ValueError("`tokens_per_minute` is a limit for each key, so it needs `api_keys: true`")
+        rates = (self.requests_per_minute, self.tokens_per_minute, self.trusted_proxies)
+        if min(counts) < 1 or self.idle_timeout_s <= 0 or min(rates) < 0:
             raise ValueError("limits and timeouts of the gateway are above 0")

@@ -22,6 +22,7 @@ SCAN = "https://in-toto.io/attestation/vulns/v0.2"
 DECISION = "https://in-toto.io/attestation/svr/v0.1"
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 PERFORMANCE = "tag:vllm-ci,2026:performance/v1"
+EVALUATION = "tag:vllm-ci,2026:evaluation/v1"
 MODEL_SIGNATURE = "https://model_signing/signature/v1.0"
 KINDS = {
     PROVENANCE: "provenance",
@@ -31,6 +32,7 @@ KINDS = {
     SCAN: "scan",
     DECISION: "decision",
     SIGNATURE: "signature",
+    EVALUATION: "evaluation",
     MODEL_SIGNATURE: "model signature",
 }
 # What the types above begin with: the same predicate in a version that is not understood begins so too.

@@ -197,6 +197,7 @@ def made_at(statement: Statement) -> datetime:
         statements.SCAN: ("metadata", "scanFinishedOn"),
         statements.DECISION: ("timeCreated",),
         statements.PERFORMANCE: ("finishedAt",),
+        statements.EVALUATION: ("finishedAt",),
     }
     value: object = predicate
     if statement.predicate_type == statements.TEST_RESULT:

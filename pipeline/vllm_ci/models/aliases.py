@@ -109,7 +109,7 @@ def move(
     records = setup.ledger.read()
     found = history.find(records, ref)
     with setup.open() as repository, step(emit, "verify", f"{found.model}@v{found.version}"):
-        decision = _decided(setup, repository, rules, found, records, now=present, files=True)
+        decision = _decided(setup, repository, rules, found, records, alias, now=present, files=True)
     return _moved(setup, "alias", alias, found, records, decision, reason=reason, dry_run=dry_run, now=present, emit=emit)
 
 
@@ -159,7 +159,7 @@ def rollback(
     with setup.open() as repository, step(emit, "verify", f"{name}@{alias}"):
         for version in candidates:
             found = history.find(records, ModelRef(name=name, version=version))
-            tried.append((found, _decided(setup, repository, rules, found, records, now=present, files=False)))
+            tried.append((found, _decided(setup, repository, rules, found, records, alias, now=present, files=False)))
             if tried[-1][1].allowed:
                 break
     found, decision = tried[-1] if tried[-1][1].allowed else tried[0]
@@ -246,6 +246,7 @@ def _decided(
     rules: policy.AliasPolicy,
     found: ModelRecord,
     records: Records,
+    alias: str,
     *,
     now: datetime,
     files: bool,
@@ -259,6 +260,8 @@ def _decided(
             problem = "; ".join(f"{each.path} is missing" for each in model.layers if not repository.has_blob(each.digest))
         attached = evidence.findings(setup, repository, model, now=now)
     except (NotFoundError, DigestError, UnsafeModelError, Refusal) as error:
-        return policy.decide(rules, found, Findings(image=found.digest), records, licences=(), problem=error.message)
+        return policy.decide(
+            rules, found, Findings(image=found.digest), records, licences=(), alias=alias, problem=error.message
+        )
     licences = [str(each) for each in model.facts.get("licenses", ())]
-    return policy.decide(rules, found, attached, records, licences=licences, problem=problem)
+    return policy.decide(rules, found, attached, records, licences=licences, alias=alias, problem=problem)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +45,8 @@ class Origin:
         base_digest: Digest of that, empty when it is not in this repository.
         commit: Commit of the project that added it, if it is in one.
         run: URL or id of the CI run.
+        data: Digests of what it was trained on, by name.
+        training: How it was trained: settings, seeds, image, hardware.
     """
 
     source: str
@@ -53,6 +55,8 @@ class Origin:
     base_digest: str = ""
     commit: Commit | None = None
     run: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, object] = field(default_factory=dict)
 
 
 def signature(model: Model, name: str) -> Statement:
@@ -71,6 +75,8 @@ def provenance(subject: str, model: Model, origin: Origin, *, licences: list[str
     if origin.base:
         digest = {"digest": {"sha256": origin.base_digest.removeprefix("sha256:")}} if origin.base_digest else {}
         dependencies.append({"name": origin.base, "annotations": {"role": "base model"}, **digest})
+    for name, each in origin.data.items():
+        dependencies.append({"name": name, "annotations": {"role": "data"}, "digest": {"sha256": each.removeprefix("sha256:")}})
     commit = origin.commit
     if commit:
         dependencies.append({"uri": f"git+{commit.source}" if commit.source else "git", "digest": {"gitCommit": commit.sha}})
@@ -78,7 +84,10 @@ def provenance(subject: str, model: Model, origin: Origin, *, licences: list[str
         "buildDefinition": {
             "buildType": BUILD_TYPE,
             "externalParameters": {"source": origin.source, "base": origin.base, "licenses": licences},
-            "internalParameters": {"dirty": commit.dirty} if commit else {},
+            "internalParameters": {
+                **({"dirty": commit.dirty} if commit else {}),
+                **({"training": dict(origin.training)} if origin.training else {}),
+            },
             "resolvedDependencies": dependencies,
         },
         "runDetails": {

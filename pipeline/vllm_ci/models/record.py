@@ -5,13 +5,12 @@ They lie beside the records of channels, in a folder of their own: commands for 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from vllm_ci.domain.errors import ErroredError
+from vllm_ci.release import record_file
 from vllm_ci.release.record import Rule
 
 FORMAT = "vllm-ci/model/v1"
@@ -77,13 +76,12 @@ class ModelRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with its format spelt out."""
-        value: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
-        return value
+        return record_file.plain(self, FORMAT)
 
     @property
     def content(self) -> str:
         """The file's text."""
-        return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        return record_file.text(self, FORMAT)
 
 
 _ADAPTER = TypeAdapter(ModelRecord)
@@ -100,14 +98,4 @@ def parse(content: bytes, name: str) -> ModelRecord:
     Raises:
         ErroredError: It is not a record; without a readable ledger nothing can be decided.
     """
-    try:
-        fields = dict(json.loads(content))
-        if fields.pop("format", None) != FORMAT:
-            raise ErroredError(
-                f"{name} in the ledger is not of the format {FORMAT}", remedy="use the vllm-ci that wrote it, or newer"
-            )
-        return _ADAPTER.validate_python(fields)
-    except (ValueError, TypeError) as error:
-        raise ErroredError(
-            f"{name} in the ledger cannot be read: {error}", remedy="look at the branch's log: records are never edited"
-        ) from error
+    return record_file.parse(content, name, FORMAT, _ADAPTER)

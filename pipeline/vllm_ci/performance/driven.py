@@ -87,8 +87,7 @@ class Record:
         right = outcome is not Outcome.SERVED or right_tokens(stream, asked_tokens=sample.asked_tokens, exactly=exactly)
         self._outcomes.append(_OUTCOMES.index(outcome))
         self._wrong.append(not right)
-        # Until it was begun, not sent: a full server is slow to take connections, which is not the client's fault.
-        self._late_ms.append(sample.lag_ms - (stream.exchange.sent_ns - stream.exchange.begun_ns) / 1e6)
+        self._late_ms.append(sample.lag_ms)
 
     def __iter__(self) -> Iterator[tuple[Sample, Outcome]]:
         return self.since(0)

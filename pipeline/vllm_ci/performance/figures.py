@@ -103,7 +103,7 @@ class Figures:
         tpot_ms: (last token - first token) / (output_tokens - 1).
         e2e_ms: (last event - due).
         inter_chunk_latency_ms: Mean, p50, p90, p99 and largest gap between token chunks.
-        lag_ms: (sent - due): how late the client was.
+        lag_ms: (begun - due): how late the client was.
         short_answers: Answers with fewer tokens than requested.
         undone: Whole streams that ended without ``[DONE]``; they count as requests that succeeded. Includes the warm-up.
     """

@@ -6,20 +6,20 @@ Only results of the same hardware, model and load are compared: each such group 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.plain_json import is_number
 
 LEAST = 10
 """Results from which change points are searched."""
 LARGEST = 16 << 20
 _WINDOW = 30
 _MOST_P = 0.001
-_LOAD = ("workload", "loop", "rate_per_s", "concurrency", "pattern", "burstiness", "length_scale")
+_LOAD = ("workload", "loop", "rate_per_s", "concurrency", "pattern", "burstiness", "length_scale", "real_history")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def metrics(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _positive(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def group_of(document: Mapping[str, Any]) -> dict[str, str]:

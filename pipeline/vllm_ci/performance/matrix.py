@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.report import StageResult, Verdict
 from vllm_ci.stages.measured import MEASURED
 
@@ -61,24 +61,35 @@ def rows(stages: Iterable[StageResult]) -> tuple[Row, ...]:
     Args:
         stages: Results of a run; those that measured a server have its name after ``@``.
     """
-    found = [(stage, stage.metrics[MEASURED]) for stage in stages if isinstance(stage.metrics.get(MEASURED), Mapping)]
-    reference: list[Any] = list(found[0][1].get("greedy") or ()) if found else []  # type: ignore[attr-defined]
-    return tuple(_row(stage, measured, reference) for stage, measured in found)  # type: ignore[arg-type]
+    found = [(stage, measured) for stage in stages if isinstance(measured := stage.metrics.get(MEASURED), Mapping)]
+    reference = _answers(found[0][1]) if found else []
+    return tuple(_row(stage, measured, reference) for stage, measured in found)
 
 
-def _row(stage: StageResult, measured: Mapping[str, Any], reference: list[Any]) -> Row:
-    agrees = agreement(list(measured.get("greedy") or ()), reference)
+def _row(stage: StageResult, measured: Mapping[str, object], reference: Sequence[Sequence[object]]) -> Row:
+    agrees = agreement(_answers(measured), reference)
     return Row(
         server=stage.name.partition("@")[2] or stage.name,
         verdict=stage.verdict,
-        output_tokens_per_s=measured.get("output_tokens_per_s"),
-        ttft_ms=measured.get("ttft_ms"),
-        tpot_ms=measured.get("tpot_ms"),
-        memory_bytes=measured.get("pss_bytes") or measured.get("rss_bytes"),
-        gpu_bytes=measured.get("gpu_bytes"),
+        output_tokens_per_s=_number(measured, "output_tokens_per_s"),
+        ttft_ms=_number(measured, "ttft_ms"),
+        tpot_ms=_number(measured, "tpot_ms"),
+        memory_bytes=_number(measured, "pss_bytes") or _number(measured, "rss_bytes"),
+        gpu_bytes=_number(measured, "gpu_bytes"),
         same_answers=agrees.same if agrees else None,
         same_prefix=agrees.prefix if agrees else None,
     )
+
+
+def _answers(measured: Mapping[str, object]) -> list[Sequence[object]]:
+    """The greedy answers; the metrics of a report may be anything."""
+    given = measured.get("greedy")
+    return [each for each in given if isinstance(each, list | tuple)] if isinstance(given, list | tuple) else []
+
+
+def _number(measured: Mapping[str, object], name: str) -> float | None:
+    value = measured.get(name)
+    return value if is_number(value) else None
 
 
 def agreement(found: Sequence[Sequence[object]], reference: Sequence[Sequence[object]]) -> Agreement | None:

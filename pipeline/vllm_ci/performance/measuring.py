@@ -15,6 +15,7 @@ from vllm_ci.performance.arrivals import Pattern
 from vllm_ci.performance.figures import Figures, Objective, figures
 from vllm_ci.performance.load import Load, Target
 from vllm_ci.performance.resources import Resources, Watch
+from vllm_ci.performance.sample import Samples
 from vllm_ci.performance.server import Served
 from vllm_ci.performance.stopping import ran
 from vllm_ci.performance.trend import Trend, trend
@@ -179,6 +180,7 @@ def load_for(served: Served, setting: Setting) -> tuple[Load, float]:
         target=target,
         asks=workload.asks(seed=setting.seed, words=served.words, tokens_per_word=served.tokens_per_word),
         timeout_s=setting.timeout_s,
+        samples=Samples(warm_up_s=setting.warm_up_s),
         width=max(1, math.ceil(setting.rate * _TURN_S)),
         real_history=setting.real_history,
     )

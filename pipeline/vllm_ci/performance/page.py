@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from vllm_ci.domain.plain_json import dumps
 from vllm_ci.performance.curve import Line, chart
 from vllm_ci.performance.figures import Figures, Spread
 from vllm_ci.performance.sweep import Capacity
@@ -97,7 +97,7 @@ def write(folder: Path, found: Capacity, *, facts: dict[str, Any]) -> Path:
         pictures=pictures(found),
         rows=[[*_row(step.rate, step.good, step.measurement.figures), step.why or "met"] for step in found.steps],
     )
-    (folder / "sweep.json").write_text(json.dumps({**facts, **found.document()}, indent=2), encoding="utf-8")
+    (folder / "sweep.json").write_text(dumps({**facts, **found.document()}), encoding="utf-8")
     page = folder / "sweep.html"
     page.write_text(text, encoding="utf-8")
     return page

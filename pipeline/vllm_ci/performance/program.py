@@ -99,7 +99,8 @@ class Start:
         """Measure; false if it was stopped, or the server does not answer any more."""
         if self.warm_up:
             workload = replace(self.workload, count=self.warm_up)
-            measure(self.server, replace(self.setting, workload=workload, seed=_WARM_UP_SEED, rate=0.0))
+            if measure(self.server, replace(self.setting, workload=workload, seed=_WARM_UP_SEED, rate=0.0)).interrupted:
+                return False
         for number in range(self.rounds):
             loads: list[Load] = []
             found = measure(self.server, replace(self.setting, seed=self.setting.seed + number), watch=loads.append)

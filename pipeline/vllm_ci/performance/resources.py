@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ def _spent(cpu: Sequence[float]) -> float | None:
 
 
 def gauges(text: str) -> dict[str, float]:
-    """The gauges of a scrape.
+    """The gauges of a scrape, without those that are no number (``NaN`` stands for an unknown value).
 
     Raises:
         ValueError: A line of a gauge is not a sample.
@@ -150,4 +151,5 @@ def gauges(text: str) -> dict[str, float]:
     # Only these lines are parsed: a scrape has hundreds, and the load runs in the same process.
     found = metrics.parse("\n".join(line for line in text.splitlines() if line.startswith(wanted)))
     present = {ours: next((name for name in names if name in found), "") for ours, names in GAUGES.items()}
-    return {ours: found.total(name) for ours, name in present.items() if name}
+    totals = {ours: found.total(name) for ours, name in present.items() if name}
+    return {ours: total for ours, total in totals.items() if math.isfinite(total)}

@@ -23,7 +23,7 @@ class Sample:
 
     Attributes:
         due_s: When it was due (open loop) or could be sent (closed loop). Latencies count from here.
-        sent_s: When it was written to the socket.
+        begun_s: When the client began with it. The time to connect, which comes after, is part of the latency.
         first_s: When its first token arrived; ``None`` if none did.
         end_s: When its last event arrived.
         last_s: When its last token arrived; ``None`` if none did.
@@ -36,7 +36,7 @@ class Sample:
     """
 
     due_s: float
-    sent_s: float
+    begun_s: float
     first_s: float | None
     end_s: float
     output_tokens: int
@@ -49,8 +49,8 @@ class Sample:
 
     @property
     def lag_ms(self) -> float:
-        """(sent - due): how late the client was."""
-        return (self.sent_s - self.due_s) * 1000
+        """(begun - due): how late the client was."""
+        return (self.begun_s - self.due_s) * 1000
 
     @property
     def ttft_ms(self) -> float | None:
@@ -96,7 +96,7 @@ def sample_of(stream: Stream, *, due_ns: int, begun_ns: int, asked_tokens: int) 
     problems = problems_of(stream)
     return Sample(
         due_s=(due_ns - begun_ns) / 1e9,
-        sent_s=(exchange.sent_ns - begun_ns) / 1e9,
+        begun_s=(exchange.begun_ns - begun_ns) / 1e9,
         first_s=(arrivals[0] - begun_ns) / 1e9 if arrivals else None,
         end_s=(last_ns - begun_ns) / 1e9,
         last_s=(arrivals[-1] - begun_ns) / 1e9 if arrivals else None,
@@ -149,13 +149,17 @@ class Histogram:
 class Samples:
     """All requests of a run in arrays: 73 bytes each.
 
+    Args:
+        warm_up_s: Gaps of requests that were due earlier are not kept.
+
     Attributes:
-        gaps_ms: Gaps between token chunks of all streams.
+        gaps_ms: Gaps between token chunks of all streams after the warm-up.
         problems: Number of failed requests by problem.
         undone: Number of requests whose stream was whole but ended without ``[DONE]``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, warm_up_s: float = 0.0) -> None:
+        self._warm_up_s = warm_up_s
         self.undone = 0
         self.gaps_ms = Histogram()
         self.problems: Counter[str] = Counter()
@@ -167,14 +171,14 @@ class Samples:
         """Keep a request and the gaps of its stream."""
         first = math.nan if sample.first_s is None else sample.first_s
         last = math.nan if sample.last_s is None else sample.last_s
-        self._numbers.extend((sample.due_s, sample.sent_s, first, last, sample.end_s))
+        self._numbers.extend((sample.due_s, sample.begun_s, first, last, sample.end_s))
         prompt = -1 if sample.prompt_tokens is None else sample.prompt_tokens
         self._counts.extend((sample.output_tokens, prompt, sample.chunks, sample.asked_tokens))
         self._failed.append(bool(sample.problem))
         if sample.problem:
             self.problems[sample.problem] += 1
         self.undone += sample.undone
-        for gap in gaps_ms:
+        for gap in gaps_ms if sample.due_s >= self._warm_up_s else ():
             self.gaps_ms.add(gap)
 
     def __len__(self) -> int:
@@ -188,11 +192,11 @@ class Samples:
         """Those that ended after the first ``number``."""
         for place in range(number, len(self._failed)):
             failed = self._failed[place]
-            due, sent, first, last, end = self._numbers[5 * place : 5 * place + 5]
+            due, begun, first, last, end = self._numbers[5 * place : 5 * place + 5]
             output, prompt, chunks, asked = self._counts[4 * place : 4 * place + 4]
             yield Sample(
                 due_s=due,
-                sent_s=sent,
+                begun_s=begun,
                 first_s=None if math.isnan(first) else first,
                 end_s=end,
                 last_s=None if math.isnan(last) else last,

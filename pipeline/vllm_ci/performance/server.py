@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,7 +76,8 @@ class Served:
                 found = metrics.parse(answer.text) if answer.status_code == 200 else Samples(values={})
             except (httpx.HTTPError, ValueError):
                 return {}
-        return {name: found.total(counter) for name, counter in COUNTERS.items() if counter in found}
+        totals = {name: found.total(counter) for name, counter in COUNTERS.items() if counter in found}
+        return {name: total for name, total in totals.items() if math.isfinite(total)}
 
 
 def served(url: str, *, model: str = "", key: str = "") -> Served:

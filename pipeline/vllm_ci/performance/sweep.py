@@ -25,8 +25,9 @@ RESOLUTION = 1.1
 _GROWTH = 2.0
 _STEP = 1.25
 """By which an end that was contradicted is moved."""
-_LEAST_RATE = 0.02
-_MOST_RATE = 5000.0
+RATES = (0.02, 5000.0)
+"""The smallest and the largest rate that is tried."""
+_LEAST_RATE, _MOST_RATE = RATES
 _REPEATS = 1
 LEAST_S = 10.0
 """Seconds of a step, at least."""
@@ -257,16 +258,21 @@ def growing(samples: Sequence[Sample], duration_s: float) -> bool:
 
 def _useless(found: Measurement) -> str:
     """Why no further step helps; empty if it does."""
-    if found.verdict is Verdict.ERRORED and not found.figures.requests:
-        return "; ".join(found.reasons)
-    return found.figures.client_too_slow
+    return "; ".join(found.reasons) if _lost(found) else found.figures.client_too_slow
+
+
+def _lost(found: Measurement) -> bool:
+    """Nothing was measured: the server is gone."""
+    return found.verdict is Verdict.ERRORED and not found.figures.requests
 
 
 def _capacity(steps: Sequence[Step], share: float, stopped: str) -> Capacity:
     low, high = edges([(step.rate, step.met) for step in steps])
     verdicts, reasons = [Verdict.PASSED], []
     if stopped:
-        verdicts.append(Verdict.INCONCLUSIVE if steps and steps[-1].measurement.figures.client_too_slow else Verdict.ERRORED)
+        last = steps[-1].measurement if steps else None
+        late = last is not None and last.figures.client_too_slow and not _lost(last)
+        verdicts.append(Verdict.INCONCLUSIVE if late else Verdict.ERRORED)
         reasons.append(stopped)
     elif low is None:
         verdicts.append(Verdict.INCONCLUSIVE)

@@ -268,7 +268,7 @@ def _judged(
         verdicts.append(Verdict.ERRORED)
         reasons.append(f"interrupted after {len(found)} rounds")
     missing = [ratio.metric for ratio in ratios if ratio.ratio is None]
-    if missing:
+    if missing and Verdict.ERRORED not in verdicts:  # otherwise that is why
         verdicts.append(Verdict.INCONCLUSIVE)
         reasons.append(f"too few requests in a round for {', '.join(missing)} (a median needs 11): raise --duration")
     return Comparison(

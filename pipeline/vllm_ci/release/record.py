@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, with_config
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, with_config
 
-from vllm_ci.domain.errors import ErroredError
+from vllm_ci.release import record_file
 
 FORMAT = "vllm-ci/release/v1"
 _STRICT = ConfigDict(extra="forbid")
 Action = Literal["publish", "promote", "rollback", "repair", "deploy"]
+# A repair has another name in records of earlier versions.
+_Named = Annotated[Action, BeforeValidator(lambda name: "repair" if name == "mend" else name)]
 
 
 @with_config(_STRICT)
@@ -70,7 +72,7 @@ class Record:
 
     number: int
     at: str
-    action: Action
+    action: _Named
     channel: str
     release: Release
     previous: Release | None = None
@@ -95,13 +97,12 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with its format spelt out."""
-        value: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
-        return value
+        return record_file.plain(self, FORMAT)
 
     @property
     def content(self) -> bytes:
         """The file's bytes."""
-        return (json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+        return record_file.text(self, FORMAT).encode()
 
 
 _ADAPTER = TypeAdapter(Record)
@@ -113,19 +114,7 @@ def parse(content: bytes, name: str) -> Record:
     Raises:
         ErroredError: It is not a record; without a readable ledger nothing can be decided.
     """
-    try:
-        fields = dict(json.loads(content))
-        if fields.pop("format", None) != FORMAT:
-            raise ErroredError(
-                f"{name} in the ledger is not of the format {FORMAT}", remedy="use the vllm-ci that wrote it, or newer"
-            )
-        if fields.get("action") == "mend":  # the name of a repair in records of earlier versions
-            fields["action"] = "repair"
-        return _ADAPTER.validate_python(fields)
-    except (ValueError, TypeError) as error:
-        raise ErroredError(
-            f"{name} in the ledger cannot be read: {error}", remedy="look at the branch's log: records are never edited"
-        ) from error
+    return record_file.parse(content, name, FORMAT, _ADAPTER)
 
 
 def schema() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vllm_ci.domain.report import Case, CaseStatus, Report, Verdict
@@ -57,7 +57,7 @@ class Comparison:
     Attributes:
         cases: Cases that did not pass in all runs, in the order of :class:`Change`.
         same: Number of cases that passed, or were skipped, in all runs.
-        added: Number of cases that only the newer runs have.
+        added: Number of cases that only the newer runs have, and that passed or were skipped.
         speed: Latencies of both; empty if the runs measured none.
         size_bytes: Size of the older and of the newer image; ``None`` where it is unknown.
         layers: Tiers whose layers differ.
@@ -103,10 +103,12 @@ def compare(older: Sequence[Report], newer: Sequence[Report]) -> Comparison:
     found = [_changed(key, before.get(key, []), after.get(key, []), same_image=same_image) for key in keys]
     order = list(Change)
     cases = sorted((each for each in found if each), key=lambda each: (order.index(each.change), each.stage, each.name))
+    as_before = [key for key, each in zip(keys, found, strict=True) if each is None and key[1]]
+    added = sum(key not in before for key in as_before)
     return Comparison(
         cases=tuple(cases),
-        same=sum(each is None and bool(key[1]) for key, each in zip(keys, found, strict=True)) - len(_added(before, after)),
-        added=len(_added(before, after)),
+        same=len(as_before) - added,
+        added=added,
         speed=speeds(older, newer) if _one_machine(older, newer) else (),
         size_bytes=(_size(older[0]), _size(newer[0])),
         layers=_layers(older[0], newer[0]),
@@ -130,11 +132,6 @@ def _results(reports: Iterable[Report], stages: set[str]) -> dict[Key, list[Case
             whole = Case(name="", status=status, message="" if explained else stage.message)
             found.setdefault((stage.name, ""), []).append(whole)
     return found
-
-
-def _added(before: Mapping[Key, Sequence[Case]], after: Mapping[Key, Sequence[Case]]) -> list[Key]:
-    """Cases that only the newer runs have, and that did not fail."""
-    return [key for key, cases in after.items() if key not in before and not any(case.status in _BAD for case in cases)]
 
 
 def _changed(key: Key, before: Sequence[Case], after: Sequence[Case], *, same_image: bool) -> ChangedCase | None:

@@ -50,18 +50,22 @@ def markdown(found: Comparison, older: str, newer: str) -> str:
         lines += ["", f"**{title}** ({len(cases)})", ""]
         lines += [f"- {_named(case, code)}" for case in cases[:_MOST]]
         lines += [f"- and {len(cases) - _MOST} more"] if len(cases) > _MOST else []
-    facts = [*_facts(found)]
+    facts = [*_facts(found, code)]
     return "\n".join([*lines, *(["", *(f"- {fact}" for fact in facts)] if facts else [])]) + "\n"
 
 
 def text(found: Comparison, older: str, newer: str) -> str:
     """For a terminal."""
-    lines = [f"{newer} against {older}"]
+    lines = [f"{_plain(newer)} against {_plain(older)}"]
     for title, cases in _groups(found):
         lines += ["", f"{title} ({len(cases)})"]
-        lines += [f"  {_named(case, lambda said: one_line(said, 200))}" for case in cases[:_MOST]]
+        lines += [f"  {_named(case, _plain)}" for case in cases[:_MOST]]
         lines += [f"  and {len(cases) - _MOST} more"] if len(cases) > _MOST else []
-    return "\n".join([*lines, "", *_facts(found), f"verdict  {found.verdict.value}: {headline(found)}"])
+    return "\n".join([*lines, "", *_facts(found, _plain), f"verdict  {found.verdict.value}: {headline(found)}"])
+
+
+def _plain(said: str) -> str:
+    return one_line(said, 200)
 
 
 def headline(found: Comparison) -> str:
@@ -71,9 +75,14 @@ def headline(found: Comparison) -> str:
     parts = [f"{counts[change]} {name}" for change, name in named.items() if counts[change]]
     gone = counts[Change.GONE] + counts[Change.SKIPPED]
     parts += [f"{gone} no longer run"] if gone else []
+    parts += [f"{counts[Change.UNDECIDED]} without a clear result"] if counts[Change.UNDECIDED] else []
     parts += [each.decision for each in found.speed if each.decision == "slower"][:1]
+    stages = len(found.only_older)
+    if not (found.cases or found.same or found.added):
+        return "there is nothing to compare"
+    parts += [f"{stages} stage{'' if stages == 1 else 's'} no longer run"] if stages else []
     if not parts:
-        return "no difference in the cases" if found.same or found.added else "there is nothing to compare"
+        return "no difference in the cases"
     return ", ".join(parts)
 
 
@@ -91,7 +100,7 @@ def _named(case: ChangedCase, shown: Callable[[str], str]) -> str:
     return f"{shown(f'{case.stage}: {name}')}{times}{message}"
 
 
-def _facts(found: Comparison) -> Iterator[str]:
+def _facts(found: Comparison, shown: Callable[[str], str]) -> Iterator[str]:
     for each in found.speed:
         spread = f" ({each.low:+.1%} to {each.high:+.1%} between single runs)" if max(each.runs) > 1 else " (one pair of runs)"
         yield f"{_LABELS[each.metric]}: {each.change:+.1%}{spread}, {each.cases} cases: {each.decision}"
@@ -100,10 +109,11 @@ def _facts(found: Comparison) -> Iterator[str]:
     older, newer = found.size_bytes
     if older is not None and newer is not None:
         more = "" if not older else f" ({(newer - older) / older:+.1%})"
-        yield f"image: {bytes_(older)} before, {bytes_(newer)} now{more}; changed layers: {', '.join(found.layers) or 'none'}"
+        changed = ", ".join(map(shown, found.layers)) or "none"
+        yield f"image: {bytes_(older)} before, {bytes_(newer)} now{more}; changed layers: {changed}"
     for name, stages in (("older", found.only_older), ("newer", found.only_newer)):
         if stages:
-            yield f"only the {name} runs have: {', '.join(one_line(stage, 100) for stage in stages)}"
+            yield f"only the {name} runs have: {', '.join(map(shown, stages))}"
     yield from found.notes
     yield f"{found.same} cases as before, {found.added} added"
 

@@ -20,10 +20,10 @@ def read(path: Path) -> ReportFile:
     file = path / "report.json" if path.is_dir() else path
     try:
         report = document.from_json(json.loads(file.read_bytes()), name=str(file))
-    except (OSError, ValueError, RecursionError) as error:
+        view = file.parent / "ctrf.json"
+        content = view.read_bytes() if view.is_file() else json.dumps(ctrf.from_report(report), sort_keys=True).encode()
+    except (OSError, ValueError, OverflowError, RecursionError) as error:  # times that are none are found by the view
         raise ConfigError(f"{file} is not a report: {error}", remedy="name the folder of a run, or its report.json") from error
-    view = file.parent / "ctrf.json"
-    content = view.read_bytes() if view.is_file() else json.dumps(ctrf.from_report(report), sort_keys=True).encode()
     return ReportFile(report=report, ctrf=content)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.plain_json import dumps
 from vllm_ci.domain.report import Report
 from vllm_ci.report import ctrf, document, html, junit, summary
 
@@ -58,9 +59,9 @@ def _stay_out_of_git(parent: Path) -> None:
 
 def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
     files = {
-        "report.json": json.dumps(document.to_json(report), indent=2, ensure_ascii=False, default=str) + "\n",
+        "report.json": dumps(document.to_json(report), default=str) + "\n",
         "junit.xml": junit.from_report(report),
-        "ctrf.json": json.dumps(ctrf.from_report(report), indent=2, ensure_ascii=False, default=str) + "\n",
+        "ctrf.json": dumps(ctrf.from_report(report), default=str) + "\n",
         "summary.md": summary.markdown(report),
         "report.html": html.from_report(report, logs),
     }

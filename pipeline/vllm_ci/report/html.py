@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -173,7 +174,7 @@ def bytes_(size: int) -> str:
     """``84 kB``, ``29.1 MB`` or ``8.41 GB``."""
     value = float(size)
     for unit in ("B", "kB", "MB"):
-        if value < 1000:
+        if value < 999.5:  # more is 1000 in three digits, which would be written as 1e+03
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:,.2f} GB"
@@ -217,9 +218,11 @@ def ticked(text: str) -> Markup:
 
 def seconds(value: float) -> str:
     """``12 ms``, ``3.4 s`` or ``2 min 5 s``."""
-    if value < 1:
+    if not math.isfinite(value):
+        return "unknown"
+    if value < 0.9995:
         return f"{value * 1000:.0f} ms"
-    if value < 100:
+    if value < 99.95:
         return f"{value:.1f} s"
     return f"{int(value) // 60} min {int(value) % 60} s"
 

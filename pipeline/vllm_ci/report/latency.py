@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.report import CaseStatus, Report
 
 _NAMES = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -79,11 +80,7 @@ def _measured(name: str, report: Report) -> dict[tuple[str, str], float]:
         (stage.name, case.name): float(value)
         for stage in report.stages
         for case in stage.cases
-        if case.status is CaseStatus.PASSED
-        and isinstance(value := case.properties.get(name), int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
+        if case.status is CaseStatus.PASSED and is_number(value := case.properties.get(name)) and value > 0
     }
 
 

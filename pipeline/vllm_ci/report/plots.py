@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
+from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.report import Report, StageResult
 
 LATENCIES = {"ttft_ms": "Time to first token", "tpot_ms": "Time per output token", "e2e_ms": "Time of a whole answer"}
@@ -19,6 +20,8 @@ _CHUNKS = "chunks_at_ms"
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _BINS = 14
 _FEWEST = 4
+_NARROWEST = 1e-5
+"""Smallest width of a bin, as the logarithm of a ratio."""
 _MOST_STREAMS = 4
 _MOST_POINTS = 300
 _KEPT = frozenset(("class", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "ry", "d", "width", "height", "transform"))
@@ -56,7 +59,7 @@ def percentiles(stage: StageResult) -> list[tuple[str, list[str]]]:
     rows = []
     for name, title in LATENCIES.items():
         values = [stage.metrics.get(f"{name}_{which}") for which in _PERCENTILES]
-        numbers = [value for value in values if isinstance(value, int | float)]
+        numbers = [value for value in values if is_number(value)]
         if len(numbers) == len(_PERCENTILES):
             rows.append((title, [_ms(value) for value in numbers]))
     return rows
@@ -79,13 +82,13 @@ def streams(report: Report) -> Iterator[Plot]:
 
 def _numbers(value: object) -> list[float]:
     values = value if isinstance(value, list | tuple) else (value,)
-    return [
-        float(each) for each in values if isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each)
-    ]
+    return [float(each) for each in values if is_number(each)]
 
 
 def _ms(value: float) -> str:
-    return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
+    if value < 999.5:  # more is 1000 in three digits, which would be written as 1e+03
+        return f"{value:.3g} ms"
+    return f"{value / 1000:.3g} s" if value < 999_500 else f"{value / 1000:,.0f} s"
 
 
 def _histogram(values: Sequence[float]) -> Markup:
@@ -94,10 +97,14 @@ def _histogram(values: Sequence[float]) -> Markup:
 
     low, high = math.log(min(values)), math.log(max(values))
     count = max(min(_BINS, len(values) // 2), _FEWEST)
-    step = (high - low) / count or 1.0
+    if high - low < count * _NARROWEST:  # all the same: one bin in the middle, whose label is the value
+        low = (low + high) / 2 - count * _NARROWEST / 2
+        step = _NARROWEST
+    else:
+        step = (high - low) / count
     bins = [0] * count
     for value in values:
-        bins[min(int((math.log(value) - low) / step), count - 1)] += 1
+        bins[min(max(int((math.log(value) - low) / step), 0), count - 1)] += 1
     chart = pygal.Bar(**options(), x_labels_major_every=max(count // 4, 1), show_minor_x_labels=False)
     chart.x_labels = [_ms(math.exp(low + (number + 0.5) * step)) for number in range(count)]
     chart.add("streams", bins)
@@ -109,7 +116,8 @@ def _arrivals(numbers: Sequence[float]) -> Markup:
 
     every = max(len(numbers) // _MOST_POINTS, 1)
     chart = pygal.XY(**options(), dots_size=1.2, stroke=len(numbers) > _MOST_POINTS, x_value_formatter=_ms)
-    chart.add("chunks", [(at, number) for number, at in enumerate(numbers, 1) if number % every == 0])
+    points = [(at, number) for number, at in enumerate(numbers, 1)]
+    chart.add("chunks", [*points[:-1:every], points[-1]])  # the first and the last one always: they are in the caption
     return svg(chart)
 
 

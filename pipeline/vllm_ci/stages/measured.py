@@ -7,14 +7,14 @@ Nothing is judged: two starts of one server differ by 5 to 9 %, so the figures o
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.performance import PerformanceSpec
+from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.program import Directory, Outcome, Program, Service
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
 from vllm_ci.stages import reading
@@ -148,7 +148,7 @@ def _medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Medians over the rounds in which the value is there."""
     names = dict.fromkeys(name for each in rounds for name in each.get("values") or {})
     values = {name: [each["values"][name] for each in rounds if name in (each.get("values") or {})] for name in names}
-    return {name: statistics.median(each) for name, each in values.items() if all(map(_finite, each))}
+    return {name: statistics.median(each) for name, each in values.items() if all(map(is_number, each))}
 
 
 def _peaks(measurements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -157,13 +157,9 @@ def _peaks(measurements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for each in measurements:
         peak = (each.get("resources") or {}).get("peak") or {}
         for name in ("pss_bytes", "rss_bytes", "gpu_bytes"):
-            if _finite(value := peak.get(name)):
+            if is_number(value := peak.get(name)):
                 found[name] = max(found.get(name, 0.0), value)
     return found
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 STAGE = MeasuredStage()

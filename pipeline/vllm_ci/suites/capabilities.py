@@ -7,7 +7,7 @@ that it does not know, as OpenAI does, or ignore it; both are legal, and neither
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ import httpx
 
 from vllm_ci.suites.answers import Json
 from vllm_ci.suites.client import shown
+from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.reach import cards_of
 from vllm_ci.suites.transport import ON_ITS_OWN_CONNECTION
 
@@ -39,6 +40,8 @@ _OF_TEXT = (
 REFUSED = (400, 404, 405, 422, 501)
 IGNORED = "is accepted and ignored"
 _TOGETHER = 8
+_PATIENCE = 3.0
+"""Factor of the timeout for a probe that was not answered in time beside others."""
 _EXCERPT = 300
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"n": {"enum": [1]}}}}}
 _ONE = {"type": "object", "properties": {"n": {"enum": [1]}}, "required": ["n"], "additionalProperties": False}
@@ -73,6 +76,7 @@ class Probing:
         routes: Methods by path of its OpenAPI document; empty if it has none.
         repeatable: Answers at temperature 0 can be compared, because the server takes a temperature.
         broken: Probes that were answered with 5xx or not at all, with the answer: one finding, and their cases are skipped.
+        unknown: Those of them that were not answered in time on a busy machine, with the reason: no finding about the server.
         lost: A connection was refused or ended without an answer.
     """
 
@@ -82,19 +86,46 @@ class Probing:
     routes: Mapping[str, tuple[str, ...]]
     repeatable: bool = True
     broken: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
     lost: bool = False
     _surface: str = ""
+    _late: set[str] = field(default_factory=set)
 
     def absent(self) -> dict[str, str]:
         """Missing capabilities, each with the reason; chat and completions first, because other probes use them."""
-        found = {name: reason for name, look in self._surfaces().items() if (reason := self._looked(name, look))}
-        self._surface = "chat" if "chat" not in found else "completions" if "completions" not in found else ""
-        if not self._surface:
-            found["text"] = "it supports neither chat nor completions"
-        rest = self._others(found)
-        with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
-            reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
-        return {**found, **{name: reason for name, reason in zip(rest, reasons, strict=True) if reason}}
+        with Watch() as machine:
+            surfaces = self._surfaces()
+            found = self._found(surfaces, [self._looked(name, look) for name, look in surfaces.items()])
+            self._surface = "chat" if "chat" not in found else "completions" if "completions" not in found else ""
+            if not self._surface:
+                found["text"] = "it supports neither chat nor completions"
+            rest = self._others(found)
+            with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
+                reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
+            found |= self._found(rest, reasons)
+            starved = machine.seen.starved
+        if starved:
+            self.unknown = dict.fromkeys(self._late, f"its probe is not answered in time: the machine was busy ({starved})")
+        return {**found, **{name: reason for name, reason in self.unknown.items() if name in found}}
+
+    def _found(self, looks: Mapping[str, Callable[[], str]], reasons: Sequence[str]) -> dict[str, str]:
+        """The reasons of what is missing; probes that were not answered in time are asked again, one after the other.
+
+        The first that is late again ends this: the others would be, too.
+        """
+        found = dict(zip(looks, reasons, strict=True))
+        usual = self.http.timeout
+        self.http.timeout = httpx.Timeout((usual.read or 0) * _PATIENCE or None, connect=usual.connect)
+        try:
+            for name in [name for name in looks if name in self._late]:
+                self._late.discard(name)
+                self.broken.pop(name, None)
+                found[name] = self._looked(name, looks[name])
+                if name in self._late:
+                    break
+        finally:
+            self.http.timeout = usual
+        return {name: reason for name, reason in found.items() if reason}
 
     def _surfaces(self) -> dict[str, Callable[[], str]]:
         return {
@@ -157,6 +188,7 @@ class Probing:
         except _BrokenError as error:
             self.broken[name] = str(error)
         except httpx.TimeoutException:
+            self._late.add(name)
             self.broken[name] = "its probe is not answered in time"
         except httpx.HTTPError as error:
             self.lost = True

@@ -37,6 +37,7 @@ class ServerFacts:
         double: It is one of our test doubles, whose results cannot be used for a release.
         is_vllm: It says that it is vLLM.
         broken: Probes that were answered with 5xx or not at all, with what was seen.
+        unknown: Those of them that were not answered in time on a busy machine, with the reason.
         dialect: Fields that the server wants to have in other words, with what is sent.
     """
 
@@ -50,6 +51,7 @@ class ServerFacts:
     double: bool
     is_vllm: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     dialect: Mapping[str, str] = field(default_factory=dict)
 
     def can(self, capability: str) -> bool:
@@ -128,6 +130,7 @@ def probe(
         double=DOUBLE_HEADER in reached.headers,
         is_vllm=is_vllm,
         broken=dict(probing.broken),
+        unknown=dict(probing.unknown),
         dialect=dialect,
     )
 

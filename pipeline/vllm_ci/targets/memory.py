@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from vllm_ci.deploy.comparison import Pair, Side
 from vllm_ci.deploy.plan import shares
 from vllm_ci.deploy.target import (
     Current,
@@ -41,7 +42,7 @@ from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 if TYPE_CHECKING:
     from vllm_ci.targets.opening import Opening
 
-ABLE = TargetCapabilities(weights=1, mirror=True, headers=True, double=True)
+ABLE = TargetCapabilities(weights=1, mirror=True, headers=True, compares=True, double=True)
 _EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -57,6 +58,7 @@ class Behaviour:
         latency_ms: Milliseconds to the end.
         dies_after: A server dies when it has answered so many requests; 0: it does not.
         stuck: Open requests that never end.
+        agreement: Share of the tokens of an answer that are those of another revision.
     """
 
     start_s: float = 1.0
@@ -66,6 +68,7 @@ class Behaviour:
     latency_ms: float = 500.0
     dies_after: int = 0
     stuck: int = 0
+    agreement: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -123,6 +126,7 @@ class MemoryTarget:
         self._able = able
         self._rate = rate
         self._room = room
+        self._pairs: list[Pair] = []
         self._state = State(faults=dict(faults or {}))
         if faults and self._file:
             self.change(faults=dict(faults))
@@ -241,9 +245,40 @@ class MemoryTarget:
         for name, count in _counts(state.route, requests).items():
             self._answer(state, name, count, samples, users=True)
         if state.route.mirror and state.route.mirror_percent:
-            self._answer(state, state.route.mirror, requests * state.route.mirror_percent // 100, samples, users=False)
+            copies = requests * state.route.mirror_percent // 100
+            self._answer(state, state.route.mirror, copies, samples, users=False)
+            self._pairs += self._compared(state, copies)
         self._keep(state)
         return Observation(seconds=seconds, samples=samples)
+
+    @contextmanager
+    def comparing(self) -> Iterator[Callable[[], tuple[Pair, ...]]]:
+        """As in the port."""
+        self._pairs.clear()
+
+        def taken() -> tuple[Pair, ...]:
+            found = tuple(self._pairs)
+            self._pairs.clear()
+            return found
+
+        yield taken
+
+    def _compared(self, state: State, count: int) -> list[Pair]:
+        """What both answers to so many greedy requests have in common."""
+        main = max(state.route.weights, key=lambda name: state.route.weights[name], default="")
+        old, new = self.behaviour(state, main), self.behaviour(state, state.route.mirror)
+        failing = round(count * new.errors)
+        return [
+            Pair(
+                request_id=f"{state.clock_s:g}-{index}",
+                path="/v1/completions",
+                old=Side(status=200, finish=("length",), tokens=100, latency_ms=old.latency_ms),
+                new=Side(status=500 if index < failing else 200, finish=("length",), tokens=100, latency_ms=new.latency_ms),
+                greedy=True,
+                agreed=round(100 * new.agreement),
+            )
+            for index in range(count)
+        ]
 
     def _answer(self, state: State, name: str, count: int, samples: dict[str, Sample], *, users: bool) -> None:
         behaviour = self.behaviour(state, name)

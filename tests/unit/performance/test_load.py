@@ -17,9 +17,11 @@ from doubles.legal_servers import OneTemperatureChatOnly
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
+from vllm_ci.loadgen.exchange import Exchange
+from vllm_ci.loadgen.stream import Stream
 from vllm_ci.performance.figures import Objective, figures, least_requests
 from vllm_ci.performance.load import Load, Target
-from vllm_ci.performance.sample import Histogram, Sample, Samples
+from vllm_ci.performance.sample import Histogram, Sample, Samples, sample_of
 from vllm_ci.performance.server import served
 from vllm_ci.performance.turns import conversations, interleaved
 from vllm_ci.performance.workload import Ask
@@ -48,12 +50,20 @@ def test_an_open_loop_sends_at_the_given_times_and_does_not_wait_for_answers(tar
     found = sorted(load.samples, key=lambda sample: sample.due_s)
     assert [round(sample.due_s, 3) for sample in found] == [0.0, 0.05, 0.1, 0.15]
     assert all(not sample.problem and sample.output_tokens == 4 for sample in found)
-    assert found[1].sent_s < found[0].end_s, "the second request was sent while the first one ran"
+    assert found[1].begun_s < found[0].end_s, "the second request was sent while the first one ran"
 
 
 def test_latency_counts_from_the_time_at_which_a_request_was_due() -> None:
     sample = Sample(
-        due_s=1.0, sent_s=1.5, first_s=2.0, last_s=3.0, end_s=3.5, output_tokens=11, prompt_tokens=5, chunks=10, asked_tokens=11
+        due_s=1.0,
+        begun_s=1.5,
+        first_s=2.0,
+        last_s=3.0,
+        end_s=3.5,
+        output_tokens=11,
+        prompt_tokens=5,
+        chunks=10,
+        asked_tokens=11,
     )
     assert sample.ttft_ms == 1000
     assert sample.e2e_ms == 2500
@@ -117,7 +127,7 @@ def test_figures_are_those_of_their_formulas() -> None:
         samples.add(
             Sample(
                 due_s=at,
-                sent_s=at,
+                begun_s=at,
                 first_s=at + 0.2,
                 end_s=at + 0.6,
                 output_tokens=5,
@@ -144,9 +154,27 @@ def test_percentiles_need_enough_requests(percent: float, least: int) -> None:
     assert least_requests(percent) == least
 
 
+def test_the_time_to_connect_is_latency_and_not_a_lag_of_the_client() -> None:
+    second = 1_000_000_000
+    exchange = Exchange(method="POST", path="/", begun_ns=2 * second, sent_ns=3 * second, ended_ns=4 * second)
+    sample = sample_of(Stream(exchange=exchange), due_ns=2 * second, begun_ns=0, asked_tokens=1)
+    assert sample.lag_ms == 0
+    assert sample.e2e_ms == 2000
+
+
+def test_gaps_between_chunks_of_the_warm_up_are_not_counted() -> None:
+    samples = Samples(warm_up_s=5.0)
+    for due_s, gap_ms in ((1.0, 500.0), (6.0, 20.0)):
+        samples.add(
+            Sample(due_s=due_s, begun_s=due_s, first_s=7, end_s=8, output_tokens=2, prompt_tokens=1, chunks=2, asked_tokens=2),
+            (gap_ms,),
+        )
+    assert figures(samples, warm_up_s=5.0).inter_chunk_latency_ms["max"] == 20.0
+
+
 def test_a_late_client_is_said() -> None:
     samples = Samples()
-    samples.add(Sample(due_s=0, sent_s=0.5, first_s=1, end_s=2, output_tokens=1, prompt_tokens=1, chunks=1, asked_tokens=1))
+    samples.add(Sample(due_s=0, begun_s=0.5, first_s=1, end_s=2, output_tokens=1, prompt_tokens=1, chunks=1, asked_tokens=1))
     assert "the client sent requests 500 ms late" in figures(samples).client_too_slow
 
 

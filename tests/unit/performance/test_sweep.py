@@ -79,7 +79,7 @@ def test_a_queue_that_grows_to_the_end_is_seen_even_if_latencies_are_good() -> N
         return [
             Sample(
                 due_s=at,
-                sent_s=at,
+                begun_s=at,
                 first_s=at,
                 end_s=at + seconds + growth * at,
                 output_tokens=2,
@@ -140,7 +140,11 @@ def test_the_capacity_of_a_real_server_is_found_and_drawn(tmp_path: Path) -> Non
     assert any(not step["met"] and step["why"] for step in document["steps"])
 
 
-def test_a_server_that_is_gone_ends_the_sweep_as_errored() -> None:
+@pytest.mark.parametrize("late_ms", [10.0, -1e9])
+def test_a_server_that_is_gone_ends_the_sweep_as_errored_also_for_a_late_client(
+    late_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_ci.performance.figures.LATE_MS", late_ms)
     with running(OneAtATime) as (url, _):
         server = served(url)
     found = sweep(server, Setting(workload=SMALL, objective=Objective(ttft_ms=250)), share=0.8)

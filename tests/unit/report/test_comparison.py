@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -153,6 +154,54 @@ def test_sizes_of_images_are_compared_where_they_are_known() -> None:
     assert compare([run({"x": P})], [with_layers("b", 1)]).size_bytes == (None, 1)
 
 
+def test_a_new_case_without_a_clear_result_is_neither_as_before_nor_added() -> None:
+    found = compare([run({"x": P})], [run({"x": P, "y": U, "z": P}, letter="b")])
+    assert (found.same, found.added, changes(found)) == (1, 1, {"y": Change.UNDECIDED})
+    assert headline(found) == "1 without a clear result"
+
+
+def test_the_headline_says_why_a_comparison_is_inconclusive() -> None:
+    older = replace(run({"x": P}), stages=(*run({"x": P}).stages, *run({"y": P}, stage="security").stages))
+    found = compare([older], [run({"x": P}, letter="b")])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert headline(found) == "1 stage no longer run"
+
+
+def test_names_of_stages_and_layers_are_shown_as_text() -> None:
+    layers = (ImageLayer(tier="![x](http://evil)\x1b[31m", digest="sha256:" + "1" * 64, size_bytes=999_700),)
+    older = replace(run({"x": P}, stage="[a](b)\x1b[31m"), layers=())
+    found = compare(
+        [replace(older, layers=(replace(layers[0], digest="sha256:" + "2" * 64),))], [replace(run({}), layers=layers)]
+    )
+    for made in (text(found, "a\x1b[31m", "b"), markdown(found, "a", "b")):
+        assert "\x1b" not in made
+        assert "image: 1 MB before, 1 MB now" in made
+    assert "`![x](http://evil)" in markdown(found, "a", "b")
+    assert "`[a](b)" in markdown(found, "a", "b")
+
+
+@pytest.mark.parametrize("odd", [None, {}, [1], [[]], "x", math.nan, 10**400, True])
+@pytest.mark.parametrize("name", ["greedy", "output_tokens_per_s", "pss_bytes"])
+def test_a_report_with_odd_figures_is_shown(tmp_path: Path, name: str, odd: object) -> None:
+    report = run({"x": P})
+    (stage,) = report.stages
+    measured = {"greedy": [[1, 2]], "output_tokens_per_s": 1.0, "pss_bytes": 3, name: odd}
+    odd_case = replace(stage.cases[0], properties={"ttft_ms": odd})
+    report = replace(report, stages=(replace(stage, cases=(odd_case,), metrics={"measured": measured}),))
+    (tmp_path / "report.json").write_text(json.dumps(document.to_json(report)), encoding="utf-8")
+    for arguments in (["show", str(tmp_path)], ["report", "compare", str(tmp_path), str(tmp_path)]):
+        done = CliRunner().invoke(root, arguments, standalone_mode=False)
+        assert done.exception is None, done.exception
+
+
+@pytest.mark.parametrize("change", [{"started_at": "yesterday"}, {"seconds": math.inf}, {"seconds": math.nan}])
+def test_a_report_with_times_that_are_none_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**document.to_json(run({"x": P})), **change}), encoding="utf-8")
+    done = called(tmp_path, tmp_path)
+    assert getattr(done.exception, "exit_code", None) == 2, done.exception
+    assert "is not a report" in str(done.exception)
+
+
 def test_problems_and_doubles_are_noted() -> None:
     broken = replace(run({"x": P}, letter="b"), problem=Problem(step="server", summary="gone"), double=True)
     notes = " ".join(compare([run({"x": P})], [broken]).notes)
@@ -196,6 +245,11 @@ def test_the_command_reads_folders_files_and_folders_of_runs(tmp_path: Path) -> 
     assert both.return_value == 4
     assert both.stdout.startswith("### 1 flaky\n")
     assert "0 of 1 and 1 of 2 runs" in both.stdout
+
+
+def test_two_formats_at_once_are_refused(tmp_path: Path) -> None:
+    written = folder.write(tmp_path, run({"x": P}), {})
+    assert "cannot be used together" in str(called(written, written, "--json", "--format", "markdown").exception)
 
 
 def test_a_report_of_an_earlier_version_is_compared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,7 +133,10 @@ def test_the_page_warns_that_a_dirty_or_double_report_cannot_be_released() -> No
     assert "test double" in page
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0123, "12 ms"), (3.44, "3.4 s"), (125.0, "2 min 5 s")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0123, "12 ms"), (0.9999, "1.0 s"), (3.44, "3.4 s"), (99.97, "1 min 39 s"), (125.0, "2 min 5 s"), (math.nan, "unknown")],
+)
 def test_times_are_written_for_people(value: float, text: str) -> None:
     assert html.seconds(value) == text
 

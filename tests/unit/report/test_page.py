@@ -139,10 +139,37 @@ def test_values_that_are_no_latencies_are_left_out(value: object) -> None:
     assert plots.distributions(StageResult(name="s", verdict=Verdict.PASSED, seconds=1, cases=cases)) == []
 
 
-def test_equal_latencies_are_one_bar() -> None:
+def test_equal_latencies_are_one_bar_at_their_value() -> None:
     cases = tuple(Case(name=f"c{n}", status=CaseStatus.PASSED, properties={"ttft_ms": 5}) for n in range(20))
     (plot,) = plots.distributions(StageResult(name="s", verdict=Verdict.PASSED, seconds=1, cases=cases))
     assert "from 5 ms to 5 ms" in plot.caption
+    assert set(re.findall(r">([\d.]+) ms<", plot.svg)) == {"5"}
+
+
+@pytest.mark.parametrize(("first", "last", "said"), [(999.7, 999.8, "1 s to 1 s"), (0.5, 1_234_567, "0.5 ms to 1,235 s")])
+def test_latencies_are_written_without_exponents(first: float, last: float, said: str) -> None:
+    values = (first, first, last, last)
+    cases = tuple(Case(name=f"c{n}", status=CaseStatus.PASSED, properties={"e2e_ms": each}) for n, each in enumerate(values))
+    (plot,) = plots.distributions(StageResult(name="s", verdict=Verdict.PASSED, seconds=1, cases=cases))
+    assert said in plot.caption
+
+
+def test_a_long_stream_is_thinned_and_keeps_its_first_and_its_last_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[tuple[float, float]]] = []
+    monkeypatch.setattr("pygal.XY.add", lambda _chart, _title, values: drawn.append(values))
+    case = Case(name="c", status=CaseStatus.PASSED, properties={"chunks_at_ms": [100.0 + 10 * n for n in range(1000)]})
+    stage = StageResult(name="s", verdict=Verdict.PASSED, seconds=1, cases=(case,))
+    list(plots.streams(replace(report(1), stages=(stage,))))
+    assert (drawn[0][0], drawn[0][-1]) == ((100.0, 1), (10_090.0, 1000))
+    assert len(drawn[0]) < 400
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999, "999 B"), (84_000, "84 kB"), (999_700, "1 MB"), (999_700_000, "1.00 GB"), (8_414_000_000, "8.41 GB")],
+)
+def test_sizes_are_written_without_exponents(size: int, text: str) -> None:
+    assert html.bytes_(size) == text
 
 
 def test_figures_of_a_distribution_are_one_fact() -> None:

@@ -6,7 +6,10 @@ import httpx
 import pytest
 
 from doubles import suiterun
+from doubles.bodies import Json
 from doubles.defects import DEFECTS
+from doubles.server import Double
+from doubles.wire import Response, as_json
 from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.integration import asking, refusals
 from vllm_ci.suites.integration.refusals import ErrorBodyError
@@ -86,3 +89,29 @@ def test_a_stream_that_breaks_is_not_reported_with_another_request() -> None:
     found = suiterun.run(DEFECTS["streams-have-two-lengths"].make, ["streaming/test_delivery.py"])
     assert found.with_status("failed")
     assert not found.exchanges
+
+
+def test_the_fields_that_a_server_documents_are_read_from_its_openapi_document() -> None:
+    body = {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Request"}}}}}
+    document = {"paths": {"/v1/x": {"post": body}}, "components": {"schemas": {"Request": {"properties": {"a": {}, "b": {}}}}}}
+    assert asking.fields_of(document, "/v1/x") == {"a", "b"}
+    assert asking.fields_of(document, "/v1/y") == frozenset()
+
+
+@pytest.mark.parametrize("document", [None, [], "x", {}, {"paths": []}, {"paths": {"/v1/x": {"post": {"requestBody": None}}}}])
+def test_a_document_that_names_no_fields_says_nothing(document: object) -> None:
+    assert asking.fields_of(document, "/v1/x") == frozenset()
+
+
+def test_a_parameter_that_a_server_does_not_document_is_skipped() -> None:
+    class Documents(Double):
+        def got(self, path: str) -> Response:
+            if path != "/openapi.json":
+                return super().got(path)
+            fields: Json = {"properties": {name: {} for name in ("temperature", "seed", "logit_bias", "top_p")}}
+            body = {"requestBody": {"content": {"application/json": {"schema": fields}}}}
+            return as_json({"paths": {path: {"post": body} for path in ("/v1/completions", "/v1/chat/completions")}})
+
+    found = suiterun.run(Documents, ["integration/test_parameters.py"])
+    for case, status in found.statuses.items():
+        assert status == ("passed" if "top_p" in case or "a_seed" in case else "skipped"), found.messages.get(case)

@@ -71,11 +71,11 @@ def test_what_a_profile_requires_is_never_left_out(pytester: pytest.Pytester, ur
         """
         import pytest
         def pytest_itemcollected(item):
-            if "test_system_message" in item.name or "reaches_a_stream" in item.name:
+            if "test_a_system_message_reaches_a_stream" in item.name:
                 item.add_marker(pytest.mark.deep)
         """
     )
-    arguments = ("--vllm-budget", "0.0001", "-k", "reaches_a_stream", "-p", "conftest")
+    arguments = ("--vllm-budget", "0.0001", "-k", "test_a_system_message_reaches_a_stream", "-p", "conftest")
     pytester.syspathinsert()
     left_out, _ = ran(pytester, url, *arguments)
     assert [case["status"] for case in left_out["cases"]] == ["skipped"]

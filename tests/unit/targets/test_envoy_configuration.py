@@ -42,15 +42,16 @@ def test_a_route_is_read_back_from_its_configuration(route: Route) -> None:
 @given(any_route())
 def test_all_shares_are_in_the_configuration_and_only_revisions_of_the_route(route: Route) -> None:
     content = routes(route, GatewaySettings())
-    clusters = [
-        each
-        for entry in content["virtual_hosts"][0]["routes"]
-        for each in entry.get("route", {}).get("weighted_clusters", {}).get("clusters", [])
-    ]
-    assert sum(each["weight"] for each in clusters) == 100
-    assert {each["name"].removeprefix("revision/") for each in clusters} == {
-        name for name, share in route.weights.items() if share
-    }
+    actions = [entry.get("route", {}) for entry in content["virtual_hosts"][0]["routes"]]
+    shared = [each["weighted_clusters"]["clusters"] for each in actions if "weighted_clusters" in each]
+    copied = bool(route.mirror and route.mirror_percent)
+    assert len(shared) == 1 + copied, "one for requests that are copied, and one for the others"
+    assert sum("request_mirror_policies" in each for each in actions) == copied
+    for clusters in shared:
+        assert sum(each["weight"] for each in clusters) == 100
+        assert {each["name"].removeprefix("revision/") for each in clusters} == {
+            name for name, share in route.weights.items() if share
+        }
 
 
 def test_without_a_route_allowed_paths_are_unavailable_and_others_unknown() -> None:
@@ -77,6 +78,7 @@ def test_a_path_that_no_request_has_after_normalisation_is_refused(path: str) ->
         ({"max_header_bytes": 1000}, "multiple of 1024"),
         ({"tls_certificate": "/x.pem"}, "both"),
         ({"tls_certificate": "x.pem", "tls_key": "/y.pem"}, "absolute"),
+        ({"tokens_per_minute": 10}, "needs `api_keys: true`"),
         ({"port": 70000}, "65535"),
         ({"unknown": 1}, "unknown"),
     ],

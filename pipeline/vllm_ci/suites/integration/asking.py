@@ -42,6 +42,17 @@ def required_of_vllm(server: ServerFacts, *, holds: bool, message: str) -> None:
     pytest.skip(f"{message}; not every server promises that")
 
 
+def fields_of(document: Any, path: str) -> frozenset[str]:
+    """Names of the fields of a JSON request by an OpenAPI document; empty if it does not say."""
+    try:
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        if name := schema.get("$ref", "").rpartition("/")[2]:
+            schema = document["components"]["schemas"][name]
+        return frozenset(schema.get("properties", ()))
+    except (LookupError, TypeError, AttributeError):
+        return frozenset()
+
+
 def unless_refused(client: ApiClient, path: str, body: Json, what: str) -> Answer:
     """Request text with an optional parameter; the case is skipped if a server that is not vLLM refuses it."""
     answer = client.sent(path, body)

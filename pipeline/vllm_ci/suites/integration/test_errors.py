@@ -12,7 +12,7 @@ from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.integration import refusals
 from vllm_ci.suites.integration.refusals import BAD, BAD_BODIES, CHAT, Bad, ErrorBodyError, Judge, crash
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.verdicts import Fault
+from vllm_ci.suites.verdicts import Fault, inconclusive
 
 _JSON = {"content-type": "application/json"}
 _TOGETHER = 8
@@ -78,7 +78,10 @@ def test_valid_requests_get_no_server_error(server: ServerFacts, judge: Judge) -
             id=f"server-error:probe-{name}", severity="medium", message=f"a valid request ({name}) gets a server error: {how}"
         )
         for name, how in sorted(server.broken.items())
+        if name not in server.unknown
     ]
+    if server.unknown and not findings:
+        inconclusive(f"{', '.join(sorted(server.unknown))}: {next(iter(server.unknown.values()))}")
     judge(findings)
 
 

@@ -165,26 +165,33 @@ def test_a_key_in_the_address_is_not_accepted(door: Door, guarded: list[Way], ju
 
 @with_key
 def test_the_right_key_opens_every_guarded_route(door: Door) -> None:
-    """No route of the server's own document refuses the key with 401, unless every path does."""
+    """No route of the API refuses the key with 401, unless every path does.
+
+    Only requests whose effect is known are sent with the key: other routes may delete something, or need another credential.
+    """
     if not door.key:
         pytest.skip("the API key was not given (--vllm-api-key-env)")
-    routes = [route for route in catalogue().routes(door.server) if route.path in door.server.routes]
-    refused = [
-        str(route)
-        for route, answer in zip(routes, together(lambda each: _asked(door, each), routes), strict=True)
-        if answer.status == 401
-    ]
+    routes = [Route(method=way.method, path=way.path) for way in _ONE_A_ROUTE.values()]
+    if door.server.routes:
+        routes = [route for route in routes if route.method in door.server.routes.get(route.path, ())]
+    if door.server.is_vllm:
+        routes += [route for route in catalogue().routes(door.server) if _only_reads(door.server, route)]
+    answers = zip(routes, together(lambda each: _asked(door, each), routes), strict=True)
+    refused = [str(route) for route, answer in answers if answer.status == 401]
     strange = door.absent("/", "GET")[1].status == 401
     assert strange or not refused, f"these routes refuse the correct key: {refused}"
 
 
+def _only_reads(server: ServerFacts, route: Route) -> bool:
+    """Whether it is a GET of the server's document that :data:`WAYS` does not have."""
+    return route.method == "GET" and route.path in server.routes and str(route) not in _ONE_A_ROUTE
+
+
 def _asked(door: Door, route: Route) -> RawResponse:
-    """The response to a route with the key; invalid JSON where its effect is unknown, so that no handler runs."""
+    """The response to a route with the key."""
     if way := _ONE_A_ROUTE.get(str(route)):
         return door.with_the_key(way)
-    body = b"{" if route.method in ("POST", "PUT", "PATCH") else b""
-    headers = [*door.with_key, *(_JSON.items() if body else ())]
-    return door.send(route.target, method=route.method, headers=headers, body=body)
+    return door.send(route.target, headers=door.with_key)
 
 
 @with_key

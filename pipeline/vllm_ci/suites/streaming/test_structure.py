@@ -202,7 +202,16 @@ def test_counts_in_every_chunk_grow_to_the_total(stream: Stream, sse: Recorder) 
     assert counts == sorted(counts), f"the counts are not ascending: {counts}"
     total = (stream.usage or {}).get("completion_tokens")
     assert counts[-1] == total, f"the last count is {counts[-1]}, but usage has {total}"
-    assert len(set(counts)) > 1, f"the counts do not grow: {counts}"
+    # A server or client that was late gets several tokens at once, and may get all of them.
+    assert len(set(counts)) > 1 or len([chunk for chunk in stream.chunks if _says(chunk)]) < 3, (
+        f"the counts do not grow: {counts}"
+    )
+
+
+def _says(chunk: Chunk) -> bool:
+    """Whether a chunk has text."""
+    deltas = [delta if isinstance(delta := choice.get("delta"), dict) else choice for choice in chunk.choices]
+    return any(delta.get("content") or delta.get("text") for delta in deltas)
 
 
 def test_usage_is_not_sent_unless_asked(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,20 @@ from typing import Any
 import httpx
 
 from vllm_ci.domain.errors import ErroredError
-from vllm_ci.targets.envoy.files import ADMIN_SOCKET, AUTHENTICATION, CLUSTER_PREFIX, CLUSTERS, LISTENERS, ROUTES, Json
+from vllm_ci.targets.envoy.files import (
+    ADMIN_SOCKET,
+    AUTHENTICATION,
+    CLUSTER_PREFIX,
+    CLUSTERS,
+    LISTENERS,
+    ROUTES,
+    SHADOW_ROUTES,
+)
 
 _TIMEOUT_S = 10.0
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
+    SHADOW_ROUTES: "http.shadow.rds.shadow",
     CLUSTERS: "cluster_manager.cds",
     LISTENERS: "listener_manager.lds",
     AUTHENTICATION: "extension_config_discovery.http_filter.vllm_ci.keys",
@@ -40,13 +49,6 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histogram:
-    """A histogram since Envoy's start: ``(upper bound, samples up to it)``, in ascending order."""
-
-    buckets: tuple[tuple[float, int], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Admin:
     """The admin interface of the Envoy that runs in ``folder``."""
 
@@ -62,12 +64,6 @@ class Admin:
     async def counters(self, names: str) -> dict[str, int]:
         """Counters and gauges whose name matches a regular expression."""
         return {name: value for name, value in (await self._stats(names)).items() if isinstance(value, int)}
-
-    async def histograms(self, names: str) -> dict[str, Histogram]:
-        """Histograms whose name matches a regular expression."""
-        found = (await self._get("/stats", format="json", filter=names, histogram_buckets="cumulative")).json()["stats"]
-        rows: list[Json] = next((each["histograms"] for each in found if "histograms" in each), [])
-        return {row["name"]: Histogram(buckets=_buckets(row["totals"] if "totals" in row else row["buckets"])) for row in rows}
 
     async def hosts(self) -> Mapping[str, Mapping[int, Host]]:
         """Endpoints by revision and port."""
@@ -138,10 +134,6 @@ def _unreachable(error: Exception) -> ErroredError:
         why=f"its admin socket does not answer ({type(error).__name__}: {error})",
         remedy="deploy again, which starts a gateway that has ended; its log is envoy.log in the folder of the deployment",
     )
-
-
-def _buckets(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[float, int], ...]:
-    return tuple((float(row["upper_bound"]) if "upper_bound" in row else float("inf"), int(row["cumulative"])) for row in rows)
 
 
 def _host(found: Mapping[str, Any]) -> tuple[int, Host]:

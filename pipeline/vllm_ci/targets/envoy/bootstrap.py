@@ -6,7 +6,7 @@ from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy.files import ADMIN_SOCKET, CLUSTERS, LISTENERS, Json, typed, watched
 
 ADMIN_CLUSTER = "admin"
-# Finer than Envoy's own: the quantiles of copied requests come from these.
+# Finer than Envoy's own, for quantiles in Prometheus.
 _BUCKETS_MS = (
     *(1, 2, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100, 125, 150, 200, 250, 300, 400, 500, 600, 750, 1000, 1250, 1500, 2000),
     *(

@@ -12,6 +12,7 @@ from typing import Any
 LISTENERS = "listeners.json"
 CLUSTERS = "clusters.json"
 ROUTES = "routes.json"
+SHADOW_ROUTES = "shadow.json"
 AUTHENTICATION = "authentication.json"
 CERTIFICATE = "certificate.json"
 ADMIN_SOCKET = "admin.sock"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy import access_log, authentication
+from vllm_ci.targets.envoy import access_log, authentication, token_limit
 from vllm_ci.targets.envoy.bootstrap import ADMIN_CLUSTER
-from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, Json, typed, watched
+from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, SHADOW_ROUTES, Json, typed, watched
+from vllm_ci.targets.envoy.tap import SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
 
 _CERTIFICATE = "gateway"
 
@@ -26,6 +27,7 @@ def listeners(settings: GatewaySettings, ports: Ports) -> list[Json]:
     found = [_listener("gateway", settings.host, ports.gateway, _gateway(settings), tls=settings.tls is not None)]
     if ports.checks:
         found.append(_listener("checks", "127.0.0.1", ports.checks, _manager("checks", settings, _rest(settings))))
+    found.append(_listener_at(SHADOW, {"pipe": {"path": SHADOW_SOCKET, "mode": 0o600}}, _shadow()))
     return [*found, _listener("metrics", "127.0.0.1", ports.metrics, _metrics())]
 
 
@@ -43,6 +45,10 @@ def certificate(settings: GatewaySettings) -> Json:
 
 
 def _listener(name: str, host: str, port: int, manager: Json, *, tls: bool = False) -> Json:
+    return _listener_at(name, {"socket_address": {"address": host, "port_value": port}}, manager, tls=tls)
+
+
+def _listener_at(name: str, address: Json, manager: Json, *, tls: bool = False) -> Json:
     chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
     if tls:
         chain["transport_socket"] = {"name": "tls", "typed_config": _tls()}
@@ -50,7 +56,7 @@ def _listener(name: str, host: str, port: int, manager: Json, *, tls: bool = Fal
         "config.listener.v3.Listener",
         {
             "name": name,
-            "address": {"socket_address": {"address": host, "port_value": port}},
+            "address": address,
             "per_connection_buffer_limit_bytes": 1024 * 1024,
             "filter_chains": [chain],
         },
@@ -70,7 +76,24 @@ def _tls() -> Json:
 
 def _gateway(settings: GatewaySettings) -> Json:
     keys = authentication.filters() if settings.api_keys else []
-    return _manager("gateway", settings, [*keys, *_rate_limit(settings), *_rest(settings)])
+    tokens = token_limit.filters(settings.tokens_per_minute)
+    return _manager("gateway", settings, [*keys, *_rate_limit(settings), *tokens, tap(on=False), *_rest(settings)])
+
+
+def _shadow() -> Json:
+    """For copies, which were let through already: they keep their id and are marked, so that they can be told apart."""
+    header = {"header": {"key": SHADOW_HEADER, "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        {
+            "stat_prefix": SHADOW,
+            "rds": {"route_config_name": SHADOW, "config_source": watched(SHADOW_ROUTES)},
+            "http_filters": [tap(on=True), _router()],
+            "early_header_mutation_extensions": [_mutated({"append": header})],
+            "stream_idle_timeout": "3600s",
+            "access_log": access_log.access_log(SHADOW),
+        },
+    )
 
 
 def _manager(name: str, settings: GatewaySettings, filters: list[Json]) -> Json:
@@ -123,10 +146,14 @@ def _hardened(settings: GatewaySettings) -> Json:
 
 def _without_ours() -> Json:
     """Take out the headers by which the gateway's own filters tell each other who asks."""
-    names = (authentication.CREDENTIAL_HEADER, authentication.KEY_HEADER)
-    mutation = {"mutations": [{"remove": name} for name in names]}
+    names = (authentication.CREDENTIAL_HEADER, authentication.KEY_HEADER, SHADOW_HEADER)
+    return _mutated(*({"remove": name} for name in names))
+
+
+def _mutated(*mutations: Json) -> Json:
     kind = "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
-    return {"name": "envoy.http.early_header_mutation.header_mutation", "typed_config": typed(kind, mutation)}
+    content = typed(kind, {"mutations": list(mutations)})
+    return {"name": "envoy.http.early_header_mutation.header_mutation", "typed_config": content}
 
 
 def _rate_limit(settings: GatewaySettings) -> list[Json]:

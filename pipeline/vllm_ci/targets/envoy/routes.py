@@ -11,6 +11,7 @@ from vllm_ci.deploy.target import REVISION_HEADER, Route
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy.authentication import CREDENTIAL_HEADER, FILTER
 from vllm_ci.targets.envoy.files import ROUTE_NAME, Json, cluster_name, typed
+from vllm_ci.targets.envoy.tap import SHADOW, switched_on
 
 _METADATA = "vllm_ci.route"
 _METHODS = "GET|HEAD|POST|DELETE"
@@ -60,6 +61,22 @@ def routes(route: Route, settings: GatewaySettings) -> Json:
     )
 
 
+def shadow_routes(route: Route) -> Json:
+    """Where copies of requests go: all to one revision."""
+    known = route.mirror and route.mirror_percent
+    action: Json = {"route": {"cluster": cluster_name(route.mirror), **_streaming()}, **_told(route.mirror)} if known else {}
+    nowhere = {"direct_response": {"status": 503}}
+    return typed(
+        "config.route.v3.RouteConfiguration",
+        {
+            "name": SHADOW,
+            "virtual_hosts": [
+                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **(action or nowhere)}]},
+            ],
+        },
+    )
+
+
 def route_of(configuration: Mapping[str, Any]) -> Route:
     """The route that a route configuration was made from."""
     kept = configuration["virtual_hosts"][0]["metadata"]["filter_metadata"][_METADATA]["json"]
@@ -74,21 +91,19 @@ def _allowed(path: str, route: Route) -> Iterable[Json]:
         match["headers"] = [*match["headers"], header]
         yield {"match": match, **_told(revision), "route": {"cluster": cluster_name(revision), **_streaming()}}
     shares = {revision: share for revision, share in sorted(route.weights.items()) if share}
+    if shares and route.mirror and route.mirror_percent:
+        # A route of its own for the requests that are copied, so that both answers to them can be recorded, and no others.
+        share = {"default_value": {"numerator": route.mirror_percent, "denominator": "HUNDRED"}}
+        copied = {"cluster": SHADOW, "trace_sampled": False, "disable_shadow_host_suffix_append": True}
+        action = {**_weighted(shares), "request_mirror_policies": [copied], **_streaming()}
+        yield {"match": {**_match(path), "runtime_fraction": share}, "route": action, "typed_per_filter_config": switched_on()}
     if shares:
-        yield {"match": _match(path), "route": {**_weighted(shares), **_mirrored(route), **_streaming()}}
+        yield {"match": _match(path), "route": {**_weighted(shares), **_streaming()}}
 
 
 def _weighted(shares: Mapping[str, int]) -> Json:
     each = [{"name": cluster_name(revision), "weight": share, **_told(revision)} for revision, share in shares.items()]
     return {"weighted_clusters": {"clusters": each}}
-
-
-def _mirrored(route: Route) -> Json:
-    if not route.mirror or not route.mirror_percent:
-        return {}
-    share = {"default_value": {"numerator": route.mirror_percent, "denominator": "HUNDRED"}}
-    policy = {"cluster": cluster_name(route.mirror), "runtime_fraction": share, "trace_sampled": False}
-    return {"request_mirror_policies": [{**policy, "disable_shadow_host_suffix_append": True}]}
 
 
 def _streaming() -> Json:

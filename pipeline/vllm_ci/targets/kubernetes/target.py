@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.kubernetes import RouteConfig
+from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Current, Drained, Observation, Replica, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.manifests.app import PORT
@@ -196,6 +199,11 @@ class KubernetesTarget:
             if text is not None:
                 found[each.name] = _parsed(text, each.name)
         return found
+
+    @contextmanager
+    def comparing(self) -> Iterator[Callable[[], tuple[Pair, ...]]]:
+        """As in the port; no plan asks for it, because the target says that it cannot."""
+        yield tuple[Pair, ...]
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:
         """As in the port."""

@@ -18,6 +18,7 @@ from vllm_ci.targets.envoy import authentication, files, routes
 from vllm_ci.targets.envoy.admin import Admin
 from vllm_ci.targets.envoy.clusters import Endpoint, cluster, endpoints
 from vllm_ci.targets.envoy.files import Json
+from vllm_ci.targets.envoy.tap import shadow_cluster
 from vllm_ci.targets.local.state import State, write
 
 _APPLY_S = 10.0
@@ -48,7 +49,8 @@ class Configuration:
         for name in sorted(names):
             late = _endpoints(state, main) if name in retired and main != name else []
             self.put(files.endpoints_file(name), [endpoints(name, [*_endpoints(state, name), *late])])
-        await self.apply(files.CLUSTERS, [cluster(name, state.settings) for name in sorted(names)])
+        found = [shadow_cluster(state.settings.max_open_requests), *(cluster(name, state.settings) for name in sorted(names))]
+        await self.apply(files.CLUSTERS, found)
         for left in self.folder.glob(files.endpoints_file("*")):
             if left.name not in {files.endpoints_file(name) for name in names}:
                 left.unlink(missing_ok=True)
@@ -59,7 +61,10 @@ class Configuration:
         Raises:
             ErroredError: The disk is full, or Envoy refuses it; the old route stays.
         """
+        if route.mirror:  # the way of the copies is there before the first copy
+            await self.apply(files.SHADOW_ROUTES, [routes.shadow_routes(route)])
         await self.apply(files.ROUTES, [routes.routes(route, settings)])
+        await self.apply(files.SHADOW_ROUTES, [routes.shadow_routes(route)])
 
     def route(self) -> Route:
         """The route in effect: that of the file."""

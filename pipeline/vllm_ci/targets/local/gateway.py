@@ -18,6 +18,7 @@ from vllm_ci.engines import ports as loopback
 from vllm_ci.targets.envoy import authentication, files, listeners, program, routes
 from vllm_ci.targets.envoy.bootstrap import bootstrap
 from vllm_ci.targets.envoy.listeners import Ports
+from vllm_ci.targets.envoy.tap import SHADOW, SHADOW_SOCKET
 from vllm_ci.targets.local import certificates
 from vllm_ci.targets.local.configuration import Configuration, encoded
 from vllm_ci.targets.local.keys import KEY_FILE, KeyFile
@@ -98,6 +99,7 @@ class Gateway:
         await self.configuration.shape(state)
         if not (self.folder / files.ROUTES).exists():
             self.configuration.put(files.ROUTES, [routes.routes(Route(), settings)])
+        (self.folder / SHADOW_SOCKET).unlink(missing_ok=True)
         (self.folder / files.ADMIN_SOCKET).unlink(missing_ok=True)
         identity = detached.start(
             [str(envoy), *_arguments()],
@@ -107,7 +109,7 @@ class Gateway:
             mark=self.mark,
         )
         try:
-            await self._listening(identity, {"gateway", "metrics"} | ({"checks"} if ports.checks else set()))
+            await self._listening(identity, {"gateway", "metrics", SHADOW} | ({"checks"} if ports.checks else set()))
         except BaseException:
             detached.end_marked(self.mark)
             raise
@@ -139,6 +141,8 @@ class Gateway:
         """Write what a listener reads when it starts."""
         hashes = KeyFile(path=self.folder.parent / KEY_FILE).hashes()
         self.configuration.put(files.AUTHENTICATION, [authentication.accepted(hashes)])
+        if not (self.folder / files.SHADOW_ROUTES).exists():
+            self.configuration.put(files.SHADOW_ROUTES, [routes.shadow_routes(self.configuration.route())])
         if settings.tls is not None:
             self.configuration.put(files.CERTIFICATE, [listeners.certificate(settings)])
 

@@ -1,4 +1,4 @@
-"""What revisions did in a window of time: from the gateway's access log, its statistics, and the servers' own metrics."""
+"""What revisions did in a window of time: from the gateway's access log and the servers' own metrics."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ import httpx
 from vllm_ci.deploy.target import Observation, Sample
 from vllm_ci.engines import detached
 from vllm_ci.targets.envoy import files
-from vllm_ci.targets.envoy.admin import Histogram
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.state import Kept, State, Store
 
 _QUANTILES = (0.5, 0.95, 0.99)
-# Envoy writes its log and merges its histograms in intervals (100 ms, 1 s).
+# Envoy writes its log in intervals of 100 ms.
 _FLUSH_S = 0.4
-_MERGE_S = 1.2
 # Response flags for which the server or the way to it is to blame (Envoy, "Access log: response flags").
 _BLAMED = frozenset({"UC", "UF", "UH", "UR", "UT", "UPE", "URX", "LR", "LH", "NC", "UMSDR", "OM", "SI"})
 _SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
@@ -34,21 +32,19 @@ _HIGHEST = frozenset({"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"})
 
 async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, seconds: float) -> Observation:
     """Watch for ``seconds``; see :class:`~vllm_ci.deploy.target.Target`."""
-    before = await _Counts.of(configuration)
+    await configuration.admin.listening()  # a gateway that is gone counts nothing
     log = _Log.end_of(configuration.folder / files.ACCESS_LOG)
     begun = time.monotonic()
     await anyio.sleep(seconds)
     took = time.monotonic() - begun
-    mirror = configuration.route().mirror
-    await anyio.sleep(_MERGE_S if mirror else _FLUSH_S)
+    await anyio.sleep(_FLUSH_S)
     ended = _by_revision(log.since())
-    after = await _Counts.of(configuration)
+    await configuration.admin.listening()
     state = store.load()
     samples = {}
     for name in sorted({each.revision for each in state.replicas.values()} | set(ended)):
         values = await _values(state, fleet, name)
-        rows = ended.get(name, [])
-        samples[name] = after.copies(before, name, values) if name == mirror and not rows else _sample(rows, values)
+        samples[name] = _sample(ended.get(name, []), values)
     return Observation(seconds=took, samples=samples)
 
 
@@ -121,49 +117,6 @@ def _row(line: bytes) -> Mapping[str, Any] | None:
     except ValueError:
         return None  # Envoy is writing it
     return found if isinstance(found, dict) else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Counts:
-    """Envoy's statistics of all revisions; only they know about copied requests, which the access log leaves out."""
-
-    counters: Mapping[str, int]
-    histograms: Mapping[str, Histogram]
-
-    @classmethod
-    async def of(cls, configuration: Configuration) -> _Counts:
-        names = r"^cluster\.revision/.*\.(upstream_rq_(completed|5xx|rx_reset)|upstream_cx_destroy_remote_with_active_rq)$"
-        return cls(
-            counters=await configuration.admin.counters(names),
-            histograms=await configuration.admin.histograms(r"^cluster\.revision/.*\.upstream_rq_time$"),
-        )
-
-    def copies(self, before: _Counts, revision: str, values: Mapping[str, float]) -> Sample:
-        """What a revision did that gets copies."""
-        prefix = f"cluster.{files.cluster_name(revision)}."
-
-        def more(name: str) -> int:
-            return self.counters.get(prefix + name, 0) - before.counters.get(prefix + name, 0)
-
-        broken = more("upstream_cx_destroy_remote_with_active_rq")
-        name = f"{prefix}upstream_rq_time"
-        new, old = self.histograms.get(name, Histogram()), before.histograms.get(name, Histogram())
-        return Sample(
-            requests=more("upstream_rq_completed") + broken,
-            errors=more("upstream_rq_5xx") + broken,
-            latencies_ms=_histogram_quantiles(new, old),
-            values=values,
-        )
-
-
-def _histogram_quantiles(new: Histogram, old: Histogram) -> dict[str, float]:
-    """Upper bounds of the buckets in which the quantiles lie."""
-    known = dict(old.buckets)
-    rows = [(bound, count - known.get(bound, 0)) for bound, count in new.buckets]
-    total = rows[-1][1] if rows else 0
-    if total <= 0:
-        return {}
-    return {f"{each:g}": next(bound for bound, count in rows if count >= each * total) for each in _QUANTILES}
 
 
 async def _values(state: State, fleet: Fleet, revision: str) -> dict[str, float]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 
+from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.local import budget, observing, telling
+from vllm_ci.targets.local import budget, observing, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
@@ -56,7 +58,7 @@ class LocalTarget:
     @property
     def capabilities(self) -> TargetCapabilities:
         """Shares in steps of one percent, copies, and headers."""
-        return TargetCapabilities(weights=1, mirror=True, headers=True)
+        return TargetCapabilities(weights=1, mirror=True, headers=True, compares=True)
 
     async def current(self) -> Current:
         """What runs; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -164,6 +166,12 @@ class LocalTarget:
     async def observe(self, *, seconds: float) -> Observation:
         """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""
         return await observing.observe(self._configuration, self._store, self._fleet, seconds=seconds)
+
+    @contextmanager
+    def comparing(self) -> Iterator[Callable[[], tuple[Pair, ...]]]:
+        """Record both answers to copied requests; see :class:`~vllm_ci.deploy.target.Target`."""
+        with tapping.recording(self._configuration.folder) as recorder:
+            yield recorder.taken
 
     async def logs(self, replica: str, *, lines: int = 200) -> str:
         """The end of a log; see :class:`~vllm_ci.deploy.target.Target`."""

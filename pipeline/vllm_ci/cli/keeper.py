@@ -1,0 +1,78 @@
+"""A process of its own that ends an old release when it need not be kept ready any more, so that a command can end before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import anyio
+
+from vllm_ci.deploy.journal import BusyError
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.engines.detached import MARK
+
+if TYPE_CHECKING:
+    from vllm_ci.cli.deploying import Channel
+    from vllm_ci.deploy.deployment import Deployment
+    from vllm_ci.deploy.rules import Rules
+    from vllm_ci.deploy.target import Target
+
+_LOOK_S = 1.0
+
+
+def mark(where: Channel) -> str:
+    """What marks the process in its environment."""
+    return f"{where.place.folder}/keeper"
+
+
+def start(where: Channel) -> None:
+    """Start it; it outlives this command. If it dies, the next command for the channel does what it was to do.
+
+    Raises:
+        ErroredError: It cannot be started.
+    """
+    path = where.found.loaded.path.absolute()
+    argv = [sys.executable, "-m", "vllm_ci", "deploy", "finish", where.name, "--config", str(path)]
+    try:
+        with (where.place.folder / "keeper.log").open("wb") as log:
+            process = subprocess.Popen(
+                argv,
+                env={**os.environ, MARK: mark(where)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ErroredError(
+            f"the process that ends the old release of {where.name} later cannot be started: {error}",
+            why="the new release serves",
+            remedy=f"end the old one with: vllm-ci deploy finish {where.name}",
+        ) from error
+    process.returncode = 0  # nobody waits for it
+
+
+async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:
+    """Wait while the old revision is kept ready, without holding the lock, then end it; unless others took over meanwhile."""
+    while deployment.kept:
+        await anyio.sleep(max(min(deployment.since + deployment.step.hold_s - rules.clock(), _LOOK_S), 0.0))
+        now = where.journal.read()
+        if now is None or now.id != deployment.id or now.ended:
+            return replace(deployment, phase="live", reason=f"another command has changed {where.name} since")
+        if rules.clock() < now.since + now.step.hold_s:
+            continue
+        with suppress(BusyError), where.journal.changing(where.name):
+            deployment = await Rollout(target, where.journal, now, rules).run()
+    return deployment
+
+
+def told(deployment: Deployment) -> str:
+    """Until when the old release is kept ready, in words."""
+    end = datetime.fromtimestamp(deployment.since + deployment.step.hold_s, UTC)
+    return f"the old release is kept ready until {end:%H:%M:%S} UTC, for a rollback at once"

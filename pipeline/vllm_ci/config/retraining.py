@@ -1,0 +1,231 @@
+"""``retrain.yaml``: what a model is retrained from, how, and what the result must show."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from vllm_ci.config import load
+from vllm_ci.config.paths import OfMachine
+from vllm_ci.config.section import Section
+from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.events import Emit
+from vllm_ci.images import spec_file
+from vllm_ci.models import naming
+from vllm_ci.models.naming import ModelRef
+from vllm_ci.programs import FOLDER as PROGRAMS
+from vllm_ci.retraining import rows
+from vllm_ci.retraining.blessing import BlessingPolicy
+from vllm_ci.retraining.plan import Answering, DataSet, Plan
+from vllm_ci.retraining.training import Training
+from vllm_ci.system import yaml_file
+
+FILE_NAME = "retrain.yaml"
+_SEE = "docs/retraining.md"
+_Alias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Section):
+    """What the model is trained and tested with."""
+
+    folder: OfMachine
+    """Folder with prepared data, relative to this file: `train.jsonl`, `test.jsonl`, and perhaps `validation.jsonl`."""
+
+
+class TrainConfig(Section):
+    """How the model is trained."""
+
+    image: str = "train"
+    """Image for training: the shipped spec `train`, or the path of a spec, relative to this file."""
+    method: Literal["lora", "full"] = "lora"
+    """`lora` trains an adapter and merges it into the weights; `full` trains all weights."""
+    epochs: _Positive = 3
+    """How often each row is seen."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 2e-4
+    """Learning rate at its peak; `full` usually needs a tenth of it."""
+    batch_size: _Positive = 8
+    """Rows at a time."""
+    accumulate: _Positive = 1
+    """Batches for each step of the optimizer."""
+    max_tokens: _Positive = 1024
+    """Conversations with more tokens are left out; their number is in the result."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    """Seed of the order of rows, of new weights and of dropout."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapter."""
+    alpha: _Positive = 32
+    """Scale of the adapter."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in the adapter."""
+    targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
+    """Modules that get an adapter, e.g. `q_proj`; `all-linear` for all linear layers."""
+    warmup: _Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight decay of the optimizer."""
+    save_every: _Positive = 25
+    """Steps between two checkpoints."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Processors to use; 0 for all. The result is the same to the bit only with the same number."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice, to need less memory."""
+    gpus: Annotated[str, Field(pattern=r"^(none|all|[0-9]+)$")] = "none"
+    """`none`, or the number of the device to train on (`all` is the first one)."""
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
+    """Longest time of the training, in seconds."""
+
+    def domain(self) -> Training:
+        """Convert to the type of the retraining code."""
+        values = self.model_dump(exclude={"image", "gpus", "timeout_s"})
+        return Training(**{**values, "targets": tuple(self.targets)})
+
+
+class ValidateConfig(Section):
+    """How the trained model is compared with the champion on `test.jsonl`, and what it must show."""
+
+    match: Literal["exact", "json"] = "exact"
+    """When an answer is right: `exact`, the same text but for spaces around it; `json`, the same JSON value."""
+    max_tokens: _Positive = 256
+    """Longest answer."""
+    parallel: Annotated[int, Field(ge=1, le=256)] = 8
+    """Rows that are asked at the same time."""
+    rows: _Positive = 50
+    """Fewest rows that a decision is made on."""
+    margin: Annotated[float, Field(ge=-1, lt=1)] = 0.0
+    """The accuracy must have risen by more than this share, at the lower end of its interval."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Confidence of the intervals."""
+    loss_rise: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Most that the mean loss may rise, at the upper end of its interval."""
+    lost: _Share = 0.05
+    """Most rows that only the champion answers right, as a share of all rows."""
+
+    def policy(self) -> BlessingPolicy:
+        """What the challenger must show."""
+        return BlessingPolicy(**self.model_dump(exclude={"match", "max_tokens", "parallel"}))
+
+    def answering(self) -> Answering:
+        """How models are asked."""
+        return Answering(max_tokens=self.max_tokens, match=self.match, parallel=self.parallel)
+
+
+class RetrainConfig(Section):
+    """How a model is retrained."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    model: str
+    """Model that gets a new version, by its name in `vllm-ci model`."""
+    base: str
+    """Version that is trained, e.g. `chat@v1` or `chat@sha256:...`."""
+    data: DataConfig
+    """What the model is trained and tested with."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How the model is trained."""
+    validate_: Annotated[ValidateConfig, Field(alias="validate")] = Field(default_factory=ValidateConfig)
+    """How the trained model is compared with the champion, and what it must show."""
+    promote: bool = False
+    """Also move the alias of the champion to a blessed model."""
+    champion: _Alias = "champion"
+    """Alias of the model in use."""
+    challenger: _Alias = "challenger"
+    """Alias of the newest blessed model."""
+    license: str = ""
+    """Licence of the new version, e.g. `Apache-2.0`."""
+
+
+def read(path: Path) -> RetrainConfig:
+    """Read and validate a file.
+
+    Raises:
+        ConfigError: It cannot be parsed or is not valid; the message has the file, the line and the nearest known name.
+    """
+    found = yaml_file.read(path, absent="create it, or name another file with --config", see=f"see {_SEE}")
+    try:
+        return RetrainConfig.model_validate(found.data)
+    except ValidationError as error:
+        raise load.explained(error, found, {}, model=RetrainConfig, see=_SEE) from error
+
+
+def plan(config: RetrainConfig, path: Path, *, reason: str = "") -> Plan:
+    """What a file asks for.
+
+    Args:
+        config: Its content.
+        path: The file; relative paths start from its folder.
+        reason: For the records.
+
+    Raises:
+        ConfigError: It names no version, no data or no image that there is.
+    """
+    folder = path.absolute().parent
+    image = _image(config.train.image, folder)
+    return Plan(
+        name=naming.check_name(config.model),
+        base=_base(config.base, path),
+        data=_data(config.data, path),
+        training=config.train.domain(),
+        image=image,
+        environment=_environment(image),
+        gpus=config.train.gpus,
+        timeout_s=config.train.timeout_s,
+        answering=config.validate_.answering(),
+        policy=config.validate_.policy(),
+        promote=config.promote,
+        champion=config.champion,
+        challenger=config.challenger,
+        licence=config.license,
+        reason=reason,
+    )
+
+
+def _base(text: str, path: Path) -> ModelRef:
+    try:
+        ref = naming.parse(text)
+    except UsageError as error:
+        raise ConfigError(f"{path}: base is not valid", why=error.message, remedy=error.remedy) from error
+    if not ref.version and not ref.digest:
+        raise ConfigError(
+            f"{path}: base names no version: {text}",
+            why="an alias, or the newest version, is another model afterwards: the next run would train on top of it",
+            remedy="write the version, e.g. chat@v1 (vllm-ci model list shows them; vllm-ci model add makes one)",
+        )
+    return ref
+
+
+def _data(config: DataConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
+    """What gives the data, after all that can be checked now was checked."""
+    folder = path.absolute().parent / config.folder
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{path}: data.folder: there is no folder {folder}",
+            remedy=f"make it, with {rows.TRAIN} and {rows.TEST} in it, or name another one",
+        )
+    rows.check(folder)
+    return lambda _base, _emit: DataSet(folder=folder)
+
+
+def _image(named: str, folder: Path) -> str:
+    """A spec as an argument of ``vllm-ci build``; the path of one is relative to the folder of the file."""
+    return str(folder / named) if "/" in named or named.endswith((".yaml", ".yml")) else named
+
+
+def _environment(image: str) -> dict[str, str]:
+    """What a training runs in: digests of the image's spec and locks, and of the program."""
+    spec = spec_file.load(image)
+    places = {
+        "spec": spec_file.find(image),
+        "wheels": spec.wheels_lock,
+        "packages": spec.debs_lock,
+        "program": PROGRAMS / "train_model.py",
+    }
+    try:
+        return {name: hashlib.sha256(place.read_bytes()).hexdigest() for name, place in places.items()}
+    except OSError as error:
+        raise ConfigError(f"the image {image} is not locked", why=str(error), remedy=f"vllm-ci lock --image {image}") from error
