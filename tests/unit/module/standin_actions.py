@@ -25,8 +25,7 @@ _INPUTS = {
 _RUN = {
     "checkout": 'case "$PATH_" in vllm-ci) from=$STANDIN_TOOL ;; *) from=$STANDIN_PROJECT ;; esac; '
     'git clone --quiet "$from" "$GITHUB_WORKSPACE/$PATH_"',
-    # What an earlier run would have left, for a test that builds a real image.
-    "cache": 'echo "$KEY" >> "$STANDIN_KEPT/keys"; [ -z "${STANDIN_HOME:-}" ] || ln -s "$STANDIN_HOME" "$PATH_"',
+    "cache": 'echo "$KEY" >> "$STANDIN_KEPT/keys"',
     "upload-artifact": 'cp -R "$PATH_" "$STANDIN_KEPT/$NAME"',
     "download-artifact": 'cp -R "$STANDIN_KEPT/$NAME" "$GITHUB_WORKSPACE/$PATH_"',
 }
