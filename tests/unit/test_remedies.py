@@ -18,11 +18,13 @@ from pydantic import BaseModel
 import vllm_ci
 from vllm_ci.cli import COMMANDS, root
 from vllm_ci.config.project import ProjectConfig
+from vllm_ci.config.retraining import RetrainConfig
 
 PACKAGE = Path(vllm_ci.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Options of other programs, with the program that takes them.
 FOREIGN = {
+    "--max-model-len": "vllm serve",
     "--unshallow": "git fetch",
     "--local": "git clone",
     "--all": "git log",
@@ -34,7 +36,7 @@ FOREIGN = {
 }
 # Words before the name of this tool where a sentence is about the tool, not about a command.
 ABOUT = re.compile(r"(the|newer|of|beside|in|by|another) vllm-ci$")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 VARIABLE = re.compile(r"VLLM_CI_[A-Z_]+[A-Z]")
 CALL = re.compile(r"vllm-ci((?: +[^\s,;:()]+)*)")
 SECTIONS = "|".join(ProjectConfig.model_fields)
@@ -171,7 +173,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(inner)
 
 
-EVERY_KEY = {name for kind in models() for name in kind.model_fields}
+EVERY_KEY = {field.alias or name for kind in (*models(), *models(RetrainConfig)) for name, field in kind.model_fields.items()}
 
 
 def key_exists(key: str) -> bool:
