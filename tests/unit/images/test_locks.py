@@ -65,7 +65,7 @@ def test_shipped_specs_have_whole_locks_without_addresses_or_paths_of_a_machine(
     spec = load(name)
     wheels, debs = read_wheels(spec.wheels_lock, spec.platforms), read_debs(spec.debs_lock)
     for platform in spec.platforms:
-        assert sum(platform in item.platforms for item in wheels) > 100
+        assert sum(platform in item.platforms for item in wheels) > 40
         assert sum(item.architecture == platform.partition("/")[2] for item in debs) > 50
     for path in (spec.wheels_lock, spec.debs_lock):
         text = path.read_text()

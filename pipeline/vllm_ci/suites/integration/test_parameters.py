@@ -23,11 +23,8 @@ _FORCES = 40
 """A bias that puts a token before all others that have none."""
 _SEEDS = (1, 2, 3)
 
-pytestmark = pytest.mark.parametrize(
-    "surface",
-    [pytest.param(name, marks=pytest.mark.requires_capability(name)) for name in ("chat", "completions")],
-    indirect=True,
-)
+_SURFACES = [pytest.param(name, marks=pytest.mark.requires_capability(name)) for name in ("chat", "completions")]
+pytestmark = [pytest.mark.compares_answers, pytest.mark.parametrize("surface", _SURFACES, indirect=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +77,6 @@ def surface(client: ApiClient, document: Any, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.requires_capability("temperature")
-@pytest.mark.compares_answers
 @pytest.mark.parametrize("narrow", ["top_p", "top_k", "min_p"])
 @pytest.mark.sized(tokens=(16, 8))
 def test_one_candidate_leaves_the_greedy_answer(surface: Surface, server: ServerFacts, narrow: str, size: Sizes) -> None:
@@ -95,7 +91,6 @@ def test_one_candidate_leaves_the_greedy_answer(surface: Surface, server: Server
 
 
 @pytest.mark.requires_capability("seed")
-@pytest.mark.compares_answers
 @pytest.mark.sized(tokens=(16, 8))
 def test_a_seed_repeats_the_answer(surface: Surface, size: Sizes) -> None:
     """The same seed gives the same sampled answer, but for rounding."""
