@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from doubles import suiterun
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
+from doubles.wire import Connection, Response
 from vllm_ci.suites.machine import Seen, Watch
 from vllm_ci.suites.raw import RawResponse
 from vllm_ci.suites.security.bystander import Bystander, Reply, StillBusyError, fair_s
@@ -133,3 +135,20 @@ def test_a_request_that_is_given_up_ends_at_once() -> None:
         blocked.set()
         assert time.monotonic() - begun < 5
         assert pending.answer().status == 0
+
+
+class CrashesAtSurrogates(Double):
+    """A stop string that is no valid text is answered 500."""
+
+    async def posted(self, path: str, body: Json, connection: Connection) -> Response | None:
+        if "\\ud8" in ascii(body.get("stop", "")):
+            return self.error(500, "'utf-8' codec can't encode character", "InternalServerError")
+        return await super().posted(path, body, connection)
+
+
+def test_a_finding_shows_the_hostile_request_and_not_the_small_one_after_it() -> None:
+    case = "security/test_denial.py::test_a_hostile_request_does_no_harm[lone-surrogate-stop]"
+    found = suiterun.run(CrashesAtSurrogates, [case])
+    assert found.statuses[case] == "failed"
+    assert r"\ud800" in found.exchanges[case]["request"]
+    assert found.exchanges[case]["response"].startswith("500 ")

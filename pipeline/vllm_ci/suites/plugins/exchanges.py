@@ -11,7 +11,7 @@ import pytest
 from vllm_ci.suites.client import ApiClient
 
 _EXCERPT = 2000
-_KEY = "exchange"
+KEY = "exchange"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -22,14 +22,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     client = getattr(item, "funcargs", {}).get("client")
     if not isinstance(client, ApiClient):
         return
-    recorded = any(name == _KEY for name, _ in report.user_properties)
+    recorded = any(name == KEY for name, _ in report.user_properties)
     elsewhere = call.excinfo is not None and not getattr(call.excinfo.value, "of_client", True)
     if elsewhere:
         client.exchanges.clear()
     if report.failed and client.exchanges and not recorded:
-        report.user_properties.append((_KEY, exchange(client.exchanges[-1])))
+        report.user_properties.append((KEY, exchange(client.exchanges[-1])))
     if call.when == "teardown":
         client.exchanges.clear()
+
+
+def sent(method: str, path: str, body: bytes, response: str) -> dict[str, str]:
+    """The property ``exchange`` of a request that did not go through the client, for ``record_property``."""
+    text = body[: 4 * _EXCERPT].decode("utf-8", "replace")
+    return {"request": f"{method} {path}\n{text[:_EXCERPT]}".rstrip(), "response": response[:_EXCERPT]}
 
 
 def exchange(last: httpx.Response | httpx.Request) -> dict[str, str]:

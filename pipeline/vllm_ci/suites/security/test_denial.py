@@ -16,6 +16,7 @@ import pytest
 from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.findings import INVALID_REQUESTS, Finding
 from vllm_ci.suites.machine import Watch
+from vllm_ci.suites.plugins import exchanges
 from vllm_ci.suites.raw import Line
 from vllm_ci.suites.security.bystander import Bystander
 from vllm_ci.suites.security.door import Door
@@ -72,6 +73,7 @@ def test_a_hostile_request_does_no_harm(
     machine: Watch,
     attack: Attack,
     bystander: Bystander,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """The request is refused or answered, others are served meanwhile, and the server works afterwards."""
     surface = attack.on(chat=client.server.can("chat"), completions=client.server.can("completions"))
@@ -84,6 +86,8 @@ def test_a_hostile_request_does_no_harm(
     after = bystander.recovers()
     _note(metric, seen)
     found = verdict(attack, seen, after, bystander, documented=client.server.is_vllm)
+    if found:
+        record_property(exchanges.KEY, exchanges.sent("POST", path, body, str(seen)))
     if any(each.id.startswith("slow:") for each in found):
         bystander.require_a_working_machine(machine, max(seen.others_s, after.took_s), found[0].message)
     judge(found)
