@@ -66,7 +66,7 @@ class _Wanted:
 
 @dataclass(kw_only=True)
 class _Kept:
-    """A row that is kept: where it was first, and all whom it belongs to."""
+    """A row that is kept: where it was first, and the users it belongs to."""
 
     file: str
     line: int
