@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.images import store
 
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _RELOCK = "run vllm-ci lock to write it again"
@@ -17,6 +18,7 @@ _REQUIREMENT = re.compile(
     r" +--hash=sha256:(?P<sha>[0-9a-f]{64})$",
     re.MULTILINE,
 )
+_COMMENT = re.compile(r"^#.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,12 @@ def read_wheels(path: Path, platforms: tuple[str, ...]) -> tuple[LockedWheel, ..
             why="each requirement needs one hash, and above it a comment with file name and size",
             remedy=_RELOCK,
         )
+    if rest := _COMMENT.sub("", _REQUIREMENT.sub("", text)).split():
+        raise ConfigError(
+            f"{path} has text that is not part of a requirement: {' '.join(rest)[:60]}",
+            why="it may come from a merge, or the file was cut short",
+            remedy=_RELOCK,
+        )
     return tuple(wheels)
 
 
@@ -101,7 +109,7 @@ def write_wheels(path: Path, wheels: Iterable[LockedWheel], platforms: tuple[str
             f"{wheel.project}=={wheel.version}{marker} \\",
             f"    --hash=sha256:{wheel.sha256}",
         ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write(path, lines)
 
 
 def read_debs(path: Path) -> tuple[LockedDeb, ...]:
@@ -137,13 +145,21 @@ def write_debs(path: Path, debs: Iterable[LockedDeb], *, spec: str) -> None:
             for deb in sorted(debs, key=lambda deb: (deb.architecture, deb.name))
         ),
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write(path, lines)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Replace a lock in one step: a build that reads it meanwhile sees the old one or the new one, whole."""
+    store.write(path.resolve(), ("\n".join(lines) + "\n").encode())
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"the lock {path} does not exist", why="images need locked files", remedy=_RELOCK) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the lock {path} is not UTF-8 text", why=str(error), remedy=_RELOCK) from error
+    if not text.strip():
+        raise ConfigError(f"the lock {path} is empty", why="images need locked files", remedy=_RELOCK)
+    return text

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from vllm_ci.domain.errors import BuildError, ConfigError
 from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.domain.image_spec import ImageSpec
+from vllm_ci.images import store, uv, wheel_metadata
 from vllm_ci.images import upgrade as upgrading
-from vllm_ci.images import uv, wheel_metadata
 from vllm_ci.images.debian import apt
 from vllm_ci.images.debian.mirrors import sources
 from vllm_ci.images.fetch import client
@@ -90,7 +90,7 @@ def lock(
     if edits and file is not None:
         text = upgrading.rewritten(file.read_text(encoding="utf-8"), edits, file=file)
         if not dry_run:
-            file.write_text(text, encoding="utf-8")
+            store.write(file.resolve(), text.encode())
     if not dry_run:
         write_wheels(spec.wheels_lock, new_wheels, spec.platforms, spec=spec.name)
         write_debs(spec.debs_lock, new_debs, spec=spec.name)

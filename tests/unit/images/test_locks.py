@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,42 @@ def test_a_lock_that_is_not_ours_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.lock").write_text(text)
     with pytest.raises(ConfigError, match="could be read"):
         read_wheels(tmp_path / "x.lock", PLATFORMS)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_wheels(path, PLATFORMS), read_debs])
+def test_an_empty_lock_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "x.lock").write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read(tmp_path / "x.lock")
+
+
+@pytest.mark.parametrize("odd", ["<<<<<<< HEAD", "b==1 \\"])
+def test_a_wheel_lock_with_other_text_is_refused(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "x.lock"
+    write_wheels(path, [wheel("a", "1")], PLATFORMS, spec="x")
+    path.write_text(f"{path.read_text()}{odd}\n")
+    with pytest.raises(ConfigError, match="not part of a requirement"):
+        read_wheels(path, PLATFORMS)
+
+
+def test_a_lock_is_replaced_in_one_step(tmp_path: Path) -> None:
+    """A build that reads a lock while it is written again never sees a part of it."""
+    path, wheels = tmp_path / "x.lock", [wheel(f"a{number}", "1") for number in range(50)]
+    write_wheels(path, wheels, PLATFORMS, spec="x")
+    stop = threading.Event()
+
+    def write_again() -> None:
+        while not stop.is_set():
+            write_wheels(path, wheels, PLATFORMS, spec="x")
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_again)
+        try:
+            counts = {len(read_wheels(path, PLATFORMS)) for _ in range(300)}
+        finally:
+            stop.set()
+        writing.result()
+    assert counts == {50}
 
 
 def test_an_absent_lock_says_what_to_do(tmp_path: Path) -> None:
