@@ -192,8 +192,8 @@ def anchor(cause: Cause) -> str:
 
 
 def place(stage: str, case: str) -> str:
-    """Id of the row of a case."""
-    return f"case-{_id(f'{stage}-{case}')}"
+    """Id of the row of a case; most names begin with that of their stage."""
+    return f"case-{_id(case if case.startswith(f'{stage}/') else f'{stage}-{case}')}"
 
 
 def cases(count: int) -> str:
@@ -233,7 +233,7 @@ def facts(values: Mapping[str, object] | Case) -> list[tuple[str, str]]:
         values = values.properties
     found: list[tuple[str, str]] = []
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "p50" not in value:
             found += [(f"{name}.{inner}", text) for inner, text in facts(value)]
         else:
             found.append((str(name), _text(value)))
@@ -248,7 +248,7 @@ def grouped(values: Mapping[str, object]) -> dict[str, object]:
         if value in ("", [], ()):
             continue
         family, _, figure = name.rpartition("_")
-        if figure in _FIGURES and f"{family}_p50" in values:
+        if figure in _FIGURES and f"{family}_p50" in values and not isinstance(value, Mapping):
             families.setdefault(family, []).append(f"{figure} {_text(value)}")
             found[family] = ""  # keeps its place
         else:
@@ -279,5 +279,7 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         shown = ", ".join(_text(each) for each in value[:12])
         return f"{shown}, … ({len(value)} values)" if len(value) > 12 else shown
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(figure)}" for name, figure in value.items() if name != "count")
     text = visible(str(value))
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"

@@ -23,7 +23,7 @@ _FEWEST = 4
 _NARROWEST = 1e-5
 """Smallest width of a bin, as the logarithm of a ratio."""
 _MOST_STREAMS = 4
-_MOST_POINTS = 300
+_MOST_POINTS = 100
 _KEPT = frozenset(("class", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "ry", "d", "width", "height", "transform"))
 
 
@@ -151,9 +151,11 @@ def _strip(element: Any) -> None:
 
 
 def _shorten(attributes: dict[str, str]) -> None:
+    """A tenth of a unit of a drawing that is 360 wide is less than a pixel."""
     for name, value in attributes.items():
-        if len(value) > 7 and _NUMBER.fullmatch(value):
-            attributes[name] = f"{float(value):.2f}".rstrip("0").rstrip(".")
+        attributes[name] = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)
+    if not attributes.get("class", "-"):
+        del attributes["class"]
 
 
 def _name(tag: str) -> str:
