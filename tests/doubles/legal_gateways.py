@@ -151,7 +151,7 @@ class StrangersAreTooMany(Gateway):
 
     def stranger(self, request: Request) -> Response:  # noqa: ARG002
         error = {"message": "Too many failed attempts", "type": "requests", "code": "rate_limit_exceeded"}
-        return as_json({"error": error}, 429, {"retry-after": "2"})
+        return as_json({"error": error}, 429, {"retry-after": "1"})
 
 
 class DropsPictures(Double):

@@ -181,9 +181,9 @@ class ClosedByTheServer(Double):
 
 
 class LateFirstToken(Other):
-    """The first token takes a second: a long queue, or a slow prompt."""
+    """The first token takes half a second: a long queue, or a slow prompt."""
 
-    wait_s = 1.0
+    wait_s = 0.5
 
     async def completed(self, asked: Asked, body: Json, connection: Connection) -> Any:
         await asyncio.sleep(self.wait_s)

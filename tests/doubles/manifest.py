@@ -121,8 +121,8 @@ def counted(suite: str, plugin: str) -> dict[str, dict[str, Any]]:
     return {name.partition("/")[2]: {"cases": count} for name, count in sorted(ledger.cases.items())}
 
 
-def recorded(suite: str) -> dict[str, dict[str, Any]]:
-    """Number of cases of each function, and what one of them asks of a server."""
+def recorded(suite: str, *, without: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Number of cases of each function, and what one of them asks of a server; nothing of the files ``without``."""
     ledger = Ledger()
     with running(Unhurried) as (url, _), _recording(ledger):
         _pytest(
@@ -135,6 +135,7 @@ def recorded(suite: str) -> dict[str, dict[str, Any]]:
             "0",
             "--base-url",
             url,
+            *(f"--ignore={SUITES / suite / name}" for name in without),
             str(SUITES / suite),
         )
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -45,11 +47,18 @@ class Unhurried(Double):
     token_s = 0.0012
 
 
+_DELIVERY = "streaming/test_delivery.py"
+
+
+def timed(name: str, cases: Iterable[str]) -> Any:
+    """A parameter whose test measures the course of time, if one of the cases does."""
+    return pytest.param(name, marks=pytest.mark.timing if any(case.startswith(_DELIVERY) for case in cases) else ())
+
+
 _STREAMING = tuple(f"streaming/{file.name}" for file in sorted((suiterun.SUITES / "streaming").glob("test_*.py")))
 
 
-# What takes longest comes first, so that no worker is left with it at the end.
-@pytest.mark.parametrize("cases", [*_STREAMING, "integration", "security"])
+@pytest.mark.parametrize("cases", [timed(name, [name]) for name in (*_STREAMING, "integration", "security")])
 def test_the_correct_server_passes(cases: str) -> None:
     found = suiterun.run(Unhurried, [cases], key=cases == "security", patient=True)
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
@@ -63,7 +72,7 @@ def test_a_legal_variation_passes(name: str) -> None:
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
 
 
-@pytest.mark.parametrize("name", DEFECTS)
+@pytest.mark.parametrize("name", [timed(name, defect.named) for name, defect in DEFECTS.items()])
 def test_a_defect_is_named(name: str) -> None:
     defect = DEFECTS[name]
     for _ in range(_TRIES):
@@ -88,7 +97,7 @@ def _sized(case: str) -> bool:
 _HARDLY_ANY_TIME_S = 0.001
 
 
-@pytest.mark.parametrize("name", [name for name, defect in DEFECTS.items() if any(map(_sized, defect.named))])
+@pytest.mark.parametrize("name", [timed(name, defect.named) for name, defect in DEFECTS.items() if any(map(_sized, defect.named))])
 def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
     defect = DEFECTS[name]
     sized = {case for case in defect.named if _sized(case)}
@@ -102,7 +111,7 @@ def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
     assert not missed, f"{defect.what} At their least size that is not named by {sorted(missed)}: {trouble(found)}"
 
 
-@pytest.mark.parametrize("suite", ["integration", "streaming"])
+@pytest.mark.parametrize("suite", ["integration", pytest.param("streaming", marks=pytest.mark.timing)])
 def test_the_correct_server_passes_at_the_smallest_sizes(suite: str) -> None:
     found = suiterun.run(Unhurried, [suite], budget_s=_HARDLY_ANY_TIME_S, patient=True)
     assert not found.with_status("failed", "errored", "inconclusive"), trouble(found)
@@ -132,12 +141,11 @@ def test_the_cases_that_defects_name_exist() -> None:
 
 @pytest.mark.parametrize("suite", ["integration", "streaming"])
 def test_the_costs_in_the_manifest_are_those_of_the_cases(suite: str) -> None:
+    # What a client that hangs up has caused until the server notices depends on the machine, and so does how many streams a
+    # verdict on timing needs.
     found = {
         f"{suite}/{name}": sum(each[0] * each[1] * each[2] for each in entry["rounds"])
-        for name, entry in recorded(suite).items()
-        # What a client that hangs up has caused until the server notices depends on the machine, and so does how many streams
-        # a verdict on timing needs.
-        if not name.startswith(("test_disconnect.py", "test_delivery.py"))
+        for name, entry in recorded(suite, without=("test_disconnect.py", "test_delivery.py")).items()
     }
     kept = {name: sum(each.times * each.streams * each.tokens for each in rounds(name) or ()) for name in found}
     off = {name: (kept[name], tokens) for name, tokens in found.items() if abs(kept[name] - tokens) > 40 + 0.3 * tokens}

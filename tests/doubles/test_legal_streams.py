@@ -22,7 +22,9 @@ _TIMED = {"OnlyReasoning", "FilterResultsFirst", "RoleInEveryChunk", "Compressed
 _SLOW = {"LateFirstToken": ["streaming/test_delivery.py"]}
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.timing if name in {*_TIMED, *_SLOW} else ()) for name in VARIATIONS]
+)
 def test_a_legal_stream_passes(name: str) -> None:
     cases = _SLOW.get(name, [*TOUCHED, *(["streaming/test_delivery.py"] if name in _TIMED else [])])
     found = suiterun.run(VARIATIONS[name], cases, patient=True)
