@@ -97,7 +97,9 @@ def _sized(case: str) -> bool:
 _HARDLY_ANY_TIME_S = 0.001
 
 
-@pytest.mark.parametrize("name", [timed(name, defect.named) for name, defect in DEFECTS.items() if any(map(_sized, defect.named))])
+@pytest.mark.parametrize(
+    "name", [timed(name, defect.named) for name, defect in DEFECTS.items() if any(map(_sized, defect.named))]
+)
 def test_a_defect_is_named_by_the_smallest_cases_too(name: str) -> None:
     defect = DEFECTS[name]
     sized = {case for case in defect.named if _sized(case)}

@@ -203,6 +203,20 @@ async def test_a_port_that_another_program_has_is_named_before_anything_is_start
     assert (await target.current()).replicas == ()
 
 
+async def test_a_port_that_a_killed_program_still_holds_is_waited_for(place: Place) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    target = place.target(GatewaySettings(port=other.getsockname()[1]))
+
+    async def end_soon() -> None:
+        await anyio.sleep(0.5)
+        other.close()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(end_soon)
+        await target.start(A, 1)
+    assert (await target.current()).ready(A.name) == 1
+
+
 async def test_the_port_of_the_settings_is_used_and_a_change_of_it_moves_the_gateway(place: Place) -> None:
     first, second = ports.free(), ports.free()
     target = await served(place, GatewaySettings(port=first))

@@ -25,6 +25,7 @@ from vllm_ci.targets.local.keys import KEY_FILE, KeyFile
 from vllm_ci.targets.local.state import State, write
 
 _START_S = 30.0
+_LEFT_S = 3.0  # for the ports of a process that was killed
 _LOG_BYTES = 64 * 1024 * 1024
 # A listener that changes keeps its old connections until they end, or for so long.
 _DRAIN_S = 24 * 3600
@@ -91,7 +92,7 @@ class Gateway:
         # One may be left of a process that was killed before it could write down what it had started.
         await anyio.to_thread.run_sync(detached.end_marked, self.mark)
         settings = state.settings
-        _check_ports(settings, ports)
+        await _free_ports(settings, ports)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._prepare(settings)
         write(self.folder / "bootstrap.json", encoded(bootstrap(settings)))
@@ -176,8 +177,12 @@ def _ports(state: State, settings: GatewaySettings, *, running: bool) -> Ports:
     return found
 
 
-def _check_ports(settings: GatewaySettings, ports: Ports) -> None:
+async def _free_ports(settings: GatewaySettings, ports: Ports) -> None:
+    """Check that nothing listens on the ports; a killed process of many threads may hold them for a moment after its end."""
+    end = time.monotonic() + _LEFT_S
     for host, port in ((settings.host, ports.gateway), ("127.0.0.1", ports.checks), ("127.0.0.1", ports.metrics)):
+        while port and loopback.taken(port, host) and time.monotonic() < end:
+            await anyio.sleep(0.05)
         if port:
             _check_port(host, port)
 
