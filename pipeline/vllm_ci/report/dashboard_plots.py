@@ -14,6 +14,9 @@ from vllm_ci.report.plots import Plot, options, svg
 _FEWEST = 2
 _MOST_POINTS = 400
 _MOST_DOTS = 120
+# Least height of a plot, in shares of its values: labels of three digits differ, and noise does not look like a change.
+_LEAST_RANGE = 0.08
+_SHORT_S = 2 * 86400
 _TITLES = {
     "image_bytes": "Size of the image",
     "ttft_ms_p50": "Time to first token, median of the streaming stage",
@@ -79,20 +82,26 @@ def _trend(title: str, points: list[tuple[str, float]], name: str = "", *, marke
     if len(points) < _FEWEST:
         return
     every = max(len(points) // _MOST_POINTS, 1)
+    values, times = [value for _, value in points], [_when(at) for at, _ in points]
     chart = pygal.XY(
         **options(),
+        range=_range(values),
         dots_size=1.6 if len(points) > 40 else 3,
         show_dots=len(points) <= _MOST_DOTS,
-        x_value_formatter=_day,
+        x_value_formatter=_minute if max(times) - min(times) < _SHORT_S else _day,
         value_formatter=lambda value: _figure(name, value),
         truncate_legend=-1,
     )
-    shown = [(_when(at), value) for number, (at, value) in enumerate(points) if number % every == 0]
-    chart.add("values", shown)
+    chart.add("values", list(zip(times, values, strict=True))[::every])
     chart.add("changes", [(_when(at), value) for at, value in points if at in set(marked)])
-    values = [value for _, value in points]
     last, low, high = (_figure(name, value) for value in (values[-1], min(values), max(values)))
     yield Plot(title=title, caption=f"{len(values)} values, last {last}, from {low} to {high}", svg=svg(chart))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    missing = max(_LEAST_RANGE * abs(high) - (high - low), 0.0) / 2
+    return low - missing, high + missing
 
 
 def _figure(name: str, value: float) -> str:
@@ -115,3 +124,7 @@ def _when(at: str) -> float:
 
 def _day(at: float) -> str:
     return datetime.fromtimestamp(max(at, 0.0), UTC).strftime("%m-%d")
+
+
+def _minute(at: float) -> str:
+    return datetime.fromtimestamp(max(at, 0.0), UTC).strftime("%m-%d %H:%M")
