@@ -13,6 +13,7 @@ from standin.deployment import Place, revision
 from standin.gateway import ASK, reached
 from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Route
+from vllm_ci.targets.envoy.tap import TAP
 from vllm_ci.targets.local import tapping
 from vllm_ci.targets.local.target import LocalTarget
 
@@ -78,8 +79,10 @@ async def test_only_copied_requests_are_recorded_and_slow_copies_hold_nobody_up(
 async def test_who_listens_after_a_listener_was_killed_gets_what_comes(place: Place) -> None:
     target = await shadowed(place, 100)
     folder = place.folder / "target" / "gateway"
-    with tapping._connected(folder, []) as left:
-        assert tapping._asked(left).status == 200  # it never reads, and its end is noticed by nobody until something is sent
+    with tapping.connected(folder, []) as left:
+        assert (
+            tapping.asked(left, TAP, {"any_match": True}, (1024, 1024)).status == 200
+        )  # it never reads, and its end is noticed by nobody until something is sent
     with target.comparing() as more:
         found: list[Pair] = []
         end = time.monotonic() + 30

@@ -80,11 +80,39 @@ class Server:
             return await self.plain(writer, 500, b'{"error": {"message": "broken"}}')
         if self.mode == "fragile" and asked.get("prompt") == "die":
             os._exit(9)
-        if not asked.get("stream"):
+        if "messages" in asked:
+            await self.chat(writer, asked)
+        elif not asked.get("stream"):
             used = int(asked.get("max_tokens", 1))
             told = {"choices": [{"text": self.name}], "usage": {"prompt_tokens": 0, "total_tokens": used}}
-            return await self.plain(writer, 200, json.dumps(told).encode())
-        return await self.stream(writer, int(asked.get("max_tokens", 1)), float(asked.get("interval", 0)))
+            await self.plain(writer, 200, json.dumps(told).encode())
+        else:
+            await self.stream(writer, int(asked.get("max_tokens", 1)), float(asked.get("interval", 0)))
+        return None
+
+    async def chat(self, writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
+        """The last message again, in pieces of two characters if it is streamed; ``breaks_off``: without the end."""
+        text = asked["messages"][-1]["content"]
+        if not asked.get("stream"):
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            await self.plain(writer, 200, json.dumps({"created": 1, "choices": [choice]}).encode())
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        pieces = [text[start : start + 2] for start in range(0, len(text), 2)]
+        for number, piece in enumerate(pieces):
+            end = "stop" if number == len(pieces) - 1 else None
+            choice = {"index": 0, "delta": {"content": piece}, "finish_reason": end}
+            event = b": ping\r\ndata: " + json.dumps({"choices": [choice]}, ensure_ascii=False).encode() + b"\r\n\r\n"
+            # Half of an event, cut inside of a character where there is one.
+            for part in (event[: len(event) // 2], event[len(event) // 2 :]):
+                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+                await writer.drain()
+                await asyncio.sleep(float(asked.get("interval", 0)))
+            if asked.get("breaks_off") and number:
+                writer.close()
+                return
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+        await writer.drain()
 
     async def plain(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
         writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode())

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_ci.cli import watching
-from vllm_ci.cli.options import option
+from vllm_ci.cli import options, watching
+from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
+    from vllm_ci.config.data_removal import Removed
+    from vllm_ci.config.load import Loaded
     from vllm_ci.datasets.store import Kind
 
 _store = option(
@@ -39,18 +42,24 @@ def data() -> None:
 @click.option(
     "--batch", nargs=2, multiple=True, type=_FILE, metavar="INPUT OUTPUT", help="Files of an OpenAI batch; repeatable."
 )
+@click.option("--requests", multiple=True, metavar="CHANNEL", help="The request log of this channel's gateway; repeatable.")
 @click.option("--keep-days", type=float, metavar="DAYS", help="Drop rows that are older.")
 @click.option("--without", multiple=True, metavar="USER", help="Drop the rows of this user or key; repeatable.")
 @click.option("--region", multiple=True, default=("US",), show_default=True, help="Country whose telephone numbers are masked.")
 @_store
 @json_option
+@config_option
+@click.pass_context
 def collect_command(
+    context: click.Context,
+    /,
     *,
     files: tuple[Path, ...],
     train: tuple[Path, ...],
     validation: tuple[Path, ...],
     test: tuple[Path, ...],
     batch: tuple[tuple[Path, Path], ...],
+    requests: tuple[str, ...],
     keep_days: float | None,
     without: tuple[str, ...],
     region: tuple[str, ...],
@@ -60,24 +69,31 @@ def collect_command(
 ) -> None:
     """Read rows from JSONL FILES, drop what must not be used, mask secrets and personal data, and keep each row once.
 
-    Rows of FILES are split by their content. Rows of the gateway's request log are only taken with consent. Each dropped row is
-    in dropped.jsonl of the version, with its file, line and reason. The same input again changes nothing.
+    Rows of FILES are split by their content. Of a gateway's request log (--requests, in a project), rows of keys that
+    consent are read. Each dropped row is in dropped.jsonl of the version, with its file, line and reason. The same input
+    again changes nothing.
 
     \b
     Examples:
       vllm-ci data collect chats.jsonl
       vllm-ci data collect chats.jsonl requests.jsonl --test held-out.jsonl --keep-days 90
+      vllm-ci data collect --requests production --keep-days 30
       vllm-ci data collect --batch batch-input.jsonl batch-output.jsonl
     """
     from vllm_ci.datasets import collecting
     from vllm_ci.datasets.record import Source
 
     sources = [Source(path=each) for each in files]
-    sources += [Source(path=answers, requests=requests) for requests, answers in batch]
+    sources += [Source(path=answers, requests=asked) for asked, answers in batch]
     sources += [Source(path=each, split="train") for each in train]
     sources += [Source(path=each, split="validation") for each in validation]
     sources += [Source(path=each, split="test") for each in test]
-    with watching.watch() as emit:
+    with ExitStack() as held:
+        if requests:
+            from vllm_ci.config import request_logs
+
+            sources += held.enter_context(request_logs.sources(options.loaded(context), requests))
+        emit = held.enter_context(watching.watch())
         made = collecting.collect(sources, into=store, keep_days=keep_days, removed=without, regions=region, emit=emit)
     if as_json:
         print_json(made.to_json())
@@ -189,34 +205,61 @@ def card_command(*, prepared: str, store: Path, as_json: bool, **_: Any) -> None
 
 @data.command(name="remove")
 @click.argument("users", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Only show which versions hold their rows.")
+@click.option("--dry-run", is_flag=True, help="Only show what holds their rows.")
 @_store
 @json_option
-def remove_command(*, users: tuple[str, ...], dry_run: bool, store: Path, as_json: bool, **_: Any) -> None:
+@config_option
+@click.pass_context
+def remove_command(
+    context: click.Context, /, *, users: tuple[str, ...], dry_run: bool, store: Path, as_json: bool, **_: Any
+) -> None:
     """Delete every version that holds rows of USERS, and leave their rows out of later ones.
 
-    A user is named as the rows name it: a key of the gateway, or the field user. The digests that are printed are those that
-    trained models name as their data. The source files are yours: delete the rows there too.
+    A user is named as the rows name it: a key of the gateway, or the field user. In a project (vllm-ci.yaml, or --config),
+    their rows in the request logs of its channels on this machine are deleted too, and models that were trained on the
+    rows are named. The source files are yours: delete the rows there too.
 
     \b
     Examples:
       vllm-ci data remove alice --dry-run
       vllm-ci data remove alice team-7
     """
-    from vllm_ci.datasets import removing
+    from vllm_ci.config import data_removal
 
-    made = removing.remove(users, store=store, dry_run=dry_run)
+    made = data_removal.remove(users, store=store, dry_run=dry_run, loaded=_project(context))
     if as_json:
         print_json(made.to_json())
         return
-    for each in made.versions:
-        click.echo(f"{'would delete' if dry_run else 'deleted'} {each.kind} {each.digest}: {each.rows} of their rows")
-    for each in made.earlier:
-        click.echo(f"deleted before: {each.kind} {each.digest}")
-    if not made.versions:
-        click.echo("no version holds rows of them")
+    _show_removed(made, "would delete" if dry_run else "deleted")
     if not dry_run:
         click.echo("later versions leave their rows out; delete them from the source files too")
+
+
+def _project(context: click.Context) -> Loaded | None:
+    """The project, if the command runs in one."""
+    from vllm_ci.config import load
+
+    if context.params.get("config") is None and not any(
+        (each / load.FILE_NAME).is_file() for each in (Path.cwd(), *Path.cwd().parents)
+    ):
+        return None
+    return options.loaded(context)
+
+
+def _show_removed(made: Removed, verb: str) -> None:
+    for each in made.removal.versions:
+        click.echo(f"{verb} {each.kind} {each.digest}: {each.rows} of their rows")
+    for each in made.removal.earlier:
+        click.echo(f"deleted before: {each.kind} {each.digest}")
+    if not made.removal.versions:
+        click.echo("no version holds rows of them")
+    for channel, count in made.requests.items():
+        click.echo(f"{verb} {count} of their rows in the request log of {channel}")
+    for place in made.results:
+        click.echo(f"{verb} a copy of a retraining: {place}")
+    for model in made.models:
+        pointing = f" ({', '.join(model.aliases)})" if model.aliases else ""
+        click.echo(f"trained on their rows: {model.model}@v{model.version}{pointing} {model.digest}")
 
 
 def _version(store: Path, kind: Kind, named: str) -> Path:

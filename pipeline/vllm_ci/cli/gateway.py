@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def gateway() -> None:
-    """Look after the gateway of a deployment on this machine."""
+    """Look after the gateway of a deployment on this machine: its keys, and its request log."""
 
 
 @gateway.group()
@@ -27,6 +27,7 @@ def keys() -> None:
     Examples:
       vllm-ci gateway keys add production team-a
       vllm-ci gateway keys list production
+      vllm-ci gateway keys consent production team-a
       vllm-ci gateway keys revoke production team-a
     """
 
@@ -34,21 +35,25 @@ def keys() -> None:
 @keys.command()
 @click.argument("channel")
 @click.argument("name")
+@click.option("--consent", is_flag=True, help="Its owner consents that requests and answers are recorded (log_requests).")
 @json_option
 @config_option
 @click.pass_context
-def add(context: click.Context, /, *, channel: str, name: str, as_json: bool, **_: Any) -> None:
+def add(context: click.Context, /, *, channel: str, name: str, consent: bool, as_json: bool, **_: Any) -> None:
     """Add a key and print it. Only its hash is kept: it cannot be shown again.
 
     \b
-    Example:
+    Examples:
       vllm-ci gateway keys add production team-a
+      vllm-ci gateway keys add production team-b --consent
     """
+    from functools import partial
+
     import anyio
 
-    key = anyio.run(_keys(context, channel).add, name)
+    key = anyio.run(partial(_keys(context, channel).add, name, consent=consent))
     if as_json:
-        print_json({"name": name, "key": key})
+        print_json({"name": name, "key": key, "consent": consent})
         return
     click.echo(key)
     click.echo("Clients send it as `Authorization: Bearer KEY`. It is shown only this once: only its hash is kept.", err=True)
@@ -68,10 +73,12 @@ def list_keys(context: click.Context, /, *, channel: str, as_json: bool, **_: An
     """
     found = _keys(context, channel).all()
     if as_json:
-        print_json({"keys": [{"name": key.name, "created_at": key.created_at} for key in found]})
+        fields = ("name", "created_at", "consents_since")
+        print_json({"keys": [{each: getattr(key, each) for each in fields} for key in found]})
         return
     for key in found:
-        click.echo(f"{key.name:40}  {key.created_at}")
+        consent = f"  consents to the request log since {key.consents_since[:19]}" if key.consents_since else ""
+        click.echo(f"{key.name:40}  {key.created_at}{consent}")
 
 
 @keys.command()
@@ -89,11 +96,73 @@ def revoke(context: click.Context, /, *, channel: str, name: str, as_json: bool,
     """
     import anyio
 
-    anyio.run(_keys(context, channel).revoke, name)
+    deleted = anyio.run(_keys(context, channel).revoke, name)
     if as_json:
-        print_json({"name": name, "revoked": True})
+        print_json({"name": name, "revoked": True, "deleted_rows": deleted})
         return
-    click.echo(f"{name} is no longer accepted.")
+    click.echo(f"{name} is no longer accepted." + _deleted(deleted))
+
+
+@keys.command()
+@click.argument("channel")
+@click.argument("name")
+@click.option("--withdraw", is_flag=True, help="The owner does not consent any more; what was recorded is deleted.")
+@json_option
+@config_option
+@click.pass_context
+def consent(context: click.Context, /, *, channel: str, name: str, withdraw: bool, as_json: bool, **_: Any) -> None:
+    """Let requests and answers of a key be recorded, or stop that.
+
+    With deploy.gateway.log_requests, chat requests are recorded from the next second on. Withdrawing takes effect before the
+    command ends, also for requests that are open, and deletes what was recorded. Data sets that were collected before stay:
+    `vllm-ci data remove` deletes them.
+
+    \b
+    Examples:
+      vllm-ci gateway keys consent production team-a
+      vllm-ci gateway keys consent production team-a --withdraw
+    """
+    from functools import partial
+
+    import anyio
+
+    deleted = anyio.run(partial(_keys(context, channel).consent, name, given=not withdraw))
+    if as_json:
+        print_json({"name": name, "consent": not withdraw, "deleted_rows": deleted})
+        return
+    told = f"Nothing of {name} is recorded any more." if withdraw else f"Requests of {name} and their answers may be recorded."
+    click.echo(told + _deleted(deleted))
+
+
+@gateway.command()
+@click.argument("channel")
+@json_option
+@config_option
+@click.pass_context
+def requests(context: click.Context, /, *, channel: str, as_json: bool, **_: Any) -> None:
+    """Show how many requests of CHANNEL are recorded, of which keys, and why others were dropped. No contents are shown.
+
+    \b
+    Example:
+      vllm-ci gateway requests production
+    """
+    from vllm_ci.targets.local import recorded
+
+    found = recorded.state(_keys(context, channel).folder)
+    if as_json:
+        print_json(found.to_json())
+        return
+    why_not = "not recording: deploy.gateway.log_requests is false, or the recorder does not run (deploy the channel again)"
+    click.echo("recording" if found.recording else why_not)
+    for each in found.keys:
+        oldest = f", from {each.oldest:%Y-%m-%d %H:%M} on" if each.oldest else ""
+        click.echo(f"{each.key:40}  {each.rows:>8,} rows  {each.size_bytes:>12,} bytes{oldest}")
+    if found.dropped:
+        click.echo("dropped: " + ", ".join(f"{name} {count}" for name, count in sorted(found.dropped.items())))
+
+
+def _deleted(rows: int) -> str:
+    return f" {rows} recorded rows were deleted." if rows else ""
 
 
 def _keys(context: click.Context, channel: str) -> Keys:

@@ -61,6 +61,12 @@ class GatewayConfig(Section):
     """How long a request may go on without a byte in either direction, in seconds."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
     """Number of proxies in front of the gateway whose `x-forwarded-for` is believed."""
+    log_requests: bool = False
+    """Record chat requests and their answers, only of keys that consent: `vllm-ci gateway keys consent`. Needs `api_keys`."""
+    log_keep_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
+    """How long what was recorded is kept."""
+    log_max_bytes: Annotated[int, Field(ge=1024 * 1024, le=64 * 1024**3)] = 256 * 1024 * 1024
+    """Limit of what is kept; the oldest rows are deleted first."""
 
     @model_validator(mode="after")
     def _usable(self) -> GatewayConfig:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from vllm_ci.config import load
+from vllm_ci.config import load, request_logs
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
 from vllm_ci.datasets.collecting import collect
@@ -47,6 +48,8 @@ class DataConfig(Section):
     """Files whose rows only watch the loss."""
     test: list[OfMachine] = Field(default_factory=list)
     """Files whose rows are all held out."""
+    requests: list[str] = Field(default_factory=list)
+    """Channels whose request logs on this machine are collected from; the content of a row decides its split."""
     store: OfMachine = ".vllm-ci/data"
     """Folder of data sets (`vllm-ci data`), relative to this file."""
     keep_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -67,8 +70,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> DataConfig:
-        if bool(self.folder) == bool(self.sources):
-            raise ValueError("name either a folder with prepared data, or files to collect rows from")
+        if bool(self.folder) == bool(self.sources or self.requests):
+            raise ValueError("name either a folder with prepared data, or files or request logs to collect rows from")
         if abs(sum(self.fractions) - 1) > 1e-9:
             raise ValueError(f"the fractions sum up to {sum(self.fractions):g}, not 1")
         return self
@@ -247,7 +250,10 @@ def _data(config: RetrainConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
     def collected(base: Path, emit: Emit) -> DataSet:
         data, into = config.data, folder / config.data.store
         sources = [Source(path=folder / name, split=split) for name, split in data.sources]
-        rows_of = collect(sources, into=into, keep_days=data.keep_days, regions=tuple(data.regions), emit=emit)
+        with ExitStack() as held:
+            if data.requests:
+                sources += held.enter_context(request_logs.sources(load.load(load.find(folder)), data.requests))
+            rows_of = collect(sources, into=into, keep_days=data.keep_days, regions=tuple(data.regions), emit=emit)
         train, validation, test = data.fractions
         found = prepare(
             rows_of,

@@ -88,12 +88,13 @@ def read(path: Path, limits: Limits, *, expected: str) -> Iterator[tuple[int, di
             if long:
                 yield number, Unusable(reason="too-long", detail=f"the line has more than {limits.line_bytes} bytes")
             elif text := (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip():
-                yield number, _parsed(text, limits)
+                yield number, parsed(text, limits)
     if "sha256:" + digest.hexdigest() != expected:
         raise ErroredError(f"{path} changed while it was read", remedy="collect again when nothing writes to it")
 
 
-def _parsed(line: bytes, limits: Limits) -> dict[str, Any] | Unusable:
+def parsed(line: bytes, limits: Limits) -> dict[str, Any] | Unusable:
+    """The object that JSON text describes, or why it cannot be used."""
     try:
         found = json.loads(line.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
         check_values(found, limits.depth)

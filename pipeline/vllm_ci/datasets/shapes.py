@@ -53,11 +53,21 @@ def row(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], lim
         Unusable: It describes none, or one that must not be used.
     """
     made = _shaped(found, requests, limits)
+    time = made.time or _time(next((found[name] for name in ("time", "timestamp", "created") if name in found), None))
+    return replace(made, owners=made.owners | _named(found), time=time)
+
+
+def owners(found: Mapping[str, Any]) -> frozenset[str]:
+    """Pseudonyms of all that a line of the request log belongs to: its key, and the users that its request names."""
+    request = found.get("request")
+    return _named(found) | (_named(request) if isinstance(request, dict) else frozenset())
+
+
+def _named(found: Mapping[str, Any]) -> frozenset[str]:
     users = [found.get("user"), found.get("key"), found.get("safety_identifier")]
     metadata = found.get("metadata")
     users += [metadata.get(name) for name in ("user", "user_id")] if isinstance(metadata, dict) else []
-    time = made.time or _time(next((found[name] for name in ("time", "timestamp", "created") if name in found), None))
-    return replace(made, owners=made.owners | _owners(users), time=time)
+    return _owners(users)
 
 
 def _shaped(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], limits: Limits) -> Row:
@@ -119,7 +129,7 @@ def _exchange(request: Any, response: Any, limits: Limits) -> Row:
     made = messages.conversation([*request["messages"], choices[0].get("message")], limits, tools=request.get("tools"))
     return Row(
         conversation=made,
-        owners=_owners([request.get("user"), request.get("safety_identifier")]),
+        owners=_named(request),
         time=_time(response.get("created")),
     )
 

@@ -39,6 +39,9 @@ class GatewaySettings:
         tokens_per_minute: Limit of the tokens for each key, prompts and answers together; needs ``api_keys``; 0: none.
         idle_timeout_s: How long a request may go on without a byte in either direction.
         trusted_proxies: Number of proxies in front of the gateway whose ``x-forwarded-for`` is believed.
+        log_requests: Chat requests of keys that consent, and their answers, are recorded; needs ``api_keys``.
+        log_keep_days: How long they are kept.
+        log_max_bytes: Limit of what is kept; the oldest are deleted first.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +60,9 @@ class GatewaySettings:
     tokens_per_minute: int = 0
     idle_timeout_s: float = 1800.0
     trusted_proxies: int = 0
+    log_requests: bool = False
+    log_keep_days: float = 30.0
+    log_max_bytes: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for path in (*self.routes, *self.denied):
@@ -78,5 +84,12 @@ class GatewaySettings:
         if self.tokens_per_minute and not self.api_keys:
             raise ValueError("`tokens_per_minute` is a limit for each key, so it needs `api_keys: true`")
         rates = (self.requests_per_minute, self.tokens_per_minute, self.trusted_proxies)
+        self._check_log()
         if min(counts) < 1 or self.idle_timeout_s <= 0 or min(rates) < 0:
             raise ValueError("limits and timeouts of the gateway are above 0")
+
+    def _check_log(self) -> None:
+        if self.log_requests and not self.api_keys:
+            raise ValueError("`log_requests` records keys that consent, so it needs `api_keys: true`")
+        if self.log_keep_days <= 0 or self.log_max_bytes < 1024 * 1024:
+            raise ValueError("log_keep_days is above 0, and log_max_bytes at least 1048576")

@@ -183,7 +183,7 @@ class Retraining:
                 await anyio.to_thread.run_sync(shutil.copyfile, place, out / place.name)
             return {"rows": await anyio.to_thread.run_sync(rows.check, out)}
 
-        result = await self._step("data", {"files": inputs, "versions": dict(found.versions)}, make)
+        result = await self._step(store.DATA_STEP, {"files": inputs, "versions": dict(found.versions)}, make)
         return result, {"training data": result.digest, **found.versions}
 
     async def _trained(self, base: Pulled, data: Result) -> Result:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,8 @@ from vllm_ci.models.files import digest_of_file
 from vllm_ci.system import filelock
 from vllm_ci.system.home import home
 
+DATA_STEP, ANSWERS_STEP = "data", "answers"
+"""Steps whose results hold rows."""
 _RECORD, _FILES = "step.json", "files"
 _FORMAT = "vllm-ci/retraining/v1"
 
@@ -147,6 +149,51 @@ def again(found: Result) -> None:
         TamperedStepError: They were altered since.
     """
     read(found.folder.parent, step=found.step, key=found.key)
+
+
+def holding(digests: Collection[str]) -> list[Path]:
+    """Finished results with rows of these data sets: copies of prepared data, and answers to their rows."""
+    found = {place: _recorded(place) for step in (DATA_STEP, ANSWERS_STEP) for place in _finished(step)}
+    data = {place for place, record in found.items() if set(_values(record["inputs"].get("versions"))) & set(digests)}
+    copied = {_over(found[place]["files"]) for place in data}
+    asked = {place for place, record in found.items() if record["inputs"].get("data") in copied}
+    return sorted(data | asked)
+
+
+def delete(place: Path) -> None:
+    """Delete a result, or what is left of one that nobody makes any more.
+
+    Raises:
+        LockedError: Another process makes it.
+        ErroredError: It cannot be deleted.
+    """
+    with filelock.hold(place.with_name(f".{place.name}.lock"), timeout_s=0):
+        try:
+            if place.exists():
+                shutil.rmtree(place)
+        except OSError as error:
+            raise ErroredError(
+                f"{place} cannot be deleted: {error.strerror}", remedy="make the folder writable, then run it again"
+            ) from error
+        for name in ("part", "kept"):
+            shutil.rmtree(place.with_name(f".{place.name}.{name}"), ignore_errors=True)
+
+
+def _finished(step: str) -> list[Path]:
+    folder = home() / "retraining" / step
+    return sorted(each.parent for each in folder.glob(f"[0-9a-f]*/{_RECORD}"))
+
+
+def _recorded(place: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((place / _RECORD).read_bytes())
+        return {"inputs": dict(record["inputs"]), "files": dict(record["files"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {"inputs": {}, "files": {}}
+
+
+def _values(found: object) -> list[str]:
+    return [str(each) for each in found.values()] if isinstance(found, Mapping) else []
 
 
 def _digests(folder: Path) -> dict[str, str]:

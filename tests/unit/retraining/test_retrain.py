@@ -19,6 +19,7 @@ from vllm_ci.evidence.statement import EVALUATION, PROVENANCE
 from vllm_ci.models import aliases, history, reading
 from vllm_ci.models.naming import ModelRef, parse
 from vllm_ci.models.policy import AliasPolicy
+from vllm_ci.models.trained import trained_on
 from vllm_ci.registry.layout import Layout
 from vllm_ci.retraining import store
 from vllm_ci.retraining.store import TamperedStepError
@@ -291,3 +292,18 @@ def test_every_step_is_told(desk: Desk) -> None:
     desk.run(promote=True)
     finished = [each.step for each in desk.events if isinstance(each, Finished)]
     assert finished.index("data") < finished.index("train") < finished.index("answers") < finished.index("validate")
+
+
+def test_models_and_copies_of_removed_data_are_found_by_its_digest(desk: Desk) -> None:
+    desk.run().require()
+    removed = "sha256:" + "d" * 64
+    (found,) = trained_on(desk.setup, [removed, "sha256:" + "e" * 64])
+    assert (found.model, found.version, found.aliases) == ("chat", 1, ("challenger",))
+    assert found.data["prepared data"] == removed
+    assert trained_on(desk.setup, ["sha256:" + "e" * 64]) == []
+    assert store.holding(["sha256:" + "e" * 64]) == []
+    assert sorted(store.holding([removed])) == sorted([*desk.results("data"), *desk.results("answers")])
+    for each in store.holding([removed]):
+        store.delete(each)
+    assert desk.results("data") == desk.results("answers") == []
+    assert desk.run().decision is not None

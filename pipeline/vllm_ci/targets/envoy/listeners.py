@@ -8,7 +8,7 @@ from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy import access_log, authentication, token_limit
 from vllm_ci.targets.envoy.bootstrap import ADMIN_CLUSTER
 from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, SHADOW_ROUTES, Json, typed, watched
-from vllm_ci.targets.envoy.tap import SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
+from vllm_ci.targets.envoy.tap import REQUESTS, SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
 
 _CERTIFICATE = "gateway"
 
@@ -77,7 +77,8 @@ def _tls() -> Json:
 def _gateway(settings: GatewaySettings) -> Json:
     keys = authentication.filters() if settings.api_keys else []
     tokens = token_limit.filters(settings.tokens_per_minute)
-    return _manager("gateway", settings, [*keys, *_rate_limit(settings), *tokens, tap(on=False), *_rest(settings)])
+    recorded = [tap(on=True, name=REQUESTS)] if settings.log_requests else []
+    return _manager("gateway", settings, [*keys, *_rate_limit(settings), *tokens, tap(on=False), *recorded, *_rest(settings)])
 
 
 def _shadow() -> Json:

@@ -1,4 +1,4 @@
-"""How copied requests and both answers to them are recorded: Envoy's tap filter, which is off until somebody listens.
+"""How requests and answers are recorded, for comparisons and for the log: Envoy's tap filter, off until somebody listens.
 
 Copies go through a listener of their own, a socket in Envoy's directory, so that they have lines in the access log and pass the
 same filter. A request and its copy have the same ``x-request-id``.
@@ -10,6 +10,8 @@ from vllm_ci.targets.envoy.files import Json, typed
 
 TAP = "vllm_ci.tap"
 """Name of the filter, and the id by which a listener asks for what it records."""
+REQUESTS = "vllm_ci.requests"
+"""The same for the filter whose listener keeps the request log."""
 SHADOW = "shadow"
 """Name of the listener, the cluster and the routes that copies take."""
 SHADOW_SOCKET = "shadow.sock"
@@ -17,10 +19,10 @@ SHADOW_HEADER = "x-vllm-ci-copy"
 """Header of copies, for the recorder and for servers; clients cannot set it."""
 
 
-def tap(*, on: bool) -> Json:
+def tap(*, on: bool, name: str = TAP) -> Json:
     """The filter; where it is off, a route can switch it on."""
-    content = {"common_config": {"admin_config": {"config_id": TAP}}, "record_headers_received_time": True}
-    return {"name": TAP, "typed_config": typed("extensions.filters.http.tap.v3.Tap", content), "disabled": not on}
+    content = {"common_config": {"admin_config": {"config_id": name}}, "record_headers_received_time": True}
+    return {"name": name, "typed_config": typed("extensions.filters.http.tap.v3.Tap", content), "disabled": not on}
 
 
 def switched_on() -> Json:

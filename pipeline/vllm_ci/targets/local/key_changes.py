@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
+
+from vllm_ci.datasets.request_log import RequestLog
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.keys import KEY_FILE, Key, KeyFile
+from vllm_ci.targets.local.recording import LOG_FOLDER
 from vllm_ci.targets.local.state import Store
 
 _Result = TypeVar("_Result")
@@ -32,23 +36,41 @@ class Keys:
         """
         return self._file.keys()
 
-    async def add(self, name: str) -> str:
+    async def add(self, name: str, *, consent: bool = False) -> str:
         """Add a key; returns it, which cannot be had again.
 
         Raises:
             UsageError: The name is taken or not valid.
             ErroredError: The gateway did not take it; then it is not added.
         """
-        return await self._changed(lambda: self._file.add(name))
+        return await self._changed(lambda: self._file.add(name, consent=consent))
 
-    async def revoke(self, name: str) -> None:
-        """Remove a key; requests that are open go on.
+    async def revoke(self, name: str) -> int:
+        """Remove a key; requests that are open go on. What was recorded of it is deleted: the number of rows.
 
         Raises:
             UsageError: There is none of this name.
-            ErroredError: The gateway did not take it; then it is still accepted.
+            ErroredError: The gateway did not take it; then it is still accepted. Or rows cannot be deleted.
         """
         await self._changed(lambda: self._file.revoke(name))
+        return await anyio.to_thread.run_sync(self.log.delete, name)
+
+    async def consent(self, name: str, *, given: bool) -> int:
+        """Let requests and answers of a key be recorded, or not any more, which also deletes what was: the number of rows.
+
+        Raises:
+            UsageError: There is none of this name.
+            ErroredError: The file cannot be written, or rows cannot be deleted.
+        """
+        async with Store(folder=self.folder).lock():
+            self._file.consent(name, given=given)
+        # Whoever records looks at the file while it holds the lock of the log: after this, nothing more is written.
+        return 0 if given else await anyio.to_thread.run_sync(self.log.delete, name)
+
+    @property
+    def log(self) -> RequestLog:
+        """What was recorded."""
+        return RequestLog(folder=self.folder / LOG_FOLDER)
 
     async def _changed(self, change: Callable[[], _Result]) -> _Result:
         store = Store(folder=self.folder)

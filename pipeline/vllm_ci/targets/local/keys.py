@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,11 +30,13 @@ class Key:
         name: Whose it is; stands in the access log.
         hash: Of its secret.
         created_at: RFC 3339, UTC.
+        consents_since: From when on its requests and their answers may be recorded (RFC 3339, UTC); empty: they may not.
     """
 
     name: str
     hash: str
     created_at: str
+    consents_since: str = ""
 
 
 _ADAPTER = TypeAdapter(list[Key])
@@ -65,7 +67,11 @@ class KeyFile:
         """Hash of each key by its name."""
         return {key.name: key.hash for key in self.keys()}
 
-    def add(self, name: str) -> str:
+    def consents(self) -> dict[str, datetime]:
+        """Keys whose requests and answers may be recorded, and since when."""
+        return {each.name: datetime.fromisoformat(each.consents_since) for each in self.keys() if each.consents_since}
+
+    def add(self, name: str, *, consent: bool = False) -> str:
         """Add a key; returns it, which cannot be had again.
 
         Raises:
@@ -77,7 +83,13 @@ class KeyFile:
         if any(key.name == name for key in keys):
             raise UsageError(f"there is a key {name} already", remedy="choose another name, or revoke that key first")
         secret = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-        key = Key(name=name, hash=hashed(secret), created_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        now = datetime.now(UTC)
+        key = Key(
+            name=name,
+            hash=hashed(secret),
+            created_at=now.isoformat(timespec="seconds"),
+            consents_since=now.isoformat() if consent else "",
+        )
         self.save([*keys, key])
         return f"vci_{name}_{secret}"
 
@@ -87,11 +99,28 @@ class KeyFile:
         Raises:
             UsageError: There is none of this name.
         """
+        self.save([key for key in self._with(name) if key.name != name])
+
+    def consent(self, name: str, *, given: bool) -> None:
+        """Note that a key consents to the request log, or that it does not; a consent that is given again stays as it is.
+
+        Raises:
+            UsageError: There is none of this name.
+        """
+        now = datetime.now(UTC).isoformat()
+        self.save(
+            [
+                replace(key, consents_since=(key.consents_since or now) if given else "") if key.name == name else key
+                for key in self._with(name)
+            ]
+        )
+
+    def _with(self, name: str) -> list[Key]:
         keys = self.keys()
         if all(key.name != name for key in keys):
             known = ", ".join(key.name for key in keys) or "none"
             raise UsageError(f"there is no key {name}", remedy=f"the keys are: {known}")
-        self.save([key for key in keys if key.name != name])
+        return keys
 
     def save(self, keys: list[Key]) -> None:
         """Replace all keys."""

@@ -55,6 +55,7 @@ class State:
         settings: Of the gateway, as last applied.
         ports: Of the gateway, kept for good.
         envoy: The running gateway.
+        recorder: The running process that keeps the request log.
         revisions: By name.
         wanted: Number of replicas by name of the revision.
         replicas: By name.
@@ -65,6 +66,7 @@ class State:
     settings: GatewaySettings = field(default_factory=GatewaySettings)
     ports: Ports | None = None
     envoy: Identity | None = None
+    recorder: Identity | None = None
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     wanted: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, Kept] = field(default_factory=dict)

@@ -7,6 +7,7 @@ recording. Envoy keeps the beginning of a body up to a limit; what is longer is 
 from __future__ import annotations
 
 import base64
+import codecs
 import http.client
 import json
 import os
@@ -22,9 +23,12 @@ from typing import Any
 
 from vllm_ci.deploy import answers
 from vllm_ci.deploy.comparison import Pair, Side
+from vllm_ci.system import filelock
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.envoy.tap import SHADOW_HEADER, TAP
 
+COMPARING = ".comparing"
+"""Locked in Envoy's folder while answers are compared: Envoy has one listener at a time, and the request log gives way."""
 _MOST_WAITING = 2000
 _MOST_TAKEN = 10_000
 _AGAIN_S = 0.5
@@ -98,26 +102,27 @@ def recording(folder: Path) -> Iterator[Recorder]:
     recorder, ended = Recorder(), threading.Event()
     connections: list[socket.socket] = []
     thread = threading.Thread(target=_listen, args=(folder, recorder, ended, connections), daemon=True)
-    thread.start()
-    try:
-        yield recorder
-    finally:
-        ended.set()
-        for each in connections:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        thread.join(timeout=5)
+    with filelock.hold(folder / COMPARING, shared=True):
+        thread.start()
+        try:
+            yield recorder
+        finally:
+            ended.set()
+            for each in connections:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            thread.join(timeout=5)
 
 
 def _listen(folder: Path, recorder: Recorder, ended: threading.Event, connections: list[socket.socket]) -> None:
     """Listen until it is ended; again where Envoy was started anew, or still holds a listener that was killed."""
     while not ended.is_set():
-        with suppress(OSError, http.client.HTTPException), _connected(folder, connections) as connection:
+        with suppress(OSError, http.client.HTTPException), connected(folder, connections) as connection:
             if ended.is_set():
                 return
-            answer = _asked(connection)
+            answer = asked(connection, TAP, {"any_match": True}, (_ASKED_BYTES, _ANSWER_BYTES))
             if answer.status == 200:
-                for trace in _traces(answer):
+                for trace in traces(answer):
                     half = half_of(trace, now=time.time())
                     if half is not None:
                         recorder.add(half)
@@ -125,7 +130,8 @@ def _listen(folder: Path, recorder: Recorder, ended: threading.Event, connection
 
 
 @contextmanager
-def _connected(folder: Path, connections: list[socket.socket]) -> Iterator[socket.socket]:
+def connected(folder: Path, connections: list[socket.socket]) -> Iterator[socket.socket]:
+    """Connect to the admin interface of the Envoy in ``folder``; ``connections`` holds the connection, for who ends it."""
     # The path of a socket has 107 bytes at most (unix(7)), and that of the folder may be longer.
     handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -137,11 +143,19 @@ def _connected(folder: Path, connections: list[socket.socket]) -> Iterator[socke
         os.close(handle)
 
 
-def _asked(connection: socket.socket) -> http.client.HTTPResponse:
+def asked(connection: socket.socket, name: str, match: Mapping[str, Any], limits: tuple[int, int]) -> http.client.HTTPResponse:
+    """Listen to a tap filter.
+
+    Args:
+        connection: To the admin interface.
+        name: Of the filter.
+        match: What is recorded, a ``MatchPredicate`` of Envoy.
+        limits: Most bytes of a request and of an answer that are recorded.
+    """
     sink = {"format": "JSON_BODY_AS_BYTES", "streaming_admin": {}}
-    limits = {"max_buffered_rx_bytes": _ASKED_BYTES, "max_buffered_tx_bytes": _ANSWER_BYTES}
-    config = {"match": {"any_match": True}, "output_config": {"sinks": [sink], **limits}}
-    body = json.dumps({"config_id": TAP, "tap_config": config}).encode()
+    bounds = {"max_buffered_rx_bytes": limits[0], "max_buffered_tx_bytes": limits[1]}
+    config = {"match": match, "output_config": {"sinks": [sink], **bounds}}
+    body = json.dumps({"config_id": name, "tap_config": config}).encode()
     head = f"POST /tap HTTP/1.1\r\nhost: envoy\r\ncontent-length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     answer = http.client.HTTPResponse(connection, method="POST")
@@ -149,11 +163,17 @@ def _asked(connection: socket.socket) -> http.client.HTTPResponse:
     return answer
 
 
-def _traces(answer: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
+def traces(answer: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
     """Objects of JSON, one after the other without a separator."""
     decoder, text = json.JSONDecoder(), ""
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
     while part := answer.read1(65536):
-        text += part.decode("utf-8", "replace")
+        pieces.append(characters.decode(part))
+        if b"}" not in part:
+            continue  # inside of a body, which is base64: no object ends here
+        text += "".join(pieces)
+        pieces.clear()
         while text := text.lstrip():
             try:
                 found, end = decoder.raw_decode(text)
@@ -167,31 +187,33 @@ def half_of(trace: Mapping[str, Any], *, now: float) -> Half | None:
     """What a trace of Envoy tells; ``None`` where it has no request id."""
     content = trace.get("http_buffered_trace", {})
     request, response = content.get("request", {}), content.get("response", {})
-    asked, told = _headers(request), _headers(response)
-    if not asked.get("x-request-id"):
+    wanted, told = headers(request), headers(response)
+    if not wanted.get("x-request-id"):
         return None
-    body, cut = _body(response)
+    body, cut = body_of(response)
     words = answers.said(body)
     try:
         begun = datetime.fromisoformat(request.get("headers_received_time", "")).timestamp()
     except ValueError:
         begun = now
     return Half(
-        request_id=asked["x-request-id"],
-        copy=SHADOW_HEADER in asked,
-        path=asked.get(":path", "").partition("?")[0],
-        greedy=answers.greedy(_body(request)[0]),
+        request_id=wanted["x-request-id"],
+        copy=SHADOW_HEADER in wanted,
+        path=wanted.get(":path", "").partition("?")[0],
+        greedy=answers.greedy(body_of(request)[0]),
         status=int(told[":status"]) if told.get(":status", "").isdecimal() else 0,
         said=answers.Said(finish=words.finish, tokens=words.tokens, whole=words.whole and not cut),
         latency_ms=max(now - begun, 0.0) * 1000,
     )
 
 
-def _headers(message: Mapping[str, Any]) -> dict[str, str]:
+def headers(message: Mapping[str, Any]) -> dict[str, str]:
+    """Headers of a request or an answer of a trace."""
     return {each.get("key", "").lower(): each.get("value", "") for each in message.get("headers", ())}
 
 
-def _body(message: Mapping[str, Any]) -> tuple[bytes, bool]:
+def body_of(message: Mapping[str, Any]) -> tuple[bytes, bool]:
+    """The body of a request or an answer of a trace, and whether it was cut."""
     found = message.get("body") or {}
     return base64.b64decode(found.get("as_bytes") or ""), bool(found.get("truncated"))
 

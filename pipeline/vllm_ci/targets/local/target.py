@@ -20,6 +20,7 @@ from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
 from vllm_ci.targets.local.launcher import Launcher
+from vllm_ci.targets.local.recorder import Recorder
 from vllm_ci.targets.local.state import Kept, State, Store
 
 _SEEN_S = 15.0
@@ -54,6 +55,7 @@ class LocalTarget:
         )
         self._configuration = Configuration(folder=self.folder / "gateway")
         self._gateway = Gateway(configuration=self._configuration, mark=f"{self.folder}/gateway")
+        self._recorder = Recorder(folder=self.folder)
 
     @property
     def capabilities(self) -> TargetCapabilities:
@@ -188,6 +190,7 @@ class LocalTarget:
                 for name, kept in state.replicas.items():
                     group.start_soon(self._fleet.end, name, kept)
                 group.start_soon(self._gateway.end, state.envoy)
+                group.start_soon(self._recorder.end, state.recorder)
             self._fleet.end_unknown(State())
             self._store.save(State())
             for folder in (self._fleet.folder, self._gateway.folder):
@@ -199,7 +202,10 @@ class LocalTarget:
         found = await self._gateway.ensured(state, self.settings or state.settings)
         if found != state:
             self._store.save(found)
-        return found
+        recorded = await self._recorder.ensured(found)
+        if recorded != found:
+            self._store.save(recorded)
+        return recorded
 
     async def _without_hung(self, state: State) -> State:
         """Replicas that live and do not answer the gateway's checks are ended, so that they are started again."""
