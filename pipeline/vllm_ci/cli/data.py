@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli import options, watching
+from vllm_ci.cli.drift import drift_command
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import UsageError
@@ -32,6 +33,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def data() -> None:
     """Training data in versions that never change: collected with consent and masked, prepared for one model."""
+
+
+data.add_command(drift_command)
 
 
 @data.command(name="collect")

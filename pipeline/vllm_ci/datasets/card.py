@@ -27,11 +27,12 @@ def distribution(lengths: Sequence[int]) -> dict[str, int]:
 def scripts(texts: Iterable[str]) -> set[str]:
     """Scripts of the letters of some texts, as Unicode names them: ``LATIN``, ``CYRILLIC``, ``CJK``."""
     letters = {letter for text in texts for letter in text[:_LOOKED_AT]}
-    return {found for letter in letters if (found := _script(letter))}
+    return {found for letter in letters if (found := script(letter))}
 
 
 @cache
-def _script(letter: str) -> str:
+def script(letter: str) -> str:
+    """Script of a letter; empty for other characters."""
     return unicodedata.name(letter, "").split(" ")[0].split("-")[0] if letter.isalpha() else ""
 
 

@@ -151,6 +151,16 @@ def again(found: Result) -> None:
     read(found.folder.parent, step=found.step, key=found.key)
 
 
+def with_digest(step: str, digest: str) -> Result | None:
+    """The finished result of a step whose files have this digest, checked.
+
+    Raises:
+        TamperedStepError: Files of it were altered.
+    """
+    place = next((each for each in _finished(step) if _over(_recorded(each)["files"]) == digest), None)
+    return None if place is None else read(place, step=step, key=place.name)
+
+
 def holding(digests: Collection[str]) -> list[Path]:
     """Finished results with rows of these data sets: copies of prepared data, and answers to their rows."""
     found = {place: _recorded(place) for step in (DATA_STEP, ANSWERS_STEP) for place in _finished(step)}
