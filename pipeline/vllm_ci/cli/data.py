@@ -17,7 +17,6 @@ from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_ci.config.data_removal import Removed
-    from vllm_ci.config.load import Loaded
     from vllm_ci.datasets.store import Kind
 
 _store = option(
@@ -230,24 +229,13 @@ def remove_command(
     """
     from vllm_ci.config import data_removal
 
-    made = data_removal.remove(users, store=store, dry_run=dry_run, loaded=_project(context))
+    made = data_removal.remove(users, store=store, dry_run=dry_run, loaded=options.project_if_any(context))
     if as_json:
         print_json(made.to_json())
         return
     _show_removed(made, "would delete" if dry_run else "deleted")
     if not dry_run:
         click.echo("later versions leave their rows out; delete them from the source files too")
-
-
-def _project(context: click.Context) -> Loaded | None:
-    """The project, if the command runs in one."""
-    from vllm_ci.config import load
-
-    if context.params.get("config") is None and not any(
-        (each / load.FILE_NAME).is_file() for each in (Path.cwd(), *Path.cwd().parents)
-    ):
-        return None
-    return options.loaded(context)
 
 
 def _show_removed(made: Removed, verb: str) -> None:

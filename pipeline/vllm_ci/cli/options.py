@@ -93,6 +93,15 @@ def loaded(context: click.Context) -> Loaded:
     return load.load(path or load.find(Path.cwd()), overrides)
 
 
+def project_if_any(context: click.Context) -> Loaded | None:
+    """The configuration, if the command runs in a project or names one; for commands that do more there."""
+    from vllm_ci.config import load
+
+    here = Path.cwd()
+    named = context.params.get("config") is not None
+    return loaded(context) if named or any((each / load.FILE_NAME).is_file() for each in (here, *here.parents)) else None
+
+
 def budget(context: click.Context) -> float | None:
     """Time budget of each stage in seconds, if set by the command line or the environment; 0 for no limit."""
     return 0.0 if context.params.get("deep") else context.params.get("budget")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.events import Emit, ignore, step
 from vllm_ci.evidence.statement import MODEL_SIGNATURE
 from vllm_ci.models import evidence, history, reading
@@ -144,6 +144,32 @@ def copy_to(pulled: Pulled, target: Path) -> None:
         raise UsageError(f"{target} cannot be written: {error}", remedy="name another folder") from error
 
 
+def forget(folder: Path) -> None:
+    """Delete a model's files from the cache; they can be fetched again.
+
+    Args:
+        folder: As :attr:`Pulled.folder`.
+
+    Raises:
+        LockedError: Another process fetches it now.
+        ErroredError: It cannot be deleted.
+    """
+    with hold(folder.parent / f".{folder.name}.lock", timeout_s=0):
+        try:
+            blobs = folder.parent.parent / "blobs" / "sha256"
+            inodes = {each.stat().st_ino for each in folder.rglob("*") if each.is_file()}
+            shutil.rmtree(folder)
+            _seal(folder).unlink(missing_ok=True)
+            for blob in blobs.glob("*"):
+                status = blob.stat()
+                if status.st_ino in inodes and status.st_nlink == 1:
+                    blob.unlink(missing_ok=True)
+        except OSError as error:
+            raise ErroredError(
+                f"{folder} cannot be deleted: {error.strerror}", remedy="make the folder writable, then run it again"
+            ) from error
+
+
 def _kept(repository: Repository, model: Model, *, parallel: int, told: OnBytes) -> tuple[Path, int]:
     """The folder of a model in the cache, whole and verified, and how many bytes were fetched for it."""
     cache = home() / "models"
@@ -151,6 +177,7 @@ def _kept(repository: Repository, model: Model, *, parallel: int, told: OnBytes)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder.parent / f".{folder.name}.lock"):
         if _is_intact(folder, model):
+            os.utime(folder)  # it was used
             return folder, 0
         store, fetched = Layout(cache), list[int]()
         layers = {each.digest: each for each in model.layers}

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,6 +139,8 @@ def read(place: Path, *, step: str, key: str) -> Result:
             why=f"the files in {place} are not those that the step wrote",
             remedy=f"do not use them; delete {place}, then run vllm-ci retrain again",
         )
+    with suppress(OSError):
+        os.utime(place / _RECORD)  # it was used
     return Result(step=step, key=key, digest=_over(found), folder=place / _FILES, facts=facts, cached=True)
 
 

@@ -73,28 +73,22 @@ def asked(first: int) -> list[str]:
     return [toy.row(number)["messages"][0]["content"] for number in range(first, first + 30)]
 
 
-def test_requests_like_the_training_rows_are_no_drift(folder: Path) -> None:
-    log(folder, asked(10))
+def test_a_look_tells_few_requests_from_like_ones_and_those_of_another_kind(folder: Path) -> None:
+    log(folder, asked(10)[:5])
+    found = looked()
+    assert found.exit_code == 4, found.output
+    assert "5 conversations in the requests" in found.stdout
+    log(folder, asked(10)[5:])
     found = looked()
     assert found.exit_code == 0, found.output
     assert found.stdout.startswith("no drift: 30 conversations of production, 40 that chat@v1 was trained on")
-
-
-def test_requests_of_another_kind_are_drift_and_a_retraining_is_proposed(folder: Path) -> None:
-    log(folder, [f"{each} Поясніть, будь ласка, чому рахунок не сходиться." for each in asked(10)])
+    log(folder, [f"{each} Поясніть, будь ласка, чому рахунок не сходиться." for each in asked(10) * 3])
     found = looked()
     assert found.exit_code == 1, found.output
     assert "vocabulary" in found.stdout
     assert "`data: {requests: [production]}` in retrain.yaml, then vllm-ci retrain" in found.stdout
     told = json.loads(looked("--json", "--model", "chat@challenger").stdout)
-    assert (told["outcome"], told["model"], told["requests"]) == ("drift", "chat@v1", 30)
-
-
-def test_few_requests_say_nothing(folder: Path) -> None:
-    log(folder, asked(10)[:5])
-    found = looked()
-    assert found.exit_code == 4, found.output
-    assert "5 conversations in the requests" in found.stdout
+    assert (told["outcome"], told["model"], told["requests"]) == ("drift", "chat@v1", 60)
 
 
 def test_what_is_not_known_or_was_altered_is_an_error_not_an_outcome(folder: Path, desk: Desk, tmp_path: Path) -> None:
