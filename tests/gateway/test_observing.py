@@ -110,3 +110,34 @@ async def test_metrics_of_servers_and_their_memory_are_told(place: Place) -> Non
     assert values["vllm:num_requests_running"] == 2
     assert values["vllm:kv_cache_usage_perc"] == 0.25
     assert 10 * 2**20 < values["memory_bytes"] < 500 * 2**20
+
+
+async def counted(target: LocalTarget, name: str) -> dict[str, int]:
+    """A counter of the gateway by the name of what listens."""
+    found = await target._configuration.admin.counters(f"^http\\..*\\.{name}$")
+    return {key.split(".")[1]: value for key, value in found.items()}
+
+
+async def test_only_answers_that_users_lose_are_resets_of_the_gateway_and_not_copies(place: Place) -> None:
+    """The signal `broken` is made of this counter."""
+    a, b = revision("a"), revision("b")
+    target = await started(place, a, b, route=Route(weights={a.name: 100}, mirror=b.name, mirror_percent=100))
+    address = (await target.current()).address
+    async with many() as client, anyio.create_task_group() as group:
+
+        async def whole() -> None:
+            assert (await stream(client, address, tokens=20, interval_s=0.1)).whole(20)
+
+        group.start_soon(whole)
+        await anyio.sleep(0.8)
+        await target._fleet.end(f"{b.name}-0", target._store.load().replicas[f"{b.name}-0"], grace_s=0)
+    assert (await counted(target, "downstream_rq_tx_reset")).get("gateway", 0) == 0
+    async with many() as client, anyio.create_task_group() as group:
+
+        async def broken() -> None:
+            assert (await stream(client, address, tokens=500, interval_s=0.1)).error
+
+        group.start_soon(broken)
+        await anyio.sleep(0.8)
+        await target._fleet.end(f"{a.name}-0", target._store.load().replicas[f"{a.name}-0"], grace_s=0)
+    assert (await counted(target, "downstream_rq_tx_reset"))["gateway"] == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import click
@@ -11,6 +13,7 @@ from vllm_ci.cli import deploy_output, deploying
 from vllm_ci.config import deployments
 from vllm_ci.config.releases import Releases
 from vllm_ci.deploy.deployment import Deployment, serving
+from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.target import Current
 from vllm_ci.domain.errors import ErroredError, Interrupted, VllmCiError
 from vllm_ci.domain.events import Emit
@@ -26,6 +29,13 @@ def deployed_here(found: Releases, channel: str) -> bool:
     """
     place = deployments.of(found, channel)
     return place.known or (place.shared and history.deployed(found.setup.ledger.read().records, channel) is not None)
+
+
+@contextmanager
+def kept(found: Releases, channel: str) -> Iterator[None]:
+    """Have the old release stay ready: evidence and ledger come first, and its time may be over before the requests move."""
+    with Journal(deployments.of(found, channel).folder).keeping():
+        yield
 
 
 def moved(found: Releases, channel: str, release: Release, *, emit: Emit) -> dict[str, object]:

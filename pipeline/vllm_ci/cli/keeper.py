@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllm_ci.deploy.target import Target
 
 _LOOK_S = 1.0
+_AGAIN_S = 0.2
 
 
 def mark(where: Channel) -> str:
@@ -62,6 +63,7 @@ async def until_ended(target: Target, where: Channel, deployment: Deployment, ru
             continue
         with suppress(BusyError), where.journal.changing(where.name):
             deployment = await Rollout(target, where.journal, now, rules).run()
+        await anyio.sleep(_AGAIN_S if deployment.kept else 0)  # a rollback is about to need it
     return deployment
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,15 @@ def rollback(
 
     found = opened(context)
     serves = deploy_traffic.deployed_here(found, channel)
-    with watching.watch() as emit:
-        moved = run(found.setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
-    if not as_json:
-        show_move(moved, as_json=False)
     traffic = None
-    if serves and moved.decision.allowed and not dry_run:
+    with deploy_traffic.kept(found, channel) if serves and not dry_run else nullcontext():
         with watching.watch() as emit:
-            traffic = deploy_traffic.moved(found, channel, moved.release, emit=emit)
+            moved = run(found.setup, channel, to=to, osv=osv, reason=reason, dry_run=dry_run, emit=emit)
+        if not as_json:
+            show_move(moved, as_json=False)
+        if serves and moved.decision.allowed and not dry_run:
+            with watching.watch() as emit:
+                traffic = deploy_traffic.moved(found, channel, moved.release, emit=emit)
     if as_json:
         show_move(moved, as_json=True, traffic=traffic)
     elif traffic:

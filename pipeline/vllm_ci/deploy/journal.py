@@ -2,7 +2,8 @@
 
 Folder of a deployment: ``deployment.json`` (the state), ``request.json`` (what a person asked of a running command),
 ``course.json`` (what was measured), ``comparison.json`` (of answers), ``needs.json`` (numbers of servers that were needed),
-``lock`` (held by the command that changes the deployment), ``logs`` (of servers that were ended) and ``target`` (its files).
+``lock`` (held by the command that changes the deployment), ``keep`` (held while an old release must not be ended),
+``logs`` (of servers that were ended) and ``target`` (its files).
 """
 
 from __future__ import annotations
@@ -173,6 +174,24 @@ class Journal:
                 f"another command is changing {channel}: {held}",
                 remedy=f"wait for it, or end it: vllm-ci deploy abort {channel}",
             ) from error
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Have no old release ended because its time is over, for the duration of the context: somebody is about to go back.
+
+        A step that ends one has been written by then, or is not begun before the end of the context.
+        """
+        with filelock.hold(self.folder / "keep", shared=True):
+            yield
+
+    @contextmanager
+    def ending(self) -> Iterator[bool]:
+        """Whether an old release whose time is over may be ended now; :meth:`keeping` waits until the context ends."""
+        try:
+            with filelock.hold(self.folder / "keep", timeout_s=0):
+                yield True
+        except LockedError:
+            yield False
 
     def ask(self, request: Request) -> None:
         """Leave a request for the command that changes the deployment, now or next."""

@@ -110,9 +110,13 @@ class Rollout:
             self._keep(recorded=True)
         if at.hold_s and self._rules.clock() < self.deployment.since + at.hold_s:
             return False
-        last = self.deployment.at == len(self.deployment.plan.steps) - 1
-        self._keep(phase="live") if last else self._keep(at=self.deployment.at + 1, since=0.0)
-        return True
+        if self.deployment.at == len(self.deployment.plan.steps) - 1:
+            self._keep(phase="live")
+            return True
+        with self._journal.ending() as free:
+            if free:
+                self._keep(at=self.deployment.at + 1, since=0.0)
+        return free
 
     async def _gates(self, at: Step) -> None:
         new = self.deployment.plan.change.new

@@ -82,7 +82,8 @@ GROWTH = "deriv((<level>)[1h:1m]) * 3600 / (avg_over_time((<level>)[1h:1m]) > 0)
 """Change of a level in an hour, as a share of it."""
 
 # Envoy's own requests, those that scrape it, and those of checks on the machine are not users'.
-_GATEWAY = 'envoy_http_downstream_rq_xx{<labels>,envoy_http_conn_manager_prefix!~"admin|metrics|checks|shadow"'
+_USERS = '{<labels>,envoy_http_conn_manager_prefix!~"admin|metrics|checks|shadow"'
+_GATEWAY = f"envoy_http_downstream_rq_xx{_USERS}"
 _REQUESTS = f"(sum(increase({_GATEWAY}}}[<window>])) or sum(increase(http_requests_total{{<labels>}}[<window>])))"
 
 
@@ -92,6 +93,11 @@ def _answered(digit: str) -> str:
     # A class that a gateway has not seen yet has no counter: that is none, and not what servers counted, copies among it.
     none = f"0 * sum(increase({_GATEWAY}}}[<window>]))"
     return f'({gateway} or {none} or sum(increase(http_requests_total{{<labels>,status="{digit}xx"}}[<window>])))'
+
+
+# The gateway resets an answer that it cannot complete. Counters of clusters would count copies twice: on their way to the
+# listener for copies, and at the release that answers them.
+_RESETS = f"sum(increase(envoy_http_downstream_rq_tx_reset{_USERS}}}[<window>]))"
 
 
 def _quantile(metric: str) -> str:
@@ -160,12 +166,12 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         name="broken",
-        title="Requests whose server closed the connection",
+        title="Answers that broke off before their end",
         unit="percentunit",
         good="low",
         kind="share",
-        expr="sum(increase(envoy_cluster_upstream_rq_total{<labels>}[<window>]))",
-        part="sum(increase(envoy_cluster_upstream_cx_destroy_remote_with_active_rq{<labels>}[<window>]))",
+        expr=f"sum(increase({_GATEWAY}}}[<window>]))",
+        part=_RESETS,
         margin=0.005,
         action="A server died or closed streams before their end: see its restarts and the end of its log.",
         alert=Alert(
@@ -173,7 +179,7 @@ SIGNALS: tuple[Signal, ...] = (
             when="> 0.01",
             lasts="5m",
             severity="page",
-            summary="Servers close connections with requests on them",
+            summary="Answers break off before their end",
         ),
     ),
     Signal(

@@ -30,6 +30,7 @@ from vllm_ci.domain.errors import (
     VllmCiError,
 )
 from vllm_ci.engines import detached
+from vllm_ci.release.rollback import rollback
 from vllm_ci.system import vcs
 from vllm_ci.targets import TARGETS
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
@@ -464,6 +465,42 @@ def test_the_old_release_is_ended_when_its_time_is_over_also_where_the_process_f
     assert call("deploy", "finish", "staging")["changed"] is True
     assert len(target(tmp_path).state.replicas) == 2
     assert call("deploy", "finish", "staging")["changed"] is False
+
+
+def test_a_rollback_that_begins_while_the_old_release_is_ready_ends_with_it_ready(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 300", "keep_s: 3"))
+    first = call("deploy", "status", "staging")["deployment"]["release"]["commit"]
+    invoke("deploy", "staging")
+    until(lambda: keepers(tmp_path))
+    made = target(tmp_path).state.made
+
+    def slow(*args: Any, **more: Any) -> Any:
+        """The evidence takes longer to verify than the old release is kept."""
+        found = Journal(state(tmp_path)).read()
+        assert found is not None
+        assert found.kept
+        time.sleep(max(found.since + found.step.hold_s - time.time(), 0) + 2.5)
+        return rollback(*args, **more)
+
+    monkeypatch.setattr("vllm_ci.release.rollback.rollback", slow)
+    assert call("rollback", "staging")["traffic"]["seconds"] < 1
+    assert target(tmp_path).state.made == made, "nothing was started"
+    assert serves() == {first: 100}
+    until(lambda: not keepers(tmp_path))
+
+
+def test_the_old_release_is_ended_after_a_rollback_that_was_refused(kept: Path, tmp_path: Path) -> None:
+    path = kept / "vllm-ci.yaml"
+    path.write_text(path.read_text().replace("keep_s: 300", "keep_s: 2"))
+    invoke("deploy", "staging")
+    with Journal(state(tmp_path)).keeping():
+        time.sleep(3.5)
+        assert len(target(tmp_path).state.replicas) == 4
+        assert call("deploy", "status", "staging")["deployment"]["live"] is True
+    until(lambda: len(target(tmp_path).state.replicas) == 2)
 
 
 def agent(channel: str = "staging", code: int = 0) -> str:

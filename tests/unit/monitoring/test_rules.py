@@ -23,6 +23,7 @@ UP = {'up{channel="c"}': "1x200"}
 REQUESTS = 'http_requests_total{channel="c",status="%sxx"}'
 FINISHED = 'vllm:request_success_total{channel="c",finished_reason="stop"}'
 FIRST = 'vllm:time_to_first_token_seconds_%s{channel="c"%s}'
+GATEWAY = 'envoy_http_downstream_rq_xx{channel="c",envoy_response_code_class="%s",envoy_http_conn_manager_prefix="%s"}'
 HEALTHY = {
     **UP,
     REQUESTS % 2: "0+600x5000",
@@ -39,6 +40,8 @@ HEALTHY = {
     'process_start_time_seconds{channel="c"}': "1000x5000",
     'up{channel="c"}': "1x5000",
 }
+# What the gateway counts by cluster of a live release, and of one that gets a copy of each request.
+CLUSTERS = ("revision/live", "shadow", "revision/new")
 # Alert -> series that differ from a healthy server's, and when it fires.
 FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "VllmNoData": (dict.fromkeys(HEALTHY, "_x5000"), "10m"),
@@ -46,8 +49,8 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "VllmManyRefusals": ({REQUESTS % 4: "0+600x5000"}, "30m"),
     "VllmBrokenStreams": (
         {
-            'envoy_cluster_upstream_rq_total{channel="c",envoy_cluster_name="a"}': "0+600x5000",
-            'envoy_cluster_upstream_cx_destroy_remote_with_active_rq{channel="c",envoy_cluster_name="a"}': "0+30x5000",
+            GATEWAY % (2, "gateway"): "0+600x5000",
+            'envoy_http_downstream_rq_tx_reset{channel="c",envoy_http_conn_manager_prefix="gateway"}': "0+30x5000",
         },
         "30m",
     ),
@@ -123,15 +126,20 @@ def _case(series: dict[str, str], expected: dict[str, Any]) -> dict[str, Any]:
 def test_only_requests_of_users_are_counted_where_there_is_a_gateway(tmp_path: Path) -> None:
     """A gateway exports no counter of a class that it has not seen; servers count the copies that a shadow gets."""
     (tmp_path / "rules.yml").write_text(yaml_text.dump(rules.document([PLAIN])))
-    gateway = 'envoy_http_downstream_rq_xx{channel="c",envoy_response_code_class="%s",envoy_http_conn_manager_prefix="%s"}'
+    broken = "envoy_cluster_upstream_cx_destroy_remote_with_active_rq"
     series = {
-        gateway % (2, "gateway"): "0+600x60",
-        gateway % (2, "metrics"): "0+600x60",
-        gateway % (5, "checks"): "0+600x60",
+        GATEWAY % (2, "gateway"): "0+600x60",
+        GATEWAY % (2, "metrics"): "0+600x60",
+        GATEWAY % (5, "checks"): "0+600x60",
+        GATEWAY % (2, "shadow"): "0+600x60",
+        'envoy_http_downstream_rq_tx_reset{channel="c",envoy_http_conn_manager_prefix="gateway"}': "0+6x60",
+        'envoy_http_downstream_rq_tx_reset{channel="c",envoy_http_conn_manager_prefix="shadow"}': "0+300x60",
+        **{f'envoy_cluster_upstream_rq_total{{channel="c",envoy_cluster_name="{each}"}}': "0+600x60" for each in CLUSTERS},
+        **{f'{broken}{{channel="c",envoy_cluster_name="{each}"}}': "0+300x60" for each in CLUSTERS[1:]},
         REQUESTS % 2: "0+1200x60",
         REQUESTS % 5: "0+60x60",
     }
-    expected = [("vllm_ci:errors", 0), ("vllm_ci:requests", 10)]
+    expected = [("vllm_ci:errors", 0), ("vllm_ci:requests", 10), ("vllm_ci:broken", 0.01)]
     case = _case(series, {})
     case["promql_expr_test"] = [
         {"expr": name, "eval_time": "30m", "exp_samples": [{"labels": f'{name}{{channel="c"}}', "value": value}]}
