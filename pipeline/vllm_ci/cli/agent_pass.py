@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vllm_ci.cli import deploying, options, watching
+from vllm_ci.cli import deploying, options, waking, watching
 from vllm_ci.cli.deploying import Channel
 from vllm_ci.config import releases
 from vllm_ci.deploy import scaling, verbs
@@ -40,6 +40,8 @@ def once(context: click.Context, channel: str) -> str:
             return deploying.run(channel, main)
         except BusyError as error:
             return error.message
+        finally:
+            waking.ensure(where)
 
 
 async def _pass(where: Channel, target: Target, head: Record | None) -> str:

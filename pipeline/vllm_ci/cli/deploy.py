@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vllm_ci.cli import deploy_verbs, watching
+from vllm_ci.cli import deploy_verbs, waking, watching
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json
@@ -91,6 +91,8 @@ def run(
         ready = deployable(found.setup, channel, emit=emit).require(channel)
         work = deploying.planned if dry_run else partial(deploying.until_served, wait=wait)
         done, current, lines = deploying.run(channel, lambda: work(where, ready, strategy or ""))
+        if not dry_run:
+            waking.ensure(where, anew=True)
     if as_json:
         print_json(deploy_output.run_json(where, ready, done, current, lines, dry_run=dry_run))
         return deploy_output.exit_code(done)
@@ -110,5 +112,6 @@ for each in (
     deploy_verbs.stop,
     deploy_verbs.promote,
     deploy_verbs.abort,
+    waking.idle,
 ):
     deploy.add_command(each)

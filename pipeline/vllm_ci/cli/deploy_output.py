@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
     from vllm_ci.deploy.course import Course
     from vllm_ci.release.deployed import Deployable
+    from vllm_ci.targets.local.starts import Start, Starts
 
 
 def deployment_json(found: Deployment | None) -> dict[str, object] | None:
@@ -47,6 +48,7 @@ def current_json(current: Current) -> dict[str, object]:
         "weights": dict(current.route.weights),
         "mirror": {"revision": current.route.mirror, "percent": current.route.mirror_percent} if current.route.mirror else None,
         "headers": dict(current.route.headers),
+        "scaled_to_zero": current.asleep,
         "revisions": {
             name: {"commit": each.commit, "digest": each.image.digest, "wanted": current.wanted.get(name, 0)}
             for name, each in current.revisions.items()
@@ -138,7 +140,7 @@ def write_picture(file: Path, found: Deployment | None, course: Course | None, c
         raise UsageError(f"{file} cannot be written: {error.strerror}", remedy="name another file") from error
 
 
-def show(current: Current, found: Deployment | None, channel: str) -> None:
+def show(current: Current, found: Deployment | None, channel: str, started: Starts) -> None:
     """Print what runs."""
     click.echo(f"channel   {channel}")
     click.echo(f"address   {current.address or 'none'}")
@@ -159,5 +161,23 @@ def show(current: Current, found: Deployment | None, channel: str) -> None:
         restarts = f"  {replica.restarts} restarts" if replica.restarts else ""
         message = f"  {replica.message.splitlines()[0]}" if replica.message else ""
         click.echo(f"replica   {replica.name}  {replica.state}  {replica.url}{restarts}{message}")
-    if not current.replicas:
+    if current.asleep:
+        click.echo("scaled to zero, wakes on a request")
+    elif not current.replicas:
         click.echo("nothing runs")
+    if started.last:
+        click.echo(f"start     {_start_line(started.last)}")
+
+
+def _start_line(start: Start) -> str:
+    """The last start from zero, by phase."""
+    if start.error:
+        return f"the last one from zero failed: {' '.join(start.error.split())[:300]}"
+    phases = {
+        "process": start.process_s,
+        "ready": start.ready_s,
+        "requests sent": start.routed_s,
+        "first byte": start.first_byte_s,
+    }
+    told = ", ".join(f"{name} after {value:.1f} s" for name, value in phases.items() if value is not None)
+    return f"the last one from zero: {told}"

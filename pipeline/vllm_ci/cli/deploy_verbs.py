@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_ci.cli import watching
+from vllm_ci.cli import waking, watching
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option
 from vllm_ci.cli.output import json_option, print_json
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vllm_ci.deploy.course import Course
     from vllm_ci.deploy.deployment import Deployment
     from vllm_ci.deploy.target import Current, Target
+    from vllm_ci.targets.local.starts import Starts
 
 _Result = TypeVar("_Result")
 
@@ -45,12 +46,14 @@ def status(context: click.Context, /, *, channel: str, picture: Path | None, as_
       vllm-ci deploy status production --picture canary.svg
     """
     from vllm_ci.cli import deploy_output
+    from vllm_ci.targets.local import starts
 
-    async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None, Course | None]:
+    async def look(where: Channel, target: Target) -> tuple[Current, Deployment | None, Course | None, Starts]:
         last = where.journal.read()
-        return await target.current(), last, where.journal.course(last) if last else None
+        course = where.journal.course(last) if last else None
+        return await target.current(), last, course, starts.read(where.place.folder / "target")
 
-    current, last, course = with_target(context, channel, look)
+    current, last, course, started = with_target(context, channel, look)
     if picture is not None:
         deploy_output.write_picture(picture, last, course, channel)
     if as_json:
@@ -60,10 +63,11 @@ def status(context: click.Context, /, *, channel: str, picture: Path | None, as_
                 **deploy_output.current_json(current),
                 "deployment": deploy_output.deployment_json(last),
                 "course": [asdict(each) for each in course.points] if course else [],
+                "starts": asdict(started),
             }
         )
     else:
-        deploy_output.show(current, last, channel)
+        deploy_output.show(current, last, channel, started)
 
 
 @click.command()
@@ -208,6 +212,7 @@ def stop(context: click.Context, /, *, channel: str, yes: bool, as_json: bool, *
         count = len((await target.current()).replicas)
         if yes:
             await verbs.stop(target, where.journal, channel)
+            waking.end(where)
         return count
 
     count = with_target(context, channel, end)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vllm_ci.config.gateway import GatewayConfig
 from vllm_ci.config.kubernetes import KubernetesConfig
@@ -14,6 +15,7 @@ from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.rolling import Rolling
 from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy
+from vllm_ci.domain.gateway import Waiting
 
 StrategyName = Literal["blue-green", "rolling", "canary", "shadow"]
 _Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
@@ -124,13 +126,39 @@ class AnalysisConfig(Section):
         )
 
 
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(value: object) -> object:
+    """Seconds of a number with a unit, such as ``10m``; other values are checked as numbers of seconds."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", value)
+    if not found:
+        raise ValueError(f"{value!r} is not a time such as `90s`, `10m` or `1h`")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+_Duration = Annotated[
+    float,
+    BeforeValidator(_duration, json_schema_input_type=float | Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]),
+    Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False),
+]
+
+
 class ScaleConfig(Section):
     """Number of servers by load, kept by `vllm-ci agent`; in a cluster see `kubernetes.autoscaling`."""
 
-    min: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Fewest servers."""
-    max: Annotated[int, Field(ge=1, le=1000)]
+    min: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Fewest servers; 0 at target `local`: none while no requests come, and the first one starts a server and waits for it."""
+    max: Annotated[int, Field(ge=1, le=1000)] = 1
     """Most servers."""
+    idle: _Duration = 600.0
+    """With `min: 0`: how long no request must have come before the last server is ended, as `10m` or in seconds."""
+    queue: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """With `min: 0`: requests that wait for the first server; more get 503 with `Retry-After`."""
+    wait: _Duration = 300.0
+    """With `min: 0`: how long a request waits at most, as `5m` or in seconds; then it gets 503 with `Retry-After`."""
     requests: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] = 16.0
     """Requests, running and waiting, that one server should have."""
     down_s: Annotated[float, Field(ge=0, le=24 * 3600, allow_inf_nan=False)] = 300.0
@@ -144,7 +172,7 @@ class ScaleConfig(Section):
 
     def domain(self) -> Scale:
         """Convert to the type of the deployment."""
-        return Scale(least=self.min, most=self.max, requests=self.requests, down_s=self.down_s)
+        return Scale(least=self.min, most=self.max, requests=self.requests, down_s=self.down_s, idle_s=self.idle)
 
 
 _Command = Annotated[list[str], Field(min_length=1)]
@@ -194,6 +222,19 @@ class DeploySettings(Section):
     """Settings of the gateway of target `local`."""
     kubernetes: KubernetesConfig = Field(default_factory=KubernetesConfig)
     """Settings of target `kubernetes`."""
+
+    @model_validator(mode="after")
+    def _patient(self) -> DeploySettings:
+        if self.waiting and self.waiting.wait_s >= self.gateway.idle_timeout_s:
+            raise ValueError(f"`scale.wait` must be below `gateway.idle_timeout_s` ({self.gateway.idle_timeout_s:g} s)")
+        return self
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """How requests wait for the first server, where none runs while no requests come."""
+        if self.scale is None or self.scale.min:
+            return None
+        return Waiting(queue=self.scale.queue, wait_s=self.scale.wait)
 
     def plan(self, name: str = "") -> Strategy:
         """The strategy ``name``, by default that of the configuration, with its settings."""

@@ -48,6 +48,8 @@ def decide(channel: str, head: Record | None, current: Current, last: Deployment
 
 def _right(current: Current, named: str, last: Deployment | None, *, now: float) -> Next:
     """The release that the ledger says serves."""
+    if current.asleep:
+        return Next(verb="nothing", reason=f"{current.revisions[named].commit[:12]} is scaled to zero, and wakes on a request")
     wanted = current.wanted.get(named, 0)
     if current.ready(named) < max(wanted, 1):
         return Next(verb="restart", reason=f"{current.ready(named)} of {wanted} servers are ready")

@@ -175,6 +175,11 @@ class Journal:
                 remedy=f"wait for it, or end it: vllm-ci deploy abort {channel}",
             ) from error
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command changes the deployment now."""
+        return bool(filelock.holders(self.folder / "lock"))
+
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Have no old release ended because its time is over, for the duration of the context: somebody is about to go back.

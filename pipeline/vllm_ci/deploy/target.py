@@ -148,6 +148,7 @@ class Current:
         replicas: Of all revisions.
         wanted: Number of replicas that should run, by name of the revision.
         revisions: By name; those that run, and those that are kept to go back to.
+        asleep: It is scaled to zero, and a request wakes the revision of the route.
     """
 
     address: str = ""
@@ -156,6 +157,7 @@ class Current:
     replicas: tuple[Replica, ...] = ()
     wanted: Mapping[str, int] = field(default_factory=dict)
     revisions: Mapping[str, Revision] = field(default_factory=dict)
+    asleep: bool = False
 
     def ready(self, revision: str) -> int:
         """Number of replicas of ``revision`` that can answer."""
@@ -216,6 +218,7 @@ class TargetCapabilities:
         mirror: Requests can be copied.
         headers: A header can choose the revision.
         compares: The answers to copies of requests can be compared with those that users got.
+        zero: It can be scaled to zero, and a request wakes it.
         double: It serves nobody and only acts as if.
     """
 
@@ -223,6 +226,7 @@ class TargetCapabilities:
     mirror: bool
     headers: bool
     compares: bool = False
+    zero: bool = False
     double: bool = False
 
 

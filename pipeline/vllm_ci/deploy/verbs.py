@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -14,9 +15,9 @@ from vllm_ci.deploy.plan import Change, Plan
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.scaling import Scale
-from vllm_ci.deploy.strategy import Strategy, plan
+from vllm_ci.deploy.strategy import BlueGreen, Strategy, Switch, plan
 from vllm_ci.deploy.target import Current, Revision, Route, Target
-from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.release.record import Release
 
 _AGAIN_S = 0.1
@@ -51,9 +52,18 @@ class Wanted:
 
         Raises:
             UsageError: The target cannot do it, or the settings do not fit.
+
+        Where no server of the old one runs, there are none to share requests with: all go to the new one when it has passed its
+        checks.
         """
+        _check_zero(self.scale, target)
         old, count = serving(current)
-        if not current.ready(old):  # nobody is served, so there is nothing to keep
+        strategy = self.strategy
+        if current.asleep:  # requests wait, so they stay with the old one until the new one gets them
+            if old == self.revision.name and self.scale and self.scale.zero and current.route == Route(weights={old: 100}):
+                return None
+            count, strategy = 0, self.strategy if isinstance(self.strategy, Switch) else BlueGreen()
+        elif not current.ready(old):  # nobody is served, so there is nothing to keep
             old, count = "", 0
         name = self.revision.name
         replicas = self.scale.within(count or self.replicas) if self.scale else self.replicas
@@ -61,7 +71,7 @@ class Wanted:
         if old == name and settled and current.route == Route(weights={name: 100}):
             return None
         change = Change(old=old, old_replicas=count, new=name, replicas=replicas)
-        return plan(self.strategy, change, target.capabilities, target=target.name, keep_s=self.keep_s)
+        return plan(strategy, change, target.capabilities, target=target.name, keep_s=self.keep_s)
 
 
 async def begun(target: Target, journal: Journal, wanted: Wanted) -> Deployment | None:
@@ -81,7 +91,7 @@ async def begun(target: Target, journal: Journal, wanted: Wanted) -> Deployment 
                 why=f"it is {_where(last)}",
                 remedy=_remedy(last),
             )
-    current = await target.current()
+    current = await _awake(target, wanted)
     made = wanted.planned(current, target)
     if made is None:
         return None
@@ -97,6 +107,27 @@ async def begun(target: Target, journal: Journal, wanted: Wanted) -> Deployment 
         revisions=revisions,
         plan=made,
     )
+
+
+async def _awake(target: Target, wanted: Wanted) -> Current:
+    """What runs, with a server of the old release where it was scaled to zero and the strategy shares requests with it."""
+    current = await target.current()
+    old, _ = serving(current)
+    shares = not isinstance(wanted.strategy, Switch | BlueGreen)
+    if current.asleep and shares and old in current.revisions and old != wanted.revision.name:
+        with suppress(FailedError, UsageError):  # it does not start, or does not fit; the new one may
+            await target.start(current.revisions[old], 1)
+        return await target.current()
+    return current
+
+
+def _check_zero(scale: Scale | None, target: Target) -> None:
+    if scale is not None and scale.zero and not target.capabilities.zero:
+        raise UsageError(
+            f"target {target.name} cannot be scaled to zero",
+            why="nothing there holds requests until a server has started",
+            remedy="set `deploy.scale.min` to 1 or more; in a cluster, KEDA's HTTP add-on scales to zero",
+        )
 
 
 def _release_of(revision: Revision | None, known: Iterable[Release]) -> Release | None:

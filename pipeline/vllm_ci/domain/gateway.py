@@ -19,6 +19,19 @@ class Tls:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How requests wait for the first server of a deployment that is scaled to zero.
+
+    Attributes:
+        queue: So many at most; others are refused.
+        wait_s: How long one waits at most.
+    """
+
+    queue: int
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
     """What the gateway listens on, and what it lets through.
 
@@ -42,6 +55,7 @@ class GatewaySettings:
         log_requests: Chat requests of keys that consent, and their answers, are recorded; needs ``api_keys``.
         log_keep_days: How long they are kept.
         log_max_bytes: Limit of what is kept; the oldest are deleted first.
+        waiting: How requests wait where the deployment may be scaled to zero; ``None``: it always has a server.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +77,7 @@ class GatewaySettings:
     log_requests: bool = False
     log_keep_days: float = 30.0
     log_max_bytes: int = 256 * 1024 * 1024
+    waiting: Waiting | None = None
 
     def __post_init__(self) -> None:
         for path in (*self.routes, *self.denied):

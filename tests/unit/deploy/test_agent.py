@@ -47,6 +47,8 @@ def runs(revision: Revision | None, ready: int = 2) -> Current:
     )
 
 
+ASLEEP = replace(runs(NEW, ready=0), wanted={NEW.name: 0}, asleep=True)
+
 CASES: Mapping[str, tuple[Record | None, Current, Deployment | None, str]] = {
     "nothing was released": (None, runs(None), None, "nothing"),
     "nothing runs yet": (head("b"), runs(None), None, "deploy"),
@@ -63,6 +65,9 @@ CASES: Mapping[str, tuple[Record | None, Current, Deployment | None, str]] = {
     "another one went back before": (head("c"), runs(OLD), replace(DEPLOYMENT, phase="returned"), "deploy"),
     "a server died": (head("b"), runs(NEW, ready=1), LIVE, "restart"),
     "all servers died with the machine": (head("b"), runs(NEW, ready=0), LIVE, "restart"),
+    "it is scaled to zero": (head("b"), ASLEEP, LIVE, "nothing"),
+    "it is scaled to zero, and was rolled back": (head("a", "rollback"), ASLEEP, LIVE, "go back"),
+    "it is scaled to zero, and another was released": (head("c"), ASLEEP, LIVE, "deploy"),
     "the old one is kept ready": (head("b"), runs(NEW), replace(KEPT, since=1900.0), "nothing"),
     "the old one was kept long enough": (head("b"), runs(NEW), KEPT, "resume"),
     "rolled back while the old one is kept ready": (head("a", "rollback"), runs(NEW), KEPT, "go back"),

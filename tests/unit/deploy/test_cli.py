@@ -656,7 +656,15 @@ def test_an_agent_runs_as_many_servers_as_the_load_needs(folder: Path, tmp_path:
 def test_bounds_of_the_number_of_servers_that_cannot_be_meant_are_refused(folder: Path) -> None:
     path = folder / "vllm-ci.yaml"
     text = path.read_text()
-    for wrong, said in (("{min: 3, max: 2}", "is above"), ("{min: 0, max: 2}", "min"), ("{min: 1}", "max")):
+    cases = {
+        "{min: 3, max: 2}": "is above",
+        "{min: 2}": "is above",
+        "{min: -1, max: 2}": "min",
+        "{min: 0, idle: ten}": "is not a time such as",
+        "{min: 0, idle: 0s}": "idle",
+        "{min: 0, queue: 0}": "queue",
+    }
+    for wrong, said in cases.items():
         path.write_text(text.replace("  replicas: 2", f"  replicas: 2\n  scale: {wrong}"))
         with pytest.raises(ConfigError, match=said):
             invoke("deploy", "staging")

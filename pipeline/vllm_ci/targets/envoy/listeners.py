@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy import access_log, authentication, token_limit
+from vllm_ci.targets.envoy import access_log, authentication, token_limit, waker
 from vllm_ci.targets.envoy.bootstrap import ADMIN_CLUSTER
 from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, SHADOW_ROUTES, Json, typed, watched
 from vllm_ci.targets.envoy.tap import REQUESTS, SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
@@ -28,7 +28,7 @@ def listeners(settings: GatewaySettings, ports: Ports) -> list[Json]:
     if ports.checks:
         found.append(_listener("checks", "127.0.0.1", ports.checks, _manager("checks", settings, _rest(settings))))
     found.append(_listener_at(SHADOW, {"pipe": {"path": SHADOW_SOCKET, "mode": 0o600}}, _shadow()))
-    return [*found, _listener("metrics", "127.0.0.1", ports.metrics, _metrics())]
+    return [*found, _listener("metrics", "127.0.0.1", ports.metrics, _metrics(scaling=settings.waiting is not None))]
 
 
 def certificate(settings: GatewaySettings) -> Json:
@@ -190,7 +190,8 @@ def _ceil(interval: object) -> int:
 
 def _rest(settings: GatewaySettings) -> list[Json]:
     buffer = typed("extensions.filters.http.buffer.v3.Buffer", {"max_request_bytes": settings.max_body_bytes})
-    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, _router()]
+    # A body is taken whole before its request waits: Envoy's time for that goes on meanwhile.
+    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, *waker.filters(settings.waiting), _router()]
 
 
 def _router() -> Json:
@@ -207,7 +208,7 @@ def _errors() -> Json:
     form = _error("%LOCAL_REPLY_BODY%")
     no_key = _error("no valid API key: send one as `Authorization: Bearer KEY`")
     mapper = {"filter": {"status_code_filter": status}, "headers_to_add": [challenge], "body_format_override": no_key}
-    return {"body_format": form, "mappers": [mapper]}
+    return {"body_format": form, "mappers": [mapper, waker.refused(form)]}
 
 
 def _error(message: str) -> Json:
@@ -215,19 +216,21 @@ def _error(message: str) -> Json:
     return {"json_format": {"error": error}, "content_type": "application/json"}
 
 
-def _metrics() -> Json:
-    """Prometheus metrics, and nothing else of the admin interface."""
+def _metrics(*, scaling: bool) -> Json:
+    """Prometheus metrics, and nothing else of the admin interface; ``scaling``: those of the waker as well."""
     get = {"name": ":method", "string_match": {"exact": "GET"}}
     route = {
         "match": {"path": "/metrics", "headers": [get]},
         "route": {"cluster": ADMIN_CLUSTER, "prefix_rewrite": "/stats/prometheus?usedonly"},
     }
+    starts = {"match": {"path": waker.METRICS_PATH, "headers": [get]}, "route": {"cluster": waker.WAKER}}
     nothing = {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
+    routes = [route, starts, nothing] if scaling else [route, nothing]
     return typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         {
             "stat_prefix": "metrics",
-            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route, nothing]}]},
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
             "http_filters": [_router()],
         },
     )

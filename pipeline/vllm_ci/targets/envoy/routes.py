@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_ci.deploy.target import REVISION_HEADER, Route
 from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.envoy import waker
 from vllm_ci.targets.envoy.authentication import CREDENTIAL_HEADER, FILTER
 from vllm_ci.targets.envoy.files import ROUTE_NAME, Json, cluster_name, typed
 from vllm_ci.targets.envoy.tap import SHADOW, switched_on
@@ -17,10 +18,16 @@ _METADATA = "vllm_ci.route"
 _METHODS = "GET|HEAD|POST|DELETE"
 
 
-def routes(route: Route, settings: GatewaySettings) -> Json:
-    """The route configuration; ``route`` itself is kept in it as metadata, see :func:`route_of`."""
+def routes(route: Route, settings: GatewaySettings, *, asleep: str = "") -> Json:
+    """The route configuration; ``route`` itself is kept in it as metadata, see :func:`route_of`.
+
+    Args:
+        route: How requests are shared.
+        settings: Of the gateway.
+        asleep: Name of a revision without a server, whose requests wait until it has one.
+    """
     denied = [_answer(match, 404, "no such path") for path in settings.denied for match in _denied(path)]
-    served = [each for path in settings.routes for each in _allowed(path, route)] if route.revisions else []
+    served = [each for path in settings.routes for each in _allowed(path, route, asleep)] if route.revisions else []
     unavailable = [_answer(_match(path), 503, "no release is being served here") for path in settings.routes if not served]
     return typed(
         "config.route.v3.RouteConfiguration",
@@ -83,13 +90,14 @@ def route_of(configuration: Mapping[str, Any]) -> Route:
     return Route(**json.loads(kept))
 
 
-def _allowed(path: str, route: Route) -> Iterable[Json]:
+def _allowed(path: str, route: Route, asleep: str) -> Iterable[Json]:
     """Routes for one allowed path: those by header first, then the shares."""
     for value, revision in sorted(route.headers.items()):
         header = {"name": REVISION_HEADER, "string_match": {"exact": value}}
         match = _match(path)
         match["headers"] = [*match["headers"], header]
-        yield {"match": match, **_told(revision), "route": {"cluster": cluster_name(revision), **_streaming()}}
+        waits = {"typed_per_filter_config": waker.switched_on()} if revision == asleep else {}
+        yield {"match": match, **_told(revision), "route": {"cluster": cluster_name(revision), **_streaming()}, **waits}
     shares = {revision: share for revision, share in sorted(route.weights.items()) if share}
     if shares and route.mirror and route.mirror_percent:
         # A route of its own for the requests that are copied, so that both answers to them can be recorded, and no others.
@@ -98,7 +106,8 @@ def _allowed(path: str, route: Route) -> Iterable[Json]:
         action = {**_weighted(shares), "request_mirror_policies": [copied], **_streaming()}
         yield {"match": {**_match(path), "runtime_fraction": share}, "route": action, "typed_per_filter_config": switched_on()}
     if shares:
-        yield {"match": _match(path), "route": {**_weighted(shares), **_streaming()}}
+        waits = {"typed_per_filter_config": waker.switched_on()} if asleep in shares else {}
+        yield {"match": _match(path), "route": {**_weighted(shares), **_streaming()}, **waits}
 
 
 def _weighted(shares: Mapping[str, int]) -> Json:

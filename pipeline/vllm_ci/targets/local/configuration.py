@@ -14,7 +14,7 @@ import anyio
 from vllm_ci.deploy.target import Route
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy import authentication, files, routes
+from vllm_ci.targets.envoy import authentication, files, routes, waker
 from vllm_ci.targets.envoy.admin import Admin
 from vllm_ci.targets.envoy.clusters import Endpoint, cluster, endpoints
 from vllm_ci.targets.envoy.files import Json
@@ -50,20 +50,21 @@ class Configuration:
             late = _endpoints(state, main) if name in retired and main != name else []
             self.put(files.endpoints_file(name), [endpoints(name, [*_endpoints(state, name), *late])])
         found = [shadow_cluster(state.settings.max_open_requests), *(cluster(name, state.settings) for name in sorted(names))]
+        found += [waker.cluster(state.settings.waiting)] if state.settings.waiting else []
         await self.apply(files.CLUSTERS, found)
         for left in self.folder.glob(files.endpoints_file("*")):
             if left.name not in {files.endpoints_file(name) for name in names}:
                 left.unlink(missing_ok=True)
 
-    async def turn(self, route: Route, settings: GatewaySettings) -> None:
-        """Share requests as ``route`` says.
+    async def turn(self, route: Route, settings: GatewaySettings, *, asleep: str = "") -> None:
+        """Share requests as ``route`` says; those for the revision ``asleep`` wait until it has a server.
 
         Raises:
             ErroredError: The disk is full, or Envoy refuses it; the old route stays.
         """
         if route.mirror:  # the way of the copies is there before the first copy
             await self.apply(files.SHADOW_ROUTES, [routes.shadow_routes(route)])
-        await self.apply(files.ROUTES, [routes.routes(route, settings)])
+        await self.apply(files.ROUTES, [routes.routes(route, settings, asleep=asleep)])
         await self.apply(files.SHADOW_ROUTES, [routes.shadow_routes(route)])
 
     def route(self) -> Route:

@@ -33,7 +33,7 @@ _HIGHEST = frozenset({"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"})
 async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, seconds: float) -> Observation:
     """Watch for ``seconds``; see :class:`~vllm_ci.deploy.target.Target`."""
     await configuration.admin.listening()  # a gateway that is gone counts nothing
-    log = _Log.end_of(configuration.folder / files.ACCESS_LOG)
+    log = Log.end_of(configuration.folder / files.ACCESS_LOG)
     begun = time.monotonic()
     await anyio.sleep(seconds)
     took = time.monotonic() - begun
@@ -80,7 +80,7 @@ def _by_revision(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Log:
+class Log:
     """A position in the access log."""
 
     path: Path
@@ -88,7 +88,8 @@ class _Log:
     offset: int
 
     @classmethod
-    def end_of(cls, path: Path) -> _Log:
+    def end_of(cls, path: Path) -> Log:
+        """Where the log ends now."""
         try:
             found = path.stat()
         except OSError:

@@ -59,6 +59,7 @@ class State:
         revisions: By name.
         wanted: Number of replicas by name of the revision.
         replicas: By name.
+        asleep: Name of the revision that is scaled to zero, whose requests ask the waker first; empty: none.
         retired: When a revision that is stopped got its last request at the latest (seconds since the epoch), by name.
         format: Of this file.
     """
@@ -70,6 +71,7 @@ class State:
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     wanted: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, Kept] = field(default_factory=dict)
+    asleep: str = ""
     retired: Mapping[str, float] = field(default_factory=dict)
     format: Literal[1] = 1
 

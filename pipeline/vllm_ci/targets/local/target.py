@@ -15,6 +15,7 @@ from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.envoy.files import CLUSTER_PREFIX
 from vllm_ci.targets.local import budget, observing, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
@@ -59,8 +60,8 @@ class LocalTarget:
 
     @property
     def capabilities(self) -> TargetCapabilities:
-        """Shares in steps of one percent, copies, and headers."""
-        return TargetCapabilities(weights=1, mirror=True, headers=True, compares=True)
+        """Shares in steps of one percent, copies, headers, and no server at all while nobody asks."""
+        return TargetCapabilities(weights=1, mirror=True, headers=True, compares=True, zero=True)
 
     async def current(self) -> Current:
         """What runs; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -97,14 +98,15 @@ class LocalTarget:
                 remedy="repair what the log names; replicas that are ready go on",
             )
         await self._seen({revision.name})
+        await self._awake(revision.name)
 
     async def route(self, route: Route) -> None:
         """Share requests in another way; see :class:`~vllm_ci.deploy.target.Target`."""
         async with self._store.lock():
             state = await self._with_gateway()
-            current = await self.current()
+            current, asleep = await self.current(), telling.without_server(state, route)
             for name in sorted(route.revisions):
-                if not current.ready(name):
+                if not current.ready(name) and name != asleep:
                     raise FailedError(
                         f"no replica of {name} is ready, so it gets no requests",
                         why="; ".join(each.message for each in current.replicas if each.revision == name and each.message)
@@ -112,9 +114,13 @@ class LocalTarget:
                         remedy="deploy it again; the requests are shared as before",
                     )
             await self._configuration.shape(_with_clusters(state, route))
-            await self._seen(route.revisions)
-            await self._configuration.turn(route, state.settings)
+            await self._seen(route.revisions - {asleep})
+            await self._configuration.turn(route, state.settings, asleep=asleep)
+            if state.asleep and state.asleep != asleep:
+                state = await self._retired(state, state.asleep)  # the new one answers those that wait
             await self._configuration.shape(state)
+            if state.asleep != asleep:
+                self._store.save(replace(state, asleep=asleep))
 
     async def drain(self, revision: str, *, deadline_s: float) -> Drained:
         """Wait for open requests; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -159,11 +165,107 @@ class LocalTarget:
         weights = self._configuration.route().weights
         if main := max(weights, key=lambda name: weights[name], default=""):
             ports = telling.ready_ports(state, main)
-            with anyio.move_on_after(_SEEN_S):
+            with anyio.move_on_after(_SEEN_S if ports else 0):
                 while not ports & telling.healthy((await self._configuration.admin.hosts()).get(revision, {})):
                     await anyio.sleep(0.02)
         await anyio.sleep(_SETTLE_S)
         return state
+
+    async def rest(self, waits: Callable[[], bool]) -> bool:
+        """Scale to zero, unless a request is open or comes meanwhile; whether it did.
+
+        Args:
+            waits: Whether a request waits at the waker, where all requests go from now on.
+
+        Raises:
+            ErroredError: The gateway cannot be reached, or the disk is full; what serves goes on.
+        """
+        async with self._store.lock():
+            state, route = self._store.load(), self._configuration.route()
+            running = {kept.revision for kept in state.replicas.values()}
+            if state.settings.waiting is None or len(route.revisions) != 1 or running != route.revisions:
+                return False
+            (name,) = route.revisions
+            state = replace(state, asleep=name)
+            self._store.save(state)
+            await self._configuration.turn(route, state.settings, asleep=name)
+            if not await self._quiet(waits):
+                self._store.save(replace(state, asleep=""))
+                await self._configuration.turn(route, state.settings)
+                return False
+            async with anyio.create_task_group() as group:
+                for each, kept in state.of(name).items():
+                    group.start_soon(self._fleet.end, each, kept)
+            for each in state.of(name):
+                state = self._fleet.forgotten(state, each)
+            state = replace(state, wanted={**state.wanted, name: 0})
+            self._store.save(state)
+            await self._configuration.shape(state)
+        return True
+
+    async def _quiet(self, waits: Callable[[], bool]) -> bool:
+        """Whether no request is open, also none that began before it would have to wait and whose body still arrives."""
+        for _ in range(5):
+            await anyio.sleep(_SETTLE_S)
+            if waits() or (await self.requests())[1]:
+                return False
+        return True
+
+    async def requests(self) -> tuple[int, int]:
+        """Requests that went to revisions since the gateway was started, and those that are open, waiting ones included.
+
+        Raises:
+            ErroredError: The gateway cannot be reached.
+        """
+        admin = self._configuration.admin
+        sent = await admin.counters(rf"^cluster\.{CLUSTER_PREFIX}.*\.upstream_rq_total$")
+        still_open = await admin.counters(r"^http\.(gateway|checks)\.downstream_rq_active$")
+        return sum(sent.values()), sum(still_open.values())
+
+    async def ensured(self) -> None:
+        """Have the gateway run, with the settings of this target.
+
+        Raises:
+            ErroredError: It does not start.
+            UsageError: Envoy is not installed, or a port is taken.
+        """
+        async with self._store.lock():
+            if self._store.load().ports is not None:
+                await self._with_gateway()
+
+    async def give_up(self, revision: str) -> None:
+        """End what runs of a revision that is scaled to zero and did not start; its logs stay.
+
+        Raises:
+            ErroredError: The disk is full, or the gateway refuses its files.
+        """
+        async with self._store.lock():
+            state = self._store.load()
+            if state.asleep != revision:
+                return
+            for name, kept in state.of(revision).items():
+                await self._fleet.end(name, kept)
+                message = kept.message or "it was ended, because the start failed"
+                state = state.with_replica(name, replace(kept, phase="failed", message=message))
+            state = replace(state, wanted={**state.wanted, revision: 0})
+            self._store.save(state)
+            await self._configuration.shape(state)
+
+    def state(self) -> State:
+        """What is remembered, for the waker.
+
+        Raises:
+            ErroredError: It cannot be read.
+        """
+        return self._store.load()
+
+    async def _awake(self, revision: str) -> None:
+        """Have requests not wait any more once their revision has a server."""
+        async with self._store.lock():
+            state, route = self._store.load(), self._configuration.route()
+            if state.asleep == revision and telling.ready_ports(state, revision):
+                await self._configuration.turn(route, state.settings)
+                self._store.save(replace(state, asleep=""))
 
     async def observe(self, *, seconds: float) -> Observation:
         """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""

@@ -24,7 +24,17 @@ def current(state: State, route: Route, fleet: Fleet) -> Current:
         replicas=tuple(_replica(name, kept, fleet) for name, kept in sorted(state.replicas.items())),
         wanted=state.wanted,
         revisions=state.revisions,
+        asleep=bool(state.asleep),
     )
+
+
+def without_server(state: State, route: Route) -> str:
+    """The revision that all requests go to and that is scaled to zero; empty where there is none."""
+    names = [name for name, share in route.weights.items() if share]
+    if state.settings.waiting is None or len(names) != 1 or names[0] not in state.revisions:
+        return ""
+    resting = names[0] == state.asleep or not state.wanted.get(names[0])
+    return names[0] if resting and not ready_ports(state, names[0]) else ""
 
 
 def ready_ports(state: State, revision: str) -> set[int]:
