@@ -52,6 +52,7 @@ _._harmless_key
 _._served_name_of_ref
 _._model_of_repository
 _._ordered
+_._patient
 _._possible
 _._another
 _._rising

@@ -21,10 +21,18 @@ import pytest
 from standin.deployment import Place, revision
 from standin.gateway import ASK
 from standin.streams import many, stream
+from vllm_ci.deploy import verbs
+from vllm_ci.deploy.analysis import Analysis
+from vllm_ci.deploy.journal import Journal
+from vllm_ci.deploy.rollout import Rollout
+from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.scaling import Scale
+from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Strategy
 from vllm_ci.deploy.target import Revision, Route
+from vllm_ci.deploy.verbs import Wanted
 from vllm_ci.domain.gateway import GatewaySettings, Waiting
 from vllm_ci.engines import detached
+from vllm_ci.release.record import Release
 from vllm_ci.targets.local import starts
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
@@ -272,3 +280,49 @@ async def test_a_killed_waker_is_replaced_and_those_that_wait_are_answered(place
         for pid in detached.marked(f"{place.folder}/waker"):
             os.kill(pid, signal.SIGKILL)
         await process.aclose()
+
+
+STRATEGIES: tuple[Strategy, ...] = (BlueGreen(), Canary(stages=(CanaryStep(weight=50, hold_s=0.0),)))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each.name)
+async def test_a_deployment_where_nothing_runs_loses_none_of_the_requests_that_come_meanwhile(
+    strategy: Strategy, place: Place
+) -> None:
+    target, journal = await asleep(place), Journal(place.folder)
+    async with awake(place, target), httpx.AsyncClient() as client:
+        served: set[str] = set()
+        ended = anyio.Event()
+
+        async def drive() -> None:
+            while not ended.is_set():
+                answer = await post(client, target)
+                assert answer.status_code == 200, answer.text
+                served.add(answer.json()["choices"][0]["text"])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(drive)
+            release = Release(commit=B.commit, digest=B.image.digest, repository="r", tag="t")
+            to_b = Wanted(channel="c", release=release, revision=B, replicas=1, strategy=strategy, scale=SCALE)
+            made = await verbs.begun(target, journal, to_b)
+            assert made is not None
+            done = await Rollout(target, journal, made, Rules(analysis=Analysis(conditions=()))).run()
+            await anyio.sleep(0.3)
+            ended.set()
+    assert done.phase == "live"
+    assert "b" in served
+    assert (await target.current()).route.weights == {B.name: 100}
+    assert {each.revision for each in (await target.current()).replicas} == {B.name}
+
+
+async def test_a_deployment_that_fails_where_nothing_runs_leaves_it_scaled_to_zero(place: Place) -> None:
+    target, journal, bad = await asleep(place), Journal(place.folder), revision("c", "dies")
+    release = Release(commit=bad.commit, digest=bad.image.digest, repository="r", tag="t")
+    to_bad = Wanted(channel="c", release=release, revision=bad, replicas=1, strategy=BlueGreen(), scale=SCALE)
+    made = await verbs.begun(target, journal, to_bad)
+    assert made is not None
+    done = await Rollout(target, journal, made, Rules(analysis=Analysis(conditions=()))).run()
+    assert done.phase == "returned"
+    assert (await target.current()).asleep
+    async with awake(place, target), httpx.AsyncClient() as client:
+        assert (await post(client, target)).json()["choices"][0]["text"] == "a"

@@ -180,4 +180,4 @@ def _start_line(start: Start) -> str:
         "first byte": start.first_byte_s,
     }
     told = ", ".join(f"{name} after {value:.1f} s" for name, value in phases.items() if value is not None)
-    return f"the last one from zero: {told}"
+    return f"the last one from zero: {told}; {start.waited} requests waited"

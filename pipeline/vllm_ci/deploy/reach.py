@@ -73,9 +73,11 @@ class Reach:
     async def _shrink(self, step: Step) -> None:
         current = await self._target.current()
         for name, count in step.replicas.items():
-            if current.wanted.get(name, 0) > count:
+            if count and current.wanted.get(name, 0) > count:
                 await self._start(name, count, current)
-        for name in sorted(_running(current) - set(step.replicas) - current.route.revisions):
+        # One that was scaled to zero may have been woken meanwhile: it serves as long as the route names it.
+        needed = {name for name, count in step.replicas.items() if count}
+        for name in sorted(_running(current) - needed - current.route.revisions):
             await self._end(name, current)
 
     async def _end(self, name: str, current: Current) -> None:
