@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from standin.deployment import opened
 from vllm_ci.deploy.scaling import Scale
 from vllm_ci.domain.gateway import GatewaySettings, Waiting
-from vllm_ci.targets.local.attended import attended
+from vllm_ci.engines.attended import attended
+from vllm_ci.targets.envoy.waker import SOCKET
 from vllm_ci.targets.local.waker import Waker
 
 
@@ -33,4 +34,5 @@ def work(listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    attended(Path(sys.argv[1]) / "target", work)
+    folder = Path(sys.argv[1])
+    attended(folder / "waker.lock", folder / "target" / "gateway" / SOCKET, work)

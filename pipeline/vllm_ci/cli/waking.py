@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 
 from vllm_ci.cli.moves import opened
@@ -34,15 +33,19 @@ def idle(context: click.Context, /, *, channel: str, **_: Any) -> None:
     `vllm-ci deploy` starts this command in the background where deploy.scale.min is 0, and `vllm-ci agent` starts it again
     where it died. Servers that run do not need it.
     """
+    import anyio
+
     from vllm_ci.cli import deploying
-    from vllm_ci.targets.local.attended import attended
+    from vllm_ci.engines.attended import attended
+    from vllm_ci.targets.envoy.waker import SOCKET
 
     where = deploying.channel(opened(context), channel)
     if not _wanted(where):
         raise UsageError(f"{channel} is not to be scaled to zero", remedy="set `deploy.scale.min: 0` for target local")
-    if not (where.place.folder / "target" / "gateway").is_dir():
+    gateway = where.place.folder / "target" / "gateway"
+    if not gateway.is_dir():
         raise UsageError(f"{channel} is not deployed on this machine", remedy=f"vllm-ci deploy {channel}")
-    attended(where.place.folder / "target", lambda listener: anyio.run(_work, where, listener))
+    attended(where.place.folder / "waker.lock", gateway / SOCKET, lambda listener: anyio.run(_work, where, listener))
 
 
 async def _work(where: Channel, listener: socket.socket) -> None:

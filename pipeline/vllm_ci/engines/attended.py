@@ -12,23 +12,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from vllm_ci.system import filelock
-from vllm_ci.targets.envoy.waker import SOCKET
 
 _BACKLOG = 4096
 _PAUSE_S, _LONGEST_S = 0.2, 10.0
 
 
-def attended(folder: Path, work: Callable[[socket.socket], None]) -> None:
+def attended(lock: Path, address: Path, work: Callable[[socket.socket], None]) -> None:
     """Run ``work`` in a process of its own until it returns, again and again where it is killed or fails.
 
     Args:
-        folder: Of the target. Only one process at a time does this for a folder; others return at once.
-        work: Is given the socket that Envoy's questions come in at.
+        lock: Lock file. Only one process at a time does this; others return at once.
+        address: Unix socket to listen on.
+        work: Is given the socket.
 
     Raises:
         OSError: The socket cannot be made.
     """
-    with suppress(filelock.LockedError), filelock.hold(folder / "waker.lock", timeout_s=0), _bound(folder) as listener:
+    with suppress(filelock.LockedError), filelock.hold(lock, timeout_s=0), _bound(address) as listener:
         pause = _PAUSE_S
         while True:
             begun = time.monotonic()
@@ -38,17 +38,16 @@ def attended(folder: Path, work: Callable[[socket.socket], None]) -> None:
             time.sleep(pause)
 
 
-def _bound(folder: Path) -> socket.socket:
-    gateway = folder / "gateway"
-    (gateway / SOCKET).unlink(missing_ok=True)
+def _bound(address: Path) -> socket.socket:
+    address.unlink(missing_ok=True)
     found = socket.socket(socket.AF_UNIX)
     # The path of a socket has 107 bytes at most (unix(7)), and that of the folder may be longer.
-    handle = os.open(gateway, os.O_PATH | os.O_DIRECTORY)
+    handle = os.open(address.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        found.bind(f"/proc/self/fd/{handle}/{SOCKET}")
+        found.bind(f"/proc/self/fd/{handle}/{address.name}")
     finally:
         os.close(handle)
-    (gateway / SOCKET).chmod(0o600)
+    address.chmod(0o600)
     found.listen(_BACKLOG)
     return found
 
