@@ -13,7 +13,6 @@ import click
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option
 from vllm_ci.domain.errors import EngineError, ErroredError, UsageError
-from vllm_ci.engines import detached
 
 if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
@@ -76,6 +75,8 @@ def ensure(where: Channel, *, anew: bool = False) -> None:
     Raises:
         ErroredError: It cannot be started.
     """
+    from vllm_ci.engines import detached
+
     wanted = _wanted(where) and (where.place.folder / "target" / "gateway").is_dir()
     running = bool(detached.marked(_mark(where)))
     if running and (anew or not wanted):
@@ -86,6 +87,8 @@ def ensure(where: Channel, *, anew: bool = False) -> None:
 
 def end(where: Channel) -> None:
     """End the process, if it runs."""
+    from vllm_ci.engines import detached
+
     detached.end_marked(_mark(where))
 
 
@@ -98,6 +101,8 @@ def _mark(where: Channel) -> str:
 
 
 def _start(where: Channel) -> None:
+    from vllm_ci.engines import detached
+
     path = where.found.loaded.path.absolute()
     argv = [sys.executable, "-m", "vllm_ci", "deploy", "idle", where.name, "--config", str(path)]
     log = where.place.folder / "waker.log"
