@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import trustme
@@ -156,22 +157,17 @@ def test_a_certificate_that_nobody_trusts_is_a_finding() -> None:
         assert verdict_of(test_transport.test_the_certificate_holds, server) == ["bad-certificate"]
 
 
-def test_a_certificate_that_ends_soon_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_ends_soon_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import datetime as dt
 
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=2)
     authority.issue_cert("localhost", not_after=soon).configure_cert(context)
-    trusting = ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", lambda: _trusting(trusting(), authority))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     with served(context) as url:
         assert verdict_of(test_transport.test_the_certificate_holds, replace(SERVER, url=url)) == ["certificate-ends-soon"]
-
-
-def _trusting(context: ssl.SSLContext, authority: trustme.CA) -> ssl.SSLContext:
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.mark.parametrize(
