@@ -192,8 +192,8 @@ def anchor(cause: Cause) -> str:
 
 
 def place(stage: str, case: str) -> str:
-    """Id of the row of a case; most names begin with that of their stage."""
-    return f"case-{_id(case if case.startswith(f'{stage}/') else f'{stage}-{case}')}"
+    """Id of the row of a case: its name, where that begins with the stage and cannot be the id of something else."""
+    return _id(case) if case.startswith(f"{stage}/") and "::" in case else f"case-{_id(f'{stage}-{case}')}"
 
 
 def cases(count: int) -> str:
@@ -245,7 +245,7 @@ def grouped(values: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     families: dict[str, list[str]] = {}
     for name, value in values.items():
-        if value in ("", [], ()):
+        if value in ("", [], ()) or name == "percentiles":  # how they were computed is said once, in docs/measuring.md
             continue
         family, _, figure = name.rpartition("_")
         if figure in _FIGURES and f"{family}_p50" in values and not isinstance(value, Mapping):

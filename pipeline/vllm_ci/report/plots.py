@@ -114,8 +114,8 @@ def _histogram(values: Sequence[float]) -> Markup:
 def _arrivals(numbers: Sequence[float]) -> Markup:
     import pygal
 
-    every = max(len(numbers) // _MOST_POINTS, 1)
-    chart = pygal.XY(**options(), dots_size=1.2, stroke=len(numbers) > _MOST_POINTS, x_value_formatter=_ms)
+    every, line = math.ceil(len(numbers) / _MOST_POINTS), len(numbers) > _MOST_POINTS
+    chart = pygal.XY(**options(), dots_size=1.2, stroke=line, show_dots=not line, x_value_formatter=_ms)
     points = [(at, number) for number, at in enumerate(numbers, 1)]
     chart.add("chunks", [*points[:-1:every], points[-1]])  # the first and the last one always: they are in the caption
     return svg(chart)

@@ -9,7 +9,7 @@ let texts;
 function filter() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = new Set(boxes.filter((box) => box.checked).map((box) => box.dataset.status));
-  if (words.length) texts ??= cases.map((row) => row.textContent.toLowerCase());
+  if (words.length) texts ??= cases.map((row) => `${row.id} ${row.textContent}`.toLowerCase());
   let count = 0;
   cases.forEach((row, at) => {
     const fits = wanted.has(row.dataset.status) && words.every((word) => texts[at].includes(word));
@@ -34,6 +34,19 @@ function unfold() {
   if (found.matches("details")) found.open = true;
   found.scrollIntoView();
 }
+
+// A page of thousands of names twice would be large: the name of a case is its id, and shown when the case is opened.
+function showName(row) {
+  if (!row.open || row.querySelector(":scope > div > code")) return;
+  const code = document.createElement("code");
+  code.textContent = row.id;
+  row.lastElementChild.prepend(code);
+}
+document.documentElement.classList.add("js");
+for (const row of cases) showName(row);
+document.getElementById("cases").addEventListener("toggle", (event) => {
+  if (event.target.matches(".case")) showName(event.target);
+}, true);
 
 // The address of a case is that of the page while it is open: to be copied from there.
 document.getElementById("cases").addEventListener("click", (event) => {

@@ -207,7 +207,7 @@ def test_a_page_without_failures_has_no_causes() -> None:
 
 def test_few_failures_are_unfolded_below_their_cause() -> None:
     one = replace(REPORT, stages=(StageResult(name="streaming", verdict=Verdict.FAILED, seconds=1.0, cases=RECORDING[:1]),))
-    opened = ["cause-no-done", "case-streaming/test_a.py::test_0[chat]"]
+    opened = ["cause-no-done", "streaming/test_a.py::test_0[chat]"]
     assert Page(html.from_report(one)).opened == opened
 
 

@@ -94,6 +94,28 @@ def test_a_deep_link_opens_its_case_also_when_a_filter_hides_it(opened: Any) -> 
     assert seen.said == []
 
 
+def test_an_open_case_shows_its_name_as_text_once(opened: Any) -> None:
+    name = "streaming/test_many.py::test_stream_number_5_comes_whole[chat-5]"
+    seen = opened(report(10))
+    row = seen.page.locator(f'[id="{html.place("streaming", name)}"]')
+    for _ in range(3):
+        row.locator("summary").click()
+    assert row.locator("code").all_text_contents() == [name]
+    assert row.evaluate("row => getComputedStyle(row, '::after').content") == "none"
+    assert seen.said == []
+
+
+def test_an_open_case_shows_its_name_without_javascript_too(opened: Any) -> None:
+    name = "streaming/test_many.py::test_stream_number_5_comes_whole[chat-5]"
+    seen = opened(report(10), java_script_enabled=False)
+    row = seen.page.locator(f'[id="{html.place("streaming", name)}"]')
+    closed = row.bounding_box()["height"]
+    row.locator("summary").click()
+    assert row.locator("code").count() == 0
+    assert row.evaluate("row => getComputedStyle(row, '::after').content") == f'"{name}"'
+    assert row.bounding_box()["height"] > closed + 15
+
+
 def test_the_search_is_reached_by_keyboard(opened: Any) -> None:
     page = opened(report(10)).page
     page.keyboard.press("/")
