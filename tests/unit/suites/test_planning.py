@@ -13,6 +13,7 @@ from doubles.bodies import Json
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
+from unit.cli.test_restart_wait import IsStartedAgain
 from vllm_ci.suites.plugins import budget, planning
 from vllm_ci.suites.speed import LARGEST_SLOWNESS, Speed
 
@@ -147,3 +148,33 @@ def test_no_case_begins_after_several_times_the_budget(
     assert second["message"].startswith("left out for time: the suite has taken ")
     assert second["message"].endswith(" s of a budget of 60 s; run with --deep")
     assert len(found["session"]["plan"]["left_out"]) == 1
+
+
+class IsDownLonger(IsStartedAgain):
+    down_s = 9.0
+
+
+def test_the_time_in_which_a_dead_server_is_waited_for_leaves_no_case_out(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_MOST", 0.0)
+    monkeypatch.setattr(planning, "_MOST_LEAST_S", 7.0)
+    with running(IsDownLonger) as (url, _):
+        pytester.runpytest(
+            *("-p", "vllm_ci.suites.plugin", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore"),
+            *(
+                "--pyargs",
+                "vllm_ci.suites.integration",
+                "-k",
+                "test_errors",
+                "-c",
+                "/dev/null",
+                "--rootdir",
+                str(pytester.path),
+            ),
+            *("--base-url", url, "--vllm-report", "out", "--vllm-budget", "60", "--vllm-return", "40"),
+        )
+    document = json.loads((pytester.path / "out/cases.json").read_text())
+    assert any("the server died" in case["message"] for case in document["cases"])
+    assert not [case for case in document["cases"] if case["message"].startswith("left out for time: the suite has taken")]
+    assert sum(case["status"] == "passed" for case in document["cases"]) > 10

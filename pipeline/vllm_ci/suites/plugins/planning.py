@@ -202,6 +202,12 @@ class Planner:
         budget_s = self._config.option.vllm_budget
         return max(_MOST * budget_s, _MOST_LEAST_S) + self._config.option.vllm_deep if budget_s else float("inf")
 
+    def not_counted(self, seconds: float) -> None:
+        """Take time out of the budget in which no case could run: the server was gone, and was waited for."""
+        if self._begun is not None:
+            self._begun += seconds
+            self._since += seconds
+
     def _leave_out(self, name: str, why: str) -> None:
         self._left_out.append(name)
         self._config.stash[FACTS]["plan"]["left_out"] = self._left_out

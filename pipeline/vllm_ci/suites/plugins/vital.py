@@ -121,10 +121,13 @@ class Vital:
         server = connecting.probed(self._config)
         if not suspicious or server is None or self._death is not None or not self._asks(item):
             return
+        begun = time.monotonic()
         how, cause = self._trouble(server)
         if how:
             case = case_name(item.nodeid, item.location[0])
             self._died(report, Death(case=case, how=how, cause=cause), server)
+        if self._planner is not None:
+            self._planner.not_counted(time.monotonic() - begun)
 
     def _asks(self, item: pytest.Item) -> bool:
         """Whether a case uses the server."""
@@ -144,9 +147,12 @@ class Vital:
         return how, HANGS if timed_out else DIED
 
     @property
+    def _planner(self) -> Any:
+        return self._config.pluginmanager.get_plugin("vllm-ci-planner")
+
+    @property
     def _slowness(self) -> float:
-        planner: Any = self._config.pluginmanager.get_plugin("vllm-ci-planner")
-        return float(planner.slowness) if planner is not None else 1.0
+        return float(self._planner.slowness) if self._planner is not None else 1.0
 
     def _died(self, report: pytest.TestReport, death: Death, server: ServerFacts) -> None:
         last = connecting.traffic(self._config).last
