@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ class Refuses(Double):
 
     paths: Sequence[str] = ()
     asked_for = 0
+    takes_s = 0.0
 
     async def routed(self, request: Request, connection: Connection) -> Response | None:
         self.asked_for += 1
+        await asyncio.sleep(self.takes_s)
         if request.path in self.paths:
             return as_json({"error": {"message": "slow down"}}, 429)
         return await super().routed(request, connection)
@@ -72,6 +75,7 @@ def test_requests_that_are_refused_together_share_a_control() -> None:
 
     def make() -> Refuses:
         made.append(Refuses())
+        made[-1].takes_s = 0.5  # all are refused before the first one has its answer
         return made[-1]
 
     with running(make) as (url, _):
