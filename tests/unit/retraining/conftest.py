@@ -14,6 +14,7 @@ from registries.evidence import commit_of
 from registries.fixtures import _access, _no_configuration_of_this_machine, _registry, _waits
 from registries.models import add, checkpoint, safetensors, setup_in
 from unit.retraining import toy
+from vllm_ci.config import models
 from vllm_ci.domain.events import Event
 from vllm_ci.models.naming import ModelRef
 from vllm_ci.models.policy import AliasPolicy
@@ -76,4 +77,22 @@ def _desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
         events=[],
     )
     desk.add("base", 20)
+    return desk
+
+
+CONFIG = """
+version: 1
+name: sample
+image: {spec: cpu, repository: sample}
+model: {served_name: tiny}
+release: {channels: {production: {}}}
+"""
+
+
+@pytest.fixture
+def project(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """The desk as the current folder, with a configuration, so that commands find its models."""
+    monkeypatch.setattr(models, "of", lambda _: desk.setup)
+    monkeypatch.chdir(desk.folder)
+    (desk.folder / "vllm-ci.yaml").write_text(CONFIG, encoding="utf-8")
     return desk

@@ -13,7 +13,6 @@ from standin.deployment import revision
 from unit.retraining import toy
 from unit.retraining.conftest import Desk
 from vllm_ci.cli import root
-from vllm_ci.config import models
 from vllm_ci.datasets.request_log import Bounds, RequestLog
 from vllm_ci.deploy.target import Route
 from vllm_ci.domain.errors import UsageError
@@ -25,23 +24,12 @@ from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.keys import KeyFile
 from vllm_ci.targets.local.state import State, Store
 
-CONFIG = """
-version: 1
-name: sample
-image: {spec: cpu, repository: sample}
-model: {served_name: tiny}
-release: {channels: {production: {}}}
-"""
-
 
 @pytest.fixture
-def folder(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(project: Desk) -> Path:
     """Folder of a target at which a retrained model serves."""
-    done = desk.run().require()
+    done = project.run().require()
     assert done.added is not None
-    monkeypatch.setattr(models, "of", lambda _: desk.setup)
-    monkeypatch.chdir(desk.folder)
-    (desk.folder / "vllm-ci.yaml").write_text(CONFIG, encoding="utf-8")
     place = home() / "deploy" / "sample-production" / "target"
     (place / "gateway").mkdir(parents=True)
     serving = revision("a", weights=f"chat@{done.added.record.digest}")

@@ -13,9 +13,7 @@ from click.testing import CliRunner, Result
 
 from standin.deployment import revision
 from unit.retraining.conftest import Desk
-from unit.retraining.test_drift import CONFIG
 from vllm_ci.cli import root
-from vllm_ci.config import models
 from vllm_ci.models import pulling
 from vllm_ci.models.naming import parse
 from vllm_ci.retraining import store
@@ -25,14 +23,10 @@ from vllm_ci.targets.local.state import State, Store
 
 
 @pytest.fixture
-def tree(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(project: Desk) -> Path:
     """A project with a retrained model, whose files were pulled; nothing was used for a month."""
-    done = desk.run().require()
-    assert done.added is not None
-    monkeypatch.setattr(models, "of", lambda _: desk.setup)
-    monkeypatch.chdir(desk.folder)
-    (desk.folder / "vllm-ci.yaml").write_text(CONFIG, encoding="utf-8")
-    found = pulling.pull(desk.setup, parse("chat@challenger")).folder
+    assert project.run().require().added is not None
+    found = pulling.pull(project.setup, parse("chat@challenger")).folder
     _age(home())
     return found
 
