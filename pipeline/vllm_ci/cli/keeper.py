@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
+from vllm_ci.cli import background
 from vllm_ci.deploy.journal import BusyError
 from vllm_ci.deploy.rollout import Rollout
-from vllm_ci.domain.errors import EngineError, ErroredError
-from vllm_ci.engines import detached
 
 if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
@@ -23,13 +19,14 @@ if TYPE_CHECKING:
     from vllm_ci.deploy.rules import Rules
     from vllm_ci.deploy.target import Target
 
+_NAME = "keeper"
 _LOOK_S = 1.0
 _AGAIN_S = 0.2
 
 
 def mark(where: Channel) -> str:
     """What marks the process in its environment."""
-    return f"{where.place.folder}/keeper"
+    return background.mark(where, _NAME)
 
 
 def start(where: Channel) -> None:
@@ -38,18 +35,14 @@ def start(where: Channel) -> None:
     Raises:
         ErroredError: It cannot be started.
     """
-    path = where.found.loaded.path.absolute()
-    argv = [sys.executable, "-m", "vllm_ci", "deploy", "finish", where.name, "--config", str(path)]
-    log = where.place.folder / "keeper.log"
-    try:
-        log.unlink(missing_ok=True)
-        detached.start(argv, env=os.environ, cwd=Path.cwd(), log=log, mark=mark(where))
-    except (OSError, EngineError) as error:
-        raise ErroredError(
-            f"the process that ends the old release of {where.name} later cannot be started: {error}",
-            why="the new release serves",
-            remedy=f"end the old one with: vllm-ci deploy finish {where.name}",
-        ) from error
+    background.start(
+        where,
+        _NAME,
+        "finish",
+        what=f"ends the old release of {where.name} later",
+        why="the new release serves",
+        remedy=f"end the old one with: vllm-ci deploy finish {where.name}",
+    )
 
 
 async def until_ended(target: Target, where: Channel, deployment: Deployment, rules: Rules) -> Deployment:

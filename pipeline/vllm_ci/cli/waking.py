@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_ci.cli import background
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option
-from vllm_ci.domain.errors import EngineError, ErroredError, UsageError
+from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_ci.cli.deploying import Channel
+
+_NAME = "waker"
 
 
 @click.command()
@@ -97,21 +97,15 @@ def _wanted(where: Channel) -> bool:
 
 
 def _mark(where: Channel) -> str:
-    return f"{where.place.folder}/waker"
+    return background.mark(where, _NAME)
 
 
 def _start(where: Channel) -> None:
-    from vllm_ci.engines import detached
-
-    path = where.found.loaded.path.absolute()
-    argv = [sys.executable, "-m", "vllm_ci", "deploy", "idle", where.name, "--config", str(path)]
-    log = where.place.folder / "waker.log"
-    try:
-        log.unlink(missing_ok=True)
-        detached.start(argv, env=os.environ, cwd=Path.cwd(), log=log, mark=_mark(where))
-    except (OSError, EngineError) as error:
-        raise ErroredError(
-            f"the process that scales {where.name} to zero and wakes it cannot be started: {error}",
-            why="what serves goes on",
-            remedy=f"start it by hand: vllm-ci deploy idle {where.name}",
-        ) from error
+    background.start(
+        where,
+        _NAME,
+        "idle",
+        what=f"scales {where.name} to zero and wakes it",
+        why="what serves goes on",
+        remedy=f"start it by hand: vllm-ci deploy idle {where.name}",
+    )

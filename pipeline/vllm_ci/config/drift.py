@@ -49,7 +49,7 @@ def look(loaded: Loaded, asked: Asked, *, now: Callable[[], datetime] = lambda: 
     """The model that was looked at, and what came of it.
 
     Raises:
-        UsageError: There is no such model, or nobody knows what it was trained on.
+        UsageError: There is no such model, or there is no record of what it was trained on.
         FailedError: The data was altered.
         ErroredError: The request log cannot be read.
     """
@@ -90,7 +90,7 @@ def _serving(folder: Path, channel: str) -> str:
     if main in state.revisions and state.revisions[main].serving.weights:
         return state.revisions[main].serving.weights
     raise UsageError(
-        f"nobody knows which model serves for {channel}",
+        f"there is no record of which model serves for {channel}",
         why="it is not deployed on this machine, or serves no version of the models' repository",
         remedy="name the model (--model chat@champion), or a folder with its training rows (--data FOLDER)",
     )

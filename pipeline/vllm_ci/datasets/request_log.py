@@ -211,7 +211,7 @@ def _append(file: Path, line: bytes) -> None:
 
 
 def _without(file: Path, owners: frozenset[str], *, dry_run: bool) -> int:
-    """Take rows out of a file; what cannot be read goes with them, as nobody knows whose it is."""
+    """Take rows out of a file; lines that cannot be read are deleted too, because their owner is unknown."""
     content = file.read_bytes()
     kept = [line for line in content.splitlines(keepends=True) if not _belongs(line, owners)]
     count = len(content.splitlines()) - len(kept)

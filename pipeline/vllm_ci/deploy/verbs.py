@@ -63,7 +63,7 @@ class Wanted:
             if old == self.revision.name and self.scale and self.scale.zero and current.route == Route(weights={old: 100}):
                 return None
             count, strategy = 0, self.strategy if isinstance(self.strategy, Switch) else BlueGreen()
-        elif not current.ready(old):  # nobody is served, so there is nothing to keep
+        elif not current.ready(old):  # it has no servers, so there is nothing to keep
             old, count = "", 0
         name = self.revision.name
         replicas = self.scale.within(count or self.replicas) if self.scale else self.replicas
