@@ -5,7 +5,8 @@ takes no new connections, and ends once the last request has ended (vLLM's ``--s
 
 Modes: ``dies``: ends at once, with a message; ``deaf``: never answers; ``broken``: answers every second completion with 500;
 ``slow``: waits half a second before each answer; ``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``;
-``wrong``: streams another text from the third token on.
+``wrong``: streams another text from the third token on;
+``sleeper``: has vLLM's sleep mode, and ends at a request while it sleeps; ``sleepless``: ends when it is woken.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Server:
         self.seen = seen.open("a", encoding="utf-8", buffering=1)
         self.open = 0
         self.count = 0
+        self.asleep = False
         self.ending = asyncio.Event()
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,13 +71,14 @@ class Server:
             return await self.plain(writer, 200, _METRICS.encode())
         if method != "POST":
             return await self.plain(writer, 200, b'{"data": []}')
+        if self.slept(path):
+            return await self.plain(writer, 200, b"")
         try:
             asked: dict[str, Any] = json.loads(body)
         except ValueError:
             return await self.plain(writer, 400, b'{"error": {"message": "no JSON"}}')
         self.count += 1
-        if self.mode == "slow":
-            await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5 if self.mode == "slow" else 0)
         if self.mode == "broken" and self.count > 1 and self.count % 2:
             return await self.plain(writer, 500, b'{"error": {"message": "broken"}}')
         if self.mode == "fragile" and asked.get("prompt") == "die":
@@ -89,6 +92,17 @@ class Server:
         else:
             await self.stream(writer, int(asked.get("max_tokens", 1)), float(asked.get("interval", 0)))
         return None
+
+    def slept(self, path: str) -> bool:
+        """Whether a request only has the server sleep or wake."""
+        if path in ("/sleep", "/wake_up") and self.mode.startswith("sleep"):
+            if self.mode == "sleepless" and path == "/wake_up":
+                os._exit(9)
+            self.asleep = path == "/sleep"
+            return True
+        if self.asleep:
+            os._exit(9)
+        return False
 
     async def chat(self, writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
         """The last message again, in pieces of two characters if it is streamed; ``breaks_off``: without the end."""

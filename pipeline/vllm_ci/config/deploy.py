@@ -159,6 +159,8 @@ class ScaleConfig(Section):
     """With `min: 0`: requests that wait for the first server; more get 503 with `Retry-After`."""
     wait: _Duration = 300.0
     """With `min: 0`: how long a request waits at most, as `5m` or in seconds; then it gets 503 with `Retry-After`."""
+    sleep: bool = False
+    """With `min: 0`: the last server is not ended, but frees its GPUs; its weights stay in main memory (vLLM's sleep mode)."""
     requests: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] = 16.0
     """Requests, running and waiting, that one server should have."""
     down_s: Annotated[float, Field(ge=0, le=24 * 3600, allow_inf_nan=False)] = 300.0
@@ -168,6 +170,8 @@ class ScaleConfig(Section):
     def _possible(self) -> ScaleConfig:
         if self.min > self.max:
             raise ValueError(f"`min` ({self.min}) is above `max` ({self.max})")
+        if self.sleep and self.min:
+            raise ValueError("`sleep` needs `min: 0`: servers sleep while no requests come")
         return self
 
     def domain(self) -> Scale:

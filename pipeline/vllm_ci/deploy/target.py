@@ -22,7 +22,7 @@ from vllm_ci.deploy.comparison import Pair
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.release.record import Release
 
-ReplicaState = Literal["starting", "ready", "draining", "failed"]
+ReplicaState = Literal["starting", "ready", "draining", "asleep", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class Serving:
         memory_bytes: What a replica needs; 0: not known, and not counted.
         ready_timeout_s: How long a replica may take from its start to its first completion.
         drain_s: How long streams may go on after a replica gets no new ones.
+        sleeps: Whether servers that are not used sleep (vLLM's sleep mode) where they would be ended.
     """
 
     argv: tuple[str, ...]
@@ -53,6 +54,7 @@ class Serving:
     memory_bytes: int = 0
     ready_timeout_s: float = 1200.0
     drain_s: float = 120.0
+    sleeps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Setup
 
 _REVISION = TypeAdapter(Revision)
+# vLLM offers its sleep mode only with these; no route of the gateway leads there.
+_SLEEP_FLAGS, _SLEEP_ENV = ("--enable-sleep-mode",), {"VLLM_SERVER_DEV_MODE": "1"}
 
 
 async def revision(
@@ -140,9 +142,11 @@ def serving_of(
         weights: Model that the release recorded.
     """
     server = replace(project.server, stop_grace_s=settings.drain_s)
+    sleeps = _sleeps(project, settings)
+    argv = serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else "")
     return Serving(
-        argv=serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else ""),
-        env=dict(server.env),
+        argv=(*argv, *(_SLEEP_FLAGS if sleeps else ())),
+        env={**(_SLEEP_ENV if sleeps else {}), **server.env},
         secrets=serving.secrets(server),
         model=project.model.served_name,
         checkpoint=checkpoint,
@@ -151,7 +155,22 @@ def serving_of(
         memory_bytes=int(settings.memory_gib * 2**30),
         ready_timeout_s=server.ready_timeout_s,
         drain_s=settings.drain_s,
+        sleeps=sleeps,
     )
+
+
+def _sleeps(project: Project, settings: DeploySettings) -> bool:
+    if settings.scale is None or not settings.scale.sleep:
+        return False
+    if settings.target != "local":
+        raise UsageError(f"servers at target {settings.target} do not sleep", remedy="remove deploy.scale.sleep")
+    if project.server.gpus == "none":
+        raise UsageError(
+            "deploy.scale.sleep needs servers with GPUs",
+            why="vLLM's sleep mode frees the memory of GPUs, and server.gpus is `none`",
+            remedy="remove deploy.scale.sleep: the last server is ended then",
+        )
+    return True
 
 
 def _gpus(named: str) -> int:

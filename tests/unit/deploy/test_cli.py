@@ -663,6 +663,7 @@ def test_bounds_of_the_number_of_servers_that_cannot_be_meant_are_refused(folder
         "{min: 0, idle: ten}": "is not a time such as",
         "{min: 0, idle: 0s}": "idle",
         "{min: 0, queue: 0}": "queue",
+        "{min: 1, max: 2, sleep: true}": "needs .min: 0.",
     }
     for wrong, said in cases.items():
         path.write_text(text.replace("  replicas: 2", f"  replicas: 2\n  scale: {wrong}"))

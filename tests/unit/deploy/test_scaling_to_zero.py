@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -21,9 +22,11 @@ from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strat
 from vllm_ci.deploy.target import Current, Route, TargetCapabilities
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.gateway import Waiting
+from vllm_ci.domain.project import ModelSpec, Project, ServerSpec
 from vllm_ci.targets.local import starts
 from vllm_ci.targets.local.starts import Start, Starts
 from vllm_ci.targets.memory import MemoryTarget
+from vllm_ci.targets.revision import serving_of
 
 RULE = Scale(least=0, most=4, idle_s=600.0)
 ASLEEP = Current(route=Route(weights={OLD.name: 100}), wanted={OLD.name: 0}, revisions={OLD.name: OLD}, asleep=True)
@@ -171,6 +174,30 @@ def test_times_are_numbers_with_a_unit_or_seconds() -> None:
 def test_times_that_cannot_be_meant_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"idle|wait"):
         DeploySettings.model_validate({"scale": {"min": 0, **wrong}})
+
+
+def sleeper(gpus: str, env: Mapping[str, str] = MappingProxyType({})) -> Project:
+    server = ServerSpec(args=("--max-model-len=64",), gpus=gpus, env=env)
+    return Project(name="p", config="c", model=ModelSpec(served_name="m", name="org/m"), server=server, stages=())
+
+
+def test_servers_that_sleep_are_started_with_the_sleep_mode_of_vllm() -> None:
+    settings = DeploySettings.model_validate({"scale": {"min": 0, "sleep": True}})
+    config = {"Entrypoint": ["vllm", "serve"]}
+    made = serving_of(sleeper("0"), settings, config, "")
+    assert made.sleeps
+    assert "--enable-sleep-mode" in made.argv
+    assert made.env == {"VLLM_SERVER_DEV_MODE": "1"}
+    plain = serving_of(sleeper("0"), DeploySettings.model_validate({"scale": {"min": 0}}), config, "")
+    assert (plain.sleeps, "--enable-sleep-mode" in plain.argv, dict(plain.env)) == (False, False, {})
+
+
+def test_sleep_mode_is_refused_where_there_is_none() -> None:
+    settings = {"scale": {"min": 0, "sleep": True}}
+    with pytest.raises(UsageError, match=r"deploy\.scale\.sleep needs servers with GPUs"):
+        serving_of(sleeper("none"), DeploySettings.model_validate(settings), {}, "")
+    with pytest.raises(UsageError, match="target kubernetes do not sleep"):
+        serving_of(sleeper("0"), DeploySettings.model_validate({**settings, "target": "kubernetes"}), {}, "")
 
 
 def test_starts_are_kept_and_told_to_prometheus(tmp_path: Path) -> None:

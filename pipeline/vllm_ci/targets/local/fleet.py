@@ -16,10 +16,10 @@ import anyio
 import httpx
 
 from vllm_ci.deploy.target import Revision
-from vllm_ci.domain.errors import ErroredError
+from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.engines import detached, ports
 from vllm_ci.programs import ready
-from vllm_ci.targets.local import budget
+from vllm_ci.targets.local import budget, sleeping
 from vllm_ci.targets.local.launcher import Launcher, fresh
 from vllm_ci.targets.local.state import Kept, State
 
@@ -61,7 +61,7 @@ class Fleet:
         for name in living[count:]:
             state = state.with_replica(name, replace(mine[name], phase="draining"))
         missing = max(0, count - len(living))
-        devices = budget.assign(revision.serving, revision.name, missing, _used(state), self.machine()) if missing else []
+        devices = await self._devices(state, revision, missing) if missing else []
         self.end_unknown(state)
         names = [*sorted((name for name in lost if mine[name].phase != "draining"), key=_number), *_new_names(revision, mine)]
         try:
@@ -74,6 +74,59 @@ class Fleet:
             raise
         for name in {*lost} - {*names[:missing]}:
             state = self.forgotten(state, name)
+        return state
+
+    async def _devices(self, state: State, revision: Revision, count: int) -> list[tuple[int, ...]]:
+        """GPUs for more replicas; servers of other revisions that sleep are ended where there is no room otherwise."""
+        there = self.machine()
+        try:
+            return budget.assign(revision.serving, revision.name, count, _used(state), there)
+        except UsageError:
+            sleepers = {
+                name for name, kept in state.replicas.items() if kept.phase == "asleep" and kept.revision != revision.name
+            }
+            awake = replace(state, replicas={name: kept for name, kept in state.replicas.items() if name not in sleepers})
+            found = budget.assign(revision.serving, revision.name, count, _used(awake), there)
+        for name in sleepers:
+            await self.end(name, state.replicas[name])
+        return found
+
+    async def rested(self, state: State, revision: Revision, keep: Callable[[State], None]) -> State:
+        """Have no server of a revision use a GPU: those that can, sleep, the others are ended; call it with the lock.
+
+        Args:
+            state: With servers that get no requests.
+            revision: Theirs.
+            keep: Writes a state down, before a server sleeps, so that none that sleeps is taken for one that answers.
+
+        Raises:
+            ErroredError: The state cannot be written.
+        """
+        mine, ended = state.of(revision.name), set[str]()
+        if revision.serving.sleeps:
+            for name, kept in mine.items():
+                state = state.with_replica(name, replace(kept, phase="asleep"))
+            keep(state)
+
+        async def rest(name: str, kept: Kept) -> None:
+            if not revision.serving.sleeps or await sleeping.sleep(kept.port):
+                await self.end(name, kept)
+                ended.add(name)
+
+        async with anyio.create_task_group() as group:
+            for name, kept in mine.items():
+                group.start_soon(rest, name, kept)
+        for name in ended:
+            state = self.forgotten(state, name)
+        return state
+
+    async def woken(self, state: State, revision: Revision) -> State:
+        """Wake the servers of a revision that sleep; one that does not wake is ended, and counts as lost."""
+        for name, kept in state.of(revision.name).items():
+            if kept.phase == "asleep":
+                if await sleeping.wake(kept.port):
+                    await self.end(name, kept, grace_s=1.0)
+                state = state.with_replica(name, replace(kept, phase="starting"))
         return state
 
     def end_unknown(self, state: State) -> None:

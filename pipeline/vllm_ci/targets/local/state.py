@@ -19,7 +19,7 @@ from vllm_ci.engines.detached import Identity
 from vllm_ci.system import filelock
 from vllm_ci.targets.envoy.listeners import Ports
 
-Phase = Literal["starting", "ready", "draining", "failed"]
+Phase = Literal["starting", "ready", "draining", "asleep", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)

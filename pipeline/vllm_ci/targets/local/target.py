@@ -76,7 +76,8 @@ class LocalTarget:
         await self.launcher.prepare(revision)
         async with self._store.lock():
             state = await self._with_gateway()
-            state = await self._fleet.filled(await self._without_hung(state), revision, replicas)
+            state = await self._fleet.woken(await self._without_hung(state), revision)
+            state = await self._fleet.filled(state, revision, replicas)
             state = replace(
                 state,
                 revisions={**state.revisions, revision.name: revision},
@@ -193,11 +194,7 @@ class LocalTarget:
                 self._store.save(replace(state, asleep=""))
                 await self._configuration.turn(route, state.settings)
                 return False
-            async with anyio.create_task_group() as group:
-                for each, kept in state.of(name).items():
-                    group.start_soon(self._fleet.end, each, kept)
-            for each in state.of(name):
-                state = self._fleet.forgotten(state, each)
+            state = await self._fleet.rested(state, state.revisions[name], self._store.save)
             state = replace(state, wanted={**state.wanted, name: 0})
             self._store.save(state)
             await self._configuration.shape(state)

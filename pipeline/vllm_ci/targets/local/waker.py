@@ -1,4 +1,4 @@
-"""The waker: ends the last server of a deployment that is not used, and starts one again for the request that comes next.
+"""The waker: ends the last server of a deployment that is not used, or has it sleep, and starts one again for the next request.
 
 Requests reach the gateway as always. While no server runs, Envoy asks the waker about each of them (``targets/envoy/waker.py``)
 and keeps it until the answer. Nothing is lost with a waker that dies: what is remembered lies in the state of the target, Envoy
@@ -156,7 +156,8 @@ class Waker:
                 await self._awake()
 
     async def _asleep(self, state: State) -> None:
-        interrupted = any(kept.process.alive for kept in state.of(state.asleep).values())
+        mine = state.of(state.asleep).values()
+        interrupted = any(kept.process.alive and kept.phase != "asleep" for kept in mine)
         if not (self._asked or interrupted) or self._going_back() or self._clock() < self._starts.again_at:
             return
         start = await self._started(state, next(iter(self._asked.values()), Asked(at=self._clock())))
