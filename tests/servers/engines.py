@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ _CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _FLAGS = ("--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--max-num-seqs=16", "--max-num-batched-tokens=2048")
 _ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 _IN_PROCESS = "--distributed-executor-backend=uni"
+_GPU_FLAGS = ("--dtype=bfloat16", "--max-model-len=2048", "--gpu-memory-utilization=0.3")
+_GPU_PYTHON = "VLLM_CI_SERVERS_GPU_PYTHON"
 _TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser=hermes")
 
 
@@ -65,9 +68,11 @@ def serving(
 
 def entry_point(programs: Path) -> str:
     """Module of vLLM's server; it moved between 0.28 and 0.30."""
-    (packages,) = (programs.parent / "lib").glob("python3*/site-packages")
-    moved = (packages / "vllm" / "entrypoints" / "launchers" / "api_server" / "entry.py").exists()
-    return "vllm.entrypoints.launchers.api_server.entry" if moved else "vllm.entrypoints.openai.api_server"
+    moved = "vllm.entrypoints.launchers.api_server.entry"
+    asked = "import importlib.util; print(importlib.util.find_spec('vllm').origin)"
+    found = subprocess.run([programs / "python", "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    there = Path(found).parent.parent / Path(*moved.split(".")).with_suffix(".py")
+    return moved if there.exists() else "vllm.entrypoints.openai.api_server"
 
 
 @contextmanager
@@ -91,14 +96,36 @@ def smollm2(work: Path) -> Iterator[Running]:
 @contextmanager
 def vllm_gpu(work: Path) -> Iterator[Running]:
     """vLLM on the first GPU of this machine, from the lock of the CUDA image."""
+    _needs_gpu()
+    programs = environment("vllm-gpu", HERE.parents[1] / "images" / "cuda.lock")
+    with serving(programs, material.tiny(programs / "python"), work, env={}, flags=_GPU_FLAGS) as running:
+        yield running
+
+
+def installed_gpu(version: str) -> Callable[[Path], AbstractContextManager[Running]]:
+    """A start of the vLLM that is installed on this machine, on its first GPU."""
+
+    @contextmanager
+    def start(work: Path) -> Iterator[Running]:
+        _needs_gpu()
+        python = Path(os.environ.get(_GPU_PYTHON) or sys.executable)
+        asked = "import importlib.metadata; print(importlib.metadata.version('vllm'))"
+        found = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False).stdout.strip()
+        if found.partition("+")[0] != version:
+            pytest.skip(
+                f"{python} has {f'vLLM {found}' if found else 'no vLLM'}, not {version}; {_GPU_PYTHON} names another Python"
+            )
+        with serving(python.parent, material.tiny(python), work, env={}, flags=_GPU_FLAGS) as running:
+            yield running
+
+    return start
+
+
+def _needs_gpu() -> None:
     listing = shutil.which("nvidia-smi")
     found = subprocess.run([listing, "-L"], capture_output=True, text=True, check=False).stdout if listing else ""
     if "GPU 0" not in found:
         pytest.skip("no GPU: nvidia-smi lists none")
-    programs = environment("vllm-gpu", HERE.parents[1] / "images" / "cuda.lock")
-    flags = ("--dtype=bfloat16", "--max-model-len=2048", "--gpu-memory-utilization=0.3")
-    with serving(programs, material.tiny(programs / "python"), work, env={}, flags=flags) as running:
-        yield running
 
 
 @contextmanager

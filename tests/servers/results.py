@@ -1,18 +1,20 @@
 """Results of runs: kept beside the environments, merged into ``results.json``, shown in ``docs/servers.md``.
 
-``PYTHONPATH=tests python -m servers.results`` merges the rows that were run and writes the page.
+``PYTHONPATH=tests:pipeline python -m servers.results`` merges the rows that were run and writes the page.
+``... -m servers.results ROW report.json`` takes the row's result from a report that another machine has written.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from servers import expected, rows
 from servers.environments import folder
-from servers.observed import Observed
+from servers.observed import Observed, read
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results.json"
@@ -47,6 +49,15 @@ def keep(row: rows.Row, observed: Observed, differences: list[str], *, version: 
         "differences": [_neutral(line) for line in differences],
     }
     (place / f"{row.name}.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def _kept_from(name: str, file: str) -> None:
+    """Keep the result of a row that was run on another machine, and say how it differs from what is known."""
+    row = next(row for row in rows.ROWS if row.name == name)
+    found = read(json.loads(Path(file).read_text(encoding="utf-8")))
+    differences = expected.differences(expected.load(name), found)
+    keep(row, found, differences, version=found.version)
+    sys.stdout.write("\n".join([*differences, ""]))
 
 
 def _neutral(text: str) -> str:
@@ -104,6 +115,8 @@ def _findings(known: expected.Expected, seen: set[str]) -> list[str]:
 
 def main() -> None:
     """Merge the rows that were run, and write the page."""
+    if sys.argv[1:]:
+        _kept_from(*sys.argv[1:])
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     run = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder() / "results").glob("*.json"))}
     merged = merge(kept, run)

@@ -46,6 +46,12 @@ def _engines() -> Iterator[Row]:
     yield Row(name="transformers-serve", server="`transformers serve`", version="5.24.0", start=engines.transformers_serve)
     yield Row(name="llama-cpp-python", server="llama-cpp-python's server", version="0.3.36", start=engines.llama_cpp)
     yield Row(name="smollm2", server="vLLM for CPUs with SmolLM2-135M-Instruct", version="0.32.0", start=engines.smollm2)
+    yield Row(
+        name="vllm-gpu-0.25.1",
+        server="vLLM on a GPU, as it is installed",
+        version="0.25.1",
+        start=engines.installed_gpu("0.25.1"),
+    )
     yield Row(name="vllm-gpu", server="vLLM on a GPU", version="0.32.0", start=engines.vllm_gpu)
 
 

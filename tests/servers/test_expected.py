@@ -162,6 +162,20 @@ def test_the_page_is_made_from_the_results() -> None:
     assert results.PAGE.read_text(encoding="utf-8") == results.render(kept)
 
 
+def test_a_row_that_was_run_on_another_machine_is_kept_from_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_CI_SERVERS_HOME", str(tmp_path / "home"))
+    for name in ("KEPT", "PAGE"):
+        monkeypatch.setattr(results, name, tmp_path / name)
+    (tmp_path / "report.json").write_text(json.dumps(report(*AS_KNOWN)))
+    monkeypatch.setattr("sys.argv", ["results", "vllm-gpu-0.25.1", str(tmp_path / "report.json")])
+    results.main()
+    kept = json.loads((tmp_path / "KEPT").read_text())["vllm-gpu-0.25.1"]
+    assert (kept["version"], kept["findings"]) == ("9.9", {"open-route:POST /x": "failed"})
+    assert "new:  open-route:POST /x (failed)" in capsys.readouterr().out
+
+
 def test_rows_that_were_not_run_keep_their_results() -> None:
     first, second = rows.ROWS[0].name, rows.ROWS[1].name
     assert results.merge({first: 1, second: 2}, {second: 3, "gone": 4}) == {first: 1, second: 3}
