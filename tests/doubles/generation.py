@@ -66,7 +66,7 @@ class Generation:
         """The next token, or nothing when the answer is at its end."""
         if self.finish_reason:
             return None
-        likely = toymodel.logprobs(self._start, self.tokens)
+        likely = self.likely()
         token = self._next(likely)
         self.tokens.append(token)
         self._held += self._decoder.add(token)
@@ -78,6 +78,10 @@ class Generation:
         ranked = sorted(likely.items(), key=lambda item: (-item[1], item[0]))
         candidates = tuple(ranked[: self.asked.logprobs or 0])
         return Piece(token=token, text=shown, logprob=likely.get(token, -18.0), candidates=candidates)
+
+    def likely(self) -> dict[int, float]:
+        """Log probabilities of the likely next tokens, before any sampling parameter."""
+        return toymodel.logprobs(self._start, self.tokens)
 
     def _next(self, likely: dict[int, float]) -> int:
         if self._forced:

@@ -12,6 +12,7 @@ from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.generation import Generation, Piece
 from doubles.legal_engines import OF_ENGINES
+from doubles.legal_numbers import OF_NUMBERS
 from doubles.legal_servers import OF_SERVERS
 from doubles.refusal import RefusedError
 from doubles.server import Double
@@ -209,7 +210,7 @@ OF_STREAMS = (
     *(SeveralTokensAChunk, OneChunkAnAnswer, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)
-_ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS, *OF_ENGINES)
+_ALL: tuple[type[Double], ...] = (*OF_STREAMS, *OF_ANSWERS, *OF_SERVERS, *OF_ENGINES, *OF_NUMBERS)
 VARIATIONS: dict[str, type[Double]] = {variation.__name__: variation for variation in _ALL}
 
 

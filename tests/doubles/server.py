@@ -44,6 +44,7 @@ class Double(Bodies):
     largest_head = 65_536
     # Seconds a token takes: quick, but slow enough to be seen coming.
     token_s = 0.0005
+    generation: ClassVar[type[Generation]] = Generation
 
     def __init__(self, *, key: str = "", file: Path | None = None) -> None:
         self.key = key
@@ -234,7 +235,7 @@ class Double(Bodies):
         """All choices of all prompts."""
         sampling = self.sampling(asked)
         return [
-            Generation(asked=asked, prompt=prompt, choice=choice, index=at * asked.n + choice, sampling=sampling)
+            self.generation(asked=asked, prompt=prompt, choice=choice, index=at * asked.n + choice, sampling=sampling)
             for at, prompt in enumerate(asked.prompts)
             for choice in range(asked.n)
         ]

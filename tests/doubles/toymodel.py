@@ -110,18 +110,17 @@ def _penalized(token: int, score: float, sampling: Sampling, prompt: Sequence[in
 
 
 def _kept(weights: list[tuple[int, float]], sampling: Sampling) -> list[tuple[int, float]]:
-    """Candidates that top_k, min_p and top_p leave; the likeliest always stays."""
+    """Candidates that top_k, min_p and top_p leave, with all that are as likely as the last; the likeliest always stays."""
     if sampling.top_k > 0:
-        weights = weights[: sampling.top_k]
+        weights = [pair for pair in weights if pair[1] >= weights[: sampling.top_k][-1][1]]
     weights = [pair for pair in weights if pair[1] >= sampling.min_p * weights[0][1]]
     total = sum(weight for _, weight in weights)
-    kept, covered = [], 0.0
-    for pair in weights:
-        kept.append(pair)
-        covered += pair[1]
+    covered = 0.0
+    for _, last in weights:
+        covered += last
         if covered >= sampling.top_p * total:
-            break
-    return kept
+            return [pair for pair in weights if pair[1] >= last]
+    return weights
 
 
 def scored(prompt: Sequence[int]) -> list[float | None]:

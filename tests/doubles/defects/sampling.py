@@ -8,6 +8,7 @@ from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
 from doubles.generation import Generation, Piece
+from doubles.legal_numbers import HalfPrecision, HalfPrecisionWithoutLogprobs
 from doubles.server import Double
 from doubles.toymodel import Sampling
 
@@ -71,6 +72,26 @@ class TopPIgnored(Double):
 class TopKIgnored(Double):
     def sampling(self, asked: Asked) -> Sampling:
         return replace(asked.sampling, top_k=0)
+
+
+@defect(
+    "top-p-ignored-without-logprobs",
+    "top_p has no effect, at a server in half precision that returns no log probabilities.",
+    f"{SAMPLING}a_tiny_top_p_leaves_only_the_likeliest_token",
+)
+class TopPIgnoredWithoutLogprobs(HalfPrecisionWithoutLogprobs):
+    def sampling(self, asked: Asked) -> Sampling:
+        return replace(asked.sampling, top_p=1.0)
+
+
+@defect(
+    "never-greedy-in-half-precision",
+    "Temperature 0 draws like 1, at a server where several tokens are the likeliest.",
+    f"{SAMPLING}temperature_zero_repeats_token_by_token",
+)
+class NeverGreedyInHalfPrecision(HalfPrecision):
+    def sampling(self, asked: Asked) -> Sampling:
+        return replace(asked.sampling, temperature=asked.sampling.temperature or 1)
 
 
 @defect("n-ignored", "n gives one choice.", f"{SAMPLING}n_gives_that_many_choices")

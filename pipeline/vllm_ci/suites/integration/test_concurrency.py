@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from vllm_ci.suites.answers import Answer
-from vllm_ci.suites.client import ApiClient, at_once
-from vllm_ci.suites.integration.asking import alike
+from vllm_ci.suites.client import ApiClient, Json, at_once
+from vllm_ci.suites.integration.greedy import is_greedy
 from vllm_ci.suites.mixing import SWAPPED, MixedUpError
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
@@ -113,11 +113,11 @@ def test_a_greedy_answer_stays_greedy_in_company(client: ApiClient, size: Sizes)
     """Sampling parameters are those of the request, not of another one in the same batch."""
     temperatures = [0.0, 1.5, 0.0, 1.5, 0.0, 1.5]
 
-    def answer(temperature: float) -> tuple[object, ...]:
-        return client.ask("Once upon a time", temperature=temperature, **client.exactly(size.tokens), **client.with_ids).pieces
+    def ask(more: Json) -> list[Answer]:
+        fields = {**client.exactly(size.tokens), **client.with_ids, **more}
+        mixed = at_once(lambda each: client.ask("Once upon a time", temperature=each, **fields), temperatures)
+        return [each for each, temperature in zip(mixed, temperatures, strict=True) if temperature == 0]
 
-    def greedy() -> bool:
-        mixed = at_once(answer, temperatures)
-        return alike([each for each, temperature in zip(mixed, temperatures, strict=True) if temperature == 0])
-
-    assert greedy() or greedy(), "greedy answers differ when other requests at temperature 1.5 run at the same time"
+    assert is_greedy(client, client.path, ask), (
+        "greedy answers differ when other requests at temperature 1.5 run at the same time"
+    )

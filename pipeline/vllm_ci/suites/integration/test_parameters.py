@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from vllm_ci.suites.answers import Answer
-from vllm_ci.suites.client import ApiClient, at_once, said
+from vllm_ci.suites.client import ApiClient, Json, at_once, said
 from vllm_ci.suites.integration.asking import fields_of, repeats, required_of_vllm, unless_refused
+from vllm_ci.suites.integration.greedy import is_greedy
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
@@ -83,7 +84,11 @@ def test_one_candidate_leaves_the_greedy_answer(surface: Surface, server: Server
     """With one token to choose from, sampling is greedy."""
     value = {"top_p": 1e-6, "top_k": 1, "min_p": 1.0}[narrow]
     asked: list[dict[str, float]] = [{"temperature": 0}, *[{"temperature": 1.0, narrow: value}] * 2]
-    same = repeats(lambda: at_once(lambda fields: surface.ask(size.tokens, **fields).pieces, asked))
+
+    def ask(more: Json) -> list[Answer]:
+        return at_once(lambda fields: surface.ask(size.tokens, **fields, **more), asked)
+
+    same = is_greedy(surface.client, surface.path, ask)
     message = f"{narrow}={value:g} at temperature 1 does not give the greedy answer"
     if narrow == "top_p":
         assert same, message

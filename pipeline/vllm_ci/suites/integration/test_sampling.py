@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
-from vllm_ci.suites.client import ApiClient, at_once
+from vllm_ci.suites.answers import Answer
+from vllm_ci.suites.client import ApiClient, Json, at_once
 from vllm_ci.suites.integration.asking import repeats, required_of_vllm, shared, unless_refused
+from vllm_ci.suites.integration.greedy import is_greedy
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
@@ -22,18 +26,24 @@ def said(client: ApiClient, tokens: int, **parameters: object) -> Pieces:
     return client.ask(_PROMPT, **client.exactly(tokens), **client.with_ids, **parameters).pieces
 
 
-def with_greedy(client: ApiClient, tokens: int, **narrow: float) -> list[Pieces]:
-    """A greedy answer, and two at temperature 1 with one candidate left."""
-    asked: list[dict[str, float]] = [{"temperature": 0}, *[{"temperature": 1.0, **narrow}] * 2]
-    return at_once(lambda parameters: said(client, tokens, **parameters), asked)
+def greedy(client: ApiClient, tokens: int, *asked: Mapping[str, float]) -> bool:
+    """Whether a greedy answer and those with these fields are all greedy."""
+
+    def ask(more: Json) -> list[Answer]:
+        fields = {**client.exactly(tokens), **client.with_ids, **more}
+        every: list[Mapping[str, float]] = [{"temperature": 0}, *asked]
+        return at_once(lambda own: client.ask(_PROMPT, **fields, **own), every)
+
+    return is_greedy(client, client.path, ask)
 
 
 @pytest.mark.requires_capability("temperature")
 @_FIXED
 def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes) -> None:
     """Requests with greedy decoding give the same tokens, but for rounding."""
-    same = repeats(lambda: at_once(lambda _: said(client, size.tokens, temperature=0), range(2)))
-    assert same, "greedy requests with the same prompt gave different answers from the first tokens on"
+    assert greedy(client, size.tokens, {"temperature": 0}), (
+        "greedy requests with the same prompt gave different answers from the first tokens on"
+    )
 
 
 @pytest.mark.requires_capability("temperature")
@@ -41,8 +51,8 @@ def test_temperature_zero_repeats_token_by_token(client: ApiClient, size: Sizes)
 @_FIXED
 def test_temperature_zero_does_not_depend_on_the_seed(client: ApiClient, size: Sizes) -> None:
     """Nothing is sampled at temperature 0."""
-    same = repeats(lambda: at_once(lambda seed: said(client, size.tokens, temperature=0, seed=seed), (1, 2, 3)))
-    assert same, "greedy requests with 3 seeds gave different answers from the first tokens on"
+    seeded = [{"temperature": 0, "seed": seed} for seed in (1, 2, 3)]
+    assert greedy(client, size.tokens, *seeded), "greedy requests with 3 seeds gave different answers from the first tokens on"
 
 
 @pytest.mark.requires_capability("seed")
@@ -78,10 +88,10 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiC
     """Near 0 answers follow the greedy one for longer than at 1.9; detects a temperature without effect."""
     body = client.body(_PROMPT, temperature=1.9, max_tokens=1)
     unless_refused(client, client.path, body, "a temperature of 1.9")  # some servers allow 1 at most
-    greedy = said(client, size.tokens, temperature=0)
+    likely = said(client, size.tokens, temperature=0)
 
     def near(temperature: float) -> int:
-        return shared([greedy, said(client, size.tokens, temperature=temperature)])
+        return shared([likely, said(client, size.tokens, temperature=temperature)])
 
     cold, hot = (sum(at_once(near, [temperature] * size.times)) for temperature in (0.01, 1.9))
     assert cold > hot, f"{size.times} answers share {cold} pieces with the greedy one at 0.01, and {hot} at 1.9"
@@ -92,7 +102,7 @@ def test_a_higher_temperature_strays_further_from_the_greedy_answer(client: ApiC
 @_FIXED
 def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: Sizes) -> None:
     """With only one token to sample from, decoding is greedy."""
-    same = repeats(lambda: with_greedy(client, size.tokens, top_p=1e-6))
+    same = greedy(client, size.tokens, *[{"temperature": 1.0, "top_p": 1e-6}] * 2)
     assert same, "top_p=1e-6 at temperature 1 does not give the greedy answer"
 
 
@@ -102,7 +112,7 @@ def test_a_tiny_top_p_leaves_only_the_likeliest_token(client: ApiClient, size: S
 def test_top_k_one_leaves_only_the_likeliest_token(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
     """With vLLM's top_k=1 there is one candidate, so decoding is greedy."""
     unless_refused(client, client.path, client.body(_PROMPT, top_k=1, max_tokens=1), "top_k")
-    same = repeats(lambda: with_greedy(client, size.tokens, top_k=1))
+    same = greedy(client, size.tokens, *[{"temperature": 1.0, "top_k": 1}] * 2)
     required_of_vllm(server, holds=same, message="top_k=1 at temperature 1 does not give the greedy answer")
 
 
