@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,13 @@ from vllm_ci.system.filelock import hold
 if TYPE_CHECKING:
     import httpx
 
+    from vllm_ci.images.receiving import Connections, Receiver
+
 _TRIES = 4
 PAUSE_S = 0.5
 PARALLEL = 8
 _STOP_INTERVAL_S = 0.2
+_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +57,6 @@ class Download:
 Locate = Callable[[Download, "httpx.Client", Callable[[str], None]], Iterable[str]]
 
 
-class _Connections:
-    """Connections of a client, to break them while other threads wait for an answer: closing them would not wake those."""
-
-    def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
-        self._broken = False
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Note a new connection (the extension ``trace`` of httpx)."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"):
-            self._sockets.append(info["return_value"].get_extra_info("socket"))
-            if self._broken:
-                self.shutdown()
-
-    def shutdown(self) -> None:
-        """Break all, and those that are opened later."""
-        self._broken = True
-        for each in self._sockets:
-            with suppress(OSError):  # closed, or wrapped by the TLS connection that comes after it
-                each.shutdown(socket.SHUT_RDWR)
-
-
 @contextmanager
 def client(certificates: str = "") -> Iterator[httpx.Client]:
     """An HTTP client that follows the user's proxies, certificates and netrc."""
@@ -87,6 +69,19 @@ def client(certificates: str = "") -> Iterator[httpx.Client]:
     limits = httpx.Limits(max_connections=2 * PARALLEL, max_keepalive_connections=2 * PARALLEL)
     with httpx.Client(verify=context, timeout=timeout, limits=limits, follow_redirects=True, auth=_netrc()) as opened:
         yield opened
+
+
+def receiver(certificates: str = "", connections: Connections | None = None) -> Receiver:
+    """What large files come by."""
+    from vllm_ci.images.receiving import Receiver
+
+    return Receiver(2 * PARALLEL, certificates, connections)
+
+
+def _opened(connections: Connections, event: str, info: dict[str, Any]) -> None:
+    """Note a new connection of httpx (its extension ``trace``)."""
+    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"):
+        connections.add(info["return_value"].get_extra_info("socket"))
 
 
 def _netrc() -> httpx.NetRCAuth | None:
@@ -131,15 +126,21 @@ def have(
             absent.append(item)
     if not absent:
         return
+    from vllm_ci.images.receiving import Connections
+
     total = sum(item.size_bytes for item in absent)
     room_for(absent[0].target.parent.parent, total, what=f"{len(absent)} downloads")
     # Largest first: the last one to end would otherwise be one that started last.
     absent.sort(key=lambda item: (item.turn, -item.size_bytes))
     what = f"{len(absent)} files, {total / 1e6:,.0f} MB"
-    with step(emit, name, what), client(certificates) as http, ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
-        connections = _Connections()
-        http.event_hooks = {"request": [lambda request: request.extensions.update(trace=connections.trace)]}
-        running = {pool.submit(_have, item, locate, http, fetched) for item in absent}
+    with (
+        step(emit, name, what),
+        client(certificates) as http,
+        receiver(certificates, connections := Connections()) as receives,
+        ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool,
+    ):
+        http.event_hooks = {"request": [lambda request: request.extensions.update(trace=partial(_opened, connections))]}
+        running = {pool.submit(_have, item, locate, http, receives, fetched) for item in absent}
         try:
             _until_done(running, stop)
         except BaseException:
@@ -166,12 +167,12 @@ def _present(item: Download) -> bool:
         return False
 
 
-def _have(item: Download, locate: Locate, http: httpx.Client, fetched: Callable[[Download], None]) -> None:
-    _obtain(item, locate, http)
+def _have(item: Download, locate: Locate, http: httpx.Client, receives: Receiver, fetched: Callable[[Download], None]) -> None:
+    _obtain(item, locate, http, receives)
     fetched(item)
 
 
-def _obtain(item: Download, locate: Locate, http: httpx.Client) -> None:
+def _obtain(item: Download, locate: Locate, http: httpx.Client, receives: Receiver) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
     with hold(item.target.parent / ".lock"):
         if _present(item):
@@ -180,7 +181,7 @@ def _obtain(item: Download, locate: Locate, http: httpx.Client) -> None:
         reasons: list[str] = []
         for place in locate(item, http, reasons.append):
             try:
-                _download(place, part, item, http)
+                _download(place, part, item, receives)
             except _Unavailable as error:
                 reasons.append(str(error))
                 continue
@@ -194,7 +195,7 @@ def _obtain(item: Download, locate: Locate, http: httpx.Client) -> None:
     )
 
 
-def download(url: str, target: Path, http: httpx.Client) -> None:
+def download(url: str, target: Path, receives: Receiver) -> None:
     """Fetch a file without a known hash.
 
     Raises:
@@ -204,7 +205,7 @@ def download(url: str, target: Path, http: httpx.Client) -> None:
         if attempt:
             time.sleep(PAUSE_S * 2**attempt)
         try:
-            if _attempt(url, target, http):
+            if _attempt(url, target, receives):
                 return
         except _Unavailable as error:
             raise BuildError(
@@ -217,7 +218,7 @@ class _Unavailable(Exception):
     """This place does not serve the file."""
 
 
-def _download(place: str, part: Path, item: Download, http: httpx.Client) -> None:
+def _download(place: str, part: Path, item: Download, receives: Receiver) -> None:
     """Download ``place`` to ``part``, resuming an earlier try; the hash is checked."""
     if not place.startswith(("http://", "https://")):
         try:
@@ -229,34 +230,31 @@ def _download(place: str, part: Path, item: Download, http: httpx.Client) -> Non
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(PAUSE_S * 2**attempt)
-        if _attempt(place, part, http):
+        if _attempt(place, part, receives):
             _verify(part, item, place)
             return
     raise _Unavailable(f"{shown(place)} was interrupted {_TRIES} times")
 
 
-def _attempt(place: str, part: Path, http: httpx.Client) -> bool:
+def _attempt(place: str, part: Path, receives: Receiver) -> bool:
     """One request; false when the connection broke and another may go on."""
-    import httpx
+    from vllm_ci.images.receiving import Broken, Unreachable
 
     start = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    headers["Accept-Encoding"] = "identity"
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     try:
-        with http.stream("GET", place, headers=headers) as answer:
-            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        with receives.get(place, headers) as answer:
+            if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return True
-            if answer.status_code in {408, 429} or answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            if answer.status in _AGAIN or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 return False
-            if answer.is_error:
-                raise _Unavailable(f"{shown(place)} answered {answer.status_code}")
-            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
-            with part.open("ab" if resumed else "wb") as file:
-                for chunk in answer.iter_raw():
-                    file.write(chunk)
-    except httpx.TransportError as error:
-        if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.ProxyError):
-            raise _Unavailable(f"{shown(place)} cannot be reached: {error}") from error
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise _Unavailable(f"{shown(place)} answered {answer.status}")
+            with part.open("ab" if answer.status == HTTPStatus.PARTIAL_CONTENT else "wb", buffering=0) as file:
+                answer.to(file)
+    except Unreachable as error:
+        raise _Unavailable(f"{shown(place)} cannot be reached: {error}") from error
+    except Broken:
         return False
     return True
 

@@ -103,11 +103,16 @@ class CommitWheels:
         """Wheels on the index ``root`` that fit, each fetched whole: such indexes seldom say hashes."""
         from vllm_ci.images.simple import listed
 
-        with fetch.client(index.configured().certificates) as http, scratch.folder("wheels-") as folder:
+        trusted = index.configured().certificates
+        with (
+            fetch.client(trusted) as http,
+            fetch.receiver(trusted) as receives,
+            scratch.folder("wheels-") as folder,
+        ):
             for url, filename in listed(root, self.vllm.package, http):
                 if self.fits(filename):
                     target = folder / filename
-                    fetch.download(url, target, http)
+                    fetch.download(url, target, receives)
                     yield target
 
 
