@@ -23,14 +23,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from verdicts_under_load import ROOT, hogs, served  # type: ignore[import-not-found]
+from verdicts_under_load import KEY_ENV, ROOT, hogs, served  # type: ignore[import-not-found]
 
 LONGEST_S = 3600.0
+_KEY = "key-of-the-double-0123456789"
 
 
 def run(url: str, more: list[str], folder: Path) -> tuple[str, dict[str, str]]:
     """The verdict of one run, and the status of each case."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), KEY_ENV: _KEY}
     stages = [word for name in ("integration", "streaming", "security") for word in ("--stage", name)]
     command = [sys.executable, "-m", "vllm_ci", "test", "--url", url, *stages, *more, "--report-dir", str(folder), "--json"]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=LONGEST_S, check=False)
@@ -48,11 +49,11 @@ def contradictions(statuses: Mapping[str, Counter[str]]) -> list[str]:
 
 @contextmanager
 def server(url: str) -> Iterator[str]:
-    """The URL that was given, otherwise that of a double."""
+    """The URL that was given, otherwise that of a double with an API key."""
     if url:
         yield url
         return
-    with served("correct") as own:
+    with served("correct", _KEY) as own:
         yield own
 
 
@@ -63,6 +64,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--hogs", type=int, default=3 * (os.cpu_count() or 1), help="busy loops beside the runs")
     known, more = parser.parse_known_args()
+    if not known.url:
+        more += ["--api-key-env", KEY_ENV]
     verdicts: Counter[str] = Counter()
     statuses: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder, server(known.url) as url, hogs(known.hogs):

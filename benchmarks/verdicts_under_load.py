@@ -49,6 +49,7 @@ TIMING = (
 HELD_BACK = ("burst-at-the-end", "first-chunk-late", "groups-of-chunks", "late-beyond-eight-streams")
 HOG = "while True: pass"
 TOKENS = 1000
+KEY_ENV = "DOUBLE_KEY"
 
 
 class Unhurried(Double):
@@ -70,10 +71,11 @@ def hogs(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def served(name: str) -> Iterator[str]:
-    """URL of a double in a process of its own: the correct one, or a defect."""
+def served(name: str, key: str = "") -> Iterator[str]:
+    """URL of a double in a process of its own: the correct one, or a defect; with an API key if one is given."""
     argv = [sys.executable, __file__, "--serve", name]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+    env = {**os.environ, KEY_ENV: key}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().strip()
@@ -84,7 +86,7 @@ def served(name: str) -> Iterator[str]:
 def serve(name: str) -> None:
     """Serve until standard input ends."""
     make = DEFECTS[name].make if name in DEFECTS else Unhurried
-    with running(make) as (url, _):
+    with running(lambda: make(key=os.environ.get(KEY_ENV, ""))) as (url, _):
         print(url, flush=True)
         sys.stdin.read()
 

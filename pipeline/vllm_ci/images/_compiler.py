@@ -1,7 +1,8 @@
-"""Run by the image's own interpreter: compiles what comes on standard input, one file after the other.
+"""Run by the image's own interpreter: compiles what comes on standard input, several files at a time.
 
-Request: two 4-byte lengths (little endian), path, source. Answer: one 4-byte length and the ``.pyc`` file; length 0 means that
-the source does not compile, which is true of templates and of files for other Pythons and no error.
+Request: a 4-byte number of files (little endian), then for each two 4-byte lengths, path, source. It is read to its end before
+anything is answered, so that neither side waits for the other. Answer: for each file one 4-byte length and the ``.pyc`` file;
+length 0 means that the source does not compile, which is true of templates and of files for other Pythons and no error.
 
 Standard library only, any Python 3. Unchecked-hash byte code (PEP 552) does not depend on time stamps; sources are hashed, but
 never looked at again when the code is loaded.
@@ -28,11 +29,14 @@ def compiled(path: str, source: bytes) -> bytes:
 def main() -> None:
     warnings.simplefilter("ignore")
     reader, writer = sys.stdin.buffer, sys.stdout.buffer
-    while header := reader.read(8):
-        path_size, source_size = struct.unpack("<II", header)
-        path = reader.read(path_size).decode("utf-8", "surrogateescape")
-        content = compiled(path, reader.read(source_size))
-        writer.write(struct.pack("<I", len(content)) + content)
+    while count := reader.read(4):
+        files = []
+        for _ in range(struct.unpack("<I", count)[0]):
+            path_size, source_size = struct.unpack("<II", reader.read(8))
+            files.append((reader.read(path_size).decode("utf-8", "surrogateescape"), reader.read(source_size)))
+        for path, source in files:
+            content = compiled(path, source)
+            writer.write(struct.pack("<I", len(content)) + content)
         writer.flush()
 
 

@@ -17,6 +17,7 @@ from vllm_ci.images.store import Store, disk, publish, write
 from vllm_ci.images.wheels.wheel import pyc_path
 
 _SCRIPT = Path(__file__).with_name("_compiler.py")
+_TOGETHER, _SLICE = 32, 512
 
 
 def key(interpreter: str) -> str:
@@ -70,16 +71,16 @@ class Bytecode:
             return
         compilers = self.compilers()
 
-        def one(entry: Entry) -> tuple[str, bytes]:
-            assert entry.content is not None  # noqa: S101
-            return pyc_path(entry.path, self.python), compilers.compile(f"/{entry.path}", read(entry.content))
+        def some(entries: list[Entry]) -> list[tuple[str, bytes]]:
+            found = compilers.compile([(f"/{entry.path}", read(entry.content)) for entry in entries if entry.content])
+            return [(pyc_path(entry.path, self.python), code) for entry, code in zip(entries, found, strict=True) if code]
 
         # Slices bound what is in memory; a thread waits for its own interpreter.
         with ThreadPoolExecutor(self.threads, thread_name_prefix="compile") as pool:
-            for start in range(0, len(sources), 256):
-                for path, content in pool.map(one, sources[start : start + 256]):
-                    if content:
-                        yield path, content
+            for start in range(0, len(sources), _SLICE):
+                slices = [sources[at : at + _TOGETHER] for at in range(start, min(start + _SLICE, len(sources)), _TOGETHER)]
+                for compiled in pool.map(some, slices):
+                    yield from compiled
 
     def of_files(self, entries: Iterable[Entry]) -> list[Entry]:
         """Byte code of all sources among ``entries``, each kept on its own: for files that change one at a time."""
@@ -98,7 +99,7 @@ class Bytecode:
         try:
             content = target.read_bytes()
         except FileNotFoundError:
-            content = self.compilers().compile(f"/{entry.path}", source)
+            (content,) = self.compilers().compile([(f"/{entry.path}", source)])
             write(target, content, durable=False)
         return Entry(path=pyc_path(entry.path, self.python), content=Inline(content)) if content else None
 
