@@ -1,0 +1,111 @@
+"""Streams: the same tokens as without streaming, in pieces, with one end each; also many at a time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from vllm_ci.suites.grpc.answer import Answer, agree
+from vllm_ci.suites.grpc.client import Engine
+from vllm_ci.suites.grpc.test_health import SERVING, named
+from vllm_ci.suites.machine import Watch
+from vllm_ci.suites.verdicts import inconclusive
+
+_TOKENS = 48
+_STREAMS = 8
+_TRIES = 3
+_JUDGED_S = 0.3
+"""A stream must take this long for the times of its pieces to be judged."""
+_HEALTH_S = 5.0
+
+
+def test_a_stream_has_the_tokens_of_an_answer_without_streaming(engine: Engine) -> None:
+    """Greedy: the pieces together are the answer, but for rounding."""
+    sampling = {"max_tokens": _TOKENS}
+    whole = engine.generate(ids=engine.prompt(), sampling=sampling).served().tokens()
+    streamed = engine.generate(ids=engine.prompt(), stream=True, sampling=sampling).served().tokens()
+    assert agree(whole, streamed), f"without streaming {len(whole)} tokens, {whole}; as a stream {len(streamed)}, {streamed}"
+
+
+def test_a_stream_ends_with_its_finish_reason(engine: Engine) -> None:
+    """One message `complete`, after all pieces; its tokens are those of the last piece, or all of them."""
+    answer = engine.generate(ids=engine.prompt(), stream=True, sampling={"max_tokens": 12}).served()
+    assert [part.final for part in answer.parts].index(True) == len(answer.parts) - 1, f"messages after the end; {answer.shape}"
+    left = tuple(answer.end().output_ids)
+    tail = answer.tokens()[len(answer.tokens()) - len(left) :]
+    assert left == tail, f"output_ids of the end are {left}; the pieces end with {tail}"
+
+
+def test_a_stream_arrives_in_pieces(engine: Engine) -> None:
+    """The first tokens are there long before the last ones; otherwise a stream is worth nothing to a reader."""
+    said = ""
+    for _ in range(_TRIES):
+        with Watch() as watch:
+            answer = engine.generate(ids=engine.prompt(), stream=True, sampling={"max_tokens": _TOKENS}).served()
+        said = _held_back(answer)
+        if not said:
+            return
+        if starved := watch.seen.starved:
+            said = f"the machine was busy: {starved}; {said}"
+    if "the machine was busy" in said:
+        inconclusive(said)
+    pytest.fail(said, pytrace=False)
+
+
+def _held_back(answer: Answer) -> str:
+    pieces = [part for part in answer.pieces if part.tokens]
+    if len(pieces) < 2:
+        return f"{_TOKENS} tokens came in {len(pieces)} pieces"
+    first_s, last_s = pieces[0].at_s, answer.parts[-1].at_s
+    if last_s >= _JUDGED_S and first_s > 0.8 * last_s:
+        return f"the first piece came after {first_s:.2f} s, the last one after {last_s:.2f} s"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def alone(engine: Engine) -> list[tuple[int, ...]]:
+    """The answers to some prompts, one after another."""
+    return [_one(engine, number).served().tokens() for number in range(_STREAMS)]
+
+
+def _one(engine: Engine, number: int) -> Answer:
+    return engine.send(_request(engine, number))
+
+
+def _request(engine: Engine, number: int) -> Any:
+    return engine.request(ids=engine.prompt(number), stream=True, sampling={"max_tokens": _TOKENS})
+
+
+def test_concurrent_streams_have_their_own_tokens(engine: Engine, alone: list[tuple[int, ...]]) -> None:
+    """Greedy: each of several streams has the tokens that it has alone, but for rounding."""
+    if len(set(alone)) == 1:
+        inconclusive("the model answers all prompts with the same tokens, so that answers cannot be told apart")
+    requests = [_request(engine, number) for number in range(_STREAMS)]
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        found = list(pool.map(engine.send, requests))
+    for number, answer in enumerate(found):
+        tokens = answer.served().tokens()
+        others = [each for each in range(_STREAMS) if alone[each] != alone[number] and agree(alone[each], tokens)]
+        assert agree(alone[number], tokens) or not others, f"stream {number} has the tokens of the prompt of stream {others[0]}"
+        assert agree(alone[number], tokens), f"stream {number} has other tokens than alone: {tokens}, {alone[number]}"
+
+
+def test_health_is_answered_during_streams(engine: Engine) -> None:
+    """A probe that is not answered in time ends a pod that works."""
+    bound_s = _HEALTH_S * engine.slowness
+    requests = [_request(engine, number) for number in range(_STREAMS)]
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        streams = [pool.submit(engine.send, request) for request in requests]
+        begun = time.monotonic()
+        try:
+            status = engine.health(timeout_s=bound_s)
+        except grpc.RpcError as error:
+            pytest.fail(f"health during {_STREAMS} streams ends with {error.code().name}", pytrace=False)
+        seconds = time.monotonic() - begun
+        for each in streams:
+            each.result().served()
+    assert status == SERVING, f"health during {_STREAMS} streams is {named(status)} after {seconds:.1f} s"
