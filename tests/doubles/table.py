@@ -94,7 +94,7 @@ def _of_grpc() -> list[str]:
         named = "<br>".join(f"`{_short(f'grpc/{case}')}`" for case in defect.named)
         lines.append(f"| **{defect.name}**: {defect.what} | {named} |")
     lines += ["", "Legal variations, with which all cases must pass:", "", "| Variation | What differs |", "|---|---|"]
-    return lines + [f"| {name} | {described(kind)} |" for name, (kind, _) in grpc_legal.VARIATIONS.items()]
+    return lines + [f"| {name} | {(kind.__doc__ or '').strip()} |" for name, (kind, _) in grpc_legal.VARIATIONS.items()]
 
 
 def _counts(beside: Mapping[str, Sequence[str]]) -> list[str]:

@@ -24,6 +24,7 @@ from vllm_ci.cli.contact import contact
 from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.domain.stage import StageSpec
 from vllm_ci.stages.stage import StageContext
+from vllm_ci.suites.grpc import address as addresses
 from vllm_ci.suites.grpc.address import parse
 from vllm_ci.suites.grpc.reaching import reached
 
@@ -121,7 +122,7 @@ def test_an_http_server_speaks_no_grpc() -> None:
 def test_a_service_without_reflection_is_tested_with_the_messages_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     described = SimpleNamespace(services_by_name={"VllmEngine": POOL.FindServiceByName(ENGINE)})
     package = SimpleNamespace(vllm_engine_pb2=SimpleNamespace(DESCRIPTOR=described))
-    monkeypatch.setitem(sys.modules, "smg_grpc_proto", package)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "smg_grpc_proto", package)
     found = grpc_run.run(Undescribed, ["test_facts.py", "test_generation.py::test_tokens_are_of_the_vocabulary"])
     assert set(found.statuses.values()) == {"passed", "skipped"}, found.messages
     assert "has no reflection" in found.messages["grpc/test_facts.py::test_reflection_lists_what_is_served"]
@@ -185,7 +186,8 @@ def test_a_service_that_is_not_there_ends_the_command_with_one_message(tmp_path:
 
 
 def opened(url: str = "", address: str = "", *named: str) -> foreign.Foreign:
-    context: click.Context = run.test.make_context("test", ["--engine", "host"])
+    # With the names of the whole command line: click keeps the option for help, and with it what the reference shows.
+    context: click.Context = run.test.make_context("test", ["--engine", "host"], help_option_names=["-h", "--help"])
     return foreign.open_foreign(context, url, address, named)
 
 
@@ -219,7 +221,7 @@ def test_what_does_not_fit_is_refused(given: tuple[str, ...], message: str) -> N
 
 @pytest.mark.usefixtures("alone")
 def test_a_missing_extra_is_a_usage_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign.address, "missing", lambda: "the package grpc is not installed")
+    monkeypatch.setattr(addresses, "missing", lambda: "the package grpc is not installed")
     with pytest.raises(UsageError, match="packages that are not installed") as caught:
         opened(address="127.0.0.1:1")
     assert caught.value.exit_code == 2
