@@ -50,7 +50,7 @@ class GrpcDouble:
     key = ""
 
     def __init__(self) -> None:
-        self.running: dict[object, threading.Event] = {}
+        self.running: dict[threading.Event, threading.Event] = {}
         self.aborted: dict[str, threading.Event] = {}
         self.counted = 0
         self.lock = threading.Lock()
@@ -152,11 +152,15 @@ class GrpcDouble:
             context.abort(error.code, str(error))
         stop = self.aborted[request.request_id] = threading.Event()
         self.running[stop] = stop
+        self.admitted(request, stop)
         context.add_callback(lambda: self.gone(stop))
         try:
             yield from self.answer(request, context, stop)
         finally:
             self.end(stop)
+
+    def admitted(self, request: Any, stop: threading.Event) -> None:
+        """The engine has a request from now on."""
 
     def gone(self, stop: threading.Event) -> None:
         """The client is gone, or its deadline is over."""

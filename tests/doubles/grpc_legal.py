@@ -44,6 +44,28 @@ class BlindLoads(GrpcDouble):
         """Counts nothing."""
 
 
+class TwoRanks(GrpcDouble):
+    """Two data-parallel ranks, whose loads are those of their last steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranks: dict[threading.Event, int] = {}
+        self.counts = [0, 0]
+
+    def admitted(self, request: Any, stop: threading.Event) -> None:
+        self.ranks[stop] = request.data_parallel_rank if request.HasField("data_parallel_rank") else 1
+
+    def answer(self, request: Any, context: Any, stop: threading.Event) -> Iterator[Any]:
+        for each in super().answer(request, context, stop):
+            rank = self.ranks[stop]
+            self.counts[rank] = sum(1 for other in list(self.running) if self.ranks.get(other) == rank)
+            yield each
+
+    def get_loads(self, _request: Any, _context: Any) -> Any:
+        loads = [{"dp_rank": rank, "num_running_reqs": count} for rank, count in enumerate(self.counts)]
+        return message("GetLoadsResponse")(version=self.version, dp_rank_count=2, loads=loads)
+
+
 class Cumulative(GrpcDouble):
     """`completion_tokens` of a piece counts all tokens so far; the end of a stream has all tokens."""
 
@@ -162,6 +184,7 @@ VARIATIONS: Mapping[str, tuple[type[GrpcDouble], tuple[str, ...]]] = {
         OnlyGenerates: ("test_health.py", _FACTS, _GENERATION, _STREAMS, _DEADLINES),
         NoLoads: (_FACTS, _DEADLINES),
         BlindLoads: (_FACTS, _DEADLINES),
+        TwoRanks: (_FACTS, _DEADLINES),
         Cumulative: (_GENERATION, _STREAMS),
         SeveralTokensAPiece: (_GENERATION, _STREAMS, _DEADLINES),
         StopTokenLeftOut: (_GENERATION,),

@@ -33,6 +33,7 @@ MESSAGES: Mapping[str, tuple[str, ...]] = {
     "GenerateRequest": (
         *("1 string request_id", "2 TokenizedInput tokenized|input", "3 string text|input"),
         *("4 SamplingParams sampling_params", "5 bool stream"),
+        "9 ?int32 data_parallel_rank",
     ),
     "TopLogProbs": ("1 *float values", "2 *uint32 token_ids"),
     "OutputLogProbs": ("1 *float token_logprobs", "2 *uint32 token_ids", "3 *TopLogProbs top_logprobs"),

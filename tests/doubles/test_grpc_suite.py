@@ -9,6 +9,7 @@ from doubles.grpc_defects import DEFECTS
 from doubles.grpc_double import GrpcDouble
 from doubles.grpc_legal import VARIATIONS
 from doubles.table import cases_of
+from vllm_ci.suites.grpc import reaching
 
 _TRIES = 3
 
@@ -38,6 +39,13 @@ def test_a_defect_is_named(name: str) -> None:
     if all("the machine was busy" in found.messages.get(f"grpc/{case}", "") for case in missed):
         pytest.skip(f"this machine had no processor time to tell: {found.messages}")
     pytest.fail(f"{defect.what} That is not named by {sorted(missed)}: {found.messages or found.output[-2000:]}")
+
+
+@pytest.mark.parametrize("name", ["grpc-stream-loses-a-token", "grpc-streams-mixed-up", "grpc-loses-tokens-under-load"])
+def test_a_defect_of_streams_is_named_on_a_slow_server_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaching, "_slowness", lambda _: 3.0)
+    found = grpc_run.run(DEFECTS[name].make, DEFECTS[name].named)
+    assert {f"grpc/{case}" for case in DEFECTS[name].named} <= found.with_status("failed"), found.messages
 
 
 def test_every_case_is_named_by_a_defect() -> None:

@@ -213,16 +213,23 @@ class Engine:
     def running(self) -> int | None:
         """Requests that the engine runs or keeps waiting, by ``GetLoads``; ``None`` if it does not tell.
 
-        vLLM's counts are those of its last step, so one small request is made first.
+        vLLM's counts are those of the last step of each data-parallel rank, so one small request is made on each of them first.
         """
         if not self.offers("GetLoads"):
             return None
-        self.generate(ids=self.prompt(1), sampling={"max_tokens": 1}).served()
         try:
+            ranks = [each.dp_rank for each in self.call("GetLoads").loads]
+            for rank in ranks:
+                pinned = {"data_parallel_rank": rank} if len(ranks) > 1 else {}
+                self.generate(ids=self.prompt(1), sampling={"max_tokens": 1}, **pinned).served()
             loads = self.call("GetLoads").loads
         except pytest.skip.Exception:
             return None
         return sum(each.num_running_reqs + each.num_waiting_reqs for each in loads) if loads else None
+
+    def sized(self, full: int, least: int) -> int:
+        """Number of tokens for a case: fewer on a slow server."""
+        return full if self.slowness < _SLOW else least
 
     def prompt(self, number: int = 0, length: int = 12) -> list[int]:
         """Token ids of a prompt: another one for each number, without the ids that end or begin a text."""
@@ -255,5 +262,6 @@ class Engine:
         self.last = {"request": f"{path}\n{str(request)[:2000]}", "response": response[:2000]}
 
 
+_SLOW = 2.0
 _FIRST = 10
 """Tokenizers have their special tokens first, as a rule."""
