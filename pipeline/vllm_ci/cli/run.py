@@ -50,6 +50,7 @@ _RESTART_WAIT = {
     "metavar": "SECONDS",
     "help": "Wait this long for a server (--url, --grpc) that died to be started again by its supervisor. Default: 10.",
 }
+_AT_FULL_SIZE = "the stage grpc has no budget: it takes seconds"
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for reports; each run gets its own subdirectory."}
 
 
@@ -134,6 +135,8 @@ def test(
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
     """
+    if grpc and not url:
+        refuse_unused(context, {"model": "a gRPC service has one model"} | dict.fromkeys(("deep", "budget"), _AT_FULL_SIZE))
     if url or grpc:
         return _test(context, url or "", grpc or "", stage, as_json, durations)
     if select:

@@ -14,12 +14,13 @@ import click
 import grpc
 import pytest
 import trustme
+from click.testing import CliRunner
 
 from doubles import grpc_run
 from doubles.grpc_double import CODES, HEALTH, GrpcDouble, running
 from doubles.grpc_messages import ENGINE, POOL
 from unit.cli.contacted import Scripted, closed_port, command
-from vllm_ci.cli import foreign, run
+from vllm_ci.cli import foreign, root, run
 from vllm_ci.cli.contact import contact
 from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.domain.stage import StageSpec
@@ -217,6 +218,13 @@ def test_an_address_adds_its_stage_to_those_of_a_url() -> None:
 def test_what_does_not_fit_is_refused(given: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         opened(*given)
+
+
+@pytest.mark.parametrize("option", [("--model", "m"), ("--budget", "5"), ("--deep",)])
+def test_options_without_an_effect_are_refused(option: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(root, ["test", "--grpc", "127.0.0.1:1", *option], catch_exceptions=True)
+    assert isinstance(done.exception, UsageError)
+    assert f"{option[0]} has no effect here" in done.exception.message
 
 
 @pytest.mark.usefixtures("alone")
