@@ -84,14 +84,14 @@ METHODS: Mapping[str, tuple[str, str, bool]] = {
 """Request, response, and whether the response is a stream, by method."""
 
 
-def pool() -> Any:
+def pool(messages: Mapping[str, tuple[str, ...]] = MESSAGES, methods: Mapping[str, tuple[str, str, bool]] = METHODS) -> Any:
     """The files of the service."""
     made = descriptor_pool.DescriptorPool()
     made.Add(_file("common.proto", _COMMON, COMMON))
-    engine = _file("vllm_engine.proto", _PACKAGE, MESSAGES)
+    engine = _file("vllm_engine.proto", _PACKAGE, messages)
     engine.dependency.append("common.proto")
     service = engine.service.add(name=ENGINE.rpartition(".")[2])
-    for name, (request, response, streams) in METHODS.items():
+    for name, (request, response, streams) in methods.items():
         service.method.add(name=name, input_type=_full(request), output_type=_full(response), server_streaming=streams)
     made.Add(engine)
     return made

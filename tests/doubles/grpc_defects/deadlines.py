@@ -14,9 +14,9 @@ from doubles.grpc_messages import message
 
 @defect(
     "grpc-goes-on-without-clients",
-    "test_deadlines.py::test_a_deadline_ends_the_request[whole]",
-    "test_deadlines.py::test_a_deadline_ends_the_request[streamed]",
-    "test_deadlines.py::test_a_cancelled_stream_is_ended",
+    "test_deadlines.py::test_the_engine_ends_what_nobody_waits_for[its deadline]",
+    "test_deadlines.py::test_the_engine_ends_what_nobody_waits_for[the deadline of a stream]",
+    "test_deadlines.py::test_the_engine_ends_what_nobody_waits_for[its cancellation]",
 )
 class GoesOnWithoutClients(GrpcDouble):
     """A request goes on after its deadline, and after its client went away."""
@@ -38,7 +38,7 @@ class GoesOnWithoutClients(GrpcDouble):
         self.counted = len(self.running) + getattr(self, "zombies", 0)
 
 
-@defect("grpc-deadlines-look-whole", "test_deadlines.py::test_a_deadline_ends_the_request")
+@defect("grpc-deadlines-look-whole", "test_deadlines.py::test_a_deadline_ends_the_call")
 class DeadlinesLookWhole(GrpcDouble):
     """Shortly before its deadline an answer is ended as if it were whole."""
 
@@ -55,9 +55,13 @@ class DeadlinesLookWhole(GrpcDouble):
                 return
 
 
-@defect("grpc-deadlines-break-health", "test_deadlines.py::test_an_expired_deadline_harms_nobody")
-class DeadlinesBreakHealth(GrpcDouble):
-    """After deadlines the server says that it does not serve."""
+@defect(
+    "grpc-clients-that-leave-break-health",
+    "test_deadlines.py::test_an_expired_deadline_harms_nobody",
+    "test_deadlines.py::test_a_cancelled_stream_harms_nobody",
+)
+class ClientsThatLeaveBreakHealth(GrpcDouble):
+    """After a deadline or a cancellation the server says that it does not serve."""
 
     expired = False
 

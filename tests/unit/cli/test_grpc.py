@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from doubles import grpc_run
 from doubles.grpc_double import CODES, HEALTH, GrpcDouble, running
-from doubles.grpc_messages import ENGINE, POOL
+from doubles.grpc_messages import ENGINE, MESSAGES, METHODS, POOL, pool
 from unit.cli.contacted import Scripted, closed_port, command
 from vllm_ci.cli import foreign, root, run
 from vllm_ci.cli.contact import contact
@@ -72,6 +72,21 @@ class Undefined(GrpcDouble):
         return type(POOL)()
 
 
+class Renamed(GrpcDouble):
+    """Another protocol under the same name."""
+
+    def described(self) -> Any:
+        fields = tuple(field for field in MESSAGES["SamplingParams"] if "ignore_eos" not in field)
+        return pool({**MESSAGES, "SamplingParams": fields})
+
+
+class Ungenerating(GrpcDouble):
+    """A version without the method that is tested."""
+
+    def described(self) -> Any:
+        return pool(methods={name: each for name, each in METHODS.items() if name != "Generate"})
+
+
 def refused(address: str, *, key: str = "") -> ErroredError:
     with pytest.raises(ErroredError) as caught:
         contact(of(address, key=key), None)
@@ -86,6 +101,8 @@ def refused(address: str, *, key: str = "") -> ErroredError:
         (Undescribed, "the server has no reflection, and the package smg-grpc-proto", "smg-grpc-proto"),
         (Silent, "does not answer within", "wait until the server is ready"),
         (Undefined, "does not describe", "--grpc"),
+        (Renamed, "Generate of this server lacks ignore_eos: another protocol", "--grpc"),
+        (Ungenerating, "has no method Generate", "--grpc"),
     ],
 )
 def test_what_keeps_a_service_from_being_tested_is_said_once(make: type[GrpcDouble], message: str, remedy: str) -> None:

@@ -243,7 +243,8 @@ class Engine:
     def _special(self) -> set[int]:
         if self.model is None:
             return set()
-        return {*self.model.eos_token_ids, self.model.bos_token_id, self.model.pad_token_id}
+        ids = (getattr(self.model, name, 0) for name in ("bos_token_id", "pad_token_id"))
+        return {*getattr(self.model, "eos_token_ids", ()), *ids}
 
     @contextmanager
     def another(self) -> Iterator[Engine]:

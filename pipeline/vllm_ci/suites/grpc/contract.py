@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 
 ENGINE = "vllm.grpc.engine.VllmEngine"
@@ -118,7 +119,7 @@ class _Reflection:
                     f"the server's reflection does not describe {symbol}: {answer.error_response.error_message}"
                 )
             for each in answer.file_descriptor_response.file_descriptor_proto:
-                file = descriptor_pb2.FileDescriptorProto.FromString(each)
+                file = _file(each)
                 if file.name in known:
                     continue
                 known.add(file.name)
@@ -129,7 +130,17 @@ class _Reflection:
 
     def _ask(self, **question: str) -> Any:
         asked = iter([reflection_pb2.ServerReflectionRequest(**question)])
-        return next(self._call(asked, timeout=self._timeout_s, metadata=self._metadata))
+        answer = next(self._call(asked, timeout=self._timeout_s, metadata=self._metadata), None)
+        if answer is None:
+            raise NoContractError("the server's reflection ends without an answer")
+        return answer
+
+
+def _file(data: bytes) -> Any:
+    try:
+        return descriptor_pb2.FileDescriptorProto.FromString(data)
+    except DecodeError as error:
+        raise NoContractError("the server's reflection describes no files of a protocol") from error
 
 
 def _pool(files: Iterator[Any]) -> descriptor_pool.DescriptorPool:
@@ -158,7 +169,7 @@ def _methods(pool: descriptor_pool.DescriptorPool) -> dict[str, Method]:
 
 
 def _methods_of(service: Any) -> dict[str, Method]:
-    return {
+    methods = {
         method.name: Method(
             path=f"/{service.full_name}/{method.name}",
             request=message_factory.GetMessageClass(method.input_type),
@@ -167,3 +178,27 @@ def _methods_of(service: Any) -> dict[str, Method]:
         )
         for method in service.methods
     }
+    _require_generate(methods.get("Generate"))
+    return methods
+
+
+def _require_generate(method: Method | None) -> None:
+    """Refuse another protocol under the same name.
+
+    Raises:
+        NoContractError: ``Generate``, or a field that each request has, is not there.
+    """
+    if method is None or not method.streams:
+        raise NoContractError(f"{ENGINE} has no method Generate with a stream of answers")
+    request, response = method.request.DESCRIPTOR, method.response.DESCRIPTOR
+    lacking = set(_REQUEST) - set(request.fields_by_name)
+    if not lacking and (sampling := request.fields_by_name["sampling_params"].message_type) is not None:
+        lacking = set(_SAMPLING) - set(sampling.fields_by_name)
+    if "response" not in response.oneofs_by_name:
+        lacking.add("response")
+    if lacking:
+        raise NoContractError(f"Generate of this server lacks {', '.join(sorted(lacking))}: another protocol than vLLM's")
+
+
+_REQUEST = ("request_id", "tokenized", "sampling_params", "stream")
+_SAMPLING = ("temperature", "max_tokens", "ignore_eos")
