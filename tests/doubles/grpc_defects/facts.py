@@ -6,8 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from doubles.grpc_defects.catalogue import defect
-from doubles.grpc_double import GrpcDouble
+from doubles.grpc_double import CODES, GrpcDouble
 from doubles.grpc_messages import ENGINE, message
+
+
+@defect("grpc-model-breaks", "test_facts.py::test_the_model_is_described")
+class ModelBreaks(GrpcDouble):
+    """GetModelInfo ends with an error of the server."""
+
+    def get_model_info(self, _request: Any, context: Any) -> Any:
+        context.abort(CODES.INTERNAL, "'NoneType' object has no attribute 'get_vocab_size'")
 
 
 @defect("grpc-model-without-context", "test_facts.py::test_the_model_is_described")

@@ -24,6 +24,19 @@ class NotServedError(Fault):
     }
 
 
+class CallError(Fault):
+    """A method that answers with one message ended with an error.
+
+    Args:
+        name: The method.
+        error: The error.
+    """
+
+    def __init__(self, name: str, error: grpc.RpcError) -> None:
+        self.code = error.code()
+        super().__init__(f"{name} ends with {self.code.name}: {' '.join((error.details() or '').split())}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One message of an answer.

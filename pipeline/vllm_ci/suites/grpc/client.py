@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from vllm_ci.suites.grpc.answer import Answer, Part
+from vllm_ci.suites.grpc.answer import Answer, CallError, Part
 from vllm_ci.suites.grpc.contract import HEALTH, Contract, Method
 
 ANSWER_S = 60.0
@@ -69,23 +69,18 @@ class Engine:
         """The answer of a method that sends one; the case is skipped if the server does not implement it.
 
         Raises:
-            grpc.RpcError: It ended with an error.
+            CallError: It ended with an error.
         """
         method = self.method(name)
-        ask = self.channel.unary_unary(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
-        )
         request = method.request(**fields)
         self._note(method.path, request, "")
         try:
-            answer = ask(request, timeout=timeout_s, metadata=self.metadata)
+            answer = method.on(self.channel)(request, timeout=timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
             self._note(method.path, request, f"{error.code().name}: {error.details()}")
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 pytest.skip(f"the server does not implement {name}: {error.details()}")
-            raise
+            raise CallError(name, error) from error
         self._note(method.path, request, str(answer))
         return answer
 
@@ -108,13 +103,8 @@ class Engine:
 
     def start(self, request: Any, *, timeout_s: float | None = None) -> Any:
         """Send a request to ``Generate``; the call, whose messages can be iterated over."""
-        method = self.method("Generate")
-        ask = self.channel.unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
-        )
-        return ask(request, timeout=ANSWER_S * self.slowness if timeout_s is None else timeout_s, metadata=self.metadata)
+        limit_s = ANSWER_S * self.slowness if timeout_s is None else timeout_s
+        return self.method("Generate").on(self.channel)(request, timeout=limit_s, metadata=self.metadata)
 
     def generate(
         self,

@@ -45,6 +45,12 @@ class Method:
     response: Any
     streams: bool
 
+    def on(self, channel: grpc.Channel) -> Any:
+        """The method as a function of a request, ``timeout`` and ``metadata``."""
+        make = channel.unary_stream if self.streams else channel.unary_unary
+        encoded, decoded = self.request.SerializeToString, self.response.FromString
+        return make(self.path, request_serializer=encoded, response_deserializer=decoded)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:

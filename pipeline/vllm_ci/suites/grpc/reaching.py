@@ -101,11 +101,8 @@ def _ask_for_the_model(engine: Engine) -> None:
     method = engine.contract.methods.get("GetModelInfo")
     if method is None:
         return
-    ask = engine.channel.unary_unary(
-        method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
-    )
     try:
-        engine.model, call = ask.with_call(method.request(), timeout=SHORT_S, metadata=engine.metadata)
+        engine.model, call = method.on(engine.channel).with_call(method.request(), timeout=SHORT_S, metadata=engine.metadata)
         engine.double = any(name == DOUBLE for name, _ in call.initial_metadata() or ())
     except grpc.RpcError as error:
         unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and not engine.contract.listed
@@ -177,10 +174,7 @@ def _version(engine: Engine) -> str:
     method = engine.contract.methods.get("GetLoads")
     if method is None or "version" not in method.response.DESCRIPTOR.fields_by_name:
         return ""
-    ask = engine.channel.unary_unary(
-        method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
-    )
     try:
-        return str(ask(method.request(), timeout=SHORT_S, metadata=engine.metadata).version)
+        return str(method.on(engine.channel)(method.request(), timeout=SHORT_S, metadata=engine.metadata).version)
     except grpc.RpcError:
         return ""

@@ -136,12 +136,9 @@ def test_a_message_that_is_none_is_refused(engine: Engine, judge: Judge, method:
 def test_embeddings_of_a_model_without_them_are_refused(engine: Engine, judge: Judge) -> None:
     """A model that generates has no embeddings, as a rule; if it has, they are finite numbers."""
     method = engine.method("Embed")
-    ask = engine.channel.unary_unary(
-        method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
-    )
     request = method.request(request_id="vllm-ci-embed", tokenized={"input_ids": engine.prompt()})
     try:
-        found = ask(request, timeout=_BOUND_S * engine.slowness, metadata=engine.metadata)
+        found = method.on(engine.channel)(request, timeout=_BOUND_S * engine.slowness, metadata=engine.metadata)
     except grpc.RpcError as error:
         answer = Answer(parts=(), code=error.code(), details=error.details() or "", seconds=_BOUND_S, streamed=False)
         judge(_findings(answer, "embeddings"))

@@ -52,11 +52,9 @@ def test_reflection_lists_what_is_served(engine: Engine) -> None:
 def test_the_tokenizer_can_be_fetched_whole(engine: Engine) -> None:
     """Clients make token ids by it, so that it must be that of the model, and complete."""
     method = engine.method("GetTokenizer")
-    ask = engine.channel.unary_stream(
-        method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
-    )
     try:
-        pieces = list(ask(method.request(), timeout=SHORT_S * engine.slowness, metadata=engine.metadata))
+        asked = method.on(engine.channel)(method.request(), timeout=SHORT_S * engine.slowness, metadata=engine.metadata)
+        pieces = list(asked)
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             pytest.skip(f"the server does not implement GetTokenizer: {error.details()}")
