@@ -187,7 +187,7 @@ class GrpcDouble:
             for index, tokens in enumerate(made):
                 if reasons[index]:
                     continue
-                tokens.append(self.token(self.ids(request), place, self.seed(request, index)))
+                tokens.append(self.chosen(request, place, index))
                 if tokens[-1] in sampling.stop_token_ids:
                     reasons[index] = "stop"
                 elif place == self.lasts(request) - 1:
@@ -198,6 +198,11 @@ class GrpcDouble:
                     self.step()
                 yield from self.told(request, index, tokens, reasons[index])
 
+    def chosen(self, request: Any, place: int, index: int) -> int:
+        """The token at a place, with what was asked of sampling."""
+        forced = [token for token, bias in request.sampling_params.logit_bias.items() if bias >= 100]
+        return forced[0] if forced else self.token(self.ids(request), place, self.seed(request, index))
+
     def ids(self, request: Any) -> list[int]:
         return list(request.tokenized.input_ids) or list(request.text.encode())
 
@@ -206,7 +211,8 @@ class GrpcDouble:
 
     def seed(self, request: Any, index: int) -> int:
         sampling = request.sampling_params
-        if not sampling.HasField("temperature") or sampling.temperature > 0:
+        greedy = sampling.top_k == 1 or (sampling.HasField("temperature") and not sampling.temperature)
+        if not greedy:
             return index + (sampling.seed if sampling.HasField("seed") else time.monotonic_ns())
         return 0
 

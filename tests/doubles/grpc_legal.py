@@ -130,6 +130,15 @@ class OtherCodes(GrpcDouble):
             raise Refused(str(error), CODES.OUT_OF_RANGE if "must" in str(error) else CODES.FAILED_PRECONDITION) from error
 
 
+class NamesAreUnique(GrpcDouble):
+    """The second of two requests with one name is refused."""
+
+    def check_request(self, request: Any) -> None:
+        if (other := self.aborted.get(request.request_id)) is not None and other in self.running:
+            raise Refused("a request of this name is running", CODES.ALREADY_EXISTS)
+        super().check_request(request)
+
+
 class NoText(GrpcDouble):
     """Text is refused: the server has no tokenizer; nor has it one to be fetched."""
 
@@ -190,6 +199,7 @@ VARIATIONS: Mapping[str, tuple[type[GrpcDouble], tuple[str, ...]]] = {
         StopTokenLeftOut: (_GENERATION,),
         AbortIsAnError: (_DEADLINES,),
         OtherCodes: ("test_errors.py",),
+        NamesAreUnique: (_STREAMS,),
         NoText: (_FACTS, _GENERATION),
         Rounding: (_GENERATION, _STREAMS),
         HealthOfTheWhole: ("test_health.py",),

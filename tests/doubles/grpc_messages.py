@@ -14,7 +14,7 @@ _TYPES = {
     for name in ("string", "bool", "uint32", "int32", "float", "double", "bytes")
 }
 
-# A field is `number type name`: `*` repeats it, `?` makes it optional, `|GROUP` puts it in a oneof.
+# A field is `number type name`: `*` repeats it, `?` makes it optional, `|GROUP` puts it in a oneof; a map is of int32 to float.
 MESSAGES: Mapping[str, tuple[str, ...]] = {
     "ChoiceConstraint": ("1 *string choices",),
     "SamplingParams": (
@@ -28,6 +28,7 @@ MESSAGES: Mapping[str, tuple[str, ...]] = {
             "16 string json_schema|constraint",
         ),
         *("17 string regex|constraint", "18 string grammar|constraint", "22 ?int32 logprobs", "24 ?int32 seed"),
+        "26 map logit_bias",
     ),
     "TokenizedInput": ("1 string original_text", "2 *uint32 input_ids"),
     "GenerateRequest": (
@@ -112,6 +113,9 @@ def _file(name: str, package: str, messages: Mapping[str, tuple[str, ...]]) -> A
 
 
 def _add(made: Any, number: str, kind: str, named: str) -> None:
+    if kind == "map":
+        _add_map(made, int(number), named)
+        return
     name, _, group = named.partition("|")
     field = made.field.add(name=name, number=int(number), label=3 if kind.startswith("*") else 1)
     plain = kind.lstrip("*?")
@@ -125,6 +129,17 @@ def _add(made: Any, number: str, kind: str, named: str) -> None:
             made.oneof_decl.add(name=group)
         field.oneof_index = [each.name for each in made.oneof_decl].index(group)
     field.proto3_optional = kind.startswith("?")
+
+
+def _add_map(made: Any, number: int, name: str) -> None:
+    """Protocol Buffers, "Maps": a message for each entry, with a key and a value."""
+    entry = made.nested_type.add(name="".join(part.title() for part in name.split("_")) + "Entry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=1, type=_TYPES["int32"])
+    entry.field.add(name="value", number=2, label=1, type=_TYPES["float"])
+    kind = f".{_PACKAGE}.{made.name}.{entry.name}"
+    field = made.field.add(name=name, number=number, label=3, type_name=kind)
+    field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
 
 
 def _optional_last(made: Any) -> None:

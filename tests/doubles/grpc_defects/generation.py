@@ -112,6 +112,28 @@ class SeedIgnored(GrpcDouble):
         return time.monotonic_ns() if request.sampling_params.HasField("seed") else super().seed(request, index)
 
 
+@defect("grpc-top-k-ignored", "test_generation.py::test_the_likeliest_token_alone_is_greedy")
+class TopKIgnored(GrpcDouble):
+    """`top_k` is ignored."""
+
+    def answer(self, request: Any, context: Any, stop: threading.Event) -> Iterator[Any]:
+        request.sampling_params.top_k = 0
+        yield from super().answer(request, context, stop)
+
+
+@defect(
+    "grpc-bias-ignored",
+    "test_generation.py::test_a_bias_forces_a_token[whole]",
+    "test_generation.py::test_a_bias_forces_a_token[streamed]",
+)
+class BiasIgnored(GrpcDouble):
+    """`logit_bias` is ignored."""
+
+    def answer(self, request: Any, context: Any, stop: threading.Event) -> Iterator[Any]:
+        request.sampling_params.ClearField("logit_bias")
+        yield from super().answer(request, context, stop)
+
+
 @defect(
     "grpc-stop-ignored",
     "test_generation.py::test_a_stop_token_ends_an_answer[whole]",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from doubles.grpc_defects.catalogue import defect
-from doubles.grpc_double import NOT_SERVING, GrpcDouble
+from doubles.grpc_double import CODES, NOT_SERVING, GrpcDouble, Refused
 
 
 @defect("grpc-stream-loses-a-token", "test_streams.py::test_a_stream_has_the_tokens_of_an_answer_without_streaming")
@@ -93,6 +93,26 @@ class StreamsMixedUp(GrpcDouble):
         if len(self.running) < 2:
             self.latest = mine
         return list(self.latest)
+
+
+@defect("grpc-names-mixed-up", "test_streams.py::test_requests_with_one_name_are_kept_apart")
+class NamesMixedUp(GrpcDouble):
+    """Two requests with one name get the tokens of one of them."""
+
+    def ids(self, request: Any) -> list[int]:
+        prompts = vars(self).setdefault("prompts", {})
+        prompts.setdefault(request.request_id, super().ids(request))
+        return list(prompts[request.request_id])
+
+
+@defect("grpc-names-refused-as-an-error", "test_streams.py::test_requests_with_one_name_are_kept_apart")
+class NamesRefusedAsAnError(GrpcDouble):
+    """The second of two requests with one name ends with an error of the server."""
+
+    def check_request(self, request: Any) -> None:
+        if (other := self.aborted.get(request.request_id)) is not None and other in self.running:
+            raise Refused(f"KeyError: '{request.request_id}'", CODES.INTERNAL)
+        super().check_request(request)
 
 
 @defect("grpc-loses-tokens-under-load", "test_streams.py::test_concurrent_streams_have_their_own_tokens")

@@ -14,6 +14,17 @@ FINISHED = ("stop", "length")
 """Finish reasons of a whole answer (``GenerateComplete.finish_reason`` in vLLM's protocol)."""
 
 
+MISTAKES = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+"""Statuses that tell a client to change its request, or that the server does not offer what it asks for."""
+
+
 class NotServedError(Fault):
     """A valid request was not served."""
 

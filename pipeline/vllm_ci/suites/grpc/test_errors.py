@@ -10,21 +10,12 @@ import grpc
 import pytest
 
 from vllm_ci.suites.findings import CommonCause, Finding
-from vllm_ci.suites.grpc.answer import Answer, Part
+from vllm_ci.suites.grpc.answer import MISTAKES, Answer, Part
 from vllm_ci.suites.grpc.client import Engine
 from vllm_ci.suites.grpc.contract import ENGINE
 from vllm_ci.suites.security.details import shown
 
 _BOUND_S = 20.0
-MISTAKES = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-)
-"""Statuses that tell a client to change its request, or that the server does not offer what it asks for."""
 _RULE = "gRPC, status codes: INVALID_ARGUMENT is for a client's mistake; INTERNAL and UNKNOWN are for errors of the server"
 INVALID = CommonCause(
     id="grpc-server-error:invalid-requests", title="invalid requests end with an error of the server", rule=_RULE

@@ -69,6 +69,23 @@ def test_a_seed_repeats_an_answer(engine: Engine) -> None:
     assert agree(first, second), f"two answers with one seed: {first} and {second}"
 
 
+def test_the_likeliest_token_alone_is_greedy(engine: Engine) -> None:
+    """`top_k: 1` leaves nothing to chance, at any temperature."""
+    greedy = engine.generate(ids=engine.prompt(), sampling={"max_tokens": 16}).served().tokens()
+    sampling = {"max_tokens": 16, "temperature": 1.0, "top_k": 1}
+    found = engine.generate(ids=engine.prompt(), sampling=sampling).served().tokens()
+    assert agree(greedy, found), f"top_k 1 gives {found}; the greedy answer is {greedy}"
+
+
+@BOTH
+def test_a_bias_forces_a_token(engine: Engine, stream: bool) -> None:
+    """`logit_bias` of 100 makes a token certain."""
+    token = engine.prompt(3)[0]
+    sampling = {"max_tokens": 6, "logit_bias": {token: 100.0}}
+    found = engine.generate(ids=engine.prompt(), stream=stream, sampling=sampling).served().tokens()
+    assert set(found) == {token}, f"a bias of 100 for the token {token} gives {found}"
+
+
 @BOTH
 def test_a_stop_token_ends_an_answer(engine: Engine, stream: bool) -> None:
     """The answer ends where the token comes, with the reason `stop`."""

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from vllm_ci.suites.grpc.answer import Answer, agree
+from vllm_ci.suites.grpc.answer import MISTAKES, Answer, agree
 from vllm_ci.suites.grpc.client import Engine
 from vllm_ci.suites.grpc.test_health import SERVING, named
 from vllm_ci.suites.machine import Watch
@@ -93,6 +93,22 @@ def test_concurrent_streams_have_their_own_tokens(engine: Engine, alone: list[tu
         others = [each for each in range(_STREAMS) if alone[each] != alone[number] and agree(alone[each], tokens)]
         assert agree(alone[number], tokens) or not others, f"stream {number} has the tokens of the prompt of stream {others[0]}"
         assert agree(alone[number], tokens), f"stream {number} has other tokens than alone: {tokens}, {alone[number]}"
+
+
+def test_requests_with_one_name_are_kept_apart(engine: Engine, alone: list[tuple[int, ...]]) -> None:
+    """Names come from clients, who may choose the same; the second may be refused, but the first gets its own tokens."""
+    requests = [_request(engine, number) for number in range(2)]
+    for request in requests:
+        request.request_id = requests[0].request_id
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(engine.send, requests))
+    served = [number for number in range(2) if found[number].code is grpc.StatusCode.OK]
+    assert served, f"of two requests with one name none is served: {found[0].said}; {found[1].said}"
+    for number in served:
+        tokens = found[number].served().tokens()
+        assert agree(alone[number], tokens), f"of two requests with one name one has other tokens than alone: {tokens}"
+    refusals = {found[number].code for number in range(2)} - {grpc.StatusCode.OK, grpc.StatusCode.ALREADY_EXISTS, *MISTAKES}
+    assert not refusals, f"of two requests with one name one ends with {', '.join(code.name for code in refusals)}"
 
 
 def test_health_is_answered_during_streams(engine: Engine) -> None:
