@@ -159,6 +159,20 @@ class Rounding(GrpcDouble):
         return super().token(ids, place, seed if place < 24 else time.monotonic_ns())
 
 
+class Ties(GrpcDouble):
+    """Two tokens are equally likely, and either is taken, as in half precision."""
+
+    def token(self, ids: Sequence[int], place: int, seed: int = 0) -> int:
+        found = super().token(ids, place, seed)
+        return found if seed or place < 2 else found ^ (time.monotonic_ns() // 1000 & 1)
+
+    def logprobs(self, request: Any, tokens: Sequence[int]) -> Any:
+        found = dict(super().logprobs(request, tokens))
+        for each in found.values():
+            each["top_logprobs"] = [{"values": [-0.5], "token_ids": [token ^ 1]} for token in tokens]
+        return found
+
+
 class HealthOfTheWhole(GrpcDouble):
     """Health speaks only for the whole server, and cannot be watched."""
 
@@ -202,6 +216,7 @@ VARIATIONS: Mapping[str, tuple[type[GrpcDouble], tuple[str, ...]]] = {
         NamesAreUnique: (_STREAMS,),
         NoText: (_FACTS, _GENERATION),
         Rounding: (_GENERATION, _STREAMS),
+        Ties: (_GENERATION, _STREAMS),
         HealthOfTheWhole: ("test_health.py",),
         Embeds: ("test_errors.py::test_embeddings_of_a_model_without_them_are_refused",),
         Slow: (_STREAMS, _DEADLINES),

@@ -104,6 +104,19 @@ class GreedyVaries(GrpcDouble):
         return time.monotonic_ns()
 
 
+@defect(
+    "grpc-greedy-is-sampled",
+    "test_generation.py::test_a_greedy_answer_is_repeated",
+    "test_generation.py::test_the_likeliest_token_alone_is_greedy",
+)
+class GreedyIsSampled(GreedyVaries):
+    """Answers at temperature 0 have tokens that are not the likeliest, and their log probabilities say so."""
+
+    def logprobs(self, request: Any, tokens: Sequence[int]) -> Any:  # noqa: ARG002
+        tops = [{"values": [-0.1], "token_ids": [7]}] * len(tokens)
+        return {"output_logprobs": {"token_ids": tokens, "token_logprobs": [-2.5] * len(tokens), "top_logprobs": tops}}
+
+
 @defect("grpc-seed-ignored", "test_generation.py::test_a_seed_repeats_an_answer")
 class SeedIgnored(GrpcDouble):
     """The seed is ignored."""

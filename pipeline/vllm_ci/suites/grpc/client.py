@@ -59,6 +59,11 @@ class Engine:
         """Whether the service describes a method."""
         return name in self.contract.methods
 
+    def samples(self, name: str) -> bool:
+        """Whether the protocol has a sampling parameter."""
+        sampling = self.method("Generate").request.DESCRIPTOR.fields_by_name["sampling_params"].message_type
+        return name in sampling.fields_by_name
+
     def method(self, name: str) -> Method:
         """A method; the case is skipped if the service does not describe it."""
         if name not in self.contract.methods:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from vllm_ci.suites.grpc.answer import MISTAKES, Answer, agree
 from vllm_ci.suites.grpc.client import Engine
+from vllm_ci.suites.grpc.greedy import differences, likeliest
 from vllm_ci.suites.grpc.test_health import SERVING, named
 from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.verdicts import inconclusive
@@ -26,10 +28,13 @@ _HEALTH_S = 5.0
 
 def test_a_stream_has_the_tokens_of_an_answer_without_streaming(engine: Engine) -> None:
     """Greedy: the pieces together are the answer, but for rounding."""
-    sampling = {"max_tokens": engine.sized(*_TOKENS)}
-    whole = engine.generate(ids=engine.prompt(), sampling=sampling).served().tokens()
-    streamed = engine.generate(ids=engine.prompt(), stream=True, sampling=sampling).served().tokens()
-    assert agree(whole, streamed), f"without streaming {len(whole)} tokens, {whole}; as a stream {len(streamed)}, {streamed}"
+
+    def ask(more: Mapping[str, object]) -> list[Answer]:
+        sampling = {"max_tokens": engine.sized(*_TOKENS), **more}
+        return [engine.generate(ids=engine.prompt(), stream=stream, sampling=sampling) for stream in (False, True)]
+
+    found = differences(engine, ask)
+    assert not found, f"without streaming, and as a stream: {found}"
 
 
 def test_a_stream_ends_with_its_finish_reason(engine: Engine) -> None:
@@ -77,22 +82,39 @@ def _one(engine: Engine, number: int) -> Answer:
     return engine.send(_request(engine, number))
 
 
-def _request(engine: Engine, number: int) -> Any:
-    return engine.request(ids=engine.prompt(number), stream=True, sampling={"max_tokens": engine.sized(*_TOKENS)})
+def _request(engine: Engine, number: int, **more: object) -> Any:
+    sampling = {"max_tokens": engine.sized(*_TOKENS), **more}
+    return engine.request(ids=engine.prompt(number), stream=True, sampling=sampling)
+
+
+def _together(engine: Engine, requests: list[Any]) -> list[Answer]:
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(engine.send, requests))
+
+
+def _confused(answer: Answer, number: int, alone: list[tuple[int, ...]]) -> str:
+    """What an answer has of other prompts, or lacks; empty for nothing."""
+    tokens = answer.served().tokens()
+    if agree(alone[number], tokens):
+        return ""
+    if len(tokens) != len(alone[number]):
+        return f"{len(tokens)} tokens instead of {len(alone[number])}"
+    others = [each for each, known in enumerate(alone) if known != alone[number] and agree(known, tokens)]
+    return f"the tokens of the prompt of stream {others[0]}" if others else ""
 
 
 def test_concurrent_streams_have_their_own_tokens(engine: Engine, alone: list[tuple[int, ...]]) -> None:
     """Greedy: each of several streams has the tokens that it has alone, but for rounding."""
     if len(set(alone)) == 1:
         inconclusive("the model answers all prompts with the same tokens, so that answers cannot be told apart")
-    requests = [_request(engine, number) for number in range(_STREAMS)]
-    with ThreadPoolExecutor(_STREAMS) as pool:
-        found = list(pool.map(engine.send, requests))
+    found = _together(engine, [_request(engine, number) for number in range(_STREAMS)])
     for number, answer in enumerate(found):
-        tokens = answer.served().tokens()
-        others = [each for each in range(_STREAMS) if alone[each] != alone[number] and agree(alone[each], tokens)]
-        assert agree(alone[number], tokens) or not others, f"stream {number} has the tokens of the prompt of stream {others[0]}"
-        assert agree(alone[number], tokens), f"stream {number} has other tokens than alone: {tokens}, {alone[number]}"
+        assert not (what := _confused(answer, number, alone)), f"of {_STREAMS} streams, stream {number} has {what}"
+    if all(agree(alone[number], answer.tokens()) for number, answer in enumerate(found)):
+        return
+    assert engine.samples("logprobs"), "streams have other tokens than alone"
+    for number, answer in enumerate(_together(engine, [_request(engine, each, logprobs=1) for each in range(_STREAMS)])):
+        assert likeliest(answer), f"stream {number} has other tokens than alone, and not the likeliest: {answer.tokens()}"
 
 
 def test_requests_with_one_name_are_kept_apart(engine: Engine, alone: list[tuple[int, ...]]) -> None:
@@ -100,14 +122,12 @@ def test_requests_with_one_name_are_kept_apart(engine: Engine, alone: list[tuple
     requests = [_request(engine, number) for number in range(2)]
     for request in requests:
         request.request_id = requests[0].request_id
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(engine.send, requests))
+    found = _together(engine, requests)
     served = [number for number in range(2) if found[number].code is grpc.StatusCode.OK]
     assert served, f"of two requests with one name none is served: {found[0].said}; {found[1].said}"
     for number in served:
-        tokens = found[number].served().tokens()
-        assert agree(alone[number], tokens), f"of two requests with one name one has other tokens than alone: {tokens}"
-    refusals = {found[number].code for number in range(2)} - {grpc.StatusCode.OK, grpc.StatusCode.ALREADY_EXISTS, *MISTAKES}
+        assert not (what := _confused(found[number], number, alone)), f"of two requests with one name one has {what}"
+    refusals = {each.code for each in found} - {grpc.StatusCode.OK, grpc.StatusCode.ALREADY_EXISTS, *MISTAKES}
     assert not refusals, f"of two requests with one name one ends with {', '.join(code.name for code in refusals)}"
 
 
