@@ -1,7 +1,7 @@
 """What the suites hold and what their cases cost, recorded against the correct double, for ``suites/manifest.json``.
 
-``PYTHONPATH=pipeline:tests python -m doubles.manifest`` runs every case once (those of the image are only
-counted) and writes it.
+``PYTHONPATH=pipeline:tests python -m doubles.manifest`` runs every case once (those of the image and of
+gRPC are only counted) and writes it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ class Ledger:
 
 def main() -> int:
     """Write the file."""
-    document = {suite: recorded(suite) for suite in SERVED} | {"unit": counted("unit", "inside")}
+    document = {suite: recorded(suite) for suite in SERVED} | {
+        "unit": counted("unit", "inside"),
+        "grpc": counted("grpc", "plugin", "--vllm-grpc", "127.0.0.1:1"),
+    }
     FILE.write_text(rendered(document), encoding="utf-8")
     return 0
 
@@ -114,10 +117,10 @@ def rendered(document: Mapping[str, Mapping[str, Any]]) -> str:
     return "{\n" + ",\n".join(suites) + "\n}\n"
 
 
-def counted(suite: str, plugin: str) -> dict[str, dict[str, Any]]:
+def counted(suite: str, plugin: str, *options: str) -> dict[str, dict[str, Any]]:
     """Number of cases of each function."""
     ledger = Ledger()
-    _pytest(ledger, "-p", f"vllm_ci.suites.{plugin}", "--collect-only", str(SUITES / suite))
+    _pytest(ledger, "-p", f"vllm_ci.suites.{plugin}", "--collect-only", *options, str(SUITES / suite))
     return {name.partition("/")[2]: {"cases": count} for name, count in sorted(ledger.cases.items())}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from doubles import suiterun
+from doubles import grpc_defects, grpc_legal, suiterun
 from doubles.defects import DEFECTS
 from doubles.legal import VARIATIONS, described
 
@@ -82,7 +82,19 @@ def rendered(beside: Mapping[str, Sequence[str]]) -> str:
     lines += [f"| {name} | {described(variation)} |" for name, variation in VARIATIONS.items()]
     lines += ["", "## Cases that no defect of the catalogue makes fail", ""]
     lines += [f"- `{case}`" for case in unnamed(beside)] or ["None."]
+    lines += _of_grpc()
     return "\n".join(lines) + "\n"
+
+
+def _of_grpc() -> list[str]:
+    """The defects of the suite ``grpc``, whose double is another server."""
+    lines = ["", "## gRPC", "", "The suite `grpc` has a double of its own; each of its cases is named by a defect.", ""]
+    lines += ["| Defect | Must fail |", "|---|---|"]
+    for defect in grpc_defects.DEFECTS.values():
+        named = "<br>".join(f"`{_short(f'grpc/{case}')}`" for case in defect.named)
+        lines.append(f"| **{defect.name}**: {defect.what} | {named} |")
+    lines += ["", "Legal variations, with which all cases must pass:", "", "| Variation | What differs |", "|---|---|"]
+    return lines + [f"| {name} | {(kind.__doc__ or '').strip()} |" for name, (kind, _) in grpc_legal.VARIATIONS.items()]
 
 
 def _counts(beside: Mapping[str, Sequence[str]]) -> list[str]:

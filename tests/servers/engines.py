@@ -26,12 +26,17 @@ _OFFLINE = {
     "OMP_NUM_THREADS": "1",
 }
 _CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-_FLAGS = ("--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--max-num-seqs=16", "--max-num-batched-tokens=2048")
+FLAGS = ("--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--max-num-seqs=16", "--max-num-batched-tokens=2048")
 _ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 _IN_PROCESS = "--distributed-executor-backend=uni"
 _GPU_FLAGS = ("--dtype=bfloat16", "--max-model-len=2048", "--gpu-memory-utilization=0.3")
 _GPU_PYTHON = "VLLM_CI_SERVERS_GPU_PYTHON"
 _TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser=hermes")
+
+
+def cpu() -> dict[str, str]:
+    """Environment of vLLM for CPUs."""
+    return {**_OFFLINE, **_CPU}
 
 
 def vllm(version: str, *, several: bool) -> Callable[[Path], AbstractContextManager[Running]]:
@@ -41,7 +46,7 @@ def vllm(version: str, *, several: bool) -> Callable[[Path], AbstractContextMana
     def start(work: Path) -> Iterator[Running]:
         programs = environment(f"vllm-{version}")
         model = material.tiny(programs / "python")
-        env, flags = (_CPU, _FLAGS) if several else (_CPU | _ONE_PROCESS, (*_FLAGS, _IN_PROCESS))
+        env, flags = (_CPU, FLAGS) if several else (_CPU | _ONE_PROCESS, (*FLAGS, _IN_PROCESS))
         with serving(programs, model, work, env=env, flags=flags) as running:
             yield running
 
@@ -50,7 +55,7 @@ def vllm(version: str, *, several: bool) -> Callable[[Path], AbstractContextMana
 
 @contextmanager
 def serving(
-    programs: Path, model: Path, work: Path, *, env: Mapping[str, str], key: str = KEY, flags: Sequence[str] = _FLAGS
+    programs: Path, model: Path, work: Path, *, env: Mapping[str, str], key: str = KEY, flags: Sequence[str] = FLAGS
 ) -> Iterator[Running]:
     """vLLM from an environment, with a model."""
     port, log = free_port(), work / "vllm.log"
@@ -80,7 +85,7 @@ def backend(work: Path) -> Iterator[Running]:
     """The vLLM behind a proxy: one process, because it starts sooner."""
     programs = environment(f"vllm-{BACKEND}")
     with serving(
-        programs, material.tiny(programs / "python"), work, env=_CPU | _ONE_PROCESS, flags=(*_FLAGS, _IN_PROCESS)
+        programs, material.tiny(programs / "python"), work, env=_CPU | _ONE_PROCESS, flags=(*FLAGS, _IN_PROCESS)
     ) as running:
         yield running
 
@@ -89,7 +94,7 @@ def backend(work: Path) -> Iterator[Running]:
 def smollm2(work: Path) -> Iterator[Running]:
     """vLLM for CPUs with a real small model."""
     programs = environment(f"vllm-{BACKEND}")
-    with serving(programs, material.smollm2(), work, env=_CPU | _ONE_PROCESS, flags=(*_FLAGS, _IN_PROCESS)) as running:
+    with serving(programs, material.smollm2(), work, env=_CPU | _ONE_PROCESS, flags=(*FLAGS, _IN_PROCESS)) as running:
         yield running
 
 

@@ -47,6 +47,23 @@ def environment(name: str, lock: Path | None = None) -> Path:
     return made / "bin"
 
 
+def beside(name: str, python: Path) -> Path:
+    """Directory of packages that an environment lacks, for ``PYTHONPATH``; made if it does not exist.
+
+    Args:
+        name: Name of the lock and of the directory.
+        python: Interpreter of the environment.
+    """
+    made = folder() / name
+    with hold(folder() / f"{name}.lock", timeout_s=_MAKING_S):
+        if not (made / "ok").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            given = ("--quiet", "--no-config", "--no-deps", "--python", str(python), "-r", str(LOCKS / f"{name}.txt"))
+            _uv("pip", "install", *given, "--target", str(made))
+            (made / "ok").touch()
+    return made
+
+
 def _make(made: Path, lock: Path) -> None:
     if shutil.disk_usage(made.parent).free < _FREE_BYTES:
         pytest.skip(f"less than {_FREE_BYTES >> 30} GiB are free in {made.parent}; {_VARIABLE} names another place")

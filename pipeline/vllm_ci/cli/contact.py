@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -41,6 +42,34 @@ def trust(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def contact(context: StageContext, ca_file: Path | None) -> None:
+    """Reach the server, or both of them if there is a URL and the address of a gRPC service.
+
+    Raises:
+        ErroredError: One cannot be tested; the message says what to change.
+        InconclusiveError: It refuses requests for being too many, for longer than is waited here.
+        UsageError: ``ca_file`` cannot be read.
+    """
+    if context.url:
+        _contact_http(context, ca_file)
+    if context.grpc:
+        _contact_grpc(context, ca_file)
+
+
+def _contact_grpc(context: StageContext, ca_file: Path | None) -> None:
+    """Reach the gRPC service, and learn its messages."""
+    from vllm_ci.suites.grpc.address import parse
+    from vllm_ci.suites.grpc.reaching import reached  # loads gRPC
+
+    trust(ca_file)  # added to the authorities that all clients share
+    key = os.environ.get(context.api_key_env, "") if context.api_key_env else ""
+    try:
+        with ExitStack() as stack:
+            reached(parse(context.grpc), key=key, stack=stack)
+    except reach.UnreachableError as error:
+        raise ErroredError(error.message, why=error.why, remedy=error.remedy) from error
+
+
+def _contact_http(context: StageContext, ca_file: Path | None) -> None:
     """Reach the server: its list of models, and one small answer of the model.
 
     Raises:

@@ -41,11 +41,16 @@ _CA_FILE = {
     "type": click.Path(exists=True, dir_okay=False, path_type=Path),
     "help": "PEM file with the certificate authority of that server; the variable SSL_CERT_FILE is read, too.",
 }
+_GRPC = {
+    "metavar": "HOST:PORT",
+    "help": "Test vLLM's gRPC service (vllm serve --grpc) at this address; grpcs://HOST:PORT for TLS.",
+}
 _RESTART_WAIT = {
     "type": Number(min=0),
     "metavar": "SECONDS",
-    "help": "Wait this long for a server that died to be started again by its supervisor. Default: 10. Only with --url.",
+    "help": "Wait this long for a server (--url, --grpc) that died to be started again by its supervisor. Default: 10.",
 }
+_AT_FULL_SIZE = "the stage grpc has no budget: it takes seconds"
 _REPORT_DIR = {"type": click.Path(file_okay=False), "help": "Directory for reports; each run gets its own subdirectory."}
 
 
@@ -80,6 +85,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, dura
 @click.command()
 @project_options
 @option("--url", help="Test the OpenAI-compatible server at this URL instead of building an image.")
+@option("--grpc", **_GRPC)
 @option("--api-key-env", metavar="NAME", help="Environment variable with that server's API key.")
 @option("--ca-file", **_CA_FILE)
 @option("--stage", **_STAGE)
@@ -89,7 +95,7 @@ def run(context: click.Context, /, *, stage: tuple[str, ...], matrix: bool, dura
     envvar="VLLM_CI_SELECT",
     show_envvar=True,
     metavar="EXPRESSION",
-    help="Run only the cases whose names match, as with pytest -k; only with --url.",
+    help="Run only the cases whose names match, as with pytest -k; only with --url or --grpc.",
 )
 @option("--deep", **_DEEP)
 @option("--budget", **_BUDGET)
@@ -103,13 +109,14 @@ def test(
     /,
     *,
     url: str | None,
+    grpc: str | None,
     stage: tuple[str, ...],
     select: str | None,
     durations: int,
     as_json: bool,
     **_: Any,
 ) -> int:
-    """Test the server at --url, or build and test the commit's image (like `run`).
+    """Test the server at --url or --grpc, or build and test the commit's image (like `run`).
 
     \b
     Examples:
@@ -117,29 +124,34 @@ def test(
       vllm-ci test --url https://llm.example.com --api-key-env LLM_KEY --stage streaming
       vllm-ci test --url https://llm.internal/openai/v1 --ca-file company-ca.pem
       vllm-ci test --url http://127.0.0.1:8000 --stage streaming -k "test_speed_is_measured[chat]"
+      vllm-ci test --grpc 127.0.0.1:50051
       vllm-ci test --stage unit
 
     The server is reached before any stage is started: one that is not there, refuses the key or is no OpenAI-compatible API
     ends the run with one message and exit code 3. The URL may end in /v1, as OPENAI_BASE_URL does.
 
+    --grpc runs the stage grpc against vLLM's gRPC service; it needs the extra grpc (pip install 'vllm-ci[grpc]').
+
     With --url, --model is the model name on the server (default: the first that it lists), a configuration file is used
     if there is one, and stages that need an image are skipped unless selected with --stage.
     """
-    if url:
-        return _test(context, url, stage, as_json, durations)
+    if grpc and not url:
+        refuse_unused(context, {"model": "a gRPC service has one model"} | dict.fromkeys(("deep", "budget"), _AT_FULL_SIZE))
+    if url or grpc:
+        return _test(context, url or "", grpc or "", stage, as_json, durations)
     if select:
         raise UsageError(
-            "-k needs --url",
+            "-k needs --url or --grpc",
             why="the result of some cases must not count as that of the commit",
             remedy="serve the commit with vllm-ci serve and give its URL, or leave out -k",
         )
     if context.params.get("restart_wait") is not None:
         raise UsageError(
-            "--restart-wait needs --url",
+            "--restart-wait needs --url or --grpc",
             why="a server that the pipeline started itself is started again at once",
             remedy="leave it out",
         )
-    refuse_unused(context, dict.fromkeys(("api_key_env", "ca_file"), "it is for the server at --url"))
+    refuse_unused(context, dict.fromkeys(("api_key_env", "ca_file"), "it is for the server at --url or --grpc"))
     return _run(context, stage, as_json, durations)
 
 
@@ -191,13 +203,13 @@ def _own_pipeline(loaded: Loaded) -> OwnPipeline | None:
         return load(loaded.pipeline.path) if loaded.pipeline is not None else None
 
 
-def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bool, durations: int) -> int:
+def _test(context: click.Context, url: str, grpc: str, stages: tuple[str, ...], as_json: bool, durations: int) -> int:
     import os
 
     from vllm_ci.cli.contact import contact
     from vllm_ci.cli.foreign import open_foreign
 
-    foreign = open_foreign(context, url, stages)
+    foreign = open_foreign(context, url, grpc, stages)
     key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
     closing = _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json, durations=durations)
     try:
@@ -211,7 +223,7 @@ def _test(context: click.Context, url: str, stages: tuple[str, ...], as_json: bo
     from vllm_ci.pipeline import steps
 
     screen = progress.console()
-    screen.print(f"testing {foreign.context.url}")
+    screen.print(f"testing {' and '.join(filter(None, (foreign.context.url, foreign.context.grpc)))}")
 
     async def main(record: steps.RunRecord) -> steps.RunResult:
         record.engine, record.rows = foreign.engine, [spec.name for spec in foreign.stages]

@@ -87,6 +87,7 @@ class Loaded:
 
         Raises:
             ConfigError: There is no such stage.
+            UsageError: The stage needs a server that the pipeline does not start.
         """
         specs = self._specs()
         names = (*specs, *own)
@@ -94,6 +95,9 @@ class Loaded:
             near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
             remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
             raise ConfigError(f"unknown stage: {unknown[0]}", remedy=remedy)
+        from vllm_ci.stages import require_grpc
+
+        require_grpc(specs[name] for name in stages if name in specs)
         server = self.config.server.domain()
         return Project(
             name=self.name,

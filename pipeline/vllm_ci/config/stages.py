@@ -147,6 +147,34 @@ class SecurityStageConfig(ServerStageConfig):
         return replace(super().domain(name), accept=tuple(entry.domain() for entry in self.accept), fail_on=self.fail_on)
 
 
+class GrpcStageConfig(Section):
+    """Against vLLM's gRPC service, with `vllm-ci test --grpc HOST:PORT`."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Timeout, in seconds."""
+    pytest_args: list[str] = Field(default_factory=list)
+    """Additional arguments for pytest."""
+    accept: list[AcceptedFindingConfig] = Field(default_factory=list)
+    """Findings that do not fail the stage until their date."""
+    fail_on: Severity = "medium"
+    """Lowest severity that fails the stage."""
+
+    @property
+    def enabled(self) -> bool:
+        """Never by default: a URL is no address of a gRPC service."""
+        return False
+
+    def domain(self, name: str) -> StageSpec:
+        """Convert to the domain type."""
+        return StageSpec(
+            name=name,
+            timeout_s=self.timeout_s,
+            pytest_args=tuple(self.pytest_args),
+            accept=tuple(entry.domain() for entry in self.accept),
+            fail_on=self.fail_on,
+        )
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -238,6 +266,8 @@ class StagesConfig(Section):
     """Streams are well formed, progressive and correct."""
     security: SecurityStageConfig = Field(default_factory=SecurityStageConfig)
     """Access control, hostile input and leaks."""
+    grpc: GrpcStageConfig = Field(default_factory=GrpcStageConfig)
+    """vLLM's gRPC service, where one is given with `vllm-ci test --grpc`."""
     performance: PerformanceStageConfig = Field(default_factory=PerformanceStageConfig)
     """Not slower than a baseline: the image that a channel points to, or another one. Not enabled by default."""
 
@@ -262,7 +292,7 @@ class StagesConfig(Section):
         """Names of the stages that run by default."""
         return tuple(name for name, stage in self._all().items() if stage.enabled)
 
-    def _all(self) -> dict[str, StageConfig | PerformanceStageConfig | OwnStageConfig]:
+    def _all(self) -> dict[str, StageConfig | GrpcStageConfig | PerformanceStageConfig | OwnStageConfig]:
         return {**{name: getattr(self, name) for name in type(self).model_fields}, **self.own}
 
 

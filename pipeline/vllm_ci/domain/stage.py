@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from vllm_ci.domain.performance import PerformanceSpec
 
 SEVERITIES = ("low", "medium", "high", "critical")
-BUILT_IN = ("unit", "integration", "streaming", "security", "performance")
+BUILT_IN = ("unit", "integration", "streaming", "security", "grpc", "performance")
 """Names of the built-in stages, in the order in which they run."""
 # Rows, steps and log files of a run have these names already.
 _TAKEN = (

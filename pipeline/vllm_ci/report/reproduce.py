@@ -10,6 +10,7 @@ from vllm_ci.domain.causes import AffectedCase, Cause
 from vllm_ci.domain.report import Report
 
 URL = "http://127.0.0.1:8000"
+GRPC = "127.0.0.1:50051"
 _SERVER_STAGES = ("integration", "streaming", "security")
 # Characters that pytest's -k takes in a name (_pytest.mark.expression, Scanner.lex).
 _KEYWORD = re.compile(r"[\w:+.\[\]/-]+")
@@ -22,6 +23,9 @@ def command(cause: Cause, report: Report) -> str:
     Cases of a stage that needs only a server's URL are repeated by ``vllm-ci test --url``, others with their whole stage.
     """
     stages = list(dict.fromkeys(case.stage.partition("@")[0] for case in cause.cases))
+    if stages == ["grpc"]:
+        expression = _expression(cause.cases)
+        return shlex.join(["vllm-ci", "test", "--grpc", GRPC, *(["-k", expression] if expression else [])])
     chosen = [part for stage in stages for part in ("--stage", stage)]
     if not all(stage in _SERVER_STAGES for stage in stages):
         return shlex.join(["vllm-ci", "run" if report.commit else "test", *([] if report.commit else ["--url", URL]), *chosen])

@@ -7,17 +7,29 @@ from collections.abc import Iterable
 
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.stage import StageSpec
-from vllm_ci.stages import installed, integration, performance, security, streaming, unit
+from vllm_ci.stages import grpc, installed, integration, performance, security, streaming, unit
 from vllm_ci.stages.command import CommandStage
 from vllm_ci.stages.own_tests import OwnTests
 from vllm_ci.stages.stage import Stage, StageContext
 
 # In run order: cheap and informative stages first.
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE, performance.STAGE)
+    stage.name: stage
+    for stage in (unit.STAGE, integration.STAGE, streaming.STAGE, security.STAGE, grpc.STAGE, performance.STAGE)
 }
 
-__all__ = ["STAGES", "Stage", "StageContext", "is_exclusive", "needs_server", "stage_of", "unknown", "wants_pytest_inside"]
+__all__ = [
+    "STAGES",
+    "Stage",
+    "StageContext",
+    "is_exclusive",
+    "needs_grpc",
+    "needs_server",
+    "require_grpc",
+    "stage_of",
+    "unknown",
+    "wants_pytest_inside",
+]
 
 
 def stage_of(spec: StageSpec) -> Stage:
@@ -40,6 +52,22 @@ def stage_of(spec: StageSpec) -> Stage:
 def needs_server(spec: StageSpec) -> bool:
     """Whether the stage needs a server; otherwise it needs only the image."""
     return stage_of(spec).needs_server
+
+
+def needs_grpc(spec: StageSpec) -> bool:
+    """Whether the stage needs the address of a gRPC service, which a URL is not."""
+    return spec.name == grpc.STAGE.name
+
+
+def require_grpc(specs: Iterable[StageSpec], address: str = "") -> None:
+    """Check that there is an address if one of the stages needs one.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for spec in specs:
+        if needs_grpc(spec) and not address:
+            raise grpc.without_address(spec.name)
 
 
 def is_exclusive(spec: StageSpec) -> bool:

@@ -38,6 +38,7 @@ class StageContext:
         image: The image of the commit; ``None`` for an external server.
         service: The server, managed by the engine.
         url: Base URL of an external server, if there is no service.
+        grpc: Address of a gRPC service (``HOST:PORT``), for the stage ``grpc``; empty if there is none.
         model: Served model name; if empty, the first that the server lists.
         api_key_env: Name of the variable with the server's API key; empty if it needs none.
         source: The user's checkout at the commit.
@@ -59,6 +60,7 @@ class StageContext:
     image: ImageRef | None = None
     service: Service | None = None
     url: str = ""
+    grpc: str = ""
     model: str = ""
     api_key_env: str = ""
     source: Directory | None = None

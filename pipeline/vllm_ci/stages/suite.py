@@ -39,12 +39,7 @@ class ServerStage:
 
     def programs(self, context: StageContext) -> tuple[Program, ...]:
         """The built-in cases, and the user's own tests if the stage names any."""
-        if context.service is None and not context.url:
-            raise UsageError(
-                f"the stage {self.name} needs a server",
-                why="neither a service nor a URL was given",
-                remedy="let the pipeline serve the image, or pass --url",
-            )
+        self.require_server(context)
         spec = context.spec
         programs = []
         if spec.suite:
@@ -53,6 +48,23 @@ class ServerStage:
             tests = (*(f"{{in.source}}/{path}" for path in spec.paths), *USERS_OWN)
             programs.append(self._program(context, f"{self.name}-own", tests))
         return tuple(programs)
+
+    def require_server(self, context: StageContext) -> None:
+        """Check that there is a server.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if context.service is None and not context.url:
+            raise UsageError(
+                f"the stage {self.name} needs a server",
+                why="neither a service nor a URL was given",
+                remedy="let the pipeline serve the image, or pass --url",
+            )
+
+    def options(self, context: StageContext) -> tuple[str, ...]:
+        """Options of the vllm-ci plugin for pytest."""
+        return options(context)
 
     async def result(self, context: StageContext, outcomes: Sequence[Outcome]) -> StageResult:
         """The cases of both pytest runs."""
@@ -92,7 +104,7 @@ class ServerStage:
                 "vllm_ci.suites.plugin",
                 *tests,
                 *REPORT,
-                *options(context),
+                *self.options(context),
                 *context.spec.pytest_args,
             ),
             env={**QUIET, **context.spec.env},
@@ -117,26 +129,38 @@ def _timed(result: StageResult, plan: Mapping[str, object]) -> StageResult:
 
 
 def options(context: StageContext) -> tuple[str, ...]:
-    """Options of the vllm-ci plugin for pytest."""
+    """Options of the vllm-ci plugin for pytest, for a server with a URL."""
     spec = context.spec
-    accepted = [each.entry() for each in spec.accept]
     values = {
         "--base-url": "{url.vllm}" if context.service is not None else context.url,
         "--vllm-model": context.model,
-        "--vllm-api-key-env": context.api_key_env,
-        "--vllm-ca-file": CA_FILE if context.authorities is not None else "",
         "--vllm-require": ",".join(spec.require),
-        "--vllm-accept": json.dumps(accepted) if accepted else "",
-        "--vllm-fail-on": spec.fail_on,
         "--vllm-budget": f"{spec.budget_s:g}",
         "--vllm-tensor-parallel-size": str(context.tensor_parallel_size or ""),
         "--vllm-quantization": context.quantization,
         "--vllm-image-config": "{in.image}/config.json" if context.image_facts is not None else "",
-        "--vllm-cases": ",".join(map(case_id, context.only)),
         # Where the pipeline owns the server, it starts a new one; a server given by its URL may come back by itself.
         "--vllm-return": "0" if context.service is not None else "",
+        **common(context),
+    }
+    return given(values)
+
+
+def common(context: StageContext) -> dict[str, str]:
+    """Options for any server."""
+    accepted = [each.entry() for each in context.spec.accept]
+    return {
+        "--vllm-api-key-env": context.api_key_env,
+        "--vllm-ca-file": CA_FILE if context.authorities is not None else "",
+        "--vllm-accept": json.dumps(accepted) if accepted else "",
+        "--vllm-fail-on": context.spec.fail_on,
+        "--vllm-cases": ",".join(map(case_id, context.only)),
         **identity(context),
     }
+
+
+def given(values: Mapping[str, str]) -> tuple[str, ...]:
+    """The options that have a value, as arguments."""
     return tuple(f"{name}={value}" for name, value in values.items() if value)
 
 

@@ -36,6 +36,7 @@ pytest_plugins = (
     "vllm_ci.suites.plugins.image",
     "vllm_ci.suites.plugins.judging",
     "vllm_ci.suites.plugins.mixing",
+    "vllm_ci.suites.plugins.over_grpc",
     "vllm_ci.suites.plugins.recording",
     "vllm_ci.suites.plugins.planning",
     "vllm_ci.suites.plugins.vital",

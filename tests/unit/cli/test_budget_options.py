@@ -18,7 +18,7 @@ def budgets(*arguments: str) -> dict[str, float]:
     """Of the stages against a server, as a run of a project gets them."""
     context = commands.run.make_context("run", list(arguments))
     specs = options.loaded(context).config.stages.specs()
-    return {name: spec.budget_s for name, spec in specs.items() if name not in ("unit", "performance")}
+    return {name: spec.budget_s for name, spec in specs.items() if name not in ("unit", "grpc", "performance")}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_server_of_somebody_else_without_a_configuration_has_them_as_well(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     context = commands.test.make_context("test", ["--url", "http://127.0.0.1:9", *arguments])
-    found = open_foreign(context, "http://127.0.0.1:9", ())
+    found = open_foreign(context, "http://127.0.0.1:9", "", ())
     assert {spec.budget_s for spec in found.stages} == {expected}
 
 

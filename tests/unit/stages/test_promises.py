@@ -47,20 +47,25 @@ class Collected:
         self.names = [f"{item.path}::{item.name}" for item in session.items]
 
 
-def collected(folder: Path, root: Path, plugin: str) -> list[str]:
+def collected(folder: Path, root: Path, plugin: str, *given: str) -> list[str]:
     """Node ids of the cases in a folder."""
     found = Collected()
     arguments = ["--collect-only", "-q", "-p", f"vllm_ci.suites.{plugin}", "-p", "no:xdist", "-p", "no:cacheprovider"]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pytest.main([*arguments, "-c", "/dev/null", "--rootdir", str(root), str(folder)], plugins=[found])
+        pytest.main([*arguments, *given, "-c", "/dev/null", "--rootdir", str(root), str(folder)], plugins=[found])
     return found.names
+
+
+def collected_of(name: str, root: Path) -> list[str]:
+    """Node ids of the cases of a suite."""
+    given = ("--vllm-grpc", "127.0.0.1:1") if name == "grpc" else ()
+    return collected(SUITES / name, root, "inside" if name == "unit" else "plugin", *given)
 
 
 @pytest.mark.parametrize("name", SUITED)
 def test_the_manifest_lists_exactly_what_its_package_holds(name: str, tmp_path: Path) -> None:
-    ids = collected(SUITES / name, tmp_path, "inside" if name == "unit" else "plugin")
-    found = Counter(manifest.function_of(case_name(each)) for each in ids)
+    found = Counter(manifest.function_of(case_name(each)) for each in collected_of(name, tmp_path))
     assert dict(found) == manifest.promised(name), "run: PYTHONPATH=pipeline:tests python -m doubles.manifest"
 
 
@@ -137,8 +142,7 @@ def test_pytest_itself_tells_what_was_deselected_and_what_was_lost(
 def test_the_documentation_counts_the_cases_of_every_stage(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs/suites.md").read_text(encoding="utf-8")
     said = {name: int(count) for name, count in re.findall(r"^\| `(\w+)` \| (\d+)", text, re.MULTILINE)}
-    plugins = {name: "inside" if name == "unit" else "plugin" for name in SUITED}
-    assert said == {name: len(collected(SUITES / name, tmp_path, plugins[name])) for name in SUITED}
+    assert said == {name: len(collected_of(name, tmp_path)) for name in SUITED}
 
 
 def test_all_suites_at_once_are_those_that_need_only_a_url(tmp_path: Path) -> None:
