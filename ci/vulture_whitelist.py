@@ -27,6 +27,10 @@ _.on_body
 _.get_code
 _.submodule_search_locations
 _.cached
+# requests' and urllib3's hooks for connections.
+_.ConnectionCls
+_.pool_classes_by_scheme
+_.cert_verify
 # http.server's and socketserver's settings and hooks.
 _.log_message
 _.protocol_version

@@ -171,5 +171,5 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = self._pools
         return manager
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+    def cert_verify(self, *_: Any) -> None:
         """Leave it to the context: requests would add the authorities of its own file."""
