@@ -94,7 +94,7 @@ def _listed(root: str, wheel: LockedWheel, http: httpx.Client, complain: Callabl
     from vllm_ci.images.simple import packages
 
     try:
-        found = packages(root, wheel.project, http)
+        found = packages(root, wheel.project, http, only=(wheel.filename, wheel.sha256))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         complain(f"the index {fetch.shown(root)} cannot be reached: {error}")
         return
