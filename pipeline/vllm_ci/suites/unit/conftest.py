@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,13 @@ import pytest
 from vllm_ci.suites.unit.tree import Tree, tree
 
 _VLLM = "/vllm/__init__.py"
+_NICE = 10
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _behind_the_server() -> None:
+    """Leave the processors to the server that starts meanwhile: all other stages wait for it."""
+    os.nice(_NICE)
 
 
 @pytest.fixture(scope="session")
