@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -95,6 +96,8 @@ class _Command(Generic[_Result]):
             if self.blocked is not None:
                 self.blocked(name)
         finally:
+            with suppress(OSError):  # nobody reads it
+                os.write(2, f"vllm-ci: stopped by {name}\n".encode())
             os._exit(Interrupted.exit_code)
 
     async def _work(self) -> None:

@@ -121,3 +121,4 @@ def test_a_stage_that_never_awaits_is_stopped_by_a_signal_and_the_report_is_writ
     verdicts = {stage["name"]: stage["verdict"] for stage in ended.report["stages"]}
     assert verdicts == {"integration": "passed", "smoke": "errored", "lint": "errored"}
     assert ended.report["problem"]["summary"].startswith("interrupted by SIGTERM, while code that does not await")
+    assert "vllm-ci: stopped by SIGTERM" in ended.stderr
