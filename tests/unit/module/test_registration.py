@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = json.loads((ROOT / "dagger.json").read_text())
 OBJECTS: dict[str, Any] = default_module()._objects
 FUNCTIONS = [(name, function) for name, each in OBJECTS.items() for function in each.functions if function]
-# A comparison needs a baseline and many minutes, so it is no check of its own: run --stages performance. The suite for gRPC needs
-# the address of a server that runs already.
+# A comparison needs a baseline and many minutes, so it is no check of its own: run --stages performance. The suite for gRPC
+# needs the address of a server that runs already.
 STAGE_CHECKS = set(STAGES) - {"performance", "grpc"}
 CHECKS = {"test", *STAGE_CHECKS}
 RELEASE_VERBS = {"publish", "promote", "rollback", "history", "verify", "prune", "policy"}
