@@ -27,6 +27,8 @@ _.on_body
 _.get_code
 _.submodule_search_locations
 _.cached
+# A fixture that pytest uses for every case.
+_behind_the_server
 # requests' and urllib3's hooks for connections.
 _.ConnectionCls
 _.pool_classes_by_scheme
