@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
-import pytest
-
 from doubles.grpc_double import GrpcDouble, running
-from doubles.suiterun import SUITES, SuiteRun
+from doubles.suiterun import SUITES, SuiteRun, in_process
 from vllm_ci.suites.grpc import alive, test_deadlines, test_errors
 
 KEY_ENV = "VLLM_CI_DOUBLE_GRPC_KEY"
@@ -39,30 +32,10 @@ def against(address: str, cases: Iterable[str] = (), *, given: Iterable[str] = (
     """Run cases of the suite against the service at an address."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
-            *("-p", "vllm_ci.suites.plugin", "-p", "pytest_base_url.plugin", "-p", "no:cacheprovider", "--tb=short"),
-            *("-p", "no:unraisableexception", "-p", "no:threadexception"),
-            *("-c", "/dev/null", "--rootdir", folder, "--vllm-grpc", address, "--vllm-report", folder, "-q", "--no-header"),
-            *("--vllm-return", "0", *given),
+            *("-p", "no:threadexception", "--vllm-grpc", address, "--vllm-return", "0", *given),
             *(str(SUITES / "grpc" / case) for case in (list(cases) or [""])),
         ]
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output), _short_waits(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # modules of the suites are imported already, by an earlier run
-            # Looking for installed plugins takes a tenth of a second, many times; the one that is needed is named.
-            with mock.patch.dict(os.environ, {KEY_ENV: KEY}), mock.patch.object(metadata, "distributions", list):
-                code = pytest.main(arguments)
-        file = Path(folder) / "cases.json"
-        assert file.exists(), f"pytest ended with {code}: {output.getvalue()}"
-        document = json.loads(file.read_text(encoding="utf-8"))
-    return SuiteRun(
-        statuses={case["name"]: case["status"] for case in document["cases"]},
-        messages={case["name"]: case["message"] for case in document["cases"] if case["message"]},
-        output=output.getvalue(),
-        facts=document["session"],
-        findings=[finding for case in document["cases"] for finding in case["properties"].get("findings", ())],
-        exchanges={case["name"]: found for case in document["cases"] if (found := case["properties"].get("exchange"))},
-        causes={case["name"]: found["id"] for case in document["cases"] if (found := case["properties"].get("cause"))},
-    )
+        return in_process(arguments, Path(folder), waits=_short_waits(), env={KEY_ENV: KEY})
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -81,25 +82,45 @@ def run(
             on a busy machine; defects that are found by a timeout are found sooner without it.
         timeout_s: Timeout for one response; 0 for a long one.
     """
-    with tempfile.TemporaryDirectory() as folder, _environment(key=key):
+    with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         with running(lambda: make(key=KEY if key else "", file=log)) as (url, _):
             arguments = [
-                *("-p", "vllm_ci.suites.plugin", "-p", "pytest_base_url.plugin", "-p", "no:cacheprovider", "--tb=short"),
-                # It collects garbage at each end, which takes longer than most of what is run here.
-                *("-p", "no:unraisableexception"),
-                *("-c", "/dev/null", "--rootdir", folder, "--base-url", url, "--vllm-report", folder, "-q", "--no-header"),
-                *("--vllm-server-log", str(log), "--vllm-budget", f"{budget_s:g}"),
+                *("--base-url", url, "--vllm-server-log", str(log), "--vllm-budget", f"{budget_s:g}"),
                 *("--vllm-timeout", f"{timeout_s or (120 if patient else 20):g}"),
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]
-            output = io.StringIO()
             waits = contextlib.nullcontext() if patient else _short_waits()
-            with contextlib.redirect_stdout(output), waits, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # modules of the suites are imported already, by an earlier run
-                pytest.main(arguments)
-        document = json.loads((Path(folder) / "cases.json").read_text(encoding="utf-8"))
+            return in_process(arguments, Path(folder), waits=waits, env={_KEY_ENV: KEY} if key else {})
+
+
+def in_process(
+    arguments: Iterable[str], folder: Path, *, waits: AbstractContextManager[None], env: Mapping[str, str]
+) -> SuiteRun:
+    """Run pytest with the plugin of the suites in this process, and read its report.
+
+    Args:
+        arguments: Further options, and the cases.
+        folder: For the report.
+        waits: Entered while it runs, to shorten timeouts.
+        env: Environment variables while it runs.
+    """
+    common = [
+        *("-p", "vllm_ci.suites.plugin", "-p", "pytest_base_url.plugin", "-p", "no:cacheprovider", "--tb=short"),
+        # It collects garbage at each end, which takes longer than most of what is run here.
+        *("-p", "no:unraisableexception"),
+        *("-c", "/dev/null", "--rootdir", str(folder), "--vllm-report", str(folder), "-q", "--no-header"),
+    ]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), waits, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # modules of the suites are imported already, by an earlier run
+        # Looking for installed plugins takes a tenth of a second, hundreds of times; the one that is needed is named.
+        with mock.patch.dict(os.environ, env), mock.patch.object(metadata, "distributions", list):
+            code = pytest.main([*common, *arguments])
+    file = folder / "cases.json"
+    assert file.exists(), f"pytest ended with {code}: {output.getvalue()}"
+    document = json.loads(file.read_text(encoding="utf-8"))
     return SuiteRun(
         statuses={case["name"]: case["status"] for case in document["cases"]},
         messages={case["name"]: case["message"] for case in document["cases"] if case["message"]},
@@ -122,11 +143,4 @@ def _short_waits() -> Iterator[None]:
         mock.patch.object(vital, "_ANSWER_S", 3.0),
         mock.patch.object(vital, "_HANGS_S", 6.0),
     ):
-        yield
-
-
-@contextlib.contextmanager
-def _environment(*, key: bool) -> Iterator[None]:
-    # Looking for installed plugins takes a tenth of a second, hundreds of times; the one that is needed is named.
-    with mock.patch.dict(os.environ, {_KEY_ENV: KEY} if key else {}), mock.patch.object(metadata, "distributions", list):
         yield

@@ -26,6 +26,11 @@ _UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 _PATIENT = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
 OPTIONS = (*_UNLIMITED, *_PATIENT, ("grpc.enable_http_proxy", 0))
 
+_OF_HEALTH: dict[str, Any] = {
+    "request_serializer": health_pb2.HealthCheckRequest.SerializeToString,
+    "response_deserializer": health_pb2.HealthCheckResponse.FromString,
+}
+
 Open = Callable[[], grpc.Channel]
 
 
@@ -181,11 +186,7 @@ class Engine:
         Raises:
             grpc.RpcError: It ended with an error.
         """
-        ask = self.channel.unary_unary(
-            f"/{HEALTH}/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
+        ask = self.channel.unary_unary(f"/{HEALTH}/Check", **_OF_HEALTH)
         self.last = {"request": f"/{HEALTH}/Check\nservice: {service!r}", "response": ""}
         return ask(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, metadata=self.metadata).status
 
@@ -195,11 +196,7 @@ class Engine:
         Raises:
             grpc.RpcError: It ended with an error.
         """
-        ask = self.channel.unary_stream(
-            f"/{HEALTH}/Watch",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
+        ask = self.channel.unary_stream(f"/{HEALTH}/Watch", **_OF_HEALTH)
         call = ask(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, metadata=self.metadata)
         first = next(iter(call), None)
         call.cancel()

@@ -109,7 +109,7 @@ class Fleet:
             keep(state)
 
         async def rest(name: str, kept: Kept) -> None:
-            if not revision.serving.sleeps or await sleeping.sleep(kept.port):
+            if not revision.serving.sleeps or not await sleeping.sleep(kept.port):
                 await self.end(name, kept)
                 ended.add(name)
 
@@ -124,7 +124,7 @@ class Fleet:
         """Wake the servers of a revision that sleep; one that does not wake is ended, and counts as lost."""
         for name, kept in state.of(revision.name).items():
             if kept.phase == "asleep":
-                if await sleeping.wake(kept.port):
+                if not await sleeping.wake(kept.port):
                     await self.end(name, kept, grace_s=1.0)
                 state = state.with_replica(name, replace(kept, phase="starting"))
         return state

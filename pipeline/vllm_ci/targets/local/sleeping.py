@@ -11,20 +11,19 @@ import httpx
 _SLEEP_S, _WAKE_S = 90.0, 60.0
 
 
-async def sleep(port: int) -> str:
-    """Put a server of this machine to sleep; why it does not, empty if it does."""
+async def sleep(port: int) -> bool:
+    """Put a server of this machine to sleep; whether it does."""
     return await _told(port, "/sleep?level=1", _SLEEP_S)
 
 
-async def wake(port: int) -> str:
-    """Wake a server of this machine, also one that does not sleep; why it does not, empty if it does."""
+async def wake(port: int) -> bool:
+    """Wake a server of this machine, also one that does not sleep; whether it is awake."""
     return await _told(port, "/wake_up", _WAKE_S)
 
 
-async def _told(port: int, path: str, timeout_s: float) -> str:
+async def _told(port: int, path: str, timeout_s: float) -> bool:
     async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
         try:
-            answer = await client.post(f"http://127.0.0.1:{port}{path}")
-        except httpx.HTTPError as error:
-            return f"POST {path}: {error or type(error).__name__}"
-    return "" if answer.status_code == 200 else f"POST {path} is answered {answer.status_code}"
+            return (await client.post(f"http://127.0.0.1:{port}{path}")).status_code == 200
+        except httpx.HTTPError:
+            return False
