@@ -455,8 +455,8 @@ def test_the_old_release_is_ended_when_its_time_is_over_also_where_the_process_f
     path = kept / "vllm-ci.yaml"
     path.write_text(path.read_text().replace("keep_s: 300", "keep_s: 4"))
     invoke("deploy", "staging")
-    until(lambda: len(target(tmp_path).state.replicas) == 2)
-    assert call("deploy", "status", "staging")["deployment"]["phase"] == "live"
+    until(lambda: call("deploy", "status", "staging")["deployment"]["phase"] == "live")
+    assert len(target(tmp_path).state.replicas) == 2
     path.write_text(path.read_text().replace("keep_s: 4", "keep_s: 2"))
     released(kept, "third")
     invoke("deploy", "staging")

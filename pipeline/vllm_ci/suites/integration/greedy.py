@@ -33,12 +33,12 @@ def is_greedy(client: ApiClient, path: str, ask: Ask) -> bool:
     """
     if repeats(lambda: [answer.pieces for answer in ask({})]):
         return True
-    if fields := _with_candidates(client, path):
+    if fields := with_candidates(client, path):
         return all(likeliest(answer) for answer in ask(fields))
     return any(_some_follow(ask) for _ in range(_ROUNDS))
 
 
-def _with_candidates(client: ApiClient, path: str) -> Json:
+def with_candidates(client: ApiClient, path: str) -> Json:
     """Fields that have the server return the likeliest candidate for each token; empty if it cannot."""
     if path.endswith("/chat/completions"):
         return {"logprobs": True, "top_logprobs": 1} if client.server.can("logprobs") else {}
@@ -53,8 +53,18 @@ def _some_follow(ask: Ask) -> bool:
 
 def likeliest(answer: Answer) -> bool:
     """Whether each token of an answer with log probabilities is as likely as the likeliest candidate."""
+    found = _are_likeliest(answer)
+    return bool(found) and all(found)
+
+
+def likeliest_tokens(answer: Answer) -> int:
+    """How many tokens of an answer with log probabilities are as likely as the likeliest candidate."""
+    return sum(_are_likeliest(answer))
+
+
+def _are_likeliest(answer: Answer) -> list[bool]:
     found = _of_chat(answer) if answer.is_chat else _of_completion(answer)
-    return bool(found) and all(value >= max(candidates, default=value) - _EQUAL for value, candidates in found)
+    return [value >= max(candidates, default=value) - _EQUAL for value, candidates in found]
 
 
 def _of_chat(answer: Answer) -> list[tuple[float, list[float]]]:
