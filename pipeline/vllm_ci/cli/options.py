@@ -63,12 +63,18 @@ def config_option(command: _Command) -> _Command:
     )(command)
 
 
+_MODEL = (
+    "tiny, a name of models.named in the configuration, a folder with a checkpoint, NAME@ALIAS of `vllm-ci model`, or ORG/NAME "
+    "on the model hub."
+)
+
+
 def project_options(command: _Command) -> _Command:
     """Options of every command that builds or serves a project."""
     for each in (
         option("--gpus", help="none, all, or device numbers separated by commas."),
         option("--port", type=click.IntRange(0, 65535), help="Port of the server; 0 for any free port."),
-        option("--model", help="tiny, a folder with a checkpoint, NAME@ALIAS of `vllm-ci model`, or a name on the model hub."),
+        option("--model", help=_MODEL),
         option("--engine", type=click.Choice(["auto", "host", "dagger"]), help="Where programs and services run."),
         config_option,
     ):
@@ -108,13 +114,15 @@ def budget(context: click.Context) -> float | None:
 
 
 def _model(value: str) -> dict[str, Any]:
+    """A plain word is a model that the configuration names; names on the hub are ORG/NAME."""
+    none: dict[str, Any] = {"model.tiny": None, **dict.fromkeys(_SOURCES, "")}
     if value == "tiny":
-        return {"model.path": "", "model.name": "", "model.ref": ""}
+        return dict.fromkeys(_SOURCES, "")
     if Path(value).is_dir():
-        return {"model.tiny": None, "model.name": "", "model.ref": "", "model.path": str(Path(value).absolute())}
-    if "@" in value and "/" not in value:  # names on the hub are ORG/NAME
-        return {"model.tiny": None, "model.path": "", "model.name": "", "model.ref": value}
-    return {"model.tiny": None, "model.path": "", "model.ref": "", "model.name": value}
+        return {**none, "model.path": str(Path(value).absolute())}
+    if "/" in value:
+        return {**none, "model.name": value}
+    return {**none, "model.ref" if "@" in value else "model.use": value}
 
 
 def _key(value: str) -> dict[str, Any]:
@@ -128,6 +136,7 @@ def _budget(seconds: float) -> dict[str, Any]:
     return {f"stages.{name}.budget_s": seconds for name in BUDGETED}
 
 
+_SOURCES = ("model.path", "model.name", "model.ref", "model.wheel", "model.use")
 # Option -> function that returns the settings it overrides, by dotted key.
 _KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "engine": lambda value: {"engine": value},

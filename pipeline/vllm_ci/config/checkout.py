@@ -18,6 +18,7 @@ from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import ServedModel
 from vllm_ci.engine import Engine
+from vllm_ci.images import model_wheels
 from vllm_ci.pipeline.steps import Source
 from vllm_ci.system import base_branch, vcs
 
@@ -46,9 +47,11 @@ class OpenProject:
         """The files as handles of ``engine``.
 
         Raises:
-            ConfigError: The model directory does not exist.
+            ConfigError: The model directory or the lock of the model's wheel does not exist, or the lock is not valid.
         """
         model = None
+        if self.project.model.wheel:
+            model_wheels.locked(self.loaded.folder / self.project.model.wheel)
         if self.project.model.path:
             folder = self.loaded.folder / self.project.model.path
             if not folder.is_dir():

@@ -91,9 +91,9 @@ def _model(loaded: Loaded, settings: DeploySettings) -> Model:
     model, cluster = loaded.config.model.domain(), settings.kubernetes.model
     if cluster.image or cluster.claim:
         return Model(served_name=model.served_name, image=cluster.image, claim=cluster.claim)
-    if model.path or model.ref:
+    if model.path or model.ref or model.wheel:
         raise ConfigError(
-            f"the model is a folder of this machine: {model.path or model.ref}",
+            f"the model is a folder of this machine: {model.path or model.ref or model.wheel}",
             why="pods cannot read it",
             remedy="set deploy.kubernetes.model.image (an OCI image by digest) or deploy.kubernetes.model.claim",
         )

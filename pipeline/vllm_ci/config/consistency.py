@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllm_ci.domain import overlay_path
@@ -52,6 +52,14 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[C
         yield from _kustomization(name, release.channels)
     for name in config.monitoring.channels:
         yield from _unknown(("monitoring", "channels", name), name, "channel", release.channels)
+    yield from _model(config)
+
+
+def _model(config: ProjectConfig) -> Iterator[Conflict]:
+    name = config.model.use
+    for conflict in _unknown(("model", "use"), name, "model", ("tiny", *config.models.named)) if name else ():
+        hub = "write ORG/NAME for a model of the hub, NAME@VERSION for one of `vllm-ci model`"
+        yield replace(conflict, remedy=f"{conflict.remedy} ({hub})")
 
 
 def _names(name: str, channel: ChannelConfig, release: ReleaseConfig, *, stages: Iterable[str]) -> Iterator[Conflict]:

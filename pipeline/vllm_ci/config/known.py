@@ -24,7 +24,7 @@ def accepted(model: ModelConfig, server: ServerConfig) -> tuple[Accepted, ...]:
     found: dict[str, str] = {}
     if not server.api_key_env and not server.generate_api_key:
         found |= _NO_KEY
-    if not model.path and not model.name:
+    if not any((model.path, model.name, model.ref, model.wheel)):
         found |= _TINY
     listed = (AcceptedFinding(id=name, reason=reason, until=UNTIL, by_default=True) for name, reason in found.items())
     return (_VLLM, *listed)

@@ -10,12 +10,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_ci.config import consistency, known, pipeline_file
+from vllm_ci.config import consistency, known, named_models, pipeline_file
 from vllm_ci.config.pipeline_file import PipelineFile
 from vllm_ci.config.project import ProjectConfig
 from vllm_ci.config.stages import OwnStageConfig, StagesConfig, UnknownStage
@@ -163,7 +163,8 @@ def load(path: Path, overrides: Mapping[str, Override] | None = None) -> Loaded:
     for problem in consistency.problems(config, stages=_python_stages(path.parent, config)):
         key = ".".join(map(str, problem.place))
         raise ConfigError(f"{_where(read, origins, problem.place)}: {key} is not valid", why=problem.why, remedy=problem.remedy)
-    return Loaded(path=path.absolute(), config=config, origins=origins)
+    served, known_origins = named_models.applied(config, origins)
+    return Loaded(path=path.absolute(), config=served, origins=known_origins)
 
 
 def _python_stages(folder: Path, config: ProjectConfig) -> tuple[str, ...]:
@@ -247,11 +248,14 @@ def _reason(detail: ErrorDetails) -> str:
 def _known(place: Place, root: type[BaseModel]) -> list[str]:
     """Names of the keys that are allowed at ``place``."""
     model: Any = root
+    named = False  # the step is a name that the user chose
     for step in place:
-        if isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if named or isinstance(step, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            named = False
             continue
         field = model.model_fields.get(str(step))
         extra = OwnStageConfig if model is StagesConfig else None
+        named = field is not None and get_origin(field.annotation) is dict
         model = _model_in(field.annotation) if field else extra
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return []

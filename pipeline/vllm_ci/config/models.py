@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from vllm_ci.config.section import Section
+from vllm_ci.config.server import NamedModelConfig
 from vllm_ci.domain.events import Emit, ignore
 from vllm_ci.domain.project import Project
 from vllm_ci.domain.report import ServedModel
@@ -49,9 +50,15 @@ class ModelsConfig(Section):
 
     aliases: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")], AliasConfig] = Field(default_factory=_aliases)
     """The aliases that a model can have; by default `champion` and `challenger`."""
+    named: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")], NamedModelConfig] = Field(default_factory=dict)
+    """Models that `--model NAME` chooses in place of `model`."""
 
     @model_validator(mode="after")
     def _known(self) -> ModelsConfig:
+        if "tiny" in self.named:
+            raise ValueError("named.tiny: tiny is the generated model; use another name")
+        if using := [name for name, each in self.named.items() if each.use]:
+            raise ValueError(f"named.{using[0]}: a model in models.named cannot use another one")
         for name, each in self.aliases.items():
             if name[0] == "v" and name[1:].isdecimal():
                 raise ValueError(f"aliases.{name} looks like a version")

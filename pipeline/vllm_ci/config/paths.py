@@ -16,6 +16,7 @@ def _given(convert: Callable[[str], str]) -> Callable[[str], str]:
 
 
 InRepository = Annotated[str, AfterValidator(paths.in_repository)]
+InRepositoryIfAny = Annotated[str, AfterValidator(_given(paths.in_repository))]
 InRepositoryOrWhole = Annotated[str, AfterValidator(partial(paths.in_repository, whole=True))]
 InImage = Annotated[str, AfterValidator(paths.in_image)]
 OverlayTarget = Annotated[str, AfterValidator(partial(paths.in_image, directory=True))]

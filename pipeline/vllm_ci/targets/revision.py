@@ -76,7 +76,8 @@ async def revision(
     checkpoint = _folder(loaded, project)
     plain = serving_of(project, settings, config, checkpoint, weights=release.model)
     if settings.target == "local":
-        key = cache_key(release.digest, json.dumps([asdict(plain), asdict(project.model)], sort_keys=True))
+        made_from = (loaded.folder / project.model.wheel).read_bytes() if project.model.wheel else b""
+        key = cache_key(release.digest, json.dumps([asdict(plain), asdict(project.model)], sort_keys=True), made_from)
         before = _read(kept / f"{key}.json")
         if before or not prepare:
             return before or Revision(commit=release.commit, image=image, serving=plain)
@@ -86,10 +87,10 @@ async def revision(
         )
         _write(kept / f"{key}.json", made)
         return made
-    if project.model.tiny is not None and settings.target != "memory":
+    if (project.model.tiny is not None or project.model.wheel) and settings.target != "memory":
         raise UsageError(
             f"a generated model cannot be deployed to {settings.target}",
-            why="it is made on this machine for tests",
+            why="it is made on this machine",
             remedy="name a model that the servers can load: model.name",
         )
     return Revision(commit=release.commit, image=image, serving=plain)
