@@ -12,7 +12,7 @@ import pytest
 from vllm_ci.suites.answers import Answer
 from vllm_ci.suites.client import ApiClient, Json, shown, user
 from vllm_ci.suites.findings import Finding
-from vllm_ci.suites.integration.asking import EndlessStructureError, required_of_vllm, unless_refused
+from vllm_ci.suites.integration.asking import EndlessStructureError, required_of_vllm, unless_refused, without_blanks
 from vllm_ci.suites.integration.refusals import REFUSALS, Judge, crash
 from vllm_ci.suites.server import ServerFacts
 
@@ -58,6 +58,8 @@ def finished(client: ApiClient, what: str, **parameters: Any) -> str:
         answer = unless_refused(client, _PATH, {"model": client.model, **asked}, what)
         if answer.finish_reason != "length":
             return answer.text
+        if "logit_bias" in parameters:
+            parameters["logit_bias"] = without_blanks(client, every=True)
     raise EndlessStructureError(f"the model did not finish its structured output within {_LENGTHS[-1]} tokens")
 
 
