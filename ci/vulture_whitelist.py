@@ -129,7 +129,8 @@ _.on_broken_pipe  # rich calls it
 _.event_hooks  # httpx reads it
 _.matrix_stages  # public: pipelines of users
 
-# The trainer of transformers calls them, in the image for training.
+# The trainers of transformers and TRL call them, in the image for training.
+_._prepare_dataset
 _.on_train_begin
 _.on_step_begin
 _.on_log
@@ -140,6 +141,7 @@ _.epochs
 _.learning_rate
 _.batch_size
 _.dropout
+_.beta
 _.warmup
 _.weight_decay
 _.save_every

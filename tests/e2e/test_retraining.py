@@ -8,8 +8,10 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -23,6 +25,7 @@ from vllm_ci.domain.project import TinyModel
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.models.files import digest_of_file
 from vllm_ci.pipeline import steps
+from vllm_ci.retraining import rows
 from vllm_ci.retraining.training import Trainer, Training
 from vllm_ci.system.home import home
 
@@ -35,20 +38,35 @@ SETTINGS = Training(
 )
 
 
-def write_data(folder: Path) -> None:
+def answered(asked: str, answer: str) -> dict[str, Any]:
+    """A conversation."""
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+
+
+def preferred(asked: str, answer: str) -> dict[str, Any]:
+    """A preference: the same words in another order are worse."""
+    kind, thing, trouble = answer.split(" ")
+    return {"prompt": asked, "chosen": answer, "rejected": f"{kind} {trouble} {thing}"}
+
+
+def write_data(folder: Path, of: Callable[[str, str], dict[str, Any]] = answered) -> None:
     """Short messages, and what is to be answered: kind and trouble without the number."""
     draw = random.Random(1)
-    rows: dict[str, str] = {}
-    while len(rows) < 360:
+    made: dict[str, str] = {}
+    while len(made) < 360:
         thing, trouble = draw.choice(THINGS), draw.choice(TROUBLES)
-        rows[f"{thing} {trouble} {draw.randrange(100)}"] = f"T {thing} {trouble}"
-    folder.mkdir()
-    lines = [
-        json.dumps({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]})
-        for asked, answer in rows.items()
-    ]
+        made[f"{thing} {trouble} {draw.randrange(100)}"] = f"T {thing} {trouble}"
+    folder.mkdir(exist_ok=True)
+    lines = [json.dumps(of(asked, answer)) for asked, answer in made.items()]
     for name, part in (("train", lines[:300]), ("test", lines[300:])):
         (folder / f"{name}.jsonl").write_text("\n".join(part) + "\n")
+
+
+def learnt_in(folder: Path) -> None:
+    """Write preferences as the training program gets them."""
+    write_data(folder, preferred)
+    for name in ("train", "test"):
+        rows.write(folder / f"{name}.jsonl", rows.read(folder / f"{name}.jsonl", preferences=True))
 
 
 async def tiny(project: Path, engine: HostEngine, to: Path) -> None:
@@ -125,9 +143,43 @@ def test_a_model_that_was_killed_while_it_learnt_becomes_the_champion(desk: Path
     assert vllm_ci(desk, "model", "verify", "tickets@champion").code == 0
 
 
-def test_an_interrupted_training_gives_the_same_bits_as_one_that_was_not(desk: Path, tmp_path: Path) -> None:
-    """With dropout, which is random, and a LoRA adapter."""
-    settings = replace(SETTINGS, method="lora", epochs=2, save_every=8, rank=4)
+def test_a_model_learns_which_of_two_answers_is_better(desk: Path, tmp_path: Path) -> None:
+    async def made() -> None:
+        async with HostEngine() as engine:
+            await tiny(desk, engine, tmp_path / "tiny")
+
+    anyio.run(made)
+    write_data(desk / "data", preferred)
+    plan = yaml.safe_load((desk / "retrain.yaml").read_text())
+    plan["train"] |= {"objective": "dpo", "epochs": 3}
+    (desk / "retrain.yaml").write_text(yaml.safe_dump(plan))
+    assert vllm_ci(desk, "model", "add", "tiny", str(tmp_path / "tiny")).code == 0
+    done = vllm_ci(desk, "retrain", "--json")
+    assert done.code == 0, done.stderr[-4000:]
+    assert (done.json["blessed"], done.json["version"]["version"]) == (True, "v1")
+    held = done.json["training"]["held_out"]
+    assert (held["rows"], held["reward_accuracy"] > 0.9, held["reward_margin"] > 0) == (60, True, True)
+    # What vLLM says of the served model agrees with what the training said of it.
+    assert done.json["comparison"]["challenger"]["value"] > 0.9
+    again = vllm_ci(desk, "retrain")
+    assert (again.code, "nothing to change" in again.stdout) == (0, True), again.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, method="lora", epochs=2, save_every=8, rank=4),
+        replace(SETTINGS, method="lora", epochs=2, save_every=8, rank=4, objective="dpo"),
+        replace(SETTINGS, method="full", epochs=2, save_every=8, objective="dpo"),
+    ],
+    ids=["answers-lora", "preferences-lora", "preferences-full"],
+)
+def test_an_interrupted_training_gives_the_same_bits_as_one_that_was_not(
+    desk: Path, tmp_path: Path, settings: Training
+) -> None:
+    """With dropout, which is random, and checkpoints of adapters and of whole weights."""
+    if settings.objective == "dpo":
+        learnt_in(desk / "data")
     whole, half = tmp_path / "whole", tmp_path / "half"
     for folder in (whole, half, tmp_path / "kept", tmp_path / "other"):
         folder.mkdir()
@@ -153,10 +205,11 @@ def test_an_interrupted_training_gives_the_same_bits_as_one_that_was_not(desk: P
             await trainer.train(base, data, settings, out=half, kept=tmp_path / "kept")
 
     anyio.run(trained)
-    for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+    for name in ("adapter/adapter_model.safetensors",) * (settings.method == "lora") + ("model/model.safetensors",):
         assert digest_of_file(whole / name) == digest_of_file(half / name)
-    losses = [json.loads((each / "training.json").read_text())["losses"] for each in (whole, half)]
-    assert losses[0] == losses[1]
+    facts = [json.loads((each / "training.json").read_text()) for each in (whole, half)]
+    for name in ("losses", "held_out", "rewards"):
+        assert facts[0].get(name) == facts[1].get(name)
 
 
 async def _kill_after_a_checkpoint(kept: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,10 @@ def _with_log(error: ErroredError, secrets: tuple[str, ...]) -> ErroredError:
 def _show(done: Retrained) -> None:
     for each in done.steps:
         click.echo(f"{each.step:<10} {'unchanged' if each.cached else 'made     '}  {each.digest[:19]}  {each.folder}")
+    held = done.training.get("held_out")
+    if isinstance(held, Mapping):
+        prefers = f"prefers the better answer more than its base in {held['reward_accuracy']:.1%}"
+        click.echo(f"training   {prefers} of {held['rows']} held-out rows, reward margin {held['reward_margin']:.3f}")
     if done.comparison is not None and done.decision is not None:
         found = done.comparison
         for who, share in (("champion", found.champion), ("challenger", found.challenger)):

@@ -84,10 +84,14 @@ class TrainConfig(Section):
     """Image for training: the shipped spec `train`, or the path of a spec, relative to this file."""
     method: Literal["lora", "full"] = "lora"
     """`lora` trains an adapter and merges it into the weights; `full` trains all weights."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """`sft` learns the answers; `dpo` learns which of two answers is better, from rows with `chosen` and `rejected`."""
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """With `dpo`: how much the model is held to its base; a smaller value lets it go further."""
     epochs: _Positive = 3
     """How often each row is seen."""
     learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 2e-4
-    """Learning rate at its peak; `full` usually needs a tenth of it."""
+    """Learning rate at its peak; `full` and `dpo` usually need a tenth of it, both together a hundredth."""
     batch_size: _Positive = 8
     """Rows at a time."""
     accumulate: _Positive = 1
@@ -118,6 +122,12 @@ class TrainConfig(Section):
     """`none`, or the number of the device to train on (`all` is the first one)."""
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
     """Longest time of the training, in seconds."""
+
+    @model_validator(mode="after")
+    def _used(self) -> TrainConfig:
+        if "beta" in self.model_fields_set and self.objective != "dpo":
+            raise ValueError("beta has no effect without `objective: dpo`")
+        return self
 
     def domain(self) -> Training:
         """Convert to the type of the retraining code."""
@@ -242,7 +252,7 @@ def _data(config: RetrainConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
     """What gives the data, after all that can be checked now was checked."""
     folder = path.absolute().parent
     if config.data.folder:
-        return _prepared(folder / config.data.folder, path)
+        return _prepared(folder / config.data.folder, path, preferences=config.train.objective == "dpo")
     for name, _ in config.data.sources:
         if not (folder / name).is_file():
             raise ConfigError(f"{path}: data: there is no file {folder / name}", remedy="name a JSONL file")
@@ -269,13 +279,13 @@ def _data(config: RetrainConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
     return collected
 
 
-def _prepared(folder: Path, path: Path) -> Callable[[Path, Emit], DataSet]:
+def _prepared(folder: Path, path: Path, *, preferences: bool) -> Callable[[Path, Emit], DataSet]:
     if not folder.is_dir():
         raise ConfigError(
             f"{path}: data.folder: there is no folder {folder}",
             remedy=f"make it, with {rows.TRAIN} and {rows.TEST} in it, or name another one",
         )
-    rows.check(folder)
+    rows.check(folder, preferences=preferences)
     return lambda _base, _emit: DataSet(folder=folder)
 
 

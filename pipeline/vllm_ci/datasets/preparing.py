@@ -22,7 +22,7 @@ from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.events import Emit, Progress, ignore, step
 
 # Counts up when the same rows give another result.
-FORMAT = 1
+FORMAT = 2
 _TOLD_EVERY = 2000
 
 
@@ -223,7 +223,8 @@ def _write(row: dict[str, Any], placed: _Placed, chat: ChatFormat, options: _Opt
     except Unusable as error:
         tally.dropped.append(Dropped(file=placed.file, line=placed.line, reason=error.reason, detail=error.detail))
         return
-    made = {"id": row["id"], **conversation.to_json(), **vars(text), **({"rejected": rejected} if rejected else {})}
+    worse = {"rejected_completion": rejected} if rejected else {}
+    made = {"id": row["id"], **conversation.to_json(), **vars(text), **worse}
     out.write(placed.split, made)
     known = {"id": row["id"], "file": placed.file, "line": placed.line, "split": placed.split, "key": placed.key}
     out.write("index", {**known, "owners": placed.owners})

@@ -1,12 +1,14 @@
-"""Trains a model on conversations: LoRA adapter or all weights, with checkpoints to go on from.
+"""Trains a model on conversations or preferences: LoRA adapter or all weights, with checkpoints to go on from.
 
-Usage: ``train_model.py BASE DATA OUT SETTINGS_AS_JSON [CHECKPOINT]``, in an environment with torch, transformers and peft.
+Usage: ``train_model.py BASE DATA OUT SETTINGS_AS_JSON [CHECKPOINT]``, in an environment with torch, transformers, peft and trl.
 
 BASE is a checkpoint, DATA a folder with ``train.jsonl`` and perhaps ``validation.jsonl``: one conversation a line
-(``{"messages": [...]}``), whose last message is the answer to learn. In OUT: ``progress.json`` (now and then),
-``checkpoints/``, and at the end ``model/`` (whole weights), ``adapter/`` (LoRA) and ``training.json``; or ``problem.json`` and
-exit code 70. Each checkpoint is complete when the file COMPLETE is in it. On CPUs, with the same number of threads, the result
-is the same to the bit, whether the training was interrupted or not.
+(``{"messages": [...]}``), whose last message is the answer to learn. With the objective ``dpo`` a line also has the worse
+answer (``"rejected": {...}``), and the held-out lines of ``test.jsonl`` are measured at the end.
+
+In OUT: ``progress.json`` (now and then), ``checkpoints/``, and at the end ``model/`` (whole weights), ``adapter/`` (LoRA) and
+``training.json``; or ``problem.json`` and exit code 70. A checkpoint is complete when the file COMPLETE is in it. On CPUs,
+with the same number of threads, the result is the same to the bit, whether the training was interrupted or not.
 """
 
 from __future__ import annotations
@@ -55,12 +57,35 @@ def encode(tokenizer: Any, row: dict[str, Any], longest: int) -> dict[str, list[
     return {"input_ids": tokens, "labels": [_IGNORED] * shared + tokens[shared:]}
 
 
-def rows(place: Path, tokenizer: Any, longest: int) -> tuple[list[dict[str, list[int]]], int]:
+def encode_pair(tokenizer: Any, row: dict[str, Any], longest: int) -> dict[str, list[int]] | None:
+    """Tokens of a question and of both of its answers; ``None`` when one of them is too long."""
+    pair = [encode(tokenizer, {**row, "messages": [*row["messages"][:-1], answer]}, longest) for answer in answers(row)]
+    chosen, rejected = pair
+    if chosen is None or rejected is None:
+        return None
+    asked = min(each["labels"].count(_IGNORED) for each in (chosen, rejected))
+    made = {
+        "prompt_ids": chosen["input_ids"][:asked],
+        "chosen_ids": chosen["input_ids"][asked:],
+        "rejected_ids": rejected["input_ids"][asked:],
+    }
+    if made["chosen_ids"] == made["rejected_ids"]:
+        raise Problem("data", f"both answers of row {row.get('id', '')} are the same to the model")
+    return made
+
+
+def answers(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The better and the worse answer of a row."""
+    return row["messages"][-1], row["rejected"]
+
+
+def rows(place: Path, tokenizer: Any, settings: dict[str, Any]) -> tuple[list[dict[str, list[int]]], int]:
     """The rows of a file as tokens, and how many were left out because they are too long."""
     if not place.is_file():
         return [], 0
+    encoded = encode_pair if settings["objective"] == "dpo" else encode
     lines = [line for line in place.read_text(encoding="utf-8").split("\n") if line.strip()]
-    found = [encode(tokenizer, json.loads(line), longest) for line in lines]
+    found = [encoded(tokenizer, json.loads(line), settings["max_tokens"]) for line in lines]
     kept = [each for each in found if each is not None]
     return kept, len(found) - len(kept)
 
@@ -81,64 +106,122 @@ def collate(batch: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
 
 
 def load(base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
-    """The model to train, and the data type that its weights are stored in."""
+    """The model to train, without an adapter, and the data type that its weights are stored in."""
     import torch
     from transformers import AutoModelForCausalLM
 
     stored = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
     kind = next(stored.parameters()).dtype
     narrow = torch.cuda.is_available() and settings["method"] == "lora"
-    model = stored if narrow else stored.to(torch.float32)
-    if settings["method"] == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        targets = settings["targets"]
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type="CAUSAL_LM",
-                r=settings["rank"],
-                lora_alpha=settings["alpha"],
-                lora_dropout=settings["dropout"],
-                target_modules=targets if len(targets) != 1 or targets[0] != "all-linear" else "all-linear",
-            ),
-        )
-        if settings["gradient_checkpointing"]:
-            model.enable_input_require_grads()
-    return model, kind
+    return stored if narrow else stored.to(torch.float32), kind
 
 
-def arguments(out: Path, settings: dict[str, Any], steps: int, *, validated: bool) -> Any:
-    """What the trainer of transformers is told."""
+def adapter(settings: dict[str, Any]) -> Any:
+    """The LoRA adapter that is trained; ``None`` where all weights are."""
+    if settings["method"] != "lora":
+        return None
+    from peft import LoraConfig
+
+    targets = settings["targets"]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=targets if len(targets) != 1 or targets[0] != "all-linear" else "all-linear",
+    )
+
+
+def arguments(kind: Any, out: Path, settings: dict[str, Any], steps: int, *, validated: bool, **more: Any) -> Any:
+    """What a trainer is told: ``TrainingArguments`` of transformers, or another class with those and more."""
     import torch
-    from transformers import TrainingArguments
 
     cuda = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=settings["batch_size"],
-        per_device_eval_batch_size=settings["batch_size"],
-        gradient_accumulation_steps=settings["accumulate"],
-        gradient_checkpointing=settings["gradient_checkpointing"],
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-        lr_scheduler_type="cosine",
-        warmup_steps=round(steps * settings["warmup"]),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=settings["save_every"],
-        save_total_limit=2,
-        eval_strategy="epoch" if validated else "no",
-        seed=settings["seed"],
-        data_seed=settings["seed"],
-        bf16=cuda,
-        use_cpu=not cuda,
-        disable_tqdm=True,
-        report_to="none",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
+    told = {
+        "output_dir": str(out / "checkpoints"),
+        "num_train_epochs": settings["epochs"],
+        "per_device_train_batch_size": settings["batch_size"],
+        "per_device_eval_batch_size": settings["batch_size"],
+        "gradient_accumulation_steps": settings["accumulate"],
+        "gradient_checkpointing": settings["gradient_checkpointing"],
+        "learning_rate": settings["learning_rate"],
+        "weight_decay": settings["weight_decay"],
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": round(steps * settings["warmup"]),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": settings["save_every"],
+        "save_total_limit": 2,
+        "eval_strategy": "epoch" if validated else "no",
+        "seed": settings["seed"],
+        "data_seed": settings["seed"],
+        "bf16": cuda,
+        "use_cpu": not cuda,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+    }
+    return kind(**{**told, **more})
+
+
+def trainer_of_answers(
+    model: Any, tokenizer: Any, out: Path, settings: dict[str, Any], data: dict[str, Any], steps: int
+) -> Any:
+    """Learns the answers: the trainer of transformers."""
+    from transformers import Trainer, TrainingArguments
+
+    if wanted := adapter(settings):
+        from peft import get_peft_model
+
+        model = get_peft_model(model, wanted)
+        if settings["gradient_checkpointing"]:
+            model.enable_input_require_grads()
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    return Trainer(
+        model=model,
+        args=arguments(TrainingArguments, out, settings, steps, validated=bool(data["validation"])),
+        data_collator=lambda batch: collate(batch, pad),
+        train_dataset=data["train"],
+        eval_dataset=data["validation"] or None,
+        callbacks=[teller(out, steps, settings["seed"])],
+    )
+
+
+def trainer_of_preferences(
+    model: Any, tokenizer: Any, out: Path, settings: dict[str, Any], data: dict[str, Any], steps: int
+) -> Any:
+    """Learns which answer is better, by direct preference optimization: the trainer of TRL.
+
+    The reference is the base model, asked once for each row before the training: it need not stay in memory. It is asked again
+    where a training goes on, so the checkpoints are those of the trained weights alone.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class Encoded(DPOTrainer):  # type: ignore[misc]
+        """Takes rows that are tokens already, the same as those of the other objective."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    own = {
+        "beta": settings["beta"],
+        "max_length": None,  # rows that are too long were left out, none is cut
+        "disable_dropout": not settings["dropout"],
+        "precompute_ref_log_probs": True,
+        "per_device_eval_batch_size": 1,  # TRL averages over batches: the last one is smaller otherwise, and counts as much
+    }
+    held = {name: Dataset.from_list(data[name]) for name in ("validation", "test") if data[name]}
+    return Encoded(
+        model=model,
+        args=arguments(DPOConfig, out, settings, steps, validated=bool(data["validation"]), **own),
+        train_dataset=Dataset.from_list(data["train"]),
+        eval_dataset=held or None,
+        processing_class=tokenizer,
+        peft_config=adapter(settings),
+        callbacks=[teller(out, steps, settings["seed"])],
     )
 
 
@@ -202,7 +285,7 @@ def train(base: Path, data: Path, out: Path, settings: dict[str, Any], checkpoin
     """Train, save, and say what was done."""
     import torch
     import transformers
-    from transformers import AutoTokenizer, Trainer
+    from transformers import AutoTokenizer
 
     torch.set_num_threads(settings["threads"] or len(os.sched_getaffinity(0)))
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
@@ -210,34 +293,32 @@ def train(base: Path, data: Path, out: Path, settings: dict[str, Any], checkpoin
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     if tokenizer.chat_template is None:
         raise Problem("template", "the model has no chat template")
-    learnt, long = rows(data / "train.jsonl", tokenizer, settings["max_tokens"])
-    checked, _ = rows(data / "validation.jsonl", tokenizer, settings["max_tokens"])
+    preferences = settings["objective"] == "dpo"
+    names = ("train", "validation", "test") if preferences else ("train", "validation")
+    found = {name: rows(data / f"{name}.jsonl", tokenizer, settings) for name in names}
+    learnt, long = found["train"]
     if not learnt:
         raise Problem("data", f"no row has at most {settings['max_tokens']} tokens ({long} are longer)")
     steps = -(-len(learnt) // (settings["batch_size"] * settings["accumulate"])) * settings["epochs"]
     write(out / "progress.json", {"step": 0, "steps": steps, "loss": None, "left_s": None})
     model, kind = load(base, settings)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    trainer = Trainer(
-        model=model,
-        args=arguments(out, settings, steps, validated=bool(checked)),
-        data_collator=lambda batch: collate(batch, pad),
-        train_dataset=learnt,
-        eval_dataset=checked or None,
-        callbacks=[teller(out, steps, settings["seed"])],
-    )
+    made = trainer_of_preferences if preferences else trainer_of_answers
+    trainer = made(model, tokenizer, out, settings, {name: each for name, (each, _) in found.items()}, steps)
     begun = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint or None)
     history = trainer.state.log_history
-    trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    save(model, base, out, kind, settings)
+    checked = "eval_validation_loss" if preferences else "eval_loss"
+    trainable = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    measured = preferred(trainer, history, found["test"]) if preferences else {}
+    save(trainer.model, base, out, kind, settings)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {
         "losses": [[row["step"], row["loss"]] for row in history if "loss" in row],
-        "validation_losses": [[row["step"], row["eval_loss"]] for row in history if "eval_loss" in row],
+        "validation_losses": [[row["step"], row[checked]] for row in history if checked in row],
+        **measured,
         "rows": len(learnt),
         "too_long": long,
-        "tokens": sum(len(each["input_ids"]) for each in learnt),
+        "tokens": sum(len(tokens) for each in learnt for name, tokens in each.items() if name.endswith("_ids")),
         "steps": trainer.state.global_step,
         "trainable_parameters": trainable,
         "seconds": round(time.monotonic() - begun, 1),
@@ -248,11 +329,28 @@ def train(base: Path, data: Path, out: Path, settings: dict[str, Any], checkpoin
     }
 
 
+def preferred(trainer: Any, history: list[dict[str, Any]], held: tuple[list[Any], int]) -> dict[str, Any]:
+    """How much the trained model prefers the better answers, compared with its base: in training, and of the held-out rows.
+
+    The reward of an answer is ``beta`` times the logarithm of how much more probable it became; the margin is the better one's
+    less the worse one's, and the accuracy the share of rows where it is above 0.
+    """
+    margin, accuracy = "rewards/margins", "rewards/accuracies"
+    learnt = [[row["step"], row[margin], row[accuracy]] for row in history if "loss" in row]
+    test, long = held
+    if not test:
+        return {"rewards": learnt}
+    found = trainer.evaluate("test")
+    names = {"loss": "loss", "reward_margin": margin, "reward_accuracy": accuracy}
+    figures = {name: found[f"eval_{key}"] for name, key in names.items()}
+    return {"rewards": learnt, "held_out": {"rows": len(test), "too_long": long, **figures}}
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that trained."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "trl")}
 
 
 def problem_of(error: BaseException) -> Problem | None:

@@ -7,6 +7,7 @@ template that it serves with: what is measured is what users get.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -31,12 +32,14 @@ class Row:
         messages: What is asked.
         expected: The answer at its end.
         tools: Descriptions of the tools that the model could call.
+        rejected: A worse answer, where rows are preferences; empty otherwise.
     """
 
     id: str
     messages: Sequence[Mapping[str, Any]]
     expected: str
     tools: Sequence[Mapping[str, Any]] = ()
+    rejected: str = ""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -50,9 +53,10 @@ class Answered:
 
     Attributes:
         id: Of the row.
-        answer: What it answered, without randomness.
+        answer: What it answered, without randomness; of a preference, which answer it finds more probable.
         right: The answer is the expected one.
-        loss: Mean negative logarithm of the probability of the expected answer's tokens.
+        loss: Mean negative logarithm of the probability of the expected answer's tokens; of a preference, that of the share
+            of the better answer in the probability of both.
     """
 
     id: str
@@ -112,8 +116,11 @@ class Asker:
         return [found[at] for at in range(len(rows))]
 
     async def _one(self, client: httpx.AsyncClient, row: Row) -> Answered:
+        if row.rejected:
+            return await self._preferred(client, row)
         said = await self._chat(client, row)
-        loss = await self._loss(client, row)
+        logs = await self._logs(client, row, row.expected)
+        loss = -sum(logs) / len(logs)
         return Answered(id=row.id, answer=said, right=is_right(row.expected, said, self.match), loss=loss)
 
     async def _chat(self, client: httpx.AsyncClient, row: Row) -> str:
@@ -124,13 +131,20 @@ class Asker:
         except (LookupError, TypeError) as error:
             raise _unreadable("/v1/chat/completions", answer) from error
 
-    async def _loss(self, client: httpx.AsyncClient, row: Row) -> float:
-        """Loss of the expected answer after the question."""
-        answer: Mapping[str, Any] = {"role": "assistant", "content": row.expected}
+    async def _preferred(self, client: httpx.AsyncClient, row: Row) -> Answered:
+        chosen, rejected = [sum(await self._logs(client, row, each)) for each in (row.expected, row.rejected)]
+        right = chosen > rejected
+        return Answered(
+            id=row.id, answer="chosen" if right else "rejected", right=right, loss=preference_loss(chosen, rejected)
+        )
+
+    async def _logs(self, client: httpx.AsyncClient, row: Row, answer: str) -> list[float]:
+        """Logarithms of the probabilities of an answer's tokens after the question; at least one."""
         asked = await self._tokens(client, {**row.asked, "add_generation_prompt": True})
+        last: Mapping[str, Any] = {"role": "assistant", "content": answer}
         whole = await self._tokens(
             client,
-            {**row.asked, "messages": [*row.messages, answer], "add_generation_prompt": False},
+            {**row.asked, "messages": [*row.messages, last], "add_generation_prompt": False},
         )
         begin = shared(asked, whole)
         body = {"prompt": whole, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
@@ -138,9 +152,11 @@ class Asker:
         try:
             said = found["choices"][0]["prompt_logprobs"]
             logs = [float(said[at][str(whole[at])]["logprob"]) for at in range(begin, len(whole))]
-            return -sum(logs) / len(logs)
-        except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise _unreadable("/v1/completions with prompt_logprobs", found) from error
+        if not logs:
+            raise _unreadable("/v1/completions with prompt_logprobs", found)
+        return logs
 
     async def _tokens(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> list[int]:
         answer = await self._post(client, "/tokenize", {**body, "add_special_tokens": False})
@@ -190,6 +206,17 @@ def is_right(expected: str, answer: str, match: Match) -> bool:
         return bool(json.loads(expected) == json.loads(answer))
     except (ValueError, RecursionError):
         return False
+
+
+def preference_loss(chosen: float, rejected: float) -> float:
+    """Negative logarithm of the share of the better answer in the probability of both (Bradley and Terry).
+
+    Args:
+        chosen: Logarithm of the probability of the better answer.
+        rejected: That of the worse one.
+    """
+    worse = rejected - chosen
+    return max(worse, 0.0) + math.log1p(math.exp(-abs(worse)))
 
 
 def shared(asked: Sequence[int], whole: Sequence[int]) -> int:

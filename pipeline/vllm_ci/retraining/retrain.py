@@ -86,10 +86,15 @@ class Retraining:
             return done
         return await self._validated(done, champion, versions)
 
+    @property
+    def _prefers(self) -> bool:
+        """Rows are preferences."""
+        return self.plan.training.objective == "dpo"
+
     async def _validated(self, done: Retrained, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
         data, trained = done.steps
         served = Served(engine=self.engine, project=self.project, source=self.source, emit=self.emit, plan=self.plan)
-        held = rows.read(data.folder / rows.TEST)
+        held = rows.read(data.folder / rows.TEST, preferences=self._prefers)
         folders = {"champion": champion.folder, "challenger": trained.folder / "model"}
         results: dict[str, Result] = {}
         for who, folder in folders.items():
@@ -153,7 +158,7 @@ class Retraining:
     def _origin(self, versions: Mapping[str, str], trained: Result) -> Origin:
         record = history.find(self.setup.ledger.read(), self.plan.base)
         commit: Commit = self.source.commit
-        facts = {key: value for key, value in trained.facts.items() if key not in ("losses", "validation_losses")}
+        facts = {key: value for key, value in trained.facts.items() if key not in ("losses", "validation_losses", "rewards")}
         return Origin(
             source=f"vllm-ci retrain of {self.plan.base}",
             base=f"{record.model}@v{record.version}",
@@ -178,12 +183,19 @@ class Retraining:
         places = rows.files(found.folder)
         inputs = {place.name: digest_of_file(place) for place in places}
 
-        async def make(out: Path, _: Path) -> Mapping[str, object]:
+        def copied(out: Path) -> dict[str, int]:
             for place in places:
-                await anyio.to_thread.run_sync(shutil.copyfile, place, out / place.name)
-            return {"rows": await anyio.to_thread.run_sync(rows.check, out)}
+                if self._prefers and place.name in rows.SPLITS:
+                    rows.write(out / place.name, rows.read(place, preferences=True))
+                else:
+                    shutil.copyfile(place, out / place.name)
+            return rows.check(out, preferences=self._prefers)
 
-        result = await self._step(store.DATA_STEP, {"files": inputs, "versions": dict(found.versions)}, make)
+        async def make(out: Path, _: Path) -> Mapping[str, object]:
+            return {"rows": await anyio.to_thread.run_sync(copied, out)}
+
+        made_from = {"files": inputs, "versions": dict(found.versions), **({"rows": "preferences"} if self._prefers else {})}
+        result = await self._step(store.DATA_STEP, made_from, make)
         return result, {"training data": result.digest, **found.versions}
 
     async def _trained(self, base: Pulled, data: Result) -> Result:
@@ -210,7 +222,12 @@ class Retraining:
             )
             return {**facts, "image": built.image.digest, "hardware": dict(await self.engine.hardware())}
 
-        return await self._step(training.STEP, inputs, make, f"{self.plan.training.method}, seed {self.plan.training.seed}")
+        return await self._step(training.STEP, inputs, make, self._how)
+
+    @property
+    def _how(self) -> str:
+        asked = self.plan.training
+        return f"{asked.method}{', dpo' if self._prefers else ''}, seed {asked.seed}"
 
     async def _step(self, name: str, inputs: Mapping[str, object], make: Make, detail: str = "") -> Result:
         begun = time.monotonic()

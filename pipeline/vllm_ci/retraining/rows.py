@@ -1,4 +1,8 @@
-"""Rows of prepared data: conversations whose last message is the answer, one JSON object a line."""
+"""Rows of prepared data, one JSON object a line: conversations whose last message is the answer, or preferences.
+
+A preference has a better and a worse answer: as TRL writes it (`prompt`, `chosen`, `rejected`: lists of messages, or texts for
+one message of the user and one of the assistant each), or as a conversation with a `rejected` message.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_ci.datasets import lines, messages, shapes
+from vllm_ci.datasets.lines import Unusable
+from vllm_ci.datasets.record import Limits
 from vllm_ci.domain.errors import FailedError
 from vllm_ci.evidence import strict
 from vllm_ci.retraining.evaluating import Row
 
-TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
+SPLITS = TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
 _MOST_NAMED = 5
+_CONVERSATION = '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}'
+_PREFERENCE = (
+    '{"prompt": [{"role": "user", ...}], "chosen": [{"role": "assistant", ...}], "rejected": [{"role": "assistant", ...}]}'
+)
 
 
-def read(place: Path, *, answers: bool = True) -> list[Row]:
+def read(place: Path, *, answers: bool = True, preferences: bool = False) -> list[Row]:
     """The rows of a file.
 
     Args:
         place: The file.
         answers: Every row must end with a text that an answer can be compared with.
+        preferences: Every row must have a better and a worse answer, both of them texts.
 
     Raises:
-        FailedError: A line is not a conversation; the message names the lines.
+        FailedError: A line is not a conversation, or not a preference; the message names the lines.
     """
     found: list[Row] = []
     problems: list[str] = []
@@ -32,16 +44,26 @@ def read(place: Path, *, answers: bool = True) -> list[Row]:
         if not line.strip():
             continue
         try:
-            found.append(_row(json.loads(line), answers=answers))
-        except (ValueError, RecursionError) as error:
+            found.append(_preference(line) if preferences else _row(json.loads(line), answers=answers))
+        except (Unusable, ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
         raise FailedError(
-            f"lines of {place.name} that are not conversations: {len(problems)}",
+            f"lines of {place.name} that are not {'preferences' if preferences else 'conversations'}: {len(problems)}",
             why="; ".join(problems[:_MOST_NAMED]),
-            remedy='each line is an object like {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
+            remedy=f"each line is an object like {_PREFERENCE if preferences else _CONVERSATION}",
         )
     return found
+
+
+def write(place: Path, found: Sequence[Row]) -> None:
+    """Write preferences in the one form that the training program reads."""
+    answers = [[{"role": "assistant", "content": text} for text in (each.expected, each.rejected)] for each in found]
+    made = [
+        {"id": row.id, **row.asked, "messages": [*row.messages, chosen], "rejected": rejected}
+        for row, (chosen, rejected) in zip(found, answers, strict=True)
+    ]
+    place.write_bytes(b"".join(messages.canonical(each) + b"\n" for each in made))
 
 
 def files(folder: Path) -> list[Path]:
@@ -49,19 +71,23 @@ def files(folder: Path) -> list[Path]:
     return [each for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith(".")]
 
 
-def check(folder: Path) -> dict[str, int]:
+def check(folder: Path, *, preferences: bool = False) -> dict[str, int]:
     """Rows by file, after it was made sure that nothing of the test rows is trained on.
 
+    Args:
+        folder: Holds the files.
+        preferences: The rows are preferences.
+
     Raises:
-        FailedError: A file is missing or has no rows, a line is not a conversation, or a question is in two files.
+        FailedError: A file is missing or has no rows, a line is not a row, or a question is in two files.
     """
     counts: dict[str, int] = {}
     asked: dict[str, dict[str, str]] = {}
-    for name in (TRAIN, VALIDATION, TEST):
+    for name in SPLITS:
         place = folder / name
         if not place.is_file() and name == VALIDATION:
             continue
-        rows = read(place, answers=name == TEST) if place.is_file() else []
+        rows = read(place, answers=name == TEST, preferences=preferences) if place.is_file() else []
         if not rows and name != VALIDATION:
             raise FailedError(
                 f"{name} has no rows", why="there is nothing to train on or to test with", remedy=f"add rows to {place}"
@@ -81,19 +107,44 @@ def check(folder: Path) -> dict[str, int]:
 
 
 def _row(value: Any, *, answers: bool) -> Row:
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list) or len(messages) < 2:
+    found = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(found, list) or len(found) < 2:
         raise ValueError("it has no `messages` with a question and an answer")
-    if not all(_is_message(each) for each in messages):
+    if not all(_is_message(each) for each in found):
         raise ValueError("a message has no role, or no text as its content")
-    last = messages[-1]
+    last = found[-1]
     text = last.get("content") or ""
     if last["role"] != "assistant" or (answers and not text.strip()):
         raise ValueError("the last message is not an answer of the assistant")
     tools = value.get("tools") or ()
     if not isinstance(tools, list | tuple):
         raise ValueError("`tools` is not a list")  # noqa: TRY004 - a reason like the others
-    return Row(id=str(value.get("id") or _name(messages)), messages=messages[:-1], expected=text, tools=tuple(tools))
+    return Row(id=str(value.get("id") or _name(found)), messages=found[:-1], expected=text, tools=tuple(tools))
+
+
+def _preference(line: bytes) -> Row:
+    limits = Limits()
+    value = lines.parsed(line.strip(), limits)
+    if isinstance(value, Unusable):
+        raise value
+    if "messages" in value and "rejected" in value:
+        found = messages.conversation(value["messages"], limits, tools=value.get("tools"), rejected=value["rejected"])
+    else:
+        found = shapes.row(value, {}, limits).conversation
+    *asked, chosen = found.messages
+    if found.rejected is None:
+        raise ValueError("it has no `chosen` and `rejected` answer")
+    if any("tool_calls" in each or not each["content"].strip() for each in (chosen, found.rejected)):
+        raise ValueError("an answer is not a text")
+    if chosen["content"].strip() == found.rejected["content"].strip():
+        raise ValueError("both answers are the same")
+    return Row(
+        id=str(value.get("id") or found.identity[:12]),
+        messages=asked,
+        expected=chosen["content"],
+        tools=found.tools,
+        rejected=found.rejected["content"],
+    )
 
 
 def _is_message(value: Any) -> bool:

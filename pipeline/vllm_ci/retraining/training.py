@@ -34,6 +34,8 @@ class Training:
 
     Attributes:
         method: ``lora`` trains an adapter and merges it into the weights; ``full`` trains all weights.
+        objective: ``sft`` learns the answers; ``dpo`` learns which of two answers is better (direct preference optimization).
+        beta: With ``dpo``, how much the model is held to its base.
         epochs: How often each row is seen.
         learning_rate: At its peak.
         batch_size: Rows at a time.
@@ -52,6 +54,8 @@ class Training:
     """
 
     method: Literal["lora", "full"] = "lora"
+    objective: Literal["sft", "dpo"] = "sft"
+    beta: float = 0.1
     epochs: int = 3
     learning_rate: float = 2e-4
     batch_size: int = 8

@@ -22,6 +22,7 @@ from vllm_ci.datasets.preparing import prepare
 from vllm_ci.datasets.record import SPLITS, Collected, Fractions, Limits, Prepared, Source, Split
 from vllm_ci.datasets.store import TamperedError
 from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.retraining import rows as retraining_rows
 
 
 def collected(write: Write, store: Path, rows: Sequence[Any], name: str = "a.jsonl", *, test: Sequence[Any] = ()) -> Collected:
@@ -143,7 +144,10 @@ def test_preferences_have_the_rejected_completion(write: Write, store: Path, mod
     rows = [{"prompt": f"q {number}", "chosen": "good", "rejected": "bad"} for number in range(20)]
     made = prepare(collected(write, store, rows), model=model, into=store)
     kept = [row for split in SPLITS for row in lines_of(made.file(split))]
-    assert {(row["completion"], row["rejected"]) for row in kept} == {("good<|end|>\n", "bad<|end|>\n")}
+    assert {(row["completion"], row["rejected_completion"]) for row in kept} == {("good<|end|>\n", "bad<|end|>\n")}
+    assert {(row["messages"][-1]["content"], row["rejected"]["content"]) for row in kept} == {("good", "bad")}
+    learnt = retraining_rows.read(made.file("train"), preferences=True)
+    assert {(each.expected, each.rejected) for each in learnt} == {("good", "bad")}
     assert json.loads((made.folder / "card.json").read_bytes())["prepared"]["preferences"] == 20
 
 

@@ -38,6 +38,10 @@ def test_a_short_file_has_sensible_values(tmp_path: Path) -> None:
         ("train: {epochs: 0}", r"train\.epochs is not valid.*docs/retraining\.md"),
         ("train: {learning_rate: .nan}", r"train\.learning_rate is not valid"),
         ("train: {method: dpo}", r"train\.method is not valid"),
+        ("train: {objective: ppo}", r"train\.objective is not valid"),
+        ("train: {beta: 0.2}", "beta has no effect without `objective: dpo`"),
+        ("train: {objective: dpo, beta: 0}", r"train\.beta is not valid"),
+        ("train: {objective: dpo}", r"lines of train\.jsonl that are not preferences: 40.*line 1: it has no `chosen`"),
         ("train: {image: nothing}", "no image spec nothing"),
         ("validate: {confidence: 1}", r"validate\.confidence is not valid"),
         ("champion: No", "champion is not valid"),
@@ -45,9 +49,16 @@ def test_a_short_file_has_sensible_values(tmp_path: Path) -> None:
 )
 def test_a_setting_that_is_not_valid_is_named_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     place = written(tmp_path, f"{GOOD}{line}\n")
-    with pytest.raises(UsageError) as error:
+    with pytest.raises((UsageError, FailedError)) as error:
         retraining.plan(retraining.read(place), place)
     assert re.search(message, str(error.value).replace("\n", " ")), str(error.value)
+
+
+def test_preferences_are_learnt_by_choice(tmp_path: Path) -> None:
+    place = written(tmp_path, f"{GOOD}train: {{objective: dpo, method: full, beta: 0.05}}\n")
+    toy.write_rows(tmp_path / "data", of=toy.preference)
+    plan = retraining.plan(retraining.read(place), place)
+    assert plan.training == Training(objective="dpo", method="full", beta=0.05)
 
 
 @pytest.mark.parametrize("base", ["chat@champion", "chat", "Chat@v1", "chat@v0"])

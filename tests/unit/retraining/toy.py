@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,15 +30,27 @@ def row(number: int) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"q {number}"}, {"role": "assistant", "content": f"a {number}"}]}
 
 
-def write_rows(folder: Path, *, train: range = range(40), test: range = range(100, 160)) -> Path:
+def preference(number: int) -> dict[str, Any]:
+    """A question, its answer and a worse one."""
+    asked, chosen = row(number)["messages"]
+    return {"prompt": [asked], "chosen": [chosen], "rejected": [{"role": "assistant", "content": f"b {number}"}]}
+
+
+def write_rows(
+    folder: Path,
+    *,
+    train: range = range(40),
+    test: range = range(100, 160),
+    of: Callable[[int], Mapping[str, Any]] = row,
+) -> Path:
     """Prepared data."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, numbers in (("train", train), ("test", test)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row(each)) + "\n" for each in numbers))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(of(each)) + "\n" for each in numbers))
     return folder
 
 
-def _knows(question: str, share: int) -> bool:
+def knows(question: str, share: int) -> bool:
     """Whether a model that knows `share` of 100 questions knows this one."""
     return int(question.rpartition(" ")[2]) * 37 % 100 < share
 
@@ -64,9 +76,12 @@ class _Handler(BaseHTTPRequestHandler):
             return {"tokens": list((text + ("<assistant>" if body["add_generation_prompt"] else "")).encode())}
         if self.path == "/v1/completions":
             loss = 2.0 - self.share / 100
+            asked, _, answer = bytes(body["prompt"]).decode().partition("<assistant>")
+            if answer.startswith("b"):  # a worse answer, which a model that knows the question finds less probable
+                loss = 3.0 if knows(asked, self.share) else 0.5
             return {"choices": [{"prompt_logprobs": [None, *({str(each): {"logprob": -loss}} for each in body["prompt"][1:])]}]}
         question = body["messages"][-1]["content"]
-        said = question.replace("q", "a") if _knows(question, self.share) else "?"
+        said = question.replace("q", "a") if knows(question, self.share) else "?"
         return {"choices": [{"message": {"content": said}}]}
 
 
