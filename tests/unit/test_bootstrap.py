@@ -190,3 +190,28 @@ def test_a_changed_lock_is_another_environment(checkout: Path, tmp_path: Path) -
     end(start(checkout, python))
     assert len(environments(checkout)) == 2
     assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ([], ["run"]),
+        (["--model", "smollm2", "--json"], ["run", "--model", "smollm2", "--json"]),
+        (["serve", "--model", "smollm2"], ["serve", "--model", "smollm2"]),
+        (["--help"], ["--help"]),
+        (["--version"], ["--version"]),
+    ],
+    ids=["nothing", "options", "a command", "help", "version"],
+)
+def test_options_of_the_main_job_need_no_command(checkout: Path, words: list[str], meant: list[str]) -> None:
+    (checkout / "pipeline" / "vllm_ci" / "__main__.py").write_text("import sys; print(sys.argv[1:])\n")
+    path = f"{checkout.parent}/bin:{os.environ['PATH']}"
+    called = subprocess.run(
+        ["sh", "ci/run", *words],
+        cwd=checkout,
+        env={**os.environ, "PYTHON": sys.executable, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert called.stdout == f"{meant}\n"

@@ -127,6 +127,8 @@ class TrainConfig(Section):
     def _used(self) -> TrainConfig:
         if "beta" in self.model_fields_set and self.objective != "dpo":
             raise ValueError("beta has no effect without `objective: dpo`")
+        if self.objective == "dpo" and self.method == "lora" and "lm_head" in self.targets:
+            raise ValueError("with `objective: dpo` the module lm_head cannot have an adapter: TRL would not train it")
         return self
 
     def domain(self) -> Training:

@@ -40,6 +40,7 @@ def test_a_short_file_has_sensible_values(tmp_path: Path) -> None:
         ("train: {method: dpo}", r"train\.method is not valid"),
         ("train: {objective: ppo}", r"train\.objective is not valid"),
         ("train: {beta: 0.2}", "beta has no effect without `objective: dpo`"),
+        ("train: {objective: dpo, targets: [q_proj, lm_head]}", "lm_head cannot have an adapter"),
         ("train: {objective: dpo, beta: 0}", r"train\.beta is not valid"),
         ("train: {objective: dpo}", r"lines of train\.jsonl that are not preferences: 40.*line 1: it has no `chosen`"),
         ("train: {image: nothing}", "no image spec nothing"),
