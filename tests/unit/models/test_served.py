@@ -157,6 +157,18 @@ def test_a_release_is_served_with_the_model_that_it_recorded_wherever_the_alias_
     assert (old.serves(recorded), new.serves(recorded)) == (True, False)
 
 
+def test_a_model_from_a_wheel_is_made_on_this_machine_only(chat: Project) -> None:
+    config = chat.folder / "vllm-ci.yaml"
+    config.write_text(config.read_text().replace("{ref: chat@champion}", "{wheel: speaks.lock}"))
+    (chat.folder / "speaks.lock").write_text("# x\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CI_HOME", chat.environment()["VLLM_CI_HOME"])
+        with pytest.raises(UsageError, match="a generated model cannot be deployed to kubernetes"):
+            anyio.run(_deployed, load(config), "kubernetes")
+        made = anyio.run(_deployed, load(config), "local")
+    assert made.serving.checkpoint == ""  # it is made when the deployment is prepared
+
+
 def test_evidence_and_ledger_name_the_model_that_a_release_was_tested_with(tmp_path: Path) -> None:
     world = world_in(tmp_path / "p")
     candidate = world.candidate(1)
