@@ -131,6 +131,7 @@ _.matrix_stages  # public: pipelines of users
 
 # The trainers of transformers and TRL call them, in the image for training.
 _._prepare_dataset
+_.compute_ref_log_probs
 _.on_train_begin
 _.on_step_begin
 _.on_log

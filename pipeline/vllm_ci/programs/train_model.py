@@ -200,11 +200,21 @@ def trainer_of_preferences(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
+    asked, every = 0, sum(map(len, data.values()))
+
     class Encoded(DPOTrainer):  # type: ignore[misc]
-        """Takes rows that are tokens already, the same as those of the other objective."""
+        """Takes rows that are tokens already, the same as those of the other objective; tells of the reference's answers."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+            nonlocal asked
+            found = super().compute_ref_log_probs(model, inputs)
+            asked += len(inputs["input_ids"]) // 2
+            told = {"step": 0, "steps": steps, "loss": None, "left_s": None, "reference": f"{asked} of {every} rows"}
+            write(out / "progress.json", told)
+            return found
 
     own = {
         "beta": settings["beta"],

@@ -209,7 +209,8 @@ def _number(checkpoint: Path) -> int:
 
 def _progress(found: Mapping[str, Any]) -> str:
     if found["loss"] is None:
-        return f"step 0 of {found['steps']}"
+        reference = f", the reference was asked {found['reference']}" if "reference" in found else ""
+        return f"step 0 of {found['steps']}{reference}"
     done = 10 * found["step"] // max(found["steps"], 1)
     left = f", about {found['left_s']:.0f} s left" if found["step"] < found["steps"] else ""
     return f"[{'#' * done}{'.' * (10 - done)}] step {found['step']} of {found['steps']}, loss {found['loss']:.3f}{left}"

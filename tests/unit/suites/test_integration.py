@@ -118,28 +118,23 @@ def test_a_parameter_that_a_server_does_not_document_is_skipped() -> None:
 
 
 class Whitespaced:
-    """A server whose model writes a run of white space for ever, unless there is a bias against the token of that run."""
+    """A server whose model fills structures with white space, unless what it repeats becomes less likely."""
 
     model, server = "m", SERVER
-    vocabulary = {" ": 1, "\n": 2, "\n  ": 3, " \n": 4}  # noqa: RUF012 - a table
 
     def __init__(self) -> None:
         self.asked: list[Json] = []
 
-    def tokens(self, text: str) -> list[int]:
-        return [self.vocabulary[text]] if text in self.vocabulary else [9, 9] * len(text)
-
     def sent(self, _: str, body: Json) -> httpx.Response:
         self.asked.append(body)
-        endless = not {"3", "4"} <= set(body["logit_bias"])
+        endless = body.get("frequency_penalty", 0) < 1
         message = {"role": "assistant", "content": "{" if endless else "{}"}
         choice = {"index": 0, "message": message, "finish_reason": "length" if endless else "stop"}
         return httpx.Response(200, json={"choices": [choice]}, request=httpx.Request("POST", "http://e"))
 
 
-def test_a_structure_that_a_model_fills_with_white_space_is_asked_for_again_without_any() -> None:
+def test_a_structure_that_a_model_fills_with_white_space_is_asked_for_again_with_penalties() -> None:
     client = Whitespaced()
-    bias = asking.without_blanks(client)  # type: ignore[arg-type]
-    assert set(bias) == {"1", "2"}
-    assert test_structured.finished(client, "a schema", logit_bias=bias) == "{}"  # type: ignore[arg-type]
-    assert [set(each["logit_bias"]) for each in client.asked] == [{"1", "2"}, {"1", "2", "3", "4"}]
+    assert test_structured.finished(client, "a schema", response_format={}) == "{}"  # type: ignore[arg-type]
+    assert [each["max_tokens"] for each in client.asked] == [200, 600]
+    assert "frequency_penalty" not in client.asked[0]

@@ -21,28 +21,12 @@ from vllm_ci.suites.verdicts import Fault, Inconclusive
 ENDS = ("stop", "length", "content_filter")
 """Finish reasons of an answer without tool calls (OpenAI API reference, "The chat completion object")."""
 _LONGEST_WORDS = 4
-BLANKS = (" ", "\n", "\t", "\r", "  ", "\n\n", "\r\n")
-"""White space that is one token in most vocabularies."""
-_LONGEST_RUN = 32
 
 
 class EndlessStructureError(Inconclusive):
     """The model did not finish its structured output."""
 
     cause: ClassVar[Mapping[str, str]] = {"id": "endless-structure", "title": "the model does not finish structured output"}
-
-
-def without_blanks(client: ApiClient, *, every: bool = False) -> dict[str, float]:
-    """A bias against white space, which a model may generate endlessly inside JSON.
-
-    Args:
-        client: A server that splits texts into tokens.
-        every: Also against runs and mixtures of white space: real vocabularies have a token for many of them.
-    """
-    short = ("".join(each) for length in (1, 2, 3) for each in itertools.product(" \n\t\r", repeat=length))
-    long = (f"{start}{each * length}" for start in ("", "\n", "\r\n") for each in " \t" for length in range(3, _LONGEST_RUN))
-    texts = dict.fromkeys(itertools.chain(BLANKS, short, long)) if every else BLANKS
-    return {str(tokens[0]): -100.0 for tokens in map(client.tokens, texts) if len(tokens) == 1}
 
 
 def required_of_vllm(server: ServerFacts, *, holds: bool, message: str) -> None:
