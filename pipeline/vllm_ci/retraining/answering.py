@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.events import Emit, Progress
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
@@ -92,7 +93,11 @@ class Served:
                 match=answering.match,
                 parallel=answering.parallel,
             )
-            found = await asker.ask(held, self._tell(who, len(held)))
+            try:
+                found = await asker.ask(held, self._tell(who, len(held)))
+            except ErroredError as error:  # the server's log says why
+                said = await running.log()
+                raise ErroredError(error.message, why=error.why, remedy=error.remedy, log=said) from error
         lines = [json.dumps(each.to_json(), sort_keys=True, ensure_ascii=False) for each in found]
         (out / _FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
         right = sum(each.right for each in found)

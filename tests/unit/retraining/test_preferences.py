@@ -13,7 +13,7 @@ import pytest
 
 from unit.retraining import toy
 from unit.retraining.conftest import Desk
-from vllm_ci.domain.errors import FailedError
+from vllm_ci.domain.errors import ErroredError, FailedError
 from vllm_ci.evidence.statement import PROVENANCE
 from vllm_ci.models import reading
 from vllm_ci.models.naming import parse
@@ -152,3 +152,13 @@ def test_preferences_are_not_trained_on_as_conversations_nor_the_other_way_round
     with pytest.raises(FailedError, match=r"lines of train\.jsonl that are not conversations: 40"):
         desk.run()
     assert "train" not in desk.engine.ran
+
+
+def test_a_server_that_fails_while_it_is_asked_leaves_its_log(preferring: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_question: str, _share: int) -> bool:
+        raise RuntimeError("the engine died")
+
+    monkeypatch.setattr(toy, "knows", broken)
+    with pytest.raises(ErroredError, match="did not answer /v1/completions") as error:
+        preferring.run()
+    assert error.value.log == "the log of the server"

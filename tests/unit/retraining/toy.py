@@ -107,7 +107,7 @@ class ToyService:
     ready_s: float = 0.0
 
     async def log(self) -> str:
-        return ""
+        return "the log of the server"
 
     async def alive(self) -> bool:
         return True
