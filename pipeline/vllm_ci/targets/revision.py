@@ -33,6 +33,8 @@ _REVISION = TypeAdapter(Revision)
 # vLLM offers its sleep mode only with these; no route of the gateway leads there.
 _SLEEP_FLAGS, _SLEEP_ENV = ("--enable-sleep-mode",), {"VLLM_SERVER_DEV_MODE": "1"}
 
+_GRPC_FLAGS = ("--grpc",)
+
 
 async def revision(
     loaded: Loaded,
@@ -145,7 +147,7 @@ def serving_of(
     sleeps = _sleeps(project, settings)
     argv = serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else "")
     return Serving(
-        argv=(*argv, *(_SLEEP_FLAGS if sleeps else ())),
+        argv=(*argv, *(_SLEEP_FLAGS if sleeps else ()), *(_GRPC_FLAGS if settings.protocol == "grpc" else ())),
         env={**(_SLEEP_ENV if sleeps else {}), **server.env},
         secrets=serving.secrets(server),
         model=project.model.served_name,
@@ -156,6 +158,7 @@ def serving_of(
         ready_timeout_s=server.ready_timeout_s,
         drain_s=settings.drain_s,
         sleeps=sleeps,
+        protocol=settings.protocol,
     )
 
 

@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from vllm_ci.deploy.target import Observation, Sample
+from vllm_ci.domain.gateway import Wire
 from vllm_ci.engines import detached
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.configuration import Configuration
@@ -24,6 +25,10 @@ from vllm_ci.targets.local.state import Kept, State, Store
 _QUANTILES = (0.5, 0.95, 0.99)
 # Envoy writes its log in intervals of 100 ms.
 _FLUSH_S = 0.4
+# Statuses of gRPC for which the server is to blame: OpenTelemetry's semantic conventions for gRPC, "gRPC status", server side
+# (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+_BLAMED_GRPC = frozenset({2, 4, 12, 13, 14, 15})
+_CLIENT_LEFT = "DC"
 # Response flags for which the server or the way to it is to blame (Envoy, "Access log: response flags").
 _BLAMED = frozenset({"UC", "UF", "UH", "UR", "UT", "UPE", "URX", "LR", "LH", "NC", "UMSDR", "OM", "SI"})
 _SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
@@ -44,12 +49,12 @@ async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, s
     samples = {}
     for name in sorted({each.revision for each in state.replicas.values()} | set(ended)):
         values = await _values(state, fleet, name)
-        samples[name] = _sample(ended.get(name, []), values)
+        samples[name] = _sample(ended.get(name, []), values, state.settings.protocol)
     return Observation(seconds=took, samples=samples)
 
 
-def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> Sample:
-    good = [row for row in rows if not _failed(row)]
+def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], protocol: Wire) -> Sample:
+    good = [row for row in rows if not _failed(row) and not (protocol == "grpc" and _failed_grpc(row))]
     return Sample(
         requests=len(rows),
         errors=len(rows) - len(good),
@@ -62,6 +67,13 @@ def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> S
 def _failed(row: Mapping[str, Any]) -> bool:
     flags = set(str(row.get("flags") or "").split(","))
     return int(row.get("status") or 0) >= 500 or bool(flags & _BLAMED)
+
+
+def _failed_grpc(row: Mapping[str, Any]) -> bool:
+    """Whether gRPC says so: errors have the HTTP status 200, and an answer without a status has no end."""
+    status = row.get("grpc_status")
+    flags = str(row.get("flags") or "").split(",")
+    return status in _BLAMED_GRPC or (not isinstance(status, int) and _CLIENT_LEFT not in flags)
 
 
 def _quantiles(values: Iterable[Any]) -> dict[str, float]:
@@ -128,7 +140,8 @@ async def _values(state: State, fleet: Fleet, revision: str) -> dict[str, float]
             continue
         memory = await anyio.to_thread.run_sync(detached.memory_bytes, fleet.mark_of(name))
         values["memory_bytes"] = values.get("memory_bytes", 0.0) + memory
-        for metric, value in (await _metrics(kept)).items():
+        found = await _metrics(kept) if state.settings.protocol == "http" else {}
+        for metric, value in found.items():
             together = values.get(metric, 0.0)
             values[metric] = max(together, value) if metric in _HIGHEST else together + value
     return values
