@@ -3,8 +3,9 @@
 Usage: ``grpc_server.py PORT NAME SEEN [MODE]``. It writes each call and its metadata to the file SEEN. On SIGTERM it ends as
 vLLM does: health says NOT_SERVING, and what is open may go on for five seconds.
 
-Modes: ``broken``: every fifth generation ends with INTERNAL; ``late``: each message comes a second late; ``dies``: ends at once;
-``unwell``: generates, but health says NOT_SERVING; ``mute``: no generation ever ends.
+Modes: ``broken``: every fifth generation ends with INTERNAL; ``fragile``: ends at a prompt of the token 10 alone; ``dies``:
+ends at once; ``unwell``: generates, but health says NOT_SERVING; ``mute``: no generation ever ends; ``plain``: tokens are those
+of the double.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,17 @@ PLACES = 1000
 class Numbered(GrpcDouble):
     token_s = 0.05
 
-    def __init__(self, name: str, mode: str) -> None:
+    def __init__(self, name: str, mode: str, ending: threading.Event) -> None:
         super().__init__()
-        self.name, self.mode = name, mode
-        self.ending = threading.Event()
+        self.name, self.mode, self.ending = name, mode, ending
         self.count = itertools.count(1)
-        if mode == "late":
-            self.token_s = 1.0
 
     def chosen(self, request: Any, place: int, index: int) -> int:  # noqa: ARG002
         return ord(self.name[0]) * PLACES + place
+
+    def guarded(self, handler: Callable[..., Any], *, streams: bool) -> Callable[..., Any]:  # noqa: ARG002
+        """Nothing is sent before the first message, as by vLLM."""
+        return handler
 
     def health(self, service: str) -> int | None:
         return int(NOT_SERVING) if self.ending.is_set() or self.mode == "unwell" else super().health(service)
@@ -51,12 +53,14 @@ class Numbered(GrpcDouble):
     def generate(self, request: Any, context: Any) -> Iterator[Any]:
         if self.mode == "broken" and not next(self.count) % 5:
             context.abort(CODES.INTERNAL, "CUDA error: an illegal memory access was encountered")
+        if self.mode == "fragile" and list(request.tokenized.input_ids) == [10]:
+            os._exit(9)
         while self.mode == "mute":
             time.sleep(1)
         yield from super().generate(request, context)
 
 
-class Seen(grpc.ServerInterceptor):
+class Seen(grpc.ServerInterceptor):  # type: ignore[misc]  # without types
     """Writes down what reaches the server."""
 
     def __init__(self, file: Path) -> None:
@@ -73,13 +77,14 @@ def main(port: str, name: str, seen: str, mode: str = "") -> None:
     sys.stdout.flush()
     if mode == "dies":
         sys.exit("gRPC mode requires smg-grpc-servicer")
-    double = Numbered(name, mode)
+    ending = threading.Event()
+    double = GrpcDouble() if mode == "plain" else Numbered(name, mode, ending)
     server = grpc.server(ThreadPoolExecutor(256), interceptors=(Seen(Path(seen)),), options=(("grpc.so_reuseport", 0),))
     server.add_generic_rpc_handlers((*double.handlers(), *double.reflection_handlers()))
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
-    signal.signal(signal.SIGTERM, lambda *_: double.ending.set())
-    while not double.ending.wait(0.05):
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    while not ending.wait(0.05):
         pass
     server.stop(grace=5.0).wait()
     os._exit(0)

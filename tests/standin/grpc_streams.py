@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,8 +65,26 @@ class Client:
             return error.code(), error.details()
         return grpc.StatusCode.OK, ""
 
-    def generate(self, tokens: int = 1, *, stream: bool = True, metadata: Metadata | None = None, size: int = 3) -> Generated:
-        """A generation of so many tokens."""
+    def generate(
+        self,
+        tokens: int = 1,
+        *,
+        stream: bool = True,
+        metadata: Metadata | None = None,
+        size: int = 3,
+        leaves_after: int = 0,
+        during: Callable[[], None] | None = None,
+    ) -> Generated:
+        """A generation.
+
+        Args:
+            tokens: How many.
+            stream: Streamed.
+            metadata: Of the request, instead of the client's.
+            size: Of the prompt.
+            leaves_after: Cancel it after so many messages.
+            during: Called after the third message.
+        """
         found = Generated()
         request = message("GenerateRequest")(
             request_id="r",
@@ -81,13 +99,17 @@ class Client:
         )
         call = ask(request, timeout=60, metadata=self.metadata if metadata is None else metadata)
         try:
-            for each in call:
+            for number, each in enumerate(call, 1):
                 kind = each.WhichOneof("response")
                 if kind == "complete":
                     found.finished = each.complete.finish_reason
                 part = each.chunk.token_ids if kind == "chunk" else [] if stream else each.complete.output_ids
                 found.places += [token % PLACES for token in part]
                 found.servers |= {chr(token // PLACES) for token in part}
+                if number == 3 and during is not None:
+                    during()
+                if number == leaves_after:
+                    call.cancel()
             found.code = call.code()
         except grpc.RpcError as error:
             found.code, found.details = error.code(), error.details()

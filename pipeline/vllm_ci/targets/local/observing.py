@@ -28,7 +28,8 @@ _FLUSH_S = 0.4
 # Statuses of gRPC for which the server is to blame: OpenTelemetry's semantic conventions for gRPC, "gRPC status", server side
 # (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
 _BLAMED_GRPC = frozenset({2, 4, 12, 13, 14, 15})
-_CLIENT_LEFT = "DC"
+# Clients that close their connection, or cancel one request of it: then there is no status, for which Envoy writes UNKNOWN.
+_CLIENT_LEFT = frozenset({"DC", "DR"})
 # Response flags for which the server or the way to it is to blame (Envoy, "Access log: response flags").
 _BLAMED = frozenset({"UC", "UF", "UH", "UR", "UT", "UPE", "URX", "LR", "LH", "NC", "UMSDR", "OM", "SI"})
 _SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
@@ -65,15 +66,16 @@ def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], prot
 
 
 def _failed(row: Mapping[str, Any]) -> bool:
-    flags = set(str(row.get("flags") or "").split(","))
-    return int(row.get("status") or 0) >= 500 or bool(flags & _BLAMED)
+    return int(row.get("status") or 0) >= 500 or bool(_flags(row) & _BLAMED)
+
+
+def _flags(row: Mapping[str, Any]) -> set[str]:
+    return set(str(row.get("flags") or "").split(","))
 
 
 def _failed_grpc(row: Mapping[str, Any]) -> bool:
-    """Whether gRPC says so: errors have the HTTP status 200, and an answer without a status has no end."""
-    status = row.get("grpc_status")
-    flags = str(row.get("flags") or "").split(",")
-    return status in _BLAMED_GRPC or (not isinstance(status, int) and _CLIENT_LEFT not in flags)
+    """Whether the status of gRPC says so: errors have the HTTP status 200."""
+    return row.get("grpc_status") in _BLAMED_GRPC and not _flags(row) & _CLIENT_LEFT
 
 
 def _quantiles(values: Iterable[Any]) -> dict[str, float]:
