@@ -12,7 +12,7 @@ Wire = Literal["http", "grpc"]
 """What servers speak: vLLM's OpenAI-compatible API, or its gRPC service; one process serves one of them."""
 
 _ROUTE = re.compile(r"(?:/[A-Za-z0-9._~-]+)+(?:/\*)?|/\*")
-_GRPC_ROUTE = re.compile(r"/[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*/(?:[A-Za-z0-9_]+|\*)")
+_GRPC_ROUTE = re.compile(r"/[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)+/(?:[A-Za-z0-9_]+|\*)")
 _ENGINE = "/vllm.grpc.engine.VllmEngine/"
 GRPC_ROUTES = (
     *(f"{_ENGINE}{name}" for name in ("Generate", "Embed", "HealthCheck", "GetModelInfo", "GetServerInfo", "GetLoads")),
