@@ -240,14 +240,16 @@ async def test_a_server_whose_health_is_bad_gets_no_requests_although_it_generat
 async def test_a_channel_does_not_change_its_protocol_while_it_serves(place: Place) -> None:
     target = await served(place, settings())
     before = await target.current()
-    with pytest.raises(UsageError, match="what serves here speaks grpc, and would speak http") as caught:
-        await place.target(GatewaySettings()).start(revision("b"), 1)
-    assert "vllm-ci deploy stop" in caught.value.remedy
-    with pytest.raises(UsageError, match="speak http, and the gateway grpc"):
-        await target.start(revision("b"), 1)
-    assert await place.target().current() == before
-    await target.close()
     other = place.target(GatewaySettings())
+    with pytest.raises(UsageError, match="speak http, and the gateway of this deployment grpc") as caught:
+        await other.start(revision("b"), 1)
+    assert "vllm-ci deploy stop" in caught.value.why
+    await other.start(over_grpc("a"), 1)  # what serves is looked after as it is
+    await other.route(before.route)
+    assert await other.current() == before
+    async with asking(target) as asked:
+        assert (await done(asked.generate)).whole(1)
+    await other.close()
     await other.start(revision("b"), 1)
     assert (await other.current()).address.startswith("http://")
 

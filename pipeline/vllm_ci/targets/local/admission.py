@@ -25,22 +25,17 @@ def check(revision: Revision, settings: GatewaySettings) -> None:
     wanted = revision.serving.protocol
     if wanted != settings.protocol:
         raise UsageError(
-            f"servers of {revision.name} speak {wanted}, and the gateway {settings.protocol}",
-            why="a release is kept with the protocol that it was deployed with",
-            remedy=f"set deploy.protocol: {wanted}, or deploy a release again that serves {settings.protocol}",
+            f"servers of {revision.name} speak {wanted}, and the gateway of this deployment {settings.protocol}",
+            why="a change of deploy.protocol needs a deployment that was ended: vllm-ci deploy stop CHANNEL --yes",
+            remedy="end it, then deploy again; or deploy it as another channel, and move the clients",
         )
     speaking.require(wanted)
 
 
-def check_protocol(state: State, settings: GatewaySettings) -> None:
-    """Check that a gateway that was started before speaks what its settings say now.
+def settings(given: GatewaySettings | None, state: State) -> GatewaySettings:
+    """The settings of a gateway from now on: those that are given, unless it speaks another protocol.
 
-    Raises:
-        UsageError: It speaks another protocol.
+    What serves is looked after, and ended, as it is; whatever is started afresh with another protocol is refused.
     """
-    if state.ports is not None and settings.protocol != state.settings.protocol:
-        raise UsageError(
-            f"what serves here speaks {state.settings.protocol}, and would speak {settings.protocol} from now on",
-            why="its clients could not be served by the other one, and a gateway has one of them",
-            remedy="end it first: vllm-ci deploy stop CHANNEL --yes",
-        )
+    other = given is None or (state.ports is not None and given.protocol != state.settings.protocol)
+    return state.settings if other or given is None else given

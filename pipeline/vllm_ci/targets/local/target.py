@@ -72,9 +72,7 @@ class LocalTarget:
         """Make replicas run; see :class:`~vllm_ci.deploy.target.Target`."""
         if replicas < 0:
             raise UsageError(f"{replicas} replicas cannot run", remedy="use 0 or more")
-        before = self._store.load()
-        admission.check(revision, self.settings or before.settings)
-        admission.check_protocol(before, self.settings or before.settings)
+        admission.check(revision, admission.settings(self.settings, self._store.load()))
         await self.launcher.prepare(revision)
         async with self._store.lock():
             state = await self._with_gateway()
@@ -298,15 +296,9 @@ class LocalTarget:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def _with_gateway(self) -> State:
-        """The state with a gateway that runs; call it with the lock.
-
-        Raises:
-            UsageError: What serves speaks another protocol.
-        """
+        """The state with a gateway that runs; call it with the lock."""
         state = self._store.load()
-        settings = self.settings or state.settings
-        admission.check_protocol(state, settings)
-        found = await self._gateway.ensured(state, settings)
+        found = await self._gateway.ensured(state, admission.settings(self.settings, state))
         if found != state:
             self._store.save(found)
         recorded = await self._recorder.ensured(found)

@@ -1,0 +1,127 @@
+"""The real vLLM's gRPC service behind the real Envoy: the suite with a key, and streams through a change of the release."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import grpc
+import pytest
+
+from e2e.conftest import vllm_ci
+from servers import engines, material
+from servers.environments import beside, environment
+from standin.deployment import needs_envoy
+from vllm_ci.config.gateway import GatewayConfig
+from vllm_ci.deploy.target import Revision, Route, Serving
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.suites.grpc.answer import Answer
+from vllm_ci.suites.grpc.client import Engine
+from vllm_ci.suites.grpc.contract import OPTIONS, contract
+from vllm_ci.targets.local.key_changes import Keys
+from vllm_ci.targets.local.launcher import Launch
+from vllm_ci.targets.local.target import LocalTarget
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.anyio]
+
+STREAMS, TOKENS = 8, 400
+_KEY = "GATEWAY_TEST_KEY"
+_REFUSED = 3  # cases that need reflection or Abort, which the gateway refuses by default
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """Starts vLLM from an environment of the machine, in the place of an image's files."""
+
+    programs: Path
+    packages: Path
+
+    async def prepare(self, revision: Revision) -> None:
+        """There is nothing to unpack."""
+
+    async def launch(self, revision: Revision, place: Path, *, port: int, devices: tuple[int, ...]) -> Launch:  # noqa: ARG002
+        """The command line as it is in an image."""
+        words = (word.replace("{host}", "127.0.0.1").replace("{port}", str(port)) for word in revision.serving.argv)
+        env = engines.cpu() | {
+            "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.packages),
+            "HOME": str(place),
+        }
+        return Launch(argv=(str(self.programs / "python"), str(self.programs / "vllm"), *words), env=env)
+
+
+def revisions(model: Path) -> tuple[Revision, Revision]:
+    """Two revisions that differ in their commit only."""
+    flags = ("--host", "{host}", "--port", "{port}", "--shutdown-timeout", "120", *engines.FLAGS, "--grpc")
+    argv = ("serve", "--model", str(model), "--served-model-name", "tiny", *flags)
+    served = Serving(argv=argv, model="tiny", protocol="grpc", ready_timeout_s=900, drain_s=120)
+    image = ImageRef(repository="r", digest="sha256:" + "a" * 64)
+    return Revision(commit="a" * 40, image=image, serving=served), Revision(commit="b" * 40, image=image, serving=served)
+
+
+def opened(gateway: str, server: str, stack: ExitStack) -> Engine:
+    """A client of the gateway, with the messages that a server describes."""
+    channel = stack.enter_context(grpc.insecure_channel(gateway.removeprefix("grpc://"), options=OPTIONS))
+    with grpc.insecure_channel(server.removeprefix("grpc://"), options=OPTIONS) as describing:
+        described = contract(describing, (), 30)
+    return Engine(channel=channel, open=lambda: channel, contract=described)
+
+
+@pytest.fixture(name="installed")
+def _installed() -> Installed:
+    needs_envoy()
+    programs = environment(f"vllm-{engines.BACKEND}")
+    return Installed(programs=programs, packages=beside("vllm-grpc", programs / "python"))
+
+
+async def test_the_suite_passes_with_a_key_and_releases_change_without_a_broken_stream(
+    installed: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = revisions(material.tiny(installed.programs / "python"))
+    settings = GatewayConfig(api_keys=True).domain("grpc")
+    target = LocalTarget(folder=tmp_path / "target", launcher=installed, settings=settings)
+    try:
+        await target.start(a, 1)
+        await target.route(Route(weights={a.name: 100}))
+        current, key = await target.current(), await Keys(folder=target.folder).add("suite")
+        monkeypatch.setenv(_KEY, key)
+        monkeypatch.setenv("PYTHONPATH", f"{installed.packages}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        asked = ("--grpc", current.address, "--api-key-env", _KEY, "--json", "--report-dir", "reports")
+        done = await anyio.to_thread.run_sync(lambda: vllm_ci(tmp_path, "test", "--engine", "host", *asked))
+        (stage,) = done.json["stages"]
+        assert (done.code, stage["verdict"]) == (0, "passed"), stage["failures"]
+        assert stage["cases"]["passed"] > 80
+        assert stage["cases"]["skipped"] <= _REFUSED + 2
+        await target.start(b, 1)
+        found: list[Answer] = []
+        with ExitStack() as stack:
+            engine = opened(current.checks, current.replicas[0].url, stack)
+
+            def one(number: int) -> None:
+                found.append(engine.generate(ids=engine.prompt(number), stream=True, sampling={"max_tokens": TOKENS}))
+
+            threads = [threading.Thread(target=one, args=(number,)) for number in range(STREAMS)]
+            for each in threads:
+                each.start()
+            while await target._configuration.admin.open_requests(a.name) < STREAMS:
+                await anyio.sleep(0.02)
+            for share in range(0, 101, 5):
+                await target.route(Route(weights={a.name: 100 - share, b.name: share}))
+            assert (await target.drain(a.name, deadline_s=300)).open == 0
+            await target.stop(a.name)
+            for each in threads:
+                await anyio.to_thread.run_sync(each.join)
+            assert [len(each.served().tokens()) for each in found] == [TOKENS] * STREAMS
+            assert len(engine.generate(ids=engine.prompt(), sampling={"max_tokens": 8}).served().tokens()) == 8
+        assert {each.revision for each in (await target.current()).replicas} == {b.name}
+    finally:
+        await target.close()
