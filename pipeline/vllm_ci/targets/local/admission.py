@@ -37,5 +37,6 @@ def settings(given: GatewaySettings | None, state: State) -> GatewaySettings:
 
     What serves is looked after, and ended, as it is; whatever is started afresh with another protocol is refused.
     """
-    other = given is None or (state.ports is not None and given.protocol != state.settings.protocol)
-    return state.settings if other or given is None else given
+    if given is None or (state.ports is not None and given.protocol != state.settings.protocol):
+        return state.settings
+    return given
