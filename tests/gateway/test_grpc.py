@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 import grpc
+import httpx
 import pytest
 import trustme
 
@@ -201,6 +202,24 @@ async def test_neither_keys_nor_prompts_are_in_a_file_and_names_of_keys_and_stat
     secret = key.rpartition("_")[2].encode()
     for file in (path for path in (place.folder / "target").rglob("*") if path.is_file()):
         assert secret not in file.read_bytes(), file
+
+
+async def test_metrics_count_calls_by_their_status_and_release(place: Place) -> None:
+    target = await served(place, settings())
+    async with asking(target) as asked:
+        for _ in range(3):
+            assert (await done(asked.generate)).whole(1)
+        await done(asked.call, "Embed")
+    ports = target._store.load().ports
+    assert ports is not None
+    name = f'{{envoy_cluster_name="revision/{over_grpc("a").name}"}}'
+    with anyio.fail_after(10):
+        while True:
+            async with httpx.AsyncClient() as reader:
+                text = (await reader.get(f"http://127.0.0.1:{ports.metrics}/metrics")).text
+            if {f"envoy_cluster_grpc_0{name} 3", f"envoy_cluster_grpc_3{name} 1"} <= set(text.splitlines()):
+                return
+            await anyio.sleep(0.2)
 
 
 async def test_the_gateway_speaks_tls(place: Place) -> None:

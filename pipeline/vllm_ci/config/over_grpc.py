@@ -90,7 +90,7 @@ def require_metrics(loaded: Loaded, channel: str) -> None:
     if loaded.config.deploy.of(channel).protocol == "grpc":
         raise ConfigError(
             f"{channel} serves gRPC, which cannot be watched by Prometheus",
-            why="its servers have no /metrics, and the gateway's count statuses of HTTP, which are 200 for errors of gRPC, too",
+            why="its servers have no /metrics, and signals count statuses of HTTP, which are 200 for errors of gRPC, too",
             remedy="name other channels; deployments of this one are judged by its access log, see docs/deploy.md",
         )
 

@@ -1,4 +1,4 @@
-"""Errors of the gateway as gRPC has them: a status and a message, in the last lines of an answer with the HTTP status 200.
+"""What gRPC needs of the gateway: errors as a status and a message, with the HTTP status 200, and counts of statuses.
 
 Envoy translates the statuses of its own errors; https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md has no
 entry for those that are named here.
@@ -6,10 +6,16 @@ entry for those that are named here.
 
 from __future__ import annotations
 
-from vllm_ci.targets.envoy.files import Json
+from vllm_ci.targets.envoy.files import Json, typed
 
 _RESOURCE_EXHAUSTED = 8
 _NO_KEY = "no valid API key: send one as metadata `authorization: Bearer KEY`"
+
+
+def counting() -> Json:
+    """The filter that counts calls by the status with which they end, for each release (``envoy_cluster_grpc_13``)."""
+    content = typed("extensions.filters.http.grpc_stats.v3.FilterConfig", {"stats_for_all_methods": False})
+    return {"name": "vllm_ci.grpc_stats", "typed_config": content}
 
 
 def errors() -> Json:

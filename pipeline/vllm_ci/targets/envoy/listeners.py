@@ -194,7 +194,8 @@ def _ceil(interval: object) -> int:
 def _rest(settings: GatewaySettings) -> list[Json]:
     buffer = typed("extensions.filters.http.buffer.v3.Buffer", {"max_request_bytes": settings.max_body_bytes})
     # A body is taken whole before its request waits: Envoy's time for that goes on meanwhile.
-    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, *waker.filters(settings.waiting), _router()]
+    counted = [grpc.counting()] if settings.protocol == "grpc" else []
+    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, *waker.filters(settings.waiting), *counted, _router()]
 
 
 def _router() -> Json:
