@@ -196,7 +196,8 @@ def furnish(root: Path) -> World:
         f"python{PYTHON}-minimal", "1.0-1", {f"./usr/bin/python{PYTHON}": b"\x7fELF python", "./lib/here.so": b"\x7fELF lib"}
     )
     world.deb("certificates", "2", {"./usr/share/ca-certificates/b.crt": b"B\n", "./usr/share/ca-certificates/a.crt": b"A"})
-    world.wheel("helper", "0.1", {"helper/__init__.py": b"VALUE = 1\n", "helper/data.bin": bytes(range(256)) * 400})
+    helper = {"helper/__init__.py": b"VALUE = 1\n", "helper/tests/test_value.py": b"import helper\n"}
+    world.wheel("helper", "0.1", {**helper, "helper/data.bin": bytes(range(256)) * 400})
     world.wheel("vllm-small", "1.0", VLLM)
     world.commit({"serving/template.jinja": b"{{ messages }}", "serving/post.py": b"def post(text):\n    return text\n"})
     return world

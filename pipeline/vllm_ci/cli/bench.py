@@ -157,7 +157,7 @@ class _Result:
         verdict: Whether it can be trusted.
         document: As JSON.
         show: Prints it for a person.
-        page: Writes it into a folder, as a page and as JSON, and returns the page; ``None``: it has only the document.
+        page: Writes its page into a folder and returns it; ``None``: it has none.
     """
 
     verdict: Verdict
@@ -187,8 +187,7 @@ def _store(screen: Console, folder: Path, found: _Result) -> None:
     try:
         if found.page is not None:
             screen.print(f"report: {found.page(folder)}")
-        else:
-            (folder / name).write_text(dumps(found.document), encoding="utf-8")
+        (folder / name).write_text(dumps(found.document), encoding="utf-8")
     except OSError as error:
         raise bench_checks.unwritable(folder, error) from error
 
@@ -223,16 +222,27 @@ def _measured(screen: Console, server: Served, setting: Setting) -> _Result:
     from vllm_ci.cli import bench_output
 
     found = _watched(screen, server, setting)
-    now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-    facts = {"kind": "measurement", "ended": now, "hardware": _hardware(server, found), **_facts(server)}
+    facts = _result_facts("measurement", server, here=found.resources.pid is not None)
     return _Result(verdict=found.verdict, document={**facts, **found.document()}, show=lambda: bench_output.measurement(found))
 
 
-def _hardware(server: Served, found: Measurement) -> str:
+def _result_facts(kind: str, server: Served, *, here: bool) -> dict[str, object]:
+    """What a result must say so that its history can be drawn.
+
+    Args:
+        kind: Of the result.
+        server: The server.
+        here: It runs on this machine.
+    """
+    now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+    return {"kind": kind, "ended": now, "hardware": _hardware(server, here=here), **_facts(server)}
+
+
+def _hardware(server: Served, *, here: bool) -> str:
     """The machine of a server, as far as it is known: results of different machines are not compared."""
     from vllm_ci.engines import machine
 
-    if found.resources.pid is None:
+    if not here:
         return f"of {urlsplit(server.url).hostname}"
     facts = machine.facts()
     memory = round(int(str(facts["memory_bytes"])) / 2**30)
@@ -250,8 +260,9 @@ def history(*, folder: Path, as_json: bool) -> int:
       vllm-ci bench history results
       vllm-ci bench history results --json
 
-    FOLDER holds documents that `vllm-ci bench --report-dir` wrote. Results of the same hardware, model and load make a series;
-    from 10 results on, change points are searched with Apache Otava (pip install 'vllm-ci[history]').
+    FOLDER holds documents that `vllm-ci bench --report-dir` wrote: measurements, sweeps and overloads. Results of the same
+    hardware, model and load make a series; from 10 results on, change points are searched with Apache Otava (pip install
+    'vllm-ci[history]').
     """
     from vllm_ci.cli import bench_output
     from vllm_ci.performance import history as stored
@@ -287,7 +298,9 @@ def _swept(screen: Console, server: Served, setting: Setting, given: dict[str, A
         start=setting.rate or 1.0,
         tell=lambda step: screen.print(bench_output.step(step)),
     )
-    document = {"kind": "sweep", **_facts(server), **found.document()}
+    here = any(step.measurement.resources.pid is not None for step in found.steps)
+    facts = {**_result_facts("sweep", server, here=here), "setting": {**setting.limits, "good_share": given["good"]}}
+    document = {**facts, **found.document()}
     return _Result(
         verdict=found.verdict,
         document=document,
@@ -300,7 +313,8 @@ def _overloaded(screen: Console, server: Served, setting: Setting, factor: float
     from vllm_ci.cli import bench_overload
 
     found, document = bench_overload.overloaded(server, setting, factor=factor, tell=screen.print, watch=_watching(screen))
-    return _Result(verdict=found.verdict, document={**document, **_facts(server)}, show=lambda: bench_overload.output(found))
+    facts = _result_facts("overload", server, here=bench_overload.is_here(found))
+    return _Result(verdict=found.verdict, document={**facts, **document}, show=lambda: bench_overload.output(found))
 
 
 def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:

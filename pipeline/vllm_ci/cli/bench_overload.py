@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +54,12 @@ def overloaded(
     from vllm_ci.performance.overload_result import summary
 
     found = overload(server, setting, factor=factor, tell=tell, watch=watch)
-    ended = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-    return found, {"kind": "overload", "ended": ended, "summary": summary(found), **found.document()}
+    return found, {"summary": summary(found), **found.document()}
+
+
+def is_here(found: Overload) -> bool:
+    """Whether the server runs on this machine: its memory is known then."""
+    return not _BYTES.keys().isdisjoint(found.memory)
 
 
 def output(found: Overload) -> None:

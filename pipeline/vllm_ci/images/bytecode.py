@@ -18,11 +18,13 @@ from vllm_ci.images.wheels.wheel import pyc_path
 
 _SCRIPT = Path(__file__).with_name("_compiler.py")
 _TOGETHER, _SLICE = 32, 512
+_TESTS = frozenset({"test", "tests"})
+_RULES = b"without tests"
 
 
 def key(interpreter: str) -> str:
-    """What byte code depends on besides path and source: the exact interpreter and our way of calling it."""
-    return hashlib.sha256(interpreter.encode() + b"\0" + _SCRIPT.read_bytes()).hexdigest()[:16]
+    """What byte code depends on besides path and source: the exact interpreter, our way of calling it, and what is chosen."""
+    return hashlib.sha256(b"\0".join((interpreter.encode(), _SCRIPT.read_bytes(), _RULES))).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +46,15 @@ class Bytecode:
     threads: int
 
     def of_pack(self, name: str, entries: Iterable[Entry]) -> list[Entry]:
-        """Byte code of all sources among ``entries``, kept together under ``name`` (the wheel's hash)."""
+        """Byte code of all sources among ``entries`` but tests, kept together under ``name`` (the wheel's hash).
+
+        Tests of packages (a tenth of all source) are not imported by a server. They run without byte code too.
+        """
         target = self.store.bytecode / f"{name}-{self.key}.zip"
         if not target.exists():
             with self.store.lock(f"bytecode-{name}"):
                 if not target.exists():
-                    self._pack(target, [entry for entry in entries if _is_source(entry)])
+                    self._pack(target, [entry for entry in entries if _is_source(entry) and not _is_test(entry)])
         archive = Archive(target)
         return [Entry(path=info.filename, content=ArchiveMember(archive, info)) for info in archive.members]
 
@@ -106,3 +111,7 @@ class Bytecode:
 
 def _is_source(entry: Entry) -> bool:
     return entry.content is not None and entry.path.endswith(".py")
+
+
+def _is_test(entry: Entry) -> bool:
+    return not _TESTS.isdisjoint(entry.path.split("/")[:-1])

@@ -6,7 +6,7 @@ Only results of the same hardware, model and load are compared: each such group 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,7 +19,10 @@ LEAST = 10
 LARGEST = 16 << 20
 _WINDOW = 30
 _MOST_P = 0.001
+_NEEDED = {"measurement": ("figures",), "overload": ("overload",), "sweep": ()}
+"""Kinds of results, and the objects in them that hold their figures."""
 _LOAD = ("workload", "loop", "rate_per_s", "concurrency", "pattern", "burstiness", "length_scale", "real_history")
+_LOAD_OF_LIMITS = ("overload_factor", "good_share", "objective")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Series:
 
 
 def read(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The measurements in a folder that ``passed``, by time, and why other files were left out.
+    """The measurements, overloads and sweeps in a folder that ``passed``, by time, and why other files were left out.
 
     Args:
         folder: With JSON documents of ``vllm-ci bench --report-dir``.
@@ -87,26 +90,52 @@ def _document(file: Path) -> dict[str, Any] | str:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         return f"cannot be read: {str(error)[:100]}"
-    if not isinstance(found, dict) or found.get("kind") != "measurement":
-        return "no measurement"
-    if not all(isinstance(found.get(name), dict) for name in ("figures", "setting")) or not isinstance(found.get("ended"), str):
-        return "a measurement without figures, setting or time"
+    if not isinstance(found, dict) or (kind := str(found.get("kind"))) not in _NEEDED:
+        return f"no {', '.join(_NEEDED)}"
+    lacking = [name for name in ("setting", *_NEEDED[kind]) if not isinstance(found.get(name), dict)]
+    if lacking or not isinstance(found.get("ended"), str):
+        return f"{kind} without {', '.join(lacking or ['its time'])}"
     return found if found.get("verdict") == "passed" else f"verdict {str(found.get('verdict'))[:20]}"
 
 
 def metrics(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and values of the metrics of one result."""
+    return ((name, value) for name, value in _METRICS[document["kind"]](document) if _positive(value))
+
+
+def _of_measurement(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     figures = document["figures"]
     for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
-        spread = figures.get(name)
-        percentiles = spread.get("percentiles") if isinstance(spread, dict) else None
-        for percent in ("50.0", "90.0", "99.0"):
-            value = percentiles.get(percent) if isinstance(percentiles, dict) else None
-            if _positive(value):
-                yield f"{name}_p{float(percent):g}", value
+        yield from _percentiles(name, figures.get(name))
     for name in ("output_tokens_per_s", "requests_per_s"):
-        if _positive(figures.get(name)):
-            yield name, figures[name]
+        yield name, figures.get(name)
+
+
+def _of_overload(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for name in ("capacity_per_s", "drained_after_s", "latency_back_after_s"):
+        yield name, document.get(name)
+    phase = document["overload"]
+    for name in ("served_per_s", "goodput_per_s"):
+        yield f"overload_{name}", phase.get(name)
+    yield from _percentiles("overload_ttft_ms", phase.get("ttft_ms"))
+
+
+def _of_sweep(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    yield "capacity_per_s", document.get("capacity_per_s")
+
+
+_METRICS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, object]]]] = {
+    "measurement": _of_measurement,
+    "overload": _of_overload,
+    "sweep": _of_sweep,
+}
+
+
+def _percentiles(name: str, spread: object) -> Iterator[tuple[str, object]]:
+    percentiles = spread.get("percentiles") if isinstance(spread, dict) else None
+    for percent in ("50.0", "90.0", "99.0"):
+        if isinstance(percentiles, dict):
+            yield f"{name}_p{float(percent):g}", percentiles.get(percent)
 
 
 def _positive(value: object) -> TypeGuard[float]:
@@ -115,9 +144,11 @@ def _positive(value: object) -> TypeGuard[float]:
 
 def group_of(document: Mapping[str, Any]) -> dict[str, str]:
     """What results must have in common to be compared."""
-    setting = document["setting"]
-    load = {name: str(setting[name]) for name in _LOAD if name in setting}
-    return {"hardware": str(document.get("hardware", "unknown")), "model": str(document.get("model", "")), **load}
+    setting, kind = document["setting"], document["kind"]
+    names = _LOAD if kind == "measurement" else (*_LOAD, *_LOAD_OF_LIMITS)
+    load = {name: str(setting[name]) for name in names if name in setting}
+    facts = {"hardware": str(document.get("hardware", "unknown")), "model": str(document.get("model", ""))}
+    return {**facts, **({} if kind == "measurement" else {"kind": kind}), **load}
 
 
 def series(documents: Sequence[Mapping[str, Any]], *, searched: bool = True) -> list[Series]:

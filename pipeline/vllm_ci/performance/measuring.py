@@ -78,6 +78,12 @@ class Setting:
             "objective": {key: value for key, value in vars(self.objective).items() if value is not None},
         }
 
+    @property
+    def limits(self) -> dict[str, object]:
+        """The same without the load: a search for a capacity tries many."""
+        facts = self.facts
+        return {name: facts[name] for name in ("workload", "source", "duration_s", "warm_up_s", "real_history", "objective")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jinja2
 
-from vllm_ci.domain.plain_json import dumps
 from vllm_ci.performance.curve import Line, chart
 from vllm_ci.performance.figures import Figures, Spread
 from vllm_ci.performance.sweep import Capacity
@@ -76,12 +75,12 @@ def _line(found: Capacity, field: str, percent: float) -> Line:
 
 
 def write(folder: Path, found: Capacity, *, facts: dict[str, Any]) -> Path:
-    """Write ``sweep.html`` and ``sweep.json``.
+    """Write ``sweep.html``.
 
     Args:
         folder: Made if it does not exist.
         found: The sweep.
-        facts: Server and model, for the page and the document.
+        facts: Server and model.
 
     Returns:
         The page.
@@ -97,7 +96,6 @@ def write(folder: Path, found: Capacity, *, facts: dict[str, Any]) -> Path:
         pictures=pictures(found),
         rows=[[*_row(step.rate, step.good, step.measurement.figures), step.why or "met"] for step in found.steps],
     )
-    (folder / "sweep.json").write_text(dumps({**facts, **found.document()}), encoding="utf-8")
     page = folder / "sweep.html"
     page.write_text(text, encoding="utf-8")
     return page

@@ -101,6 +101,8 @@ def test_an_interrupted_sweep_keeps_its_steps(server: tuple[str, subprocess.Pope
     assert code == 3
     assert len(document["steps"]) >= 1
     assert (tmp_path / "sweep.html").exists()
+    (stored,) = tmp_path.glob("bench-*.json")
+    assert json.loads(stored.read_text()) == document
 
 
 def test_an_interrupted_comparison_keeps_its_rounds(server: tuple[str, subprocess.Popen[str]]) -> None:

@@ -60,10 +60,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(stdout)
 
 
-def test_the_phases_and_a_sentence_are_printed() -> None:
+def test_the_phases_and_a_sentence_are_printed_and_the_result_has_a_history(tmp_path: Path) -> None:
     with running(lambda: Crowded("refuses")) as (url, _):
         arguments = ["--workload-file", str(ROOT / "tests/unit/cli/short.jsonl"), "--duration", "1.2", "--overload"]
-        found = CliRunner().invoke(root, ["bench", "--url", url, *arguments])
+        found = CliRunner().invoke(root, ["bench", "--url", url, *arguments, "--report-dir", str(tmp_path)])
     if "the client sent requests" in found.stdout:
         pytest.skip("this machine was too busy to measure")
     assert found.return_value == 0 or not found.exit_code, found.output
@@ -71,6 +71,10 @@ def test_the_phases_and_a_sentence_are_printed() -> None:
     assert "refused with Retry-After" in found.stdout
     assert "times its capacity of" in found.stdout
     assert found.stdout.rstrip().endswith("passed"), found.stdout
+    history = json.loads(CliRunner().invoke(root, ["bench", "history", str(tmp_path), "--json"]).stdout)
+    assert history["results"] == 1
+    assert {"capacity_per_s", "overload_served_per_s"} <= {each["metric"] for each in history["series"]}
+    assert all("cores" in each["group"]["hardware"] for each in history["series"]), "the server runs on this machine"
 
 
 def test_a_server_that_dies_gives_errored_and_keeps_what_was_measured() -> None:

@@ -49,6 +49,12 @@ def test_all_python_files_come_with_byte_code_of_unchecked_hashes(world: World) 
         assert int.from_bytes(code[4:8], "little") == 0b01
 
 
+def test_tests_of_packages_have_no_byte_code(world: World) -> None:
+    files = world.files(world.build())
+    assert f"{SITE}/helper/tests/test_value.py" in files
+    assert not [name for name in files if name.startswith(f"{SITE}/helper/tests/__pycache__")]
+
+
 def test_the_same_commit_again_makes_nothing_and_gives_the_same_digest(world: World) -> None:
     first = world.build()
     second = world.build()

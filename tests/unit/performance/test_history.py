@@ -56,6 +56,59 @@ def test_results_of_other_hardware_and_loads_are_series_of_their_own(tmp_path: P
     }
 
 
+def overload(number: int, back_s: float | None, **changed: Any) -> dict[str, Any]:
+    document = result(number, 10)
+    del document["figures"]
+    setting = {**document["setting"], "overload_factor": 2.0, "objective": {}}
+    phase = {"served_per_s": 50.0, "goodput_per_s": None, "ttft_ms": {"percentiles": {"50.0": 900.0}}}
+    figures = {"capacity_per_s": 60.0, "latency_back_after_s": back_s, "drained_after_s": 3.0, "overload": phase}
+    return {**document, "kind": "overload", "setting": setting, **figures, **changed}
+
+
+def sweep(number: int, capacity: float, **limits: Any) -> dict[str, Any]:
+    document = result(number, 10)
+    setting = {"workload": "chat-v1", "objective": {"ttft_ms": 500}, "good_share": 0.9, **limits}
+    return {**document, "kind": "sweep", "setting": setting, "capacity_per_s": capacity}
+
+
+def test_overloads_and_sweeps_have_series_of_their_own(tmp_path: Path) -> None:
+    results = [
+        result(1, 10),
+        overload(2, 4.0),
+        overload(3, None),
+        overload(4, 5.0, setting={**overload(4, 5.0)["setting"], "overload_factor": 3.0}),
+        sweep(5, 20),
+        sweep(6, 25),
+        sweep(7, 30, objective={"ttft_ms": 900}),
+    ]
+    found, left_out = history.read(stored(tmp_path, results))
+    assert not left_out
+    values: dict[str, list[tuple[float, ...]]] = {}
+    for each in history.series(found):
+        values.setdefault(f"{each.group.get('kind', 'measurement')} {each.metric}", []).append(each.values)
+    assert values["overload latency_back_after_s"] == [(4.0,), (5.0,)]
+    assert values["overload capacity_per_s"] == [(60.0, 60.0), (60.0,)]
+    assert values["overload overload_ttft_ms_p50"] == [(900.0, 900.0), (900.0,)]
+    assert "overload overload_goodput_per_s" not in values
+    assert values["sweep capacity_per_s"] == [(20, 25), (30,)]
+    assert values["measurement tpot_ms_p50"] == [(10,)]
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"kind": "comparison"}, "no measurement, overload, sweep"),
+        ({**overload(1, 1.0), "overload": None}, "overload without overload"),
+        ({**sweep(1, 1.0), "setting": []}, "sweep without setting"),
+        ({**sweep(1, 1.0), "ended": 5}, "sweep without its time"),
+        ({**result(1, 10), "kind": ["measurement"]}, "no measurement, overload, sweep"),
+    ],
+)
+def test_a_document_without_its_figures_is_left_out_with_the_reason(document: Any, why: str, tmp_path: Path) -> None:
+    found, left_out = history.read(stored(tmp_path, [document]))
+    assert (found, left_out) == ([], [f"bench-000.json: {why}"])
+
+
 def test_files_that_are_no_passed_measurement_are_left_out_with_the_reason(tmp_path: Path) -> None:
     stored(tmp_path, [result(1, 10), result(2, 10, verdict="inconclusive"), {"kind": "sweep"}, {"kind": "measurement"}])
     (tmp_path / "broken.json").write_text("{")
