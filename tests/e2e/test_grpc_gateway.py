@@ -11,20 +11,25 @@ from pathlib import Path
 import anyio
 import grpc
 import pytest
+from packaging.version import Version
 
 from e2e.conftest import vllm_ci
 from servers import engines, material
 from servers.environments import beside, environment
 from standin.deployment import needs_envoy
+from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.gateway import GatewayConfig
-from vllm_ci.deploy.target import Revision, Route, Serving
+from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.project import ModelSpec, Project, ServerSpec
+from vllm_ci.images.vllm import entry_point
 from vllm_ci.suites.grpc.answer import Answer
 from vllm_ci.suites.grpc.client import Engine
 from vllm_ci.suites.grpc.contract import OPTIONS, contract
 from vllm_ci.targets.local.key_changes import Keys
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
+from vllm_ci.targets.revision import serving_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.anyio]
 
@@ -50,20 +55,22 @@ class Installed:
 
     async def launch(self, revision: Revision, place: Path, *, port: int, devices: tuple[int, ...]) -> Launch:  # noqa: ARG002
         """The command line as it is in an image."""
-        words = (word.replace("{host}", "127.0.0.1").replace("{port}", str(port)) for word in revision.serving.argv)
+        values = {"{host}": "127.0.0.1", "{port}": str(port), "{model}": revision.serving.checkpoint}
+        words = [values.get(word, word) for word in revision.serving.argv]
         env = engines.cpu() | {
             "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.packages),
             "HOME": str(place),
         }
-        return Launch(argv=(str(self.programs / "python"), str(self.programs / "vllm"), *words), env=env)
+        return Launch(argv=(str(self.programs / words[0]), *words[1:]), env=env)
 
 
 def revisions(model: Path) -> tuple[Revision, Revision]:
-    """Two revisions that differ in their commit only."""
-    flags = ("--host", "{host}", "--port", "{port}", "--shutdown-timeout", "120", *engines.FLAGS, "--grpc")
-    argv = ("serve", "--model", str(model), "--served-model-name", "tiny", *flags)
-    served = Serving(argv=argv, model="tiny", protocol="grpc", ready_timeout_s=900, drain_s=120)
+    """Two revisions that differ in their commit only, served as an image with vLLM's entry point is."""
+    config = {"config": {"Entrypoint": ["python", "-m", entry_point.of(Version(engines.BACKEND))]}}
+    server = ServerSpec(args=engines.FLAGS, ready_timeout_s=900)
+    project = Project(name="p", config="", model=ModelSpec(served_name="tiny", path=str(model)), server=server, stages=())
+    served = serving_of(project, DeploySettings(protocol="grpc", drain_s=120), config, str(model))
     image = ImageRef(repository="r", digest="sha256:" + "a" * 64)
     return Revision(commit="a" * 40, image=image, serving=served), Revision(commit="b" * 40, image=image, serving=served)
 

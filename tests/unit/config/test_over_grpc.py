@@ -122,12 +122,33 @@ def project(**server: Any) -> Project:
     return Project(name="p", config="", model=model, server=ServerSpec(**server), stages=())
 
 
-def test_servers_are_started_with_the_flag_of_vllm() -> None:
-    config = {"config": {"Entrypoint": ["vllm", "serve"]}}
-    made = serving_of(project(args=("--max-model-len=512",)), DeploySettings(protocol="grpc"), config, "{model}")
-    assert (made.protocol, made.argv[:2], made.argv[-2:]) == ("grpc", ("vllm", "serve"), ("--max-model-len=512", "--grpc"))
-    plain = serving_of(project(), DeploySettings(), config, "{model}")
-    assert (plain.protocol, "--grpc" in plain.argv) == ("http", False)
+@pytest.mark.parametrize(
+    ("entry_point", "made"),
+    [
+        (["vllm", "serve"], ("vllm", "serve", "--grpc")),
+        (["/opt/vllm/bin/vllm", "serve"], ("/opt/vllm/bin/vllm", "serve", "--grpc")),
+        (
+            ["/opt/vllm/bin/python", "-m", "vllm.entrypoints.launchers.api_server.entry"],
+            ("/opt/vllm/bin/python", "-m", "vllm.entrypoints.launchers.grpc_server"),
+        ),
+        (["python3", "-m", "vllm.entrypoints.openai.api_server"], ("python3", "-m", "vllm.entrypoints.grpc_server")),
+    ],
+)
+def test_servers_are_started_by_the_entry_point_of_grpc(entry_point: list[str], made: tuple[str, ...]) -> None:
+    config, given = {"config": {"Entrypoint": entry_point}}, project(args=("--max-model-len=512",))
+    found = serving_of(given, DeploySettings(protocol="grpc"), config, "{model}")
+    plain = serving_of(given, DeploySettings(), config, "{model}")
+    assert (found.protocol, plain.protocol) == ("grpc", "http")
+    assert plain.argv[: len(entry_point)] == tuple(entry_point)
+    flags = plain.argv[len(entry_point) :]
+    assert found.argv in ((*made[:2], *flags, "--grpc"), (*made, *flags))
+
+
+def test_an_entry_point_that_nobody_knows_is_refused() -> None:
+    config = {"config": {"Entrypoint": ["/serve.sh"]}}
+    with pytest.raises(UsageError, match=r"cannot be made to serve gRPC: /serve\.sh --model") as caught:
+        serving_of(project(), DeploySettings(protocol="grpc"), config, "{model}")
+    assert "entrypoint" in caught.value.remedy
 
 
 def test_names_of_revisions_that_serve_http_are_those_of_before_and_others_differ() -> None:
