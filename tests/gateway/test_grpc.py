@@ -18,6 +18,7 @@ import trustme
 
 from doubles import grpc_run
 from doubles.grpc_messages import ENGINE
+from gateway.hostile import PATHS, PSEUDO
 from gateway.test_tls import written
 from standin import h2
 from standin.deployment import Place, revision
@@ -157,6 +158,19 @@ async def test_what_is_no_grpc_reaches_no_server(place: Place) -> None:
     with anyio.fail_after(10):
         while not through(place):
             await anyio.sleep(0.05)
+
+
+async def test_hostile_paths_reach_nothing_but_allowed_methods(place: Place) -> None:
+    target = await served(place, settings())
+    host, _, port = (await target.current()).address.removeprefix("grpc://").partition(":")
+    kind = [("content-type", "application/grpc"), ("te", "trailers")]
+    base = GRPC_ROUTES[0].rpartition("/")[0]
+    shapes = ("/Abort", "//Abort", "/./Abort", "/Generate/../Abort", "/Generate;/Abort", "/Generate?/../Abort", "/%41bort")
+    hidden = [*(base + shape for shape in shapes), f"/x/..{base}/Abort", f"/{base}/FlushCache", base.upper() + "/Generate"]
+    asked = [[(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", path)] for path in (*PATHS, *hidden)]
+    for pseudo in (*asked, *(list(each) for each in PSEUDO)):
+        await done(h2.ask, host, int(port), [*pseudo, *kind])
+    assert {method.partition("?")[0] for method, _ in through(place)} <= {GRPC_ROUTES[0]}
 
 
 async def test_limits_end_with_the_status_that_clients_know(place: Place) -> None:

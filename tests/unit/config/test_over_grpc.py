@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from standin.deploying import OLD
+from standin.deploying import OLD, served, wanted
 from vllm_ci.cli import root
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.load import Loaded, load
+from vllm_ci.deploy.journal import Journal
+from vllm_ci.deploy.strategy import BlueGreen
+from vllm_ci.deploy.verbs import begun
 from vllm_ci.domain.errors import ConfigError, UsageError, VllmCiError
 from vllm_ci.domain.gateway import GRPC_ROUTES, GatewaySettings
 from vllm_ci.domain.project import ModelSpec, Project, ServerSpec, TinyModel
@@ -20,6 +24,11 @@ from vllm_ci.targets.local.observing import _failed_grpc
 from vllm_ci.targets.revision import serving_of
 
 Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture
@@ -152,10 +161,18 @@ def test_an_entry_point_that_nobody_knows_is_refused() -> None:
 
 
 def test_names_of_revisions_that_serve_http_are_those_of_before_and_others_differ() -> None:
-    from dataclasses import replace
-
     assert OLD.name == "aaaaaaaaaaaa-78494f10"
     assert replace(OLD, serving=replace(OLD.serving, protocol="grpc")).name != OLD.name
+
+
+@pytest.mark.anyio
+async def test_a_release_of_another_protocol_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    target = await served(tmp_path)
+    before, what = await target.current(), wanted(BlueGreen())
+    other = replace(what.revision, serving=replace(what.revision.serving, protocol="grpc"))
+    with pytest.raises(UsageError, match="what serves speaks http, and this release would speak grpc"):
+        await begun(target, Journal(tmp_path / "journal"), replace(what, revision=other))
+    assert await target.current() == before
 
 
 @pytest.mark.parametrize(
