@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,13 +31,28 @@ LARGE = Attack(name="x", make=lambda _model, _chat: b"", large=True)
 FINE = Reply(took_s=0.1)
 
 
+class Clock:
+    """The time of the bystander, which only passes where a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("vllm_ci.suites.security.bystander.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Scripted(Bystander):
     """Gets these replies."""
 
     replies: list[Reply]
+    passes: Callable[[float], None] | None = None
 
     def asks(self) -> Reply:
-        return self._seen(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0])
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if self.passes:
+            self.passes(reply.took_s)
+        return self._seen(reply)
 
 
 def scripted(*replies: Reply, longest_s: float = 60.0) -> Scripted:
@@ -116,6 +132,45 @@ def test_a_wait_on_a_starved_machine_is_inconclusive_only_if_the_server_may_have
     decide(starved, 100.0)
     decide(Seen(stalled=0.0, queue=0.5, late_s=0.0), 40.0)
     assert fair_s(40.0, Seen(stalled=None, queue=None, late_s=0.0)) == 40.0
+
+
+@pytest.mark.parametrize(
+    ("queue", "seconds"),
+    [(0.5, 1.0), (3.0, 3.0)],
+    ids=["a quiet machine", "a busy machine"],
+)
+def test_a_server_that_does_not_recover_has_as_much_time_as_on_a_quiet_machine(
+    queue: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    machine = cast("Watch", SimpleNamespace(seen=Seen(stalled=0.9, queue=queue, late_s=0.0)))
+    late = Reply(took_s=20.0, trouble="late", late=True)
+    hung = scripted(late, longest_s=60.0)
+    hung.passes = clock.passes
+    after = hung.recovers(machine)
+    assert (after.late, after.trouble) == (True, "late")
+    assert after.took_s == 60.0 * seconds
+
+
+def test_a_server_that_recovers_late_on_a_busy_machine_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    machine = cast("Watch", SimpleNamespace(seen=Seen(stalled=0.9, queue=3.0, late_s=0.0)))
+    late = Reply(took_s=20.0, trouble="late", late=True)
+    slow = scripted(*[late] * 6, FINE, longest_s=60.0)
+    slow.passes = clock.passes
+    assert not slow.recovers(machine).trouble
+
+
+def test_a_server_that_does_not_recover_on_a_machine_without_processor_time_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    machine = cast("Watch", SimpleNamespace(seen=Seen(stalled=0.9, queue=50.0, late_s=0.0)))
+    hung = scripted(Reply(took_s=20.0, trouble="late", late=True), longest_s=60.0)
+    hung.passes = clock.passes
+    with pytest.raises(Inconclusive, match="late, but tasks waited for a processor"):
+        hung.recovers(machine)
+    assert clock.now == 240.0
 
 
 def test_a_request_that_is_given_up_ends_at_once() -> None:

@@ -83,7 +83,7 @@ def test_a_hostile_request_does_no_harm(
     body = attack.make(client.model, surface == "chat")
     bystander.wait_until_idle()  # who waits behind another request is not slow
     seen = outcome(door, path, body, bystander)
-    after = bystander.recovers()
+    after = bystander.recovers(machine)
     _note(metric, seen)
     found = verdict(attack, seen, after, bystander, documented=client.server.is_vllm)
     if found:
