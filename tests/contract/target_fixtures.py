@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from kubernetes import config
 
 from standin import cluster, deployment
+from standin.grpc_streams import client
 from vllm_ci.config.deploy import DeploySettings
+from vllm_ci.config.gateway import GatewayConfig
 from vllm_ci.deploy.target import REVISION_HEADER, Revision, Serving, Target
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.targets.kubernetes.cluster import Cluster
@@ -96,6 +100,31 @@ async def local(folder: Path) -> AsyncIterator[Bed]:
 
 
 @asynccontextmanager
+async def local_grpc(folder: Path) -> AsyncIterator[Bed]:
+    """This machine, with servers that speak gRPC."""
+    deployment.needs_envoy()
+    settings = GatewayConfig().domain("grpc")
+    target, made = deployment.opened(folder, settings), partial(deployment.revision, protocol="grpc")
+
+    @asynccontextmanager
+    async def again() -> AsyncIterator[Target]:
+        yield deployment.opened(folder, settings)
+
+    def generated(address: str, headers: Mapping[str, str]) -> str:
+        with ExitStack() as stack:
+            return client(stack, address).generate(metadata=tuple(headers.items())).metadata[REVISION_HEADER]
+
+    async def ask(headers: Mapping[str, str]) -> str:
+        address = (await target.current()).address
+        return await anyio.to_thread.run_sync(generated, address, headers)
+
+    try:
+        yield Bed(target=target, again=again, revision=made, broken=made("e", "dies"), ask=ask)
+    finally:
+        await target.close()
+
+
+@asynccontextmanager
 async def kubernetes(folder: Path) -> AsyncIterator[Bed]:
     """A real API server and its controllers; nodes and the Gateway are played, so nobody answers requests."""
     server = cluster.shared()
@@ -125,5 +154,6 @@ async def kubernetes(folder: Path) -> AsyncIterator[Bed]:
 TARGETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Bed]]] = {
     "kubernetes": kubernetes,
     "local": local,
+    "local, gRPC": local_grpc,
     "memory": memory,
 }

@@ -6,9 +6,12 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from doubles.grpc_double import GrpcDouble, running
+from doubles.grpc_messages import ENGINE, POOL
 from doubles.suiterun import SUITES, SuiteRun, in_process
 from vllm_ci.suites.grpc import alive, test_deadlines, test_errors
 
@@ -36,6 +39,12 @@ def against(address: str, cases: Iterable[str] = (), *, given: Iterable[str] = (
             *(str(SUITES / "grpc" / case) for case in (list(cases) or [""])),
         ]
         return in_process(arguments, Path(folder), waits=_short_waits(), env={KEY_ENV: KEY})
+
+
+def package() -> Any:
+    """What the package ``smg-grpc-proto`` has, with the messages of the double."""
+    described = SimpleNamespace(services_by_name={"VllmEngine": POOL.FindServiceByName(ENGINE)})
+    return SimpleNamespace(vllm_engine_pb2=SimpleNamespace(DESCRIPTOR=described))
 
 
 @contextlib.contextmanager

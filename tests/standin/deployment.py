@@ -18,7 +18,7 @@ from vllm_ci.targets.local.budget import Machine
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
 
-SERVER = Path(__file__).parent / "streaming.py"
+SERVERS = {name: Path(__file__).parent / file for name, file in (("http", "streaming.py"), ("grpc", "grpc_server.py"))}
 
 
 def needs_envoy() -> None:
@@ -40,12 +40,13 @@ class StandinLauncher:
 
     async def launch(self, revision: Revision, place: Path, *, port: int, devices: tuple[int, ...]) -> Launch:  # noqa: ARG002
         """The command line of the stand-in."""
-        argv = (sys.executable, str(SERVER), str(port), revision.serving.argv[0], str(self.seen), *revision.serving.argv[1:])
+        server = str(SERVERS[revision.serving.protocol])
+        argv = (sys.executable, server, str(port), revision.serving.argv[0], str(self.seen), *revision.serving.argv[1:])
         return Launch(argv=argv, env={"PATH": "/usr/bin:/bin", "DEVICES": ",".join(map(str, devices))})
 
 
 def revision(name: str, mode: str = "", **serving: Any) -> Revision:
-    """A revision whose servers tell ``name``, and behave as ``mode`` says (standin/streaming.py)."""
+    """A revision whose servers tell ``name``, and behave as ``mode`` says (streaming.py, grpc_server.py)."""
     settings = {"ready_timeout_s": 60.0, "drain_s": 60.0, **serving}
     return Revision(
         commit=(name * 40)[:40],

@@ -79,6 +79,8 @@ def run(
     seconds more, and a process in the background ends it then. A command that was interrupted or killed is run again: it goes
     on where it was.
 
+    A channel with deploy.protocol: grpc serves vLLM's gRPC service instead of the OpenAI-compatible API.
+
     Exit code: 0 the release serves, 1 it went back, 2 usage, 3 errored, 4 a person has to decide.
     """
     from vllm_ci.cli import deploy_output, deploying

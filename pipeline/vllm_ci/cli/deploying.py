@@ -12,7 +12,7 @@ import click
 
 from vllm_ci.cli import interruptible, keeper
 from vllm_ci.cli.deploy_output import plan_lines
-from vllm_ci.config import deployments
+from vllm_ci.config import deployments, over_grpc
 from vllm_ci.config.deployments import Place
 from vllm_ci.config.releases import Releases
 from vllm_ci.deploy import verbs
@@ -165,7 +165,7 @@ def channel(found: Releases, name: str, *, emit: Emit = ignore, target: str | No
 
     Raises:
         ConfigError: There is no such channel.
-        UsageError: It is deployed to another target.
+        UsageError: It is deployed to another target, or the target does not serve its protocol.
         ErroredError: The journal cannot be read.
     """
     place = deployments.of(found, name)
@@ -177,6 +177,7 @@ def channel(found: Releases, name: str, *, emit: Emit = ignore, target: str | No
         )
     chosen = target or (last.target if last else place.settings.target)
     settings = place.settings.model_copy(update={"target": chosen})
+    over_grpc.require_target(settings)
     return Channel(name=name, found=found, place=replace(place, settings=settings), emit=emit, waits=waits)
 
 

@@ -85,7 +85,10 @@ def targets(context: click.Context, /, *, channel: str, output: Path | None, **_
       vllm-ci monitoring targets production --output /etc/prometheus/targets/production.json
     """
     from vllm_ci.cli.deploy_verbs import with_target
+    from vllm_ci.config import over_grpc
     from vllm_ci.monitoring import scraping
+
+    over_grpc.require_metrics(options.loaded(context), channel)
 
     async def look(where: Channel, target: Target) -> list[dict[str, Any]]:
         settings = where.place.settings
@@ -105,11 +108,21 @@ def targets(context: click.Context, /, *, channel: str, output: Path | None, **_
 
 
 def _channels(loaded: Loaded, named: tuple[str, ...]) -> tuple[str, ...]:
+    from vllm_ci.config import over_grpc
+
     known = tuple(loaded.config.release.channels)
     for name in named:
         if name not in known:
             raise ConfigError(f"there is no channel {name}", remedy=f"name one of {', '.join(known)}")
-    return named or known
+        over_grpc.require_metrics(loaded, name)
+    if named:
+        return named
+    served = tuple(name for name in known if loaded.config.deploy.of(name).protocol != "grpc")
+    if others := sorted({*known} - {*served}):
+        click.echo(f"note: without {', '.join(others)}: servers of gRPC have no metrics for Prometheus", err=True)
+    if not served:
+        over_grpc.require_metrics(loaded, known[0])
+    return served
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from vllm_ci.config import over_grpc
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.deployments import place
 from vllm_ci.config.kubernetes import RouteConfig
@@ -28,8 +29,10 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
 
     Raises:
         ConfigError: The configuration cannot run in a cluster.
+        UsageError: The channel serves gRPC.
     """
-    settings = loaded.config.deploy.of(channel)
+    settings = loaded.config.deploy.of(channel).model_copy(update={"target": "kubernetes"})
+    over_grpc.require_target(settings)
     cluster, server, name = settings.kubernetes, loaded.config.server, _name(loaded, channel)
     key = {"VLLM_API_KEY": "VLLM_API_KEY"} if server.api_key_env or server.generate_api_key else {}
     return App(

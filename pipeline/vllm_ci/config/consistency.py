@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ValidationError
+
+from vllm_ci.config import over_grpc
 from vllm_ci.domain import overlay_path
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ def problems(config: ProjectConfig, *, stages: Iterable[str] = ()) -> Iterator[C
         yield from _kustomization(name, release.channels)
     for name in config.monitoring.channels:
         yield from _unknown(("monitoring", "channels", name), name, "channel", release.channels)
+    for name in release.channels:
+        yield from _deployed(name, config)
     yield from _model(config)
 
 
@@ -104,6 +109,37 @@ def _circle(name: str, channels: Mapping[str, ChannelConfig]) -> tuple[str, ...]
         if following in way[:-1]:
             break
     return ()
+
+
+def _deployed(name: str, config: ProjectConfig) -> Iterator[Conflict]:
+    """What does not go together in the settings of a channel's deployment: its own, and the common ones for the rest."""
+    own: Place = ("deploy", "channels", name)
+    try:
+        settings = config.deploy.of(name)
+    except ValidationError as error:
+        found = error.errors()[0]
+        why = found["msg"].removeprefix("Value error, ")
+        yield Conflict(place=(*own, *found["loc"]), why=why, remedy="its own settings and the common ones must go together")
+        return
+    for each in over_grpc.refused(settings, config.server):
+        place = each.key
+        if place[0] == "deploy" and _is_set(config.deploy.channels.get(name), place[1:]):
+            place = (*own, *place[1:])
+        yield Conflict(place=place, why=f"channel {name} has `protocol: grpc`: {each.why}", remedy=each.remedy)
+    if settings.protocol == "grpc" and name in config.monitoring.channels:
+        why = f"channel {name} has `protocol: grpc`, whose servers have no metrics for Prometheus"
+        yield Conflict(place=("monitoring", "channels", name), why=why, remedy="remove it, or serve HTTP")
+
+
+def _is_set(section: object, key: Place) -> bool:
+    """Whether a section has a value of its own for a key."""
+    for step in key:
+        if not isinstance(section, BaseModel) or str(step) not in section.model_fields_set:
+            return False
+        section = getattr(section, str(step))
+        if isinstance(section, list):
+            return True
+    return True
 
 
 def _kustomization(name: str, channels: Mapping[str, ChannelConfig]) -> Iterator[Conflict]:

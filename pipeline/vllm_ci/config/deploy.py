@@ -15,7 +15,7 @@ from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.rolling import Rolling
 from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy
-from vllm_ci.domain.gateway import Waiting
+from vllm_ci.domain.gateway import Waiting, Wire
 
 StrategyName = Literal["blue-green", "rolling", "canary", "shadow"]
 _Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
@@ -198,6 +198,9 @@ class DeploySettings(Section):
 
     target: Literal["local", "kubernetes", "memory"] = "local"
     """`local`: processes on this machine behind Envoy; `kubernetes`; `memory`: serves nobody, to try out plans."""
+    protocol: Wire = "http"
+    """What clients speak: `http`, the OpenAI-compatible API, or `grpc`, vLLM's gRPC service (`vllm serve --grpc`); one server
+    has one of them. `grpc` is for target `local`; its image needs the packages of `vllm[grpc]`."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of servers; with `scale`, of the first deployment."""
     scale: ScaleConfig | None = None

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vllm_ci.config import paths
 from vllm_ci.config.section import Section
-from vllm_ci.domain.gateway import GatewaySettings, Tls
+from vllm_ci.domain.gateway import GRPC_ROUTES, GatewaySettings, Tls, Waiting, Wire
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
 _Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -40,7 +40,8 @@ class GatewayConfig(Section):
     api_keys: bool = False
     """Every request needs a key: `vllm-ci gateway keys add CHANNEL NAME`."""
     routes: list[str] = Field(default_factory=lambda: ["/v1/*"])
-    """Paths that requests may have, `/v1/*` for everything below `/v1/`; all others get 404."""
+    """Paths that requests may have, `/v1/*` for everything below `/v1/`; all others get 404. With `protocol: grpc`: methods, by
+    default those that clients need (`/vllm.grpc.engine.VllmEngine/Generate` and others); all others get UNIMPLEMENTED."""
     denied: list[str] = Field(default_factory=lambda: ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"])
     """Paths that get 404 although `routes` allows them."""
     max_header_bytes: _Count = 16384
@@ -72,11 +73,23 @@ class GatewayConfig(Section):
     def _usable(self) -> GatewayConfig:
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("TLS needs both `tls_certificate` and `tls_key`")
-        self.domain()
+        self.domain()  # what holds for one protocol only is checked where the protocol is known
         return self
 
-    def domain(self) -> GatewaySettings:
-        """Convert to the type of the gateway."""
+    def domain(self, protocol: Wire = "http", waiting: Waiting | None = None) -> GatewaySettings:
+        """Convert to the type of the gateway.
+
+        Args:
+            protocol: What its servers speak.
+            waiting: How requests wait for the first server.
+
+        Raises:
+            ValueError: The settings do not go together.
+        """
         rest = self.model_dump(exclude={"tls_certificate", "tls_key", "routes", "denied"})
         tls = Tls(certificate=Path(self.tls_certificate), key=Path(self.tls_key)) if self.tls_certificate else None
-        return GatewaySettings(tls=tls, routes=tuple(self.routes), denied=tuple(self.denied), **rest)
+        routes, denied = tuple(self.routes), tuple(self.denied)
+        if protocol == "grpc":  # the defaults are paths of the other one
+            routes = routes if "routes" in self.model_fields_set else GRPC_ROUTES
+            denied = denied if "denied" in self.model_fields_set else ()
+        return GatewaySettings(protocol=protocol, tls=tls, routes=routes, denied=denied, waiting=waiting, **rest)

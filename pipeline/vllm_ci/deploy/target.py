@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from vllm_ci.deploy.comparison import Pair
+from vllm_ci.domain.gateway import Wire
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.release.record import Release
 
@@ -42,6 +43,7 @@ class Serving:
         ready_timeout_s: How long a replica may take from its start to its first completion.
         drain_s: How long streams may go on after a replica gets no new ones.
         sleeps: Whether servers that are not used sleep (vLLM's sleep mode) where they would be ended.
+        protocol: What they speak.
     """
 
     argv: tuple[str, ...]
@@ -55,6 +57,7 @@ class Serving:
     ready_timeout_s: float = 1200.0
     drain_s: float = 120.0
     sleeps: bool = False
+    protocol: Wire = "http"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,10 @@ class Revision:
     def name(self) -> str:
         """Commit and a hash of digest and settings: a DNS label of 21 characters, safe as the name of a file."""
         seconds = {"ready_timeout_s": float(self.serving.ready_timeout_s), "drain_s": float(self.serving.drain_s)}  # 60 is 60.0
-        content = json.dumps([self.image.digest, {**asdict(self.serving), **seconds}], sort_keys=True)
+        known = {**asdict(self.serving), **seconds}
+        if self.serving.protocol == "http":  # names are those that were given before there was another protocol
+            del known["protocol"]
+        content = json.dumps([self.image.digest, known], sort_keys=True)
         return f"{self.commit[:12]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def serves(self, release: Release) -> bool:
@@ -172,7 +178,8 @@ class Sample:
 
     Attributes:
         requests: Requests that ended in the window.
-        errors: Of them, those that the server is to blame for: a status of 500 or above, a broken stream, no answer.
+        errors: Of them, those that the server is to blame for: a status of 500 or above (of gRPC: UNKNOWN, DEADLINE_EXCEEDED,
+            UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS), a broken stream, no answer.
         latencies_ms: Quantile (``0.5``, ``0.95``, ``0.99``) -> milliseconds from request to end; absent: no data.
         ttft_ms: The same up to the first byte of the body.
         values: Other metrics by name, such as ``vllm:num_requests_waiting`` (sum over replicas), ``memory_bytes``.

@@ -57,6 +57,7 @@ class Wanted:
         checks.
         """
         _check_zero(self.scale, target)
+        _check_protocol(current, self.revision)
         old, count = serving(current)
         strategy = self.strategy
         if current.asleep:  # requests wait, so they stay with the old one until the new one gets them
@@ -119,6 +120,17 @@ async def _awake(target: Target, wanted: Wanted) -> Current:
             await target.start(current.revisions[old], 1)
         return await target.current()
     return current
+
+
+def _check_protocol(current: Current, revision: Revision) -> None:
+    """Clients of one protocol cannot be served by servers of the other, so there is no way from one to the other."""
+    speaks, wanted = {each.serving.protocol for each in current.revisions.values()}, revision.serving.protocol
+    if speaks - {wanted}:
+        raise UsageError(
+            f"what serves speaks {', '.join(sorted(speaks - {wanted}))}, and this release would speak {wanted}",
+            why="its clients could not be served by the other one, so requests cannot be moved there",
+            remedy="end it first: vllm-ci deploy stop CHANNEL --yes; or deploy it as another channel, and move the clients",
+        )
 
 
 def _check_zero(scale: Scale | None, target: Target) -> None:

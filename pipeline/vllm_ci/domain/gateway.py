@@ -6,8 +6,21 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Wire = Literal["http", "grpc"]
+"""What servers speak: vLLM's OpenAI-compatible API, or its gRPC service; one process serves one of them."""
 
 _ROUTE = re.compile(r"(?:/[A-Za-z0-9._~-]+)+(?:/\*)?|/\*")
+_GRPC_ROUTE = re.compile(r"/[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)+/(?:[A-Za-z0-9_]+|\*)")
+_ENGINE = "/vllm.grpc.engine.VllmEngine/"
+GRPC_ROUTES = (
+    *(f"{_ENGINE}{name}" for name in ("Generate", "Embed", "HealthCheck", "GetModelInfo", "GetServerInfo", "GetLoads")),
+    f"{_ENGINE}GetTokenizer",
+    *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
+)
+"""What clients of the gRPC service need. Left out are methods that end, slow down or show what others do: Abort, FlushCache,
+StartProfile, StopProfile, SubscribeKvEvents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +49,14 @@ class GatewaySettings:
     """What the gateway listens on, and what it lets through.
 
     Attributes:
+        protocol: What servers speak, and so what clients do.
         host: Address to listen on; one that other machines can reach needs ``api_keys``.
         port: Port to listen on; 0: any free port, which is kept from then on.
         metrics_port: Port of ``/metrics`` on the loopback interface; 0: any free port, which is kept from then on.
         tls: Certificate; without one the gateway speaks plain HTTP.
         api_keys: Every request needs a key of the deployment.
-        routes: Paths that requests may have: ``/v1/models``, or ``/v1/*`` for everything below. All others get 404.
+        routes: Paths that requests may have: ``/v1/models``, or ``/v1/*`` for everything below. All others get 404. Of gRPC,
+            methods as ``/package.Service/Method``, or ``/package.Service/*``; all others get UNIMPLEMENTED.
         denied: Paths that get 404 although ``routes`` allows them.
         max_header_bytes: Limit of all headers of a request, in steps of 1024.
         max_headers: Limit of the number of headers of a request.
@@ -58,6 +73,7 @@ class GatewaySettings:
         waiting: How requests wait where the deployment may be scaled to zero; ``None``: it always has a server.
     """
 
+    protocol: Wire = "http"
     host: str = "127.0.0.1"
     port: int = 0
     metrics_port: int = 0
@@ -100,6 +116,7 @@ class GatewaySettings:
             raise ValueError("`tokens_per_minute` is a limit for each key, so it needs `api_keys: true`")
         rates = (self.requests_per_minute, self.tokens_per_minute, self.trusted_proxies)
         self._check_log()
+        self._check_grpc()
         if min(counts) < 1 or self.idle_timeout_s <= 0 or min(rates) < 0:
             raise ValueError("limits and timeouts of the gateway are above 0")
 
@@ -108,3 +125,19 @@ class GatewaySettings:
             raise ValueError("`log_requests` records keys that consent, so it needs `api_keys: true`")
         if self.log_keep_days <= 0 or self.log_max_bytes < 1024 * 1024:
             raise ValueError("log_keep_days is above 0, and log_max_bytes at least 1048576")
+
+    def _check_grpc(self) -> None:
+        if self.protocol != "grpc":
+            return
+        for path in (*self.routes, *self.denied):
+            if not _GRPC_ROUTE.fullmatch(path):
+                raise ValueError(
+                    f"not a gRPC method: {path!r} (for example {GRPC_ROUTES[0]}, or {_ENGINE}* for the whole service)"
+                )
+            if path.startswith("/grpc.reflection.") and path in self.routes:
+                raise ValueError(
+                    "reflection is a stream of requests, which the gateway lets nobody open: it takes requests whole"
+                )
+        for name, needs in (("tokens_per_minute", "usage"), ("log_requests", "chat requests"), ("waiting", "scaling to zero")):
+            if getattr(self, name):
+                raise ValueError(f"`{name}` ({needs}) works with HTTP only, and this gateway serves gRPC")

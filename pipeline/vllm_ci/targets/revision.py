@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vllm_ci.domain.project import ModelSpec, Project, cache_key
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.images import device
+from vllm_ci.images.vllm import entry_point
 from vllm_ci.pipeline import fitting, serving
 from vllm_ci.pipeline.source import Source
 from vllm_ci.release.record import Release
@@ -141,10 +142,14 @@ def serving_of(
         config: OCI configuration of the image.
         checkpoint: Folder of the model; empty when it is loaded by name.
         weights: Model that the release recorded.
+
+    Raises:
+        UsageError: The image cannot serve the protocol, or its servers cannot sleep.
     """
     server = replace(project.server, stop_grace_s=settings.drain_s)
     sleeps = _sleeps(project, settings)
     argv = serving.command(replace(project, server=server), config, checkpoint="{model}" if checkpoint else "")
+    argv = _over_grpc(argv) if settings.protocol == "grpc" else argv
     return Serving(
         argv=(*argv, *(_SLEEP_FLAGS if sleeps else ())),
         env={**(_SLEEP_ENV if sleeps else {}), **server.env},
@@ -157,6 +162,17 @@ def serving_of(
         ready_timeout_s=server.ready_timeout_s,
         drain_s=settings.drain_s,
         sleeps=sleeps,
+        protocol=settings.protocol,
+    )
+
+
+def _over_grpc(argv: Sequence[str]) -> tuple[str, ...]:
+    if found := entry_point.over_grpc(argv):
+        return found
+    raise UsageError(
+        f"the image's entry point cannot be made to serve gRPC: {' '.join(argv[:3])}",
+        why="known are `vllm serve` and `python -m` with vLLM's own modules",
+        remedy="set `entrypoint: [vllm, serve]` in the image's specification, or serve HTTP",
     )
 
 

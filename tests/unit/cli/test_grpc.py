@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -138,9 +137,7 @@ def test_an_http_server_speaks_no_grpc() -> None:
 
 
 def test_a_service_without_reflection_is_tested_with_the_messages_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    described = SimpleNamespace(services_by_name={"VllmEngine": POOL.FindServiceByName(ENGINE)})
-    package = SimpleNamespace(vllm_engine_pb2=SimpleNamespace(DESCRIPTOR=described))
-    monkeypatch.setitem(sys.modules, "smg_grpc_proto", package)
+    monkeypatch.setitem(sys.modules, "smg_grpc_proto", grpc_run.package())
     found = grpc_run.run(Undescribed, ["test_facts.py", "test_generation.py::test_tokens_are_of_the_vocabulary"])
     assert set(found.statuses.values()) == {"passed", "skipped"}, found.messages
     assert "has no reflection" in found.messages["grpc/test_facts.py::test_reflection_lists_what_is_served"]

@@ -21,10 +21,6 @@ ANSWER_S = 60.0
 """Timeout for one answer of a server that is not slow."""
 SHORT_S = 10.0
 """Timeout for a method that generates nothing."""
-_UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
-# A channel waits longer after each failed connection, up to two minutes; a server that comes back is to be seen at once.
-_PATIENT = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
-OPTIONS = (*_UNLIMITED, *_PATIENT, ("grpc.enable_http_proxy", 0))
 
 _OF_HEALTH: dict[str, Any] = {
     "request_serializer": health_pb2.HealthCheckRequest.SerializeToString,

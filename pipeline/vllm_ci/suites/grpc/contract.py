@@ -21,6 +21,11 @@ ENGINE = "vllm.grpc.engine.VllmEngine"
 HEALTH = "grpc.health.v1.Health"
 PACKAGE = "smg_grpc_proto"
 """Distribution ``smg-grpc-proto``, which vLLM's own extra ``grpc`` installs: used if the server has no reflection."""
+_UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+# A channel waits longer after each failed connection, up to two minutes; a server that comes back is to be seen at once.
+_PATIENT = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
+OPTIONS = (*_UNLIMITED, *_PATIENT, ("grpc.enable_http_proxy", 0))
+"""Of channels."""
 _VERSIONS = ("v1", "v1alpha")
 _MOST_FILES = 200
 

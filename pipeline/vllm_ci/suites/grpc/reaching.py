@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import grpc
 
 from vllm_ci.suites.grpc.address import Address
-from vllm_ci.suites.grpc.client import ANSWER_S, OPTIONS, SHORT_S, Engine
-from vllm_ci.suites.grpc.contract import ENGINE, PACKAGE, NoContractError, contract
+from vllm_ci.suites.grpc.client import ANSWER_S, SHORT_S, Engine
+from vllm_ci.suites.grpc.contract import ENGINE, OPTIONS, PACKAGE, NoContractError, contract
 from vllm_ci.suites.reach import CONNECT_S, UnreachableError
 from vllm_ci.system.trust import tls_context
 

@@ -14,6 +14,7 @@ _FIELDS = {
     "path": "%PATH(NQ:PATH:256)%",
     "protocol": "%PROTOCOL%",
     "status": "%RESPONSE_CODE%",
+    "grpc_status": "%GRPC_STATUS_NUMBER%",
     "flags": "%RESPONSE_FLAGS%",
     "detail": "%RESPONSE_CODE_DETAILS%",
     "cluster": "%UPSTREAM_CLUSTER_RAW%",

@@ -24,7 +24,7 @@ class Endpoint:
 
 def cluster(revision: str, settings: GatewaySettings) -> Json:
     """The cluster of a revision; its endpoints are in a file of their own, so that they change without a new cluster."""
-    name = cluster_name(revision)
+    name, grpc = cluster_name(revision), settings.protocol == "grpc"
     limits = {
         "max_connections": settings.max_open_requests,
         "max_pending_requests": settings.max_open_requests,
@@ -53,7 +53,7 @@ def cluster(revision: str, settings: GatewaySettings) -> Json:
                     "no_traffic_healthy_interval": "1s",
                     "unhealthy_threshold": 2,
                     "healthy_threshold": 1,
-                    "http_health_check": {"path": "/health"},
+                    **({"grpc_health_check": {}} if grpc else {"http_health_check": {"path": "/health"}}),
                 }
             ],
             "outlier_detection": {
@@ -71,18 +71,21 @@ def cluster(revision: str, settings: GatewaySettings) -> Json:
                 "base_ejection_time": "5s",
                 "max_ejection_percent": 50,
             },
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                    "extensions.upstreams.http.v3.HttpProtocolOptions",
-                    {
-                        # uvicorn closes a connection after 5 s without a request; a request must not meet that.
-                        "common_http_protocol_options": {"idle_timeout": "3s"},
-                        "explicit_http_config": {"http_protocol_options": {}},
-                    },
-                )
-            },
+            # uvicorn closes a connection after 5 s without a request; a request must not meet that.
+            **(http2() if grpc else _protocol({"idle_timeout": "3s"}, "http_protocol_options")),
         },
     )
+
+
+def http2() -> Json:
+    """The settings of a cluster that gRPC goes to. It sends no pings, which older servers of gRPC end a connection for."""
+    return _protocol({"idle_timeout": "300s"}, "http2_protocol_options")
+
+
+def _protocol(common: Json, name: str) -> Json:
+    kind = "extensions.upstreams.http.v3.HttpProtocolOptions"
+    content = typed(kind, {"common_http_protocol_options": common, "explicit_http_config": {name: {}}})
+    return {"typed_extension_protocol_options": {f"envoy.{kind}": content}}
 
 
 def endpoints(revision: str, found: Iterable[Endpoint]) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_ci.domain.gateway import GatewaySettings
-from vllm_ci.targets.envoy import access_log, authentication, token_limit, waker
+from vllm_ci.targets.envoy import access_log, authentication, grpc, token_limit, waker
 from vllm_ci.targets.envoy.bootstrap import ADMIN_CLUSTER
 from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, SHADOW_ROUTES, Json, typed, watched
 from vllm_ci.targets.envoy.tap import REQUESTS, SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
@@ -24,7 +24,8 @@ class Ports:
 
 def listeners(settings: GatewaySettings, ports: Ports) -> list[Json]:
     """All listeners. They depend on settings only: routes, keys and certificate change without touching them."""
-    found = [_listener("gateway", settings.host, ports.gateway, _gateway(settings), tls=settings.tls is not None)]
+    chain = _tls(settings) if settings.tls is not None else None
+    found = [_listener("gateway", settings.host, ports.gateway, _gateway(settings), tls=chain)]
     if ports.checks:
         found.append(_listener("checks", "127.0.0.1", ports.checks, _manager("checks", settings, _rest(settings))))
     found.append(_listener_at(SHADOW, {"pipe": {"path": SHADOW_SOCKET, "mode": 0o600}}, _shadow()))
@@ -44,14 +45,14 @@ def certificate(settings: GatewaySettings) -> Json:
     return typed("extensions.transport_sockets.tls.v3.Secret", {"name": _CERTIFICATE, "tls_certificate": files})
 
 
-def _listener(name: str, host: str, port: int, manager: Json, *, tls: bool = False) -> Json:
+def _listener(name: str, host: str, port: int, manager: Json, *, tls: Json | None = None) -> Json:
     return _listener_at(name, {"socket_address": {"address": host, "port_value": port}}, manager, tls=tls)
 
 
-def _listener_at(name: str, address: Json, manager: Json, *, tls: bool = False) -> Json:
+def _listener_at(name: str, address: Json, manager: Json, *, tls: Json | None = None) -> Json:
     chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
-    if tls:
-        chain["transport_socket"] = {"name": "tls", "typed_config": _tls()}
+    if tls is not None:
+        chain["transport_socket"] = {"name": "tls", "typed_config": tls}
     return typed(
         "config.listener.v3.Listener",
         {
@@ -63,12 +64,12 @@ def _listener_at(name: str, address: Json, manager: Json, *, tls: bool = False) 
     )
 
 
-def _tls() -> Json:
+def _tls(settings: GatewaySettings) -> Json:
     parameters = {"tls_minimum_protocol_version": "TLSv1_2"}
     secret = {"name": _CERTIFICATE, "sds_config": watched(CERTIFICATE)}
     common = {
         "tls_params": parameters,
-        "alpn_protocols": ["h2", "http/1.1"],
+        "alpn_protocols": ["h2"] if settings.protocol == "grpc" else ["h2", "http/1.1"],
         "tls_certificate_sds_secret_configs": [secret],
     }
     return typed("extensions.transport_sockets.tls.v3.DownstreamTlsContext", {"common_tls_context": common})
@@ -102,12 +103,13 @@ def _manager(name: str, settings: GatewaySettings, filters: list[Json]) -> Json:
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         {
             "stat_prefix": name,
-            "codec_type": "AUTO",
+            # A client of HTTP/1.1 would take an answer for whole that lacks its last lines, in which gRPC tells how it ended.
+            "codec_type": "HTTP2" if settings.protocol == "grpc" else "AUTO",
             "rds": {"route_config_name": ROUTE_NAME, "config_source": watched("routes.json")},
             "http_filters": filters,
             **_hardened(settings),
             "access_log": access_log.access_log(name),
-            "local_reply_config": _errors(),
+            "local_reply_config": grpc.errors() if settings.protocol == "grpc" else _errors(),
         },
     )
 
@@ -178,6 +180,7 @@ def _rate_limit(settings: GatewaySettings) -> list[Json]:
         "rate_limits": [{"actions": [by_key if settings.api_keys else by_address]}],
         "descriptors": [{"entries": [entry], "token_bucket": bucket}],
         "max_dynamic_descriptors": 4096,
+        "rate_limited_as_resource_exhausted": True,  # what a request of gRPC gets
         "response_headers_to_add": [{"header": {"key": "retry-after", "value": str(_ceil(bucket["fill_interval"]))}}],
     }
     name = "extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
@@ -191,7 +194,8 @@ def _ceil(interval: object) -> int:
 def _rest(settings: GatewaySettings) -> list[Json]:
     buffer = typed("extensions.filters.http.buffer.v3.Buffer", {"max_request_bytes": settings.max_body_bytes})
     # A body is taken whole before its request waits: Envoy's time for that goes on meanwhile.
-    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, *waker.filters(settings.waiting), _router()]
+    counted = [grpc.counting()] if settings.protocol == "grpc" else []
+    return [{"name": "vllm_ci.body_limit", "typed_config": buffer}, *waker.filters(settings.waiting), *counted, _router()]
 
 
 def _router() -> Json:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vllm_ci.deploy.target import REVISION_HEADER, Route
-from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.domain.gateway import GatewaySettings, Wire
 from vllm_ci.targets.envoy import waker
 from vllm_ci.targets.envoy.authentication import CREDENTIAL_HEADER, FILTER
 from vllm_ci.targets.envoy.files import ROUTE_NAME, Json, cluster_name, typed
@@ -26,9 +26,11 @@ def routes(route: Route, settings: GatewaySettings, *, asleep: str = "") -> Json
         settings: Of the gateway.
         asleep: Name of a revision without a server, whose requests wait until it has one.
     """
-    denied = [_answer(match, 404, "no such path") for path in settings.denied for match in _denied(path)]
-    served = [each for path in settings.routes for each in _allowed(path, route, asleep)] if route.revisions else []
-    unavailable = [_answer(_match(path), 503, "no release is being served here") for path in settings.routes if not served]
+    unknown = "no such method" if settings.protocol == "grpc" else "no such path"
+    denied = [_answer(match, 404, unknown) for path in settings.denied for match in _denied(path)]
+    allowed = [_match(path, settings.protocol) for path in settings.routes]
+    served = [each for match in allowed for each in _allowed(match, route, asleep)] if route.revisions else []
+    unavailable = [_answer(match, 503, "no release is being served here") for match in allowed if not served]
     return typed(
         "config.route.v3.RouteConfiguration",
         {
@@ -42,7 +44,7 @@ def routes(route: Route, settings: GatewaySettings, *, asleep: str = "") -> Json
                         *denied,
                         *served,
                         *unavailable,
-                        _answer({"prefix": "/"}, 404, "no such path"),
+                        _answer({"prefix": "/"}, 404, unknown),
                     ],
                     "retry_policy": {
                         # Nothing of an answer was sent yet in any of these cases. Once only: a request that kills a server
@@ -90,12 +92,11 @@ def route_of(configuration: Mapping[str, Any]) -> Route:
     return Route(**json.loads(kept))
 
 
-def _allowed(path: str, route: Route, asleep: str) -> Iterable[Json]:
+def _allowed(path: Json, route: Route, asleep: str) -> Iterable[Json]:
     """Routes for one allowed path: those by header first, then the shares."""
     for value, revision in sorted(route.headers.items()):
         header = {"name": REVISION_HEADER, "string_match": {"exact": value}}
-        match = _match(path)
-        match["headers"] = [*match["headers"], header]
+        match = {**path, "headers": [*path["headers"], header]}
         waits = {"typed_per_filter_config": waker.switched_on()} if revision == asleep else {}
         yield {"match": match, **_told(revision), "route": {"cluster": cluster_name(revision), **_streaming()}, **waits}
     shares = {revision: share for revision, share in sorted(route.weights.items()) if share}
@@ -104,10 +105,10 @@ def _allowed(path: str, route: Route, asleep: str) -> Iterable[Json]:
         share = {"default_value": {"numerator": route.mirror_percent, "denominator": "HUNDRED"}}
         copied = {"cluster": SHADOW, "trace_sampled": False, "disable_shadow_host_suffix_append": True}
         action = {**_weighted(shares), "request_mirror_policies": [copied], **_streaming()}
-        yield {"match": {**_match(path), "runtime_fraction": share}, "route": action, "typed_per_filter_config": switched_on()}
+        yield {"match": {**path, "runtime_fraction": share}, "route": action, "typed_per_filter_config": switched_on()}
     if shares:
         waits = {"typed_per_filter_config": waker.switched_on()} if asleep in shares else {}
-        yield {"match": _match(path), "route": {**_weighted(shares), **_streaming()}, **waits}
+        yield {"match": path, "route": {**_weighted(shares), **_streaming()}, **waits}
 
 
 def _weighted(shares: Mapping[str, int]) -> Json:
@@ -126,10 +127,11 @@ def _told(revision: str) -> Json:
     return {"response_headers_to_add": [header]}
 
 
-def _match(path: str) -> Json:
-    """A path, or everything below one (``/v1/*``), with a method that the API has."""
-    headers = [{"name": ":method", "string_match": {"safe_regex": {"regex": _METHODS}}}]
-    return {"prefix": path[:-1], "headers": headers} if path.endswith("/*") else {"path": path, "headers": headers}
+def _match(path: str, protocol: Wire) -> Json:
+    """A path, or everything below one (``/v1/*``), with a method that the API has; of gRPC, only requests that are gRPC."""
+    method: Json = {"exact": "POST"} if protocol == "grpc" else {"safe_regex": {"regex": _METHODS}}
+    rest: Json = {"headers": [{"name": ":method", "string_match": method}], **({"grpc": {}} if protocol == "grpc" else {})}
+    return {"prefix": path[:-1], **rest} if path.endswith("/*") else {"path": path, **rest}
 
 
 def _denied(path: str) -> Iterable[Json]:

@@ -6,6 +6,8 @@ same filter. A request and its copy have the same ``x-request-id``.
 
 from __future__ import annotations
 
+from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.targets.envoy.clusters import http2
 from vllm_ci.targets.envoy.files import Json, typed
 
 TAP = "vllm_ci.tap"
@@ -30,8 +32,9 @@ def switched_on() -> Json:
     return {TAP: typed("config.route.v3.FilterConfig", {"config": {}, "disabled": False})}
 
 
-def shadow_cluster(most_requests: int) -> Json:
+def shadow_cluster(settings: GatewaySettings) -> Json:
     """The way from the gateway to the listener for copies."""
+    most_requests = settings.max_open_requests
     address = {"pipe": {"path": SHADOW_SOCKET}}
     limits = {"max_connections": most_requests, "max_pending_requests": most_requests, "max_requests": most_requests}
     return typed(
@@ -41,6 +44,7 @@ def shadow_cluster(most_requests: int) -> Json:
             "type": "STATIC",
             "connect_timeout": "2s",
             "circuit_breakers": {"thresholds": [limits]},
+            **(http2() if settings.protocol == "grpc" else {}),
             "load_assignment": {
                 "cluster_name": SHADOW,
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_ci.deploy.target import Target
@@ -32,5 +31,5 @@ async def open_local(opening: Opening) -> AsyncIterator[Target]:
             remedy="deploy to a machine with Linux, or to kubernetes",
         )
     launcher = ImageLauncher(repository=opening.setup.repository, access=opening.setup.access)
-    settings = replace(opening.settings.gateway.domain(), waiting=opening.settings.waiting)
+    settings = opening.settings.gateway.domain(opening.settings.protocol, opening.settings.waiting)
     yield LocalTarget(folder=opening.state / "target", settings=settings, launcher=launcher)

@@ -49,7 +49,7 @@ class Configuration:
         for name in sorted(names):
             late = _endpoints(state, main) if name in retired and main != name else []
             self.put(files.endpoints_file(name), [endpoints(name, [*_endpoints(state, name), *late])])
-        found = [shadow_cluster(state.settings.max_open_requests), *(cluster(name, state.settings) for name in sorted(names))]
+        found = [shadow_cluster(state.settings), *(cluster(name, state.settings) for name in sorted(names))]
         found += [waker.cluster(state.settings.waiting)] if state.settings.waiting else []
         await self.apply(files.CLUSTERS, found)
         for left in self.folder.glob(files.endpoints_file("*")):

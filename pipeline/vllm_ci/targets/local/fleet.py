@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import httpx
 
 from vllm_ci.deploy.target import Revision
 from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.engines import detached, ports
-from vllm_ci.programs import ready
-from vllm_ci.targets.local import budget, sleeping
+from vllm_ci.targets.local import budget, sleeping, speaking
 from vllm_ci.targets.local.launcher import Launcher, fresh
 from vllm_ci.targets.local.state import Kept, State
 
@@ -167,13 +165,11 @@ class Fleet:
 
     async def why_not_ready(self, kept: Kept, name: str, revision: Revision, since: float) -> str:
         """Wait for a replica's first completion; empty when it came, else why it did not, with the end of the log."""
-        serving = revision.serving
-        key = next((os.environ.get(each.rpartition("=")[2], "") for each in serving.secrets if _is_key(each)), "")
-        url, reason = f"http://127.0.0.1:{kept.port}", ""
+        serving, reason = revision.serving, ""
         end = since + serving.ready_timeout_s
         while kept.process.alive and (left := end - time.monotonic()) > 0:
             patience = min(60.0, max(1.0, left))
-            ask = partial(ready.why_not, url, serving.model, key, timeout_s=patience)
+            ask = partial(speaking.why_not_ready, kept.port, serving, timeout_s=patience)
             reason = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
             if not reason and kept.process.alive:
                 return ""
@@ -182,14 +178,6 @@ class Fleet:
         if kept.process.alive:
             return f"it was not ready after {serving.ready_timeout_s:g} s; the last check said: {reason}\n{tail}"
         return f"it ended before it was ready; {tail}"
-
-    async def answers(self, kept: Kept) -> bool:
-        """Whether a replica answers a health check within 10 s."""
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-            try:
-                return (await client.get(f"http://127.0.0.1:{kept.port}/health")).status_code == 200
-            except httpx.HTTPError:
-                return False
 
     async def end(self, name: str, kept: Kept, grace_s: float = _GRACE_S) -> None:
         """End a replica: SIGTERM, on which vLLM lets open requests end, and SIGKILL after ``grace_s``."""
@@ -221,10 +209,6 @@ class Fleet:
         except OSError as error:
             raise ErroredError(f"{path} cannot be read", why=str(error), remedy="check who owns it") from error
         return "\n".join(text.splitlines()[-lines:])
-
-
-def _is_key(secret: str) -> bool:
-    return secret.partition("=")[0] == "VLLM_API_KEY"
 
 
 def _number(name: str) -> int:

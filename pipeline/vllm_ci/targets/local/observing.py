@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from vllm_ci.deploy.target import Observation, Sample
+from vllm_ci.domain.gateway import Wire
 from vllm_ci.engines import detached
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.configuration import Configuration
@@ -24,6 +25,11 @@ from vllm_ci.targets.local.state import Kept, State, Store
 _QUANTILES = (0.5, 0.95, 0.99)
 # Envoy writes its log in intervals of 100 ms.
 _FLUSH_S = 0.4
+# Statuses of gRPC for which the server is to blame: OpenTelemetry's semantic conventions for gRPC, "gRPC status", server side
+# (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+_BLAMED_GRPC = frozenset({2, 4, 12, 13, 14, 15})
+# Clients that close their connection, or cancel one request of it: then there is no status, for which Envoy writes UNKNOWN.
+_CLIENT_LEFT = frozenset({"DC", "DR"})
 # Response flags for which the server or the way to it is to blame (Envoy, "Access log: response flags").
 _BLAMED = frozenset({"UC", "UF", "UH", "UR", "UT", "UPE", "URX", "LR", "LH", "NC", "UMSDR", "OM", "SI"})
 _SUMMED = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_running"})
@@ -44,12 +50,12 @@ async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, s
     samples = {}
     for name in sorted({each.revision for each in state.replicas.values()} | set(ended)):
         values = await _values(state, fleet, name)
-        samples[name] = _sample(ended.get(name, []), values)
+        samples[name] = _sample(ended.get(name, []), values, state.settings.protocol)
     return Observation(seconds=took, samples=samples)
 
 
-def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> Sample:
-    good = [row for row in rows if not _failed(row)]
+def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], protocol: Wire) -> Sample:
+    good = [row for row in rows if not _failed(row) and not (protocol == "grpc" and _failed_grpc(row))]
     return Sample(
         requests=len(rows),
         errors=len(rows) - len(good),
@@ -60,8 +66,16 @@ def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> S
 
 
 def _failed(row: Mapping[str, Any]) -> bool:
-    flags = set(str(row.get("flags") or "").split(","))
-    return int(row.get("status") or 0) >= 500 or bool(flags & _BLAMED)
+    return int(row.get("status") or 0) >= 500 or bool(_flags(row) & _BLAMED)
+
+
+def _flags(row: Mapping[str, Any]) -> set[str]:
+    return set(str(row.get("flags") or "").split(","))
+
+
+def _failed_grpc(row: Mapping[str, Any]) -> bool:
+    """Whether the status of gRPC says so: errors have the HTTP status 200."""
+    return row.get("grpc_status") in _BLAMED_GRPC and not _flags(row) & _CLIENT_LEFT
 
 
 def _quantiles(values: Iterable[Any]) -> dict[str, float]:
@@ -128,7 +142,8 @@ async def _values(state: State, fleet: Fleet, revision: str) -> dict[str, float]
             continue
         memory = await anyio.to_thread.run_sync(detached.memory_bytes, fleet.mark_of(name))
         values["memory_bytes"] = values.get("memory_bytes", 0.0) + memory
-        for metric, value in (await _metrics(kept)).items():
+        found = await _metrics(kept) if state.settings.protocol == "http" else {}
+        for metric, value in found.items():
             together = values.get(metric, 0.0)
             values[metric] = max(together, value) if metric in _HIGHEST else together + value
     return values

@@ -16,7 +16,7 @@ from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy.files import CLUSTER_PREFIX
-from vllm_ci.targets.local import budget, observing, tapping, telling
+from vllm_ci.targets.local import admission, budget, observing, speaking, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
@@ -72,7 +72,7 @@ class LocalTarget:
         """Make replicas run; see :class:`~vllm_ci.deploy.target.Target`."""
         if replicas < 0:
             raise UsageError(f"{replicas} replicas cannot run", remedy="use 0 or more")
-        self._check_keys(revision)
+        admission.check(revision, admission.settings(self.settings, self._store.load()))
         await self.launcher.prepare(revision)
         async with self._store.lock():
             state = await self._with_gateway()
@@ -298,7 +298,7 @@ class LocalTarget:
     async def _with_gateway(self) -> State:
         """The state with a gateway that runs; call it with the lock."""
         state = self._store.load()
-        found = await self._gateway.ensured(state, self.settings or state.settings)
+        found = await self._gateway.ensured(state, admission.settings(self.settings, state))
         if found != state:
             self._store.save(found)
         recorded = await self._recorder.ensured(found)
@@ -313,7 +313,7 @@ class LocalTarget:
             host = hosts.get(kept.revision, {}).get(kept.port)
             suspect = kept.phase == "ready" and kept.process.alive and host is not None and host.unanswered
             # A gateway that has just started has not asked anybody yet.
-            if suspect and not await self._fleet.answers(kept):
+            if suspect and not await speaking.answers(kept.port, state.settings.protocol):
                 await self._fleet.end(name, kept, grace_s=1.0)
         return state
 
@@ -366,23 +366,13 @@ class LocalTarget:
         if bad := sorted(name for name in revisions if ready[name] and not ready[name] & healthy[name]):
             raise FailedError(
                 f"the gateway gets no answer from the replicas of {', '.join(bad)}",
-                why="GET /health is not answered with 200",
+                why=speaking.UNHEALTHY[self._store.load().settings.protocol],
                 remedy="look at their logs; requests are shared as before",
             )
 
     def _check_unrouted(self, revision: str) -> None:
         if revision in self._configuration.route().revisions:
             raise UsageError(f"{revision} still gets requests", remedy="route them to another revision first")
-
-    def _check_keys(self, revision: Revision) -> None:
-        settings = self.settings or self._store.load().settings
-        names = {*revision.serving.env, *(each.partition("=")[0] for each in revision.serving.secrets)}
-        if settings.api_keys and "VLLM_API_KEY" in names:
-            raise UsageError(
-                "both the gateway and the server would ask for an API key",
-                why="the gateway takes its keys out of requests, so that servers do not see them",
-                remedy="leave server.api_key_env out of the configuration, or set api_keys: false for the gateway",
-            )
 
 
 def _with_clusters(state: State, route: Route) -> State:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vllm_ci.deploy.target import Current, Replica, Route
+from vllm_ci.domain.gateway import Wire
 from vllm_ci.targets.envoy.admin import Host
+from vllm_ci.targets.local import speaking
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.state import Kept, State
 
@@ -16,12 +18,13 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 def current(state: State, route: Route, fleet: Fleet) -> Current:
     """What runs at a target whose gateway has been started once."""
     host, ports = _ANY.get(state.settings.host, state.settings.host), state.ports
-    scheme = "https" if state.settings.tls else "http"
+    plain = state.settings.protocol
+    scheme = f"{plain}s" if state.settings.tls else plain
     return Current(
         address=f"{scheme}://{f'[{host}]' if ':' in host else host}:{ports.gateway}" if ports else "",
-        checks=f"http://127.0.0.1:{ports.checks}" if ports and ports.checks else "",
+        checks=speaking.address(ports.checks, plain) if ports and ports.checks else "",
         route=route,
-        replicas=tuple(_replica(name, kept, fleet) for name, kept in sorted(state.replicas.items())),
+        replicas=tuple(_replica(name, kept, fleet, plain) for name, kept in sorted(state.replicas.items())),
         wanted=state.wanted,
         revisions=state.revisions,
         asleep=bool(state.asleep),
@@ -47,13 +50,13 @@ def healthy(hosts: Mapping[int, Host]) -> set[int]:
     return {port for port, host in hosts.items() if host.healthy}
 
 
-def _replica(name: str, kept: Kept, fleet: Fleet) -> Replica:
+def _replica(name: str, kept: Kept, fleet: Fleet, protocol: Wire) -> Replica:
     ended = not kept.process.alive and kept.phase != "failed"
     return Replica(
         name=name,
         revision=kept.revision,
         state="failed" if ended else kept.phase,
-        url=f"http://127.0.0.1:{kept.port}",
+        url=speaking.address(kept.port, protocol),
         started_at=kept.started_at,
         restarts=kept.restarts,
         message=f"it ended; the end of its log:\n{fleet.log(name, 25)}" if ended else kept.message,
