@@ -264,12 +264,27 @@ class Compressed(Double):
         connection.finish()
 
 
+class _EndsInACharacter(Generation):
+    """The tokens run out in the middle of a character; a stream waits for its rest, and an answer in one piece shows it."""
+
+    def _rest(self) -> str:
+        if self.finish_reason != "length" or self.asked.forced:
+            return super()._rest()
+        return "" if self.asked.stream else "\ufffd"
+
+
+class WaitsForTheRestOfACharacter(Double):
+    """A character that is incomplete at the end is left out of streams, and a replacement in an answer in one piece."""
+
+    generation = _EndsInACharacter
+
+
 VARIATIONS: dict[str, type[Double]] = {
     each.__name__: each
     for each in (
         *(Other, Strict, WithoutUsage, RefusesStreamOptions, UsageOnTheLastChunk, NullChoices, NoChoices, NullUsage),
         *(FilterResultsFirst, RoleInEveryChunk, RoleWithoutContent, NullContent, EmptyFinishReason, OnlyReasoning),
         *(DatedSnapshot, ClosedByTheServer, LateFirstToken, OnlyChat, OnlyCompletions, Lenient, Compressed),
-        SpecialTokensInLogprobs,
+        *(SpecialTokensInLogprobs, WaitsForTheRestOfACharacter),
     )
 }

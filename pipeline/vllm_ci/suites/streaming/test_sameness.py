@@ -47,13 +47,18 @@ def same(stream: Stream, whole: Exchange, endpoint: Endpoint) -> None:
         differs = next((at for at, pair in enumerate(zip(stream.token_ids, ids, strict=False)) if pair[0] != pair[1]), None)
         assert differs is None, f"token {differs} is {stream.token_ids[differs]} streamed and {ids[differs]} without streaming"
         assert len(stream.token_ids) == len(ids), f"{len(stream.token_ids)} tokens streamed, {len(ids)} without streaming"
-    assert stream.text == text, f"streamed {stream.text[:200]!r}, without streaming {text[:200]!r}"
+    assert shown(stream.text) == shown(text), f"streamed {stream.text[:200]!r}, without streaming {text[:200]!r}"
     reason = first_choice(whole).get("finish_reason")
     assert stream.finish_reason == reason, f"finish reason is {stream.finish_reason!r} streamed, {reason!r} without streaming"
     for name in ("completion_tokens", "prompt_tokens"):
         streamed, expected = (stream.usage or {}).get(name), usage_of(whole, name)
         message = f"{name} is {streamed} streamed, {expected} without streaming"
         holds(COUNTED, right=expected is None or streamed in (None, expected), message=message)
+
+
+def shown(text: str) -> str:
+    """The text without a character that is incomplete at its end: some servers send a replacement for it, some nothing."""
+    return text.rstrip("\ufffd")
 
 
 @pytest.mark.requires_capability("temperature")
@@ -154,7 +159,11 @@ def test_each_choice_of_a_stream_is_that_of_the_answer(ask: Asking, endpoint: En
     expected = _texts(endpoint, before)
     unlike(expected, _texts(endpoint, after))
     streamed = [answer.text for answer in stream.answers]
-    holds(CHOICES, right=streamed == expected, message=f"the choices are {streamed} streamed, {expected} without streaming")
+    holds(
+        CHOICES,
+        right=[*map(shown, streamed)] == [*map(shown, expected)],
+        message=f"the choices are {streamed} streamed, {expected} without streaming",
+    )
 
 
 def _texts(endpoint: Endpoint, whole: Exchange) -> list[str]:
