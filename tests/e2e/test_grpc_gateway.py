@@ -85,7 +85,9 @@ def opened(gateway: str, server: str, stack: ExitStack) -> Engine:
     channel = stack.enter_context(grpc.insecure_channel(gateway.removeprefix("grpc://"), options=OPTIONS))
     with grpc.insecure_channel(server.removeprefix("grpc://"), options=OPTIONS) as describing:
         described = contract(describing, (), 30)
-    return Engine(channel=channel, open=lambda: channel, contract=described)
+    engine = Engine(channel=channel, open=lambda: channel, contract=described)
+    engine.model = engine.call("GetModelInfo")  # prompts have tokens of its vocabulary
+    return engine
 
 
 def suite(address: str, key: str, packages: Path, folder: Path) -> dict[str, Any]:
@@ -136,8 +138,9 @@ async def test_the_suite_passes_with_a_key_and_releases_change_without_a_broken_
             threads = [threading.Thread(target=one, args=(number,)) for number in range(STREAMS)]
             for each in threads:
                 each.start()
-            while await target._configuration.admin.open_requests(a.name) < STREAMS:
-                await anyio.sleep(0.02)
+            with anyio.fail_after(60):
+                while await target._configuration.admin.open_requests(a.name) < STREAMS:
+                    await anyio.sleep(0.02)
             for share in range(0, 101, 5):
                 await target.route(Route(weights={a.name: 100 - share, b.name: share}))
             assert (await target.drain(a.name, deadline_s=300)).open == 0
