@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllm_ci.domain.errors import EngineError
+from vllm_ci.engines import environment
 from vllm_ci.engines.rootfs import inside, prepare, resolve
 
 
@@ -76,3 +77,18 @@ def test_neither_interpreter_nor_loader_is_one_of_this_machine(root: Path, tmp_p
 def test_a_path_with_no_interpreter_in_the_image_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="has no python on its PATH"):
         prepare(root, {"config": {"Env": ["PATH=/esc:/up"]}}, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    ("of_the_image", "given", "there"),
+    [([], {}, "home/torchinductor"), (["TORCHINDUCTOR_CACHE_DIR=/a"], {}, "/a"), ([], {"TORCHINDUCTOR_CACHE_DIR": "/b"}, "/b")],
+)
+def test_kernels_that_torch_compiled_for_other_environments_are_not_loaded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_the_image: list[str], given: dict[str, str], there: str
+) -> None:
+    """Torch's own folder is one for all programs of a user: vLLM died of kernels that a virtual environment had left there."""
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    place = tmp_path / "place"
+    place.mkdir()
+    found = environment.of_image((root, {"config": {"Env": of_the_image}}), place, given, [], {})
+    assert found.env["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / there)

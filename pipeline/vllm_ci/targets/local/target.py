@@ -27,6 +27,8 @@ from vllm_ci.targets.local.state import Kept, State, Store
 _SEEN_S = 15.0
 # What Envoy's main thread knows, its workers know in their next turn.
 _SETTLE_S = 0.05
+# On a busy machine that turn comes later; requests that wait for a server can wait for it.
+_WAITING_SETTLE_S = 0.25
 # A request whose body was still on its way when the route changed reaches the old revision late, at most by Envoy's limit for
 # a whole request (120 s). Its cluster leads to the current revision for so long.
 _LATE_S = 130.0
@@ -119,6 +121,7 @@ class LocalTarget:
             await self._configuration.turn(route, state.settings, asleep=asleep)
             if state.asleep and state.asleep != asleep:
                 state = await self._retired(state, state.asleep)  # the new one answers those that wait
+                await anyio.sleep(_WAITING_SETTLE_S)
             await self._configuration.shape(state)
             if state.asleep != asleep:
                 self._store.save(replace(state, asleep=asleep))
