@@ -44,7 +44,7 @@ def refused(settings: DeploySettings, server: ServerConfig) -> Iterator[Refused]
     if settings.protocol != "grpc":
         return
     if settings.target not in TARGETS:
-        yield Refused(key=("deploy", "target"), why=_target(settings.target), remedy="deploy to target `local`, or serve HTTP")
+        yield Refused(key=("deploy", "target"), why=_target(settings.target), remedy="deploy to target local, or serve HTTP")
     try:
         settings.gateway.domain(settings.protocol)
     except ValueError as error:
@@ -77,7 +77,7 @@ def require_target(settings: DeploySettings) -> None:
         raise UsageError(
             f"target {settings.target} does not serve gRPC",
             why=_target(settings.target),
-            remedy="deploy to target `local`, or remove deploy.protocol",
+            remedy="deploy to target local, or remove deploy.protocol",
         )
 
 

@@ -172,7 +172,7 @@ def _over_grpc(argv: Sequence[str]) -> tuple[str, ...]:
     raise UsageError(
         f"the image's entry point cannot be made to serve gRPC: {' '.join(argv[:3])}",
         why="known are `vllm serve` and `python -m` with vLLM's own modules",
-        remedy="set `entrypoint: [vllm, serve]` in the image's specification, or serve HTTP",
+        remedy="write entrypoint: [vllm, serve] into the image's specification, or serve HTTP",
     )
 
 

@@ -149,6 +149,8 @@ class CrowdsAreRefused(Double):
 
 @defect("seeds-are-shared", "A seed draws differently in company.", f"{CONCURRENCY}seeded_answers_do_not_depend_on_the_company")
 class SeedsAreShared(Double):
+    token_s = 0.005  # so long that requests are in company on a busy machine too
+
     def sampling(self, asked: Asked) -> Sampling:
         return replace(asked.sampling, seed=None) if self.counts["running"] > 1 else asked.sampling
 
