@@ -17,6 +17,7 @@ from e2e.conftest import environment, vllm_ci
 from standin.deployment import needs_envoy
 from vllm_ci.config.load import load
 from vllm_ci.deploy.target import Revision, Route, Serving
+from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.events import ignore
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.domain.image import ImageRef
@@ -44,7 +45,9 @@ async def revisions(folder: Path, digest: str) -> tuple[Revision, Revision]:
     loaded = load(folder / "vllm-ci.yaml")
     project, image = loaded.project("quickstart"), ImageRef(repository="quickstart", digest=digest)
     async with HostEngine() as engine:
-        made = await serving.model(engine, project, cast("Source", None), image, ignore)
+        files = engine.directory(folder)
+        source = Source(commit=Commit(sha="a" * 40), checkout=files, project=files)
+        made = await serving.model(engine, project, source, image, ignore)
     argv = serving.command(project, image_config(digest), checkpoint="{model}")
     checkpoint = str(cast("HostDirectory", made).path)
     served = Serving(argv=argv, env=dict(project.server.env), model="tiny", checkpoint=checkpoint, drain_s=120)
