@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from registries import project
 from standin.grpc_streams import client
-from standin.patched import sitecustomize
+from standin.released import release, with_standins
 from vllm_ci.cli import root
 from vllm_ci.domain.errors import UsageError, VllmCiError
 
@@ -34,29 +32,9 @@ deploy:
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project whose channel has a release, and whose servers are stand-ins."""
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
-    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("STANDIN_SEEN", str(tmp_path / "seen"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
-    for module, name in (("revision", "_here"), ("local.launcher", "ImageLauncher")):
-        target = f"vllm_ci.targets.{module}.{name}"
-        monkeypatch.setattr(target, pytest.importorskip(f"vllm_ci.targets.{module}").__dict__[name])  # put back at the end
-    sitecustomize.patch()
-    folder = tmp_path / "chat"
-    project.make_project(folder)
-    with (folder / "vllm-ci.yaml").open("a") as stream:
-        stream.write(SETTINGS)
-    monkeypatch.chdir(folder)
-    released(folder, "first")
+    folder = with_standins(tmp_path, monkeypatch, SETTINGS)
     yield folder
     CliRunner().invoke(root, ["deploy", "stop", "staging", "--yes"], standalone_mode=False)
-
-
-def released(folder: Path, text: str) -> None:
-    project.commit(folder, text)
-    project.build_and_test(folder)
-    call("publish", "--channel", "staging")
 
 
 def run(*arguments: str) -> str:
@@ -87,7 +65,7 @@ def test_a_channel_serves_grpc_changes_its_release_and_goes_back(folder: Path) -
     key = run("gateway", "keys", "add", "staging", "team-a").split()[-1]
     first = served(address, key)
     assert address in run("deploy", "status", "staging")
-    released(folder, "second")
+    release(folder, "second")
     assert call("deploy", "staging", "--strategy", "canary", "--dry-run")["plan"]
     assert call("deploy", "staging")["changed"] is True
     second = served(address, key)

@@ -14,9 +14,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from registries import project
 from standin.gateway import ASK
-from standin.patched import sitecustomize
+from standin.released import with_standins
 from vllm_ci.cli import root
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.engines import detached
@@ -31,23 +30,7 @@ deploy: {target: local, keep_s: 0, drain_s: 5, scale: {min: 0, idle: 1s, wait: 6
 @pytest.fixture(name="home")
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of a deployment whose channel has a release."""
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
-    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("STANDIN_SEEN", str(tmp_path / "seen"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
-    for module, name in (("revision", "_here"), ("local.launcher", "ImageLauncher")):
-        target = f"vllm_ci.targets.{module}.{name}"
-        monkeypatch.setattr(target, pytest.importorskip(f"vllm_ci.targets.{module}").__dict__[name])  # put back at the end
-    sitecustomize.patch()
-    folder = tmp_path / "chat"
-    project.make_project(folder)
-    with (folder / "vllm-ci.yaml").open("a") as stream:
-        stream.write(SETTINGS)
-    monkeypatch.chdir(folder)
-    project.commit(folder, "first")
-    project.build_and_test(folder)
-    call("publish", "--channel", "staging")
+    with_standins(tmp_path, monkeypatch, SETTINGS)
     yield tmp_path / "home" / "deploy" / "chat-staging"
     CliRunner().invoke(root, ["deploy", "stop", "staging", "--yes"], standalone_mode=False)
 
