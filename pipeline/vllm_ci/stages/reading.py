@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_ci.domain.program import Outcome
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
 from vllm_ci.stages.distribution import distributions
+from vllm_ci.suites.ends import CUT, NOT_BEGUN
 
 _TAIL_LINES = 20
 _ENDED_WELL = (0, 1)  # pytest: all passed, some failed
@@ -124,28 +126,40 @@ def how_it_ended(outcome: Outcome) -> str:
 
 
 async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any]]:
-    """Partial results of a program that did not finish: finished cases, the running one, and recorded facts."""
+    """Partial results of a program that did not finish, and recorded facts.
+
+    The cases are the finished ones, the running one, and where the program was stopped, those that had not begun.
+    """
     try:
         lines = (await outcome.output.read("cases.jsonl")).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return (), {}
     facts: dict[str, Any] = {}
     finished: dict[str, Case] = {}
+    collected: list[str] = []
     running = ""
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # an incomplete last line
-            continue
+    for entry in _entries(lines):
         if "case" in entry:
             case = _case(entry["case"])
             finished[case.name] = case
             running = ""
-        elif "session" in entry:
-            facts = dict(entry["session"])
-        elif "running" in entry:
-            running = entry["running"]
+        facts = dict(entry.get("session", facts))
+        running = entry.get("running", running)
+        collected = entry.get("collected", collected)
+    how = how_it_ended(outcome)
     if running and running not in finished:
-        message = f"was running when the program {how_it_ended(outcome)}"
-        finished[running] = Case(name=running, status=CaseStatus.ERRORED, message=message)
+        finished[running] = _ended_with(running, f"was running when the program {how}", CUT)
+    if outcome.stopped:
+        for name in collected:
+            finished.setdefault(name, _ended_with(name, f"had not begun when the program {how}", NOT_BEGUN))
     return tuple(finished.values()), facts
+
+
+def _entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with suppress(ValueError):  # an incomplete last line
+            yield json.loads(line)
+
+
+def _ended_with(name: str, message: str, cause: str) -> Case:
+    return Case(name=name, status=CaseStatus.ERRORED, message=message, properties={"cause": {"id": cause}})

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vllm_ci.domain.report import Case, CaseStatus, StageResult, Verdict, verdict_of
-from vllm_ci.suites.ends import DIED, GONE, HANGS, UNREACHABLE
+from vllm_ci.suites.ends import CUT, DIED, GONE, HANGS, NOT_BEGUN, UNREACHABLE
 
 MOST_SERVERS = 6
 """Servers that are started for one stage, including the first one."""
+_BEFORE = "the server died while it was asked what it can do, before the first case"
 
 
 def cause_of(case: Case) -> str:
@@ -48,25 +49,36 @@ def noticed(result: StageResult) -> bool:
     return any(ended_it(case) or cause_of(case) == GONE for case in result.cases)
 
 
-def died_first(result: StageResult, message: str) -> StageResult:
-    """The result of a stage whose server died before the suite knew what it can do.
+def without_server(result: StageResult, message: str) -> StageResult:
+    """The result of a stage whose server died, where the suite itself may have noticed or not.
 
-    The first case that was not run is where the server died, so that this is repeated like any other death.
+    A suite that knew the server says in which case it died. Where the server was gone before the suite knew what it can do, it
+    died in the first case; where the suite was stopped, in the case that was running. The others that were not run are left for
+    a new server, so that each death is judged in the same way.
 
     Args:
-        result: The result; returned as it is if the suite knew the server.
+        result: The result.
         message: How the server died.
     """
-    names = [case.name for case in result.cases if cause_of(case) == UNREACHABLE]
-    if not names:
+    lost = [case for case in result.cases if cause_of(case) in (UNREACHABLE, CUT, NOT_BEGUN)]
+    if not lost:
         return result
-    cases = tuple(_first(case, message) if case.name == names[0] else _not_run(case, names) for case in result.cases)
+    known = any(ended_it(case) for case in result.cases)
+    begun = [case for case in lost if cause_of(case) == CUT]
+    unasked = [case for case in lost if cause_of(case) == UNREACHABLE]
+    ended = None if known else (unasked or begun or lost)[0].name
+    said = _BEFORE if unasked else "the server died while this case was running"
+    names = {case.name for case in lost}
+    cases = tuple(
+        _ended(case, said, message) if case.name == ended else _not_run(case) if case.name in names else case
+        for case in result.cases
+    )
     verdict, _ = verdict_of(cases)
     return replace(result, verdict=verdict, message=message, cases=cases)
 
 
-def _first(case: Case, message: str) -> Case:
-    said = "the server died while it was asked what it can do, before the first case"
+def _ended(case: Case, said: str, message: str) -> Case:
+    where = "first-request" if said == _BEFORE else case.name.rpartition("::")[2]
     return replace(
         case,
         status=CaseStatus.FAILED,
@@ -75,14 +87,12 @@ def _first(case: Case, message: str) -> Case:
         properties={
             **case.properties,
             "cause": {"id": DIED, "title": said, "severity": "critical"},
-            "findings": [{"id": f"{DIED}:first-request", "severity": "critical", "message": said}],
+            "findings": [{"id": f"{DIED}:{where}", "severity": "critical", "message": said}],
         },
     )
 
 
-def _not_run(case: Case, names: list[str]) -> Case:
-    if case.name not in names:
-        return case
+def _not_run(case: Case) -> Case:
     return replace(case, properties={**case.properties, "cause": {"id": GONE}})
 
 

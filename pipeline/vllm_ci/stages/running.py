@@ -23,6 +23,7 @@ from vllm_ci.stages.accepting import accepted
 from vllm_ci.stages.stage import Judges, Stage, StageContext
 from vllm_ci.stages.user_code import place, trace, words
 from vllm_ci.stages.watching import watch
+from vllm_ci.suites import ends
 
 _WATCH_INTERVAL_S = 1.0
 _LAST_WORDS_S = 3.0
@@ -166,7 +167,7 @@ class Runner:
             return result
         self._died = row
         died = await _without_server(context.spec.name, service, "died during the stage")
-        result = reviving.died_first(result, died.message)
+        result = reviving.without_server(result, died.message)
         if reviving.noticed(result):  # its cases say so: one failed, and the others were not run
             return replace(result, message=died.message, log="\n".join(filter(None, (result.log, died.log))))
         return replace(died, cases=result.cases, seconds=result.seconds)
@@ -245,8 +246,9 @@ def _errored(context: StageContext, message: str, begun: float, outcomes: Sequen
 
 def _cut(result: StageResult, why: str) -> StageResult:
     """The result of a stage that was stopped: its cases are kept, the rest is unknown."""
-    message = f"{why} before it finished" if result.cases else f"not run ({why})"
-    return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message)
+    cases = tuple(case for case in result.cases if reviving.cause_of(case) != ends.NOT_BEGUN)
+    message = f"{why} before it finished" if cases else f"not run ({why})"
+    return replace(result, verdict=Verdict.worst((result.verdict, Verdict.ERRORED)), message=message, cases=cases)
 
 
 async def _without_server(name: str, service: Service, how: str) -> StageResult:

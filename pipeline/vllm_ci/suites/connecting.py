@@ -79,7 +79,7 @@ def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:
         UnreachableError: The server cannot be tested.
     """
     if _UNREACHABLE in config.stash:
-        raise config.stash[_UNREACHABLE]
+        raise config.stash[_UNREACHABLE].again()
     if _SERVER not in config.stash:
         options = config.option
         try:

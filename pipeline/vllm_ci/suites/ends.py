@@ -10,6 +10,9 @@ GONE = "server-gone"
 UNREACHABLE = "unreachable"
 """Ids of causes: the case during which the server died or hung, the cases that were not run after it, and the cases that were
 not run because the server could not be reached, or cannot be tested, when it was first asked."""
+CUT = "cut"
+NOT_BEGUN = "not-begun"
+"""Ids of causes where the program of the suite was stopped: the case that was running, and those that had not begun."""
 _ID_DIGITS = 10
 
 

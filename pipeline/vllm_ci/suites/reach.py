@@ -43,6 +43,10 @@ class UnreachableError(Errored):
         super().__init__("; ".join(part for part in (message, why, remedy) if part))
         self.message, self.why, self.remedy = message, why, remedy
 
+    def again(self) -> UnreachableError:
+        """The same error, to be raised once more: one object would keep, and show, the traceback of each time."""
+        return UnreachableError(self.message, why=self.why, remedy=self.remedy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:

@@ -55,7 +55,14 @@ def left(
 
 
 def crashed(
-    exit_code: int, *, lines: list[dict[str, Any]] | None = None, log: str = "Segmentation fault", timed_out: bool = False
+    exit_code: int,
+    *,
+    lines: list[dict[str, Any]] | None = None,
+    log: str = "Segmentation fault",
+    timed_out: bool = False,
+    stopped: bool = False,
 ) -> Outcome:
     files = {"cases.jsonl": "\n".join(map(json.dumps, lines)).encode()} if lines is not None else {}
-    return Outcome(exit_code=exit_code, seconds=2.0, output=MemoryDirectory(files), log=log, timed_out=timed_out)
+    return Outcome(
+        exit_code=exit_code, seconds=2.0, output=MemoryDirectory(files), log=log, timed_out=timed_out, stopped=stopped
+    )

@@ -7,7 +7,8 @@ import pytest
 from unit.stages.memory import MemoryDirectory, case, crashed, left
 from vllm_ci.domain.program import Outcome
 from vllm_ci.domain.report import CaseStatus, StageResult, Verdict
-from vllm_ci.stages import reading
+from vllm_ci.stages import reading, reviving
+from vllm_ci.suites import ends
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +71,15 @@ async def test_a_program_that_was_killed_says_which_case_was_running() -> None:
     assert "killed by signal 11" in result.message
     assert "Segmentation fault" in result.message
     assert [(each.name, each.status) for each in result.cases] == [("a", CaseStatus.PASSED), ("b", CaseStatus.ERRORED)]
+
+
+async def test_a_program_that_was_stopped_says_which_cases_had_not_begun() -> None:
+    lines: list[dict[str, Any]] = [{"collected": ["a", "b", "c"]}, {"running": "a"}, {"case": case("a")}, {"running": "b"}]
+    cases = {each.name: each for each in (await result_of(crashed(143, lines=lines, stopped=True))).cases}
+    assert {name: reviving.cause_of(each) for name, each in cases.items()} == {"a": "", "b": ends.CUT, "c": ends.NOT_BEGUN}
+    assert cases["c"].message == "had not begun when the program was stopped after 2 s"
+    assert cases["c"].status is CaseStatus.ERRORED
+    assert len((await result_of(crashed(143, lines=lines, timed_out=True))).cases) == 2
 
 
 async def test_a_half_written_last_line_does_no_harm() -> None:

@@ -72,6 +72,32 @@ def test_a_second_run_without_a_report_is_no_pass() -> None:
     assert reviving.merged(result(case("a"), LEFT), broken).verdict is Verdict.ERRORED
 
 
+CUT = case("b", CaseStatus.ERRORED, ends.CUT)
+NOT_BEGUN = case("c", CaseStatus.ERRORED, ends.NOT_BEGUN)
+
+
+def test_the_case_that_was_running_when_the_suite_was_stopped_is_where_the_server_died_and_the_rest_is_repeated() -> None:
+    found = reviving.without_server(result(case("a"), CUT, NOT_BEGUN), "the server died")
+    assert [reviving.cause_of(each) for each in found.cases] == ["", ends.DIED, ends.GONE]
+    assert reviving.to_repeat(found) == ("b", "c")
+    assert reviving.merged(found, result(case("b"), case("c"))).verdict is Verdict.ERRORED
+
+
+def test_what_a_suite_that_was_stopped_did_not_reach_is_repeated() -> None:
+    unasked = case("a", CaseStatus.ERRORED, ends.UNREACHABLE)
+    found = reviving.without_server(result(unasked, CUT, NOT_BEGUN), "the server died")
+    assert [reviving.cause_of(each) for each in found.cases] == [ends.DIED, ends.GONE, ends.GONE]
+    assert "before the first case" in found.cases[0].message
+
+
+def test_a_suite_that_noticed_by_itself_keeps_what_it_said() -> None:
+    noticed = result(KILLED, LEFT, case("d", CaseStatus.ERRORED, ends.CUT), NOT_BEGUN)
+    found = reviving.without_server(noticed, "the server died")
+    assert [reviving.cause_of(each) for each in found.cases] == [ends.DIED, ends.GONE, ends.GONE, ends.GONE]
+    complete = result(case("a"), KILLED, LEFT)
+    assert reviving.without_server(complete, "the server died") is complete
+
+
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))

@@ -110,6 +110,15 @@ def test_a_server_that_is_not_there_is_an_error_not_a_failure(pytester: pytest.P
     assert "cannot be reached" in document["cases"][0]["message"]
 
 
+def test_each_case_of_a_server_that_is_not_there_shows_the_error_once(pytester: pytest.Pytester) -> None:
+    source = "import pytest\n@pytest.mark.parametrize('number', range(30))\ndef test_asks(server, number): pass"
+    found, document, _ = ran(pytester, source, "--base-url", "http://127.0.0.1:9")
+    assert set(found.values()) == {"errored"}
+    lengths = [len(case["details"]) for case in document["cases"]]
+    assert len(lengths) == 30
+    assert max(lengths[1:]) <= lengths[0]
+
+
 def test_a_model_that_is_not_listed_is_an_error(pytester: pytest.Pytester, url: str) -> None:
     found, document, _ = ran(pytester, "def test_x(client): pass", "--base-url", url, "--vllm-model", "other")
     assert found == {"x": "errored"}

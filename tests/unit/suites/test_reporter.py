@@ -167,8 +167,9 @@ def test_the_case_that_was_running_is_known_when_the_run_is_killed(pytester: pyt
     assert result.ret == 9
     assert not (pytester.path / "out/cases.json").exists()
     lines = [json.loads(line) for line in (pytester.path / "out/cases.jsonl").read_text().splitlines()]
+    assert lines[0] == {"collected": ["test_it.py::test_one", "test_it.py::test_two"]}
     assert lines[-1] == {"running": "test_it.py::test_two"}
-    assert lines[1]["case"]["status"] == "passed"
+    assert lines[2]["case"]["status"] == "passed"
 
 
 def test_an_old_report_does_not_stand_for_a_new_run(pytester: pytest.Pytester) -> None:

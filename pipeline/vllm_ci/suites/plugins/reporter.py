@@ -7,7 +7,7 @@ It runs in the tool's environment, in a user's environment, and inside images wi
 ``cases.json`` (format 1) is one object: ``format``, ``collected`` (cases selected to run), ``exit_status`` (pytest's),
 ``seconds``, ``session`` (facts recorded by fixtures: server, commit, image digest) and ``cases``, each with the fields of
 :class:`vllm_ci.domain.report.Case`. ``cases.jsonl`` next to it is written while the cases run, so that a run that is
-killed still shows which cases ended and which one was running.
+killed still shows which cases ended, which one was running, and (without pytest-xdist) which ones had not begun.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ class ReportWriter:
             (directory / stale).unlink(missing_ok=True)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Record the number of selected cases."""
+        """Record the selected cases."""
         self._collected = len(session.items)
+        self.append({"collected": [case_name(item.nodeid, item.location[0]) for item in session.items]})
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
