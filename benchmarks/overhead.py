@@ -17,9 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+
+from vllm_ci.performance.processes import family, processor_s
 
 ROOT = Path(__file__).parents[1]
 BOUND = 0.05
@@ -47,34 +50,12 @@ class Run:
         return spent / (self.wall_s - spent)
 
 
-def below(pid: int) -> Iterator[int]:
-    """All descendants of a process."""
-    try:
-        children = [
-            int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
-        ]
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    for child in children:
-        yield child
-        yield from below(child)
-
-
 def command(pid: int) -> str:
     """The command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-def processor_s(pid: int) -> float:
-    """Processor time of a process without its children; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def once(arguments: list[str]) -> Run:
@@ -104,7 +85,7 @@ def once(arguments: list[str]) -> Run:
         last, used = begun, 0.0
         while process.poll() is None:
             kinds = set()
-            for pid in below(process.pid):
+            for pid in family(process.pid):
                 # A new process has its parent's command line until it is executed.
                 known[pid] = known.get(pid) or kind(command(pid))
                 kinds.add(known[pid])

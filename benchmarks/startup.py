@@ -18,6 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+
+from vllm_ci.performance.processes import used
+
 ROOT = Path(__file__).parents[1]
 # In this order in the log of vLLM 0.32; what is absent is left out.
 MARKS = (
@@ -27,19 +31,6 @@ MARKS = (
     ("engine ready", "init engine (profile, create kv cache, warmup model) took"),
     ("listening", "Application startup complete"),
 )
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and all below it."""
-    total = 0
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
-        total = pages * os.sysconf("SC_PAGE_SIZE")
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(resident_bytes(int(child)) for child in task.read_text(encoding="utf-8").split())
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return total
 
 
 def once(config: str, home: Path) -> dict[str, float]:
@@ -65,7 +56,8 @@ def once(config: str, home: Path) -> dict[str, float]:
                 for mark, pattern in MARKS:
                     if mark not in seen and text and pattern in text:
                         seen[mark] = time.monotonic() - begun
-            peak = max(peak, resident_bytes(process.pid))
+            taken = used(process.pid, pss=False)
+            peak = max(peak, taken.rss_bytes if taken else 0)
             if process.stdout.readline():
                 seen["first completion"] = time.monotonic() - begun
                 break

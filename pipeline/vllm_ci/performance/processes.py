@@ -82,7 +82,7 @@ def _started(pid: int) -> int:
         return 1 << 62
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """The process and its descendants.
 
     The kernel's own lists of children are read: looking at every process of the machine takes long enough to disturb the load.
@@ -96,6 +96,18 @@ def _family(pid: int) -> list[int]:
     return found
 
 
+def processor_s(pid: int) -> float:
+    """Processor time in seconds that a process has used, without its descendants; 0 if it has ended."""
+    try:
+        return _processor_s(_stat(pid))
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _processor_s(stat: list[str]) -> float:
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def used(pid: int, *, pss: bool = True) -> Used | None:
     """What a process and its descendants use now; ``None`` if it has ended.
 
@@ -103,15 +115,16 @@ def used(pid: int, *, pss: bool = True) -> Used | None:
         pid: The process.
         pss: Read the proportional memory too, which takes the kernel some milliseconds for a large process.
     """
-    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    rss = cpu = seen = 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    rss = seen = 0
+    cpu = 0.0
     share: int | None = 0 if pss else None
     files: int | None = 0
-    for each in _family(pid):
+    for each in family(pid):
         try:
             stat = _stat(each)
             rss += int(stat[21]) * page
-            cpu += int(stat[11]) + int(stat[12])
+            cpu += _processor_s(stat)
         except (OSError, IndexError):
             continue
         seen += 1
@@ -119,7 +132,7 @@ def used(pid: int, *, pss: bool = True) -> Used | None:
         files = _plus(files, _files(each))
     if not seen or not (_PROC / str(pid)).exists():
         return None
-    return Used(rss_bytes=rss, pss_bytes=share, cpu_s=cpu / ticks, open_files=files, processes=seen)
+    return Used(rss_bytes=rss, pss_bytes=share, cpu_s=cpu, open_files=files, processes=seen)
 
 
 def _plus(total: int | None, more: int | None) -> int | None:
