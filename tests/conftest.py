@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 from hypothesis import settings
 
-FUZZING = ("VLLM_CI_FUZZ", "FUZZ_EXAMPLES")
+from generated import long_run
 
 
 def pytest_configure() -> None:
@@ -15,9 +14,8 @@ def pytest_configure() -> None:
 
     Generated inputs are the same each time, so that a result depends on the code alone; the long runs take new ones.
     """
-    fuzzing = any(name in os.environ for name in FUZZING)
     # No deadline for an example: how long one takes depends on what else the machine does.
-    settings.register_profile("repeatable", derandomize=not fuzzing, database=None, deadline=None)
+    settings.register_profile("repeatable", derandomize=not long_run(), database=None, deadline=None)
     settings.load_profile("repeatable")
     _reset_signals()
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from generated import examples
 from vllm_ci.config.load import Loaded, load
 from vllm_ci.domain.errors import ConfigError
 
@@ -134,7 +135,7 @@ NESTED = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(1500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from(["staging", "production", "a."]), st.dictionaries(st.sampled_from(KEYS), NESTED), max_size=3
@@ -180,7 +181,7 @@ PIECES += [
 ]
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(1500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 def test_no_text_is_a_fault(tmp_path: Path, text: str) -> None:
     file = tmp_path / "vllm-ci.yaml"

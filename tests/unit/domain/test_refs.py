@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generated import examples
 from vllm_ci.domain import overlay_path, refs
 
 
@@ -65,7 +66,7 @@ def test_a_pattern_that_can_match_nothing_is_named(pattern: str) -> None:
     assert refs.problem(pattern)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000), deadline=None)
 @given(st.text(alphabet="ab/*?[]!-.v0 \\~^:é", max_size=12), st.text(max_size=20))
 def test_no_pattern_is_a_fault_and_a_name_matches_itself(pattern: str, ref: str) -> None:
     with warnings.catch_warnings():
@@ -104,7 +105,7 @@ HOSTILE = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=examples(3000), deadline=None)
 @given(st.one_of(HOSTILE, st.text(max_size=30)))
 def test_a_path_that_is_taken_stays_in_the_branch_and_out_of_the_records(path: str) -> None:
     try:

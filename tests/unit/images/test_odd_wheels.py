@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from generated import examples
 from imagery import odd
 from imagery.wheels import RawWheel, record_row
 from vllm_ci.domain.errors import BuildError
@@ -273,7 +274,7 @@ _DAMAGES = (
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 @given(wheel=wheels())
 def test_generated_wheels_are_installed_as_the_installer_library_does(wheel: RawWheel, tmp_path: Path) -> None:
     path = wheel.write(tmp_path / "w")
@@ -312,7 +313,7 @@ def test_generated_wheels_are_installed_as_uv_does(wheel: RawWheel, tmp_path: Pa
         assert _comparable(answer.files) == _comparable(theirs.files)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(600), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_archive_is_never_a_fault_of_ours(data: st.DataObject, tmp_path: Path) -> None:
     content = bytearray(odd.TABLE["script: shipped and declared"].write(tmp_path).read_bytes())
@@ -323,7 +324,7 @@ def test_a_damaged_archive_is_never_a_fault_of_ours(data: st.DataObject, tmp_pat
     ours(path)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_record_and_no_entry_points_are_a_fault_of_ours(content: bytes) -> None:
     words = _words(content)
