@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -215,6 +216,7 @@ def test_what_uv_and_pip_make_of_an_odd_wheel_is_what_we_make_of_it(label: str, 
             assert _comparable(answer.files) == _comparable(other.files)
 
 
+@functools.cache
 def _installers() -> list[str]:
     pip = subprocess.run([PIP, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
     return [name for name, there in (("uv", bool(UV)), ("pip", pip)) if there]
