@@ -18,7 +18,7 @@ from servers.observed import Found, Observed
 
 FOLDER = Path(__file__).parent / "expected"
 _NAMED = 3
-_DIED = "server-died:"  # after such a finding the rest of a stage is not run
+_ENDS = ("server-died:", "server-hangs:", "harm:")  # after such a finding the rest of a stage may not be run
 
 
 class Finding(pydantic.BaseModel, extra="forbid", frozen=True):
@@ -86,9 +86,9 @@ def differences(expected: Expected, observed: Observed) -> list[str]:
     if observed.verdict != expected.verdict:
         lines.append(f"verdict: expected {expected.verdict}, got {observed.verdict}")
     seen = {found.id for found in observed.findings}
-    died = any(name.startswith(_DIED) for name in seen & known.keys())
+    ended = any(name.startswith(_ENDS) for name in seen & known.keys())
     lines += _new(
-        [found for found in observed.findings if found.id not in known and not (died and found.not_run) and not found.busy]
+        [found for found in observed.findings if found.id not in known and not (ended and found.not_run) and not found.busy]
     )
     lines += [
         f"gone: {name}: {finding.reason.strip()}"

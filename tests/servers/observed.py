@@ -26,6 +26,13 @@ _BODY = re.compile(r":? [\[{<]")  # a body after a status
 STAGES = ("integration", "streaming", "security")
 
 
+# The reasons of vllm_ci.suites.machine.Seen.starved.
+_STARVED = re.compile(
+    r"tasks waited for a processor|tasks were runnable for each processor|the host gave \d+% of"
+    r"|a timer of the tests was \d+ ms late"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A finding that failed a case, or a case that failed, errored or was inconclusive.
@@ -48,7 +55,7 @@ class Found:
     @property
     def busy(self) -> bool:
         """Whether nothing is known because this machine had no processor time; how much must be known, ``judged`` says."""
-        return self.status == "inconclusive" and "tasks waited for a processor" in self.message
+        return self.status == "inconclusive" and _STARVED.search(self.message) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import pytest
 
 from servers import expected, observed, results, rows
 from servers.expected import Expected
+from vllm_ci.suites import machine
 
 KNOWN = Expected.model_validate(
     {
@@ -59,8 +60,18 @@ def test_a_run_as_expected_has_no_differences() -> None:
     assert lines(*AS_KNOWN) == []
 
 
-def test_what_a_busy_machine_could_not_tell_is_no_difference() -> None:
-    busy = "held back, but tasks waited for a processor during 97% of the time"
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"stalled": 0.97, "queue": None, "late_s": 0.0},
+        {"stalled": None, "queue": 1.8, "late_s": 0.0},
+        {"stalled": None, "queue": None, "late_s": 0.2},
+        {"stalled": None, "queue": None, "late_s": 0.0, "stolen": 0.5},
+    ],
+    ids=["pressure", "queue", "timer", "host"],
+)
+def test_what_a_busy_machine_could_not_tell_is_no_difference(seen: dict[str, Any]) -> None:
+    busy = f"held back, but {machine.Seen(**seen).starved}"
     assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "inconclusive", busy)) == []
     assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "inconclusive", "another reason"))
     assert lines(*AS_KNOWN, case("security/test_a.py::test_z", "failed", busy))
@@ -82,12 +93,13 @@ def test_new_cases_with_one_reason_are_one_line() -> None:
     assert lines(*AS_KNOWN, *new) == [f"new:  {named} and 2 more (errored): not run: the server is gone"]
 
 
-def test_cases_that_were_not_run_are_no_difference_where_the_death_is_known() -> None:
-    died = case("security/test_b.py::test_z", "failed", findings=[finding("server-died:z", "critical")], accepted=[])
+@pytest.mark.parametrize("name", ["server-died:z", "server-hangs:z", "harm:z"])
+def test_cases_that_were_not_run_are_no_difference_where_the_death_is_known(name: str) -> None:
+    died = case("security/test_b.py::test_z", "failed", findings=[finding(name, "critical")], accepted=[])
     after = case("security/test_c.py::test_c", "errored", "not run: the server is gone")
     found = observed.read(report(*AS_KNOWN, died, after))
     assert len(expected.differences(KNOWN, found)) == 2
-    known = expected.Finding(id="server-died:z", reason="one request ends it", proof="seen in its log")
+    known = expected.Finding(id=name, reason="one request ends it", proof="seen in its log")
     assert expected.differences(KNOWN.model_copy(update={"findings": (*KNOWN.findings, known)}), found) == []
 
 
