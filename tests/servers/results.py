@@ -14,7 +14,7 @@ from typing import Any
 
 from servers import expected, rows
 from servers.environments import folder
-from servers.observed import Observed, read
+from servers.observed import Found, Observed, read
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results.json"
@@ -33,8 +33,9 @@ A finding is a fact about the server in this set-up. `sometimes` marks those tha
 """
 
 
-def keep(row: rows.Row, observed: Observed, differences: list[str], *, version: str = "") -> None:
-    """Keep the result of a run."""
+def keep(row: rows.Row, observed: Observed, *, version: str = "") -> None:
+    """Keep the result of a run, with the messages of what is not known of the server."""
+    known = {finding.id for finding in expected.load(row.name).findings}
     place = folder() / "results"
     place.mkdir(exist_ok=True)
     fields = {
@@ -45,8 +46,10 @@ def keep(row: rows.Row, observed: Observed, differences: list[str], *, version: 
         "not_run": sum(found.not_run for found in observed.findings),
         "findings": {found.id: found.status for found in observed.findings if not found.not_run},
         "skipped": {_neutral(reason): count for reason, count in observed.skipped.items()},
+        "messages": {
+            found.id: _neutral(found.message) for found in observed.findings if not found.not_run and found.id not in known
+        },
         "capabilities": sorted(observed.facts.get("capabilities", ())),
-        "differences": [_neutral(line) for line in differences],
     }
     (place / f"{row.name}.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
@@ -55,9 +58,8 @@ def _kept_from(name: str, file: str) -> None:
     """Keep the result of a row that was run on another machine, and say how it differs from what is known."""
     row = next(row for row in rows.ROWS if row.name == name)
     found = read(json.loads(Path(file).read_text(encoding="utf-8")))
-    differences = expected.differences(expected.load(name), found)
-    keep(row, found, differences, version=found.version)
-    sys.stdout.write("\n".join([*differences, ""]))
+    keep(row, found, version=found.version)
+    sys.stdout.write("\n".join([*expected.differences(expected.load(name), found), ""]))
 
 
 def _neutral(text: str) -> str:
@@ -95,11 +97,27 @@ def _part(row: rows.Row, result: Mapping[str, Any]) -> str:
     known = expected.load(row.name)
     lines = [f"## {row.name}", "", " ".join(known.about.split()), ""]
     lines += _findings(known, set(result["findings"]))
-    if result["differences"]:
-        lines += ["In this run, different from what is known:", "", *(f"- {line}" for line in result["differences"]), ""]
+    if differences := expected.differences(known, _observed(result)):
+        lines += ["In this run, different from what is known:", "", *(f"- {line}" for line in differences), ""]
     if result["skipped"]:
         lines += ["Skipped:", "", *(f"- {count} x {reason}" for reason, count in sorted(result["skipped"].items())), ""]
     return "\n".join(lines)
+
+
+def _observed(result: Mapping[str, Any]) -> Observed:
+    """A kept result as that of a run, to be compared with what is known now."""
+    messages = result["messages"]
+    findings = [Found(id=name, status=status, message=messages.get(name, "")) for name, status in result["findings"].items()]
+    if left := result["not_run"]:
+        findings.append(Found(id=f"{left} cases", status="errored", message="not run"))
+    return Observed(
+        verdict=result["verdict"],
+        seconds=result["seconds"],
+        facts={"version": result["version"], "capabilities": result["capabilities"]},
+        findings=tuple(findings),
+        judged=result["judged"],
+        skipped=result["skipped"],
+    )
 
 
 def _findings(known: expected.Expected, seen: set[str]) -> list[str]:

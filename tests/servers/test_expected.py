@@ -130,12 +130,29 @@ def test_skips_are_counted_by_reason() -> None:
 
 def test_a_result_is_kept_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_SERVERS_HOME", str(tmp_path))
-    found = observed.read(report(*AS_KNOWN, case("security/test_a.py::test_s", "skipped", "not here")))
-    results.keep(rows.ROWS[0], found, [f"new: a path {tmp_path}/x"])
+    skipped = case("security/test_a.py::test_s", "skipped", "not here")
+    failed = case("security/test_a.py::test_f", "failed", f"a path {tmp_path}/x")
+    results.keep(rows.ROWS[0], observed.read(report(*AS_KNOWN, skipped, failed)))
     kept = json.loads((tmp_path / "results" / f"{rows.ROWS[0].name}.json").read_text(encoding="utf-8"))
-    assert (kept["skipped"], kept["judged"]) == ({"not here": 1}, {"security": 2})
-    assert kept["findings"] == {"open-route:POST /x": "failed"}
-    assert kept["differences"] == ["new: a path .../x"]
+    assert (kept["skipped"], kept["judged"]) == ({"not here": 1}, {"security": 3})
+    assert kept["findings"] == {"open-route:POST /x": "failed", "security/test_a.py::test_f": "failed"}
+    assert kept["messages"]["security/test_a.py::test_f"] == "a path .../x"
+
+
+def test_the_page_compares_a_kept_result_with_what_is_known_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CI_SERVERS_HOME", str(tmp_path))
+    row = rows.ROWS[0]
+    monkeypatch.setattr(expected, "load", lambda _: KNOWN)
+    failed = case("security/test_a.py::test_f", "failed", "what it says")
+    gone = case("security/test_a.py::test_g", "errored", "not run: the server is gone")
+    results.keep(row, observed.read(report(*AS_KNOWN, failed, gone)))
+    kept = {row.name: json.loads((tmp_path / "results" / f"{row.name}.json").read_text(encoding="utf-8"))}
+    page = results.render(kept)
+    assert "- new:  security/test_a.py::test_f (failed): what it says" in page
+    assert "- new:  1 cases (errored): not run" in page
+    death = expected.Finding(id="security/test_a.py::test_f", reason="found out since", proof="by a raw request")
+    monkeypatch.setattr(expected, "load", lambda _: KNOWN.model_copy(update={"findings": (*KNOWN.findings, death)}))
+    assert "- new:  security" not in results.render(kept)
 
 
 @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)

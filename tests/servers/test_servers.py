@@ -18,5 +18,5 @@ def test_the_findings_are_those_that_are_true(row: Row, tmp_path: Path) -> None:
     with row.start(tmp_path) as server:
         found = observed.run(server, tmp_path)
     differences = expected.differences(known, found)
-    results.keep(row, found, differences, version=server.version)
+    results.keep(row, found, version=server.version)
     assert not differences, "\n".join([f"{row.name} differs from {expected.FOLDER.name}/{row.name}.yaml:", *differences])
