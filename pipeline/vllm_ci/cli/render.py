@@ -41,6 +41,8 @@ def kubernetes(context: click.Context, /, *, channel: str, output: Path | None, 
     from vllm_ci.config import clusters, releases
     from vllm_ci.manifests import bundle
     from vllm_ci.manifests.app import UNPINNED
+    from vllm_ci.pipeline import serving
+    from vllm_ci.release import deployed
 
     loaded = options.loaded(context)
     setup = releases.of(loaded).setup
@@ -54,7 +56,13 @@ def kubernetes(context: click.Context, /, *, channel: str, output: Path | None, 
         click.echo(
             "note: the registry is a folder of this machine, which no cluster can pull from: set release.repository", err=True
         )
-    made = clusters.app(loaded, channel, image=f"{setup.subject}@{release.digest}", commit=release.commit)
+    made = clusters.app(
+        loaded,
+        channel,
+        image=f"{setup.subject}@{release.digest}",
+        commit=release.commit,
+        entry_point=lambda: serving.entry_point(deployed.config_of(setup, release)),
+    )
     click.echo(bundle.text(made), nl=False)
 
 

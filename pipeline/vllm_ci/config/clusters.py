@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from vllm_ci.config import over_grpc
+from vllm_ci.config import over_grpc, over_kserve
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.deployments import place
-from vllm_ci.config.kubernetes import RouteConfig
+from vllm_ci.config.kubernetes import KServeConfig, RouteConfig
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.manifests import names
-from vllm_ci.manifests.app import App, CanaryRollout, HttpRoute, Model
+from vllm_ci.manifests.app import App, CanaryRollout, HttpRoute, KServe, Model
 
 _LONGEST = 50
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 
 
-def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
+def app(
+    loaded: Loaded, channel: str, *, image: str, commit: str, entry_point: Callable[[], tuple[str, ...]] | None = None
+) -> App:
     """What runs a channel.
 
     Args:
@@ -26,6 +28,7 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
         channel: Name of the channel.
         image: By digest.
         commit: Of the release.
+        entry_point: Reads that of the image, which is asked for where it must be known; none: there is no image yet.
 
     Raises:
         ConfigError: The configuration cannot run in a cluster.
@@ -35,13 +38,16 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
     over_grpc.require_target(settings)
     cluster, server, name = settings.kubernetes, loaded.config.server, _name(loaded, channel)
     key = {"VLLM_API_KEY": "VLLM_API_KEY"} if server.api_key_env or server.generate_api_key else {}
+    model = _model(loaded, settings)
+    if cluster.kserve:
+        over_kserve.require(settings, model, name)
     return App(
         name=name,
         channel=channel,
         namespace=cluster.namespace,
         image=image,
         commit=commit,
-        model=_model(loaded, settings),
+        model=model,
         args=tuple(server.args),
         env=_variables(server.env),
         secrets={**dict(_secret(each) for each in server.secrets), **key},
@@ -66,6 +72,7 @@ def app(loaded: Loaded, channel: str, *, image: str, commit: str) -> App:
         autoscaling=cluster.autoscaling.domain() if cluster.autoscaling else None,
         route=_route(loaded, channel, cluster.route) if cluster.route else None,
         rollout=_rollout(settings),
+        kserve=_kserve(cluster.kserve, entry_point) if cluster.kserve else None,
     )
 
 
@@ -158,3 +165,14 @@ def _rollout(settings: DeploySettings) -> CanaryRollout | None:
         )
     steps = tuple((each.weight, 0.0 if each.person else each.hold_s) for each in settings.canary.steps)
     return CanaryRollout(steps=steps, suites_image=rollouts.suites_image, stages=tuple(rollouts.stages))
+
+
+def _kserve(kserve: KServeConfig, entry_point: Callable[[], tuple[str, ...]] | None) -> KServe:
+    if not kserve.entry_point and entry_point is None:
+        raise ConfigError(
+            "a kustomize base for KServe needs the program that serves",
+            why="KServe would start vLLM in its own way, and the image of a later release is not known here",
+            remedy="set deploy.kubernetes.kserve.entry_point to the entry point that vllm-ci show prints of an image",
+        )
+    found = tuple(kserve.entry_point) or (entry_point() if entry_point else ())
+    return KServe(entry_point=found, scheduler=kserve.scheduler)

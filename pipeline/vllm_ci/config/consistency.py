@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from vllm_ci.config import over_grpc
+from vllm_ci.config import over_grpc, over_kserve
 from vllm_ci.domain import overlay_path
 
 if TYPE_CHECKING:
@@ -121,11 +121,13 @@ def _deployed(name: str, config: ProjectConfig) -> Iterator[Conflict]:
         why = found["msg"].removeprefix("Value error, ")
         yield Conflict(place=(*own, *found["loc"]), why=why, remedy="its own settings and the common ones must go together")
         return
-    for each in over_grpc.refused(settings, config.server):
+    refused = [("protocol: grpc", each) for each in over_grpc.refused(settings, config.server)]
+    refused += [("kubernetes.kserve", each) for each in over_kserve.refused(settings)]
+    for cause, each in refused:
         place = each.key
         if place[0] == "deploy" and _is_set(config.deploy.channels.get(name), place[1:]):
             place = (*own, *place[1:])
-        yield Conflict(place=place, why=f"channel {name} has `protocol: grpc`: {each.why}", remedy=each.remedy)
+        yield Conflict(place=place, why=f"channel {name} has `{cause}`: {each.why}", remedy=each.remedy)
     if settings.protocol == "grpc" and name in config.monitoring.channels:
         why = f"channel {name} has `protocol: grpc`, whose servers have no metrics for Prometheus"
         yield Conflict(place=("monitoring", "channels", name), why=why, remedy="remove it, or serve HTTP")

@@ -127,6 +127,15 @@ class RolloutsConfig(Section):
     """Stages of that job."""
 
 
+class KServeConfig(Section):
+    """An `LLMInferenceService` for KServe in place of Deployment, Service and HTTPRoute."""
+
+    entry_point: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Program of the image that serves, e.g. `[vllm, serve]`; by default the image's own. A kustomize base needs it."""
+    scheduler: bool = False
+    """KServe's scheduler chooses the pod for each request; needs `route`, and the Gateway API's inference extension."""
+
+
 class KubernetesConfig(Section):
     """How a channel runs in a cluster."""
 
@@ -170,3 +179,5 @@ class KubernetesConfig(Section):
     """Requests from outside."""
     rollouts: RolloutsConfig | None = None
     """A `Rollout` for Argo Rollouts."""
+    kserve: KServeConfig | None = None
+    """An `LLMInferenceService` for KServe."""

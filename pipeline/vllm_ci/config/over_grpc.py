@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_ci.config.refused import Refused
 from vllm_ci.deploy import condition
 from vllm_ci.domain.errors import ConfigError, UsageError
 
@@ -13,25 +13,9 @@ if TYPE_CHECKING:
     from vllm_ci.config.deploy import DeploySettings
     from vllm_ci.config.load import Loaded
     from vllm_ci.config.server import ServerConfig
-    from vllm_ci.system.yaml_file import Place
 
 # Targets that serve gRPC; `memory` serves nobody.
 TARGETS = ("local", "memory")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """A setting that has no effect with gRPC.
-
-    Attributes:
-        key: Its place; that of a setting of a deployment begins with ``deploy``.
-        why: Why not.
-        remedy: What to do.
-    """
-
-    key: Place
-    why: str
-    remedy: str
 
 
 def refused(settings: DeploySettings, server: ServerConfig) -> Iterator[Refused]:

@@ -90,6 +90,19 @@ class CanaryRollout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KServe:
+    """An ``LLMInferenceService`` for KServe in place of Deployment, Service and HTTPRoute.
+
+    Attributes:
+        entry_point: Of the image: KServe's template would start vLLM in its own way.
+        scheduler: KServe chooses the pod of each request; needs the Gateway API's inference extension.
+    """
+
+    entry_point: tuple[str, ...]
+    scheduler: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class App:
     """A channel in a cluster.
 
@@ -125,6 +138,7 @@ class App:
         autoscaling: By load, or a fixed number.
         route: From a Gateway.
         rollout: For Argo Rollouts.
+        kserve: For KServe.
         more_labels: Of every object.
     """
 
@@ -159,19 +173,27 @@ class App:
     autoscaling: Autoscaling | None = None
     route: HttpRoute | None = None
     rollout: CanaryRollout | None = None
+    kserve: KServe | None = None
     more_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def selector(self) -> dict[str, str]:
-        """Labels that never change: a Deployment's selector cannot."""
-        return {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": self.name}
+        """Labels of pods that never change: a Deployment's selector cannot. Pods of KServe have a name that KServe gives."""
+        instance = {"app.kubernetes.io/instance": self.name}
+        return instance if self.kserve else {"app.kubernetes.io/name": "vllm", **instance}
+
+    @property
+    def lasting_labels(self) -> dict[str, str]:
+        """Labels of pods that are the same for all releases."""
+        channel = {"vllm-ci/channel": self.channel} if self.channel else {}
+        return {**self.selector, **channel, **self.more_labels}
 
     @property
     def labels(self) -> dict[str, str]:
         """Labels of every object."""
         version = {"app.kubernetes.io/version": self.commit} if self.commit else {}
-        channel = {"vllm-ci/channel": self.channel} if self.channel else {}
-        return {**self.selector, **version, "app.kubernetes.io/managed-by": "vllm-ci", **channel, **self.more_labels}
+        own = {"app.kubernetes.io/name": "vllm", **self.selector, **version, "app.kubernetes.io/managed-by": "vllm-ci"}
+        return {**own, **self.lasting_labels}
 
     def metadata(self, suffix: str = "") -> dict[str, object]:
         """Name, namespace and labels of an object."""

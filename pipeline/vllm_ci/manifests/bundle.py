@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vllm_ci.manifests import controllers, network, workload
+from vllm_ci.manifests import controllers, kserve, network, workload
 from vllm_ci.manifests.app import UNPINNED, App
 from vllm_ci.system import yaml_text
 
@@ -14,8 +14,10 @@ Manifest = dict[str, Any]
 
 def manifests(app: App) -> dict[str, Manifest]:
     """Name of the file -> object."""
-    found = {"programs.yaml": workload.programs(app)}
-    found |= _workload(app)
+    if app.kserve:
+        found = {"llminferenceservice.yaml": kserve.inference_service(app, app.kserve)}
+    else:
+        found = {"programs.yaml": workload.programs(app), **_workload(app)}
     found["poddisruptionbudget.yaml"] = workload.disruption_budget(app)
     if app.network_policy:
         found["networkpolicy.yaml"] = network.network_policy(app)

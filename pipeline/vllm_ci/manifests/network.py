@@ -6,6 +6,8 @@ from typing import Any
 
 from vllm_ci.manifests.app import App, HttpRoute
 
+PREFIX = "/v1"
+"""Of what clients may ask for: the rest of vLLM's routes, ``/metrics`` and ``/invocations`` among them, is not for them."""
 _NAMESPACE = "kubernetes.io/metadata.name"
 
 
@@ -44,21 +46,37 @@ def network_policy(app: App) -> dict[str, Any]:
 
 
 def http_route(app: App, route: HttpRoute) -> dict[str, Any]:
-    """Only ``/v1``: the rest of vLLM's routes, ``/metrics`` and ``/invocations`` among them, is not for clients."""
-    parent = {"name": route.gateway, **({"namespace": route.gateway_namespace} if route.gateway_namespace else {})}
-    hosts = {"hostnames": list(route.hostnames)} if route.hostnames else {}
+    """Only ``PREFIX``."""
     backends = [{"name": name, "port": 80, "weight": weight} for name, weight in sorted(route.weights.items())]
-    rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
-        **({"filters": [_mirror(route)]} if route.mirror else {}),
-        "backendRefs": backends,
-        "timeouts": {"request": "0s"},  # none: a stream may take long
-    }
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": app.metadata(),
-        "spec": {"parentRefs": [parent], **hosts, "rules": [rule]},
+        "spec": {
+            "parentRefs": [parent(route)],
+            **hosts(route),
+            "rules": [rule(PREFIX, backends, filters=[_mirror(route)] if route.mirror else [])],
+        },
+    }
+
+
+def parent(route: HttpRoute) -> dict[str, str]:
+    """The Gateway."""
+    return {"name": route.gateway, **({"namespace": route.gateway_namespace} if route.gateway_namespace else {})}
+
+
+def hosts(route: HttpRoute) -> dict[str, list[str]]:
+    """Host names, if there are any."""
+    return {"hostnames": list(route.hostnames)} if route.hostnames else {}
+
+
+def rule(path: str, backends: list[dict[str, Any]], *, filters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Requests below a path, without a timeout: a stream may take long."""
+    return {
+        "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+        **({"filters": filters} if filters else {}),
+        "backendRefs": backends,
+        "timeouts": {"request": "0s"},
     }
 
 
@@ -70,10 +88,13 @@ def _mirror(route: HttpRoute) -> dict[str, Any]:
 def service_monitor(app: App) -> dict[str, Any]:
     """The label ``channel`` is the one that rules and ``vllm-ci watch`` look for."""
     channel = {"targetLabel": "channel", "replacement": app.channel, "action": "replace"}
-    endpoint = {"port": "http", "path": "/metrics", "interval": "15s", "relabelings": [channel]}
+    endpoints: list[dict[str, Any]] = [{"port": "http", "path": "/metrics", "interval": "15s", "relabelings": [channel]}]
+    if app.kserve:  # its Service has one port, which is called after the scheme; certificates are KServe's own
+        tls = {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
+        endpoints.append({**endpoints[0], "port": "https", **tls})
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
         "metadata": app.metadata(),
-        "spec": {"selector": {"matchLabels": app.selector}, "endpoints": [endpoint]},
+        "spec": {"selector": {"matchLabels": app.selector}, "endpoints": endpoints},
     }

@@ -23,10 +23,11 @@ _MARGIN_S = 30
 
 def template(app: App) -> dict[str, Any]:
     """The template of pods."""
-    return {"metadata": {"labels": app.labels, "annotations": _annotations(app)}, "spec": spec(app)}
+    return {"metadata": {"labels": app.labels, "annotations": noted(app)}, "spec": spec(app)}
 
 
-def _annotations(app: App) -> dict[str, str]:
+def noted(app: App) -> dict[str, str]:
+    """Annotations of a pod."""
     return {"kubectl.kubernetes.io/default-container": "vllm", "vllm-ci/model": app.model.served_name}
 
 

@@ -77,13 +77,18 @@ def command(project: Project, config: Mapping[str, Any], *, checkpoint: str = ""
     """
     spec, server = project.model, project.server
     return (
-        *(config.get("config", {}).get("Entrypoint") or ("vllm", "serve")),
+        *entry_point(config),
         *("--model", (f"{checkpoint}/{spec.file}" if spec.file else checkpoint) or spec.name),
         *(("--revision", spec.revision) if spec.revision else ()),
         *("--served-model-name", spec.served_name, "--host", "{host}", "--port", "{port}"),
         *("--shutdown-timeout", str(int(server.stop_grace_s))),
         *server.args,
     )
+
+
+def entry_point(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The program of an image that serves, by the image's OCI configuration."""
+    return tuple(config.get("config", {}).get("Entrypoint") or ("vllm", "serve"))
 
 
 def secrets(server: ServerSpec) -> tuple[str, ...]:

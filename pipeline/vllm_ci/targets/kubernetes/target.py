@@ -271,6 +271,11 @@ def _gateway(settings: DeploySettings) -> RouteConfig:
             "Argo Rollouts changes this channel (deploy.kubernetes.rollouts)",
             remedy="let GitOps apply vllm-ci render kubernetes CHANNEL, or remove deploy.kubernetes.rollouts",
         )
+    if cluster.kserve is not None:
+        raise UsageError(
+            "KServe changes this channel (deploy.kubernetes.kserve)",
+            remedy="let GitOps apply vllm-ci render kubernetes CHANNEL, or remove deploy.kubernetes.kserve",
+        )
     if cluster.autoscaling is not None:
         raise UsageError(
             "target kubernetes sets the number of servers itself",
