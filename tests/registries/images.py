@@ -28,14 +28,16 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def add_image(layout: Layout, *layers: bytes, labels: dict[str, str] | None = None, tag: str = "") -> Manifest:
+def add_image(
+    layout: Layout, *layers: bytes, labels: dict[str, str] | None = None, tag: str = "", entry_point: tuple[str, ...] = ()
+) -> Manifest:
     """An image with these layers (tar, gzip), put into `layout`."""
     diffs = [digest_of(gzip.decompress(layer)) for layer in layers]
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Labels": labels or {}},
+            "config": {"Labels": labels or {}, **({"Entrypoint": entry_point} if entry_point else {})},
             "rootfs": {"type": "layers", "diff_ids": diffs},
         }
     ).encode()
@@ -68,12 +70,14 @@ def add_index(layout: Layout, *images: Manifest) -> Manifest:
     return index
 
 
-def small_image(folder: Path, seed: int = 0, *, labels: dict[str, str] | None = None) -> tuple[Layout, Manifest]:
+def small_image(
+    folder: Path, seed: int = 0, *, labels: dict[str, str] | None = None, entry_point: tuple[str, ...] = ()
+) -> tuple[Layout, Manifest]:
     """A layout with one image of two layers."""
     layout = Layout(folder)
     base = layer_of({"etc/base": b"the same in every image" * 100})
     own = layer_of({"srv/file": noise(2000, seed)})
-    return layout, add_image(layout, base, own, labels=labels)
+    return layout, add_image(layout, base, own, labels=labels, entry_point=entry_point)
 
 
 def referrer(subject: Manifest, text: str) -> tuple[Manifest, list[bytes]]:

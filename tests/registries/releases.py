@@ -43,10 +43,13 @@ class World:
         at: datetime = NOW,
         osv: Path | None = None,
         commit: Commit | None = None,
+        entry_point: tuple[str, ...] = (),
     ) -> Candidate:
         """The image of commit `number`, built and tested."""
         commit = commit or commit_of(number)
-        layout, manifest = small_image(self.folder / "built", seed=number, labels={"revision": commit.sha})
+        layout, manifest = small_image(
+            self.folder / "built", seed=number, labels={"revision": commit.sha}, entry_point=entry_point
+        )
         image = ImageRef(repository="cpu", digest=manifest.digest, tags=(f"{commit.sha}-cpu",))
         report = report_of(commit, image, verdicts, at=at)
         return Candidate(

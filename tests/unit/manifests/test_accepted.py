@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from standin import cluster
+from unit.manifests import test_kserve
 from unit.manifests.test_manifests import APPS
 from vllm_ci.manifests import bundle
 from vllm_ci.monitoring import rules
@@ -26,7 +27,9 @@ PLURALS = {
     "ScaledObject": "scaledobjects",
     "Rollout": "rollouts",
     "AnalysisTemplate": "analysistemplates",
+    "LLMInferenceService": "llminferenceservices",
 }
+ALL = APPS | {f"kserve-{name}": app for name, app in test_kserve.APPS.items()}
 CORE = {"ConfigMap", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler"}
 
 
@@ -48,10 +51,10 @@ def accepted(server: cluster.Server, manifest: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", APPS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_manifest_of_a_channel_is_accepted(name: str) -> None:
     server = cluster.shared()
-    manifests = list(yaml.safe_load_all(bundle.text(APPS[name])))
+    manifests = list(yaml.safe_load_all(bundle.text(ALL[name])))
     left = [each["kind"] for each in manifests if not accepted(server, each)]
     if left:
         pytest.skip(f"the rest was accepted; without definitions (VLLM_CI_TEST_CRDS): {', '.join(left)}")

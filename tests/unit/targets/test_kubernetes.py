@@ -210,6 +210,7 @@ def test_answers_of_the_api_server_are_translated_with_what_it_said(status: int,
     [
         ({"route": None}, "needs a Gateway"),
         ({"rollouts": {}}, "Argo Rollouts changes this channel"),
+        ({"kserve": {}}, "KServe changes this channel"),
         ({"autoscaling": {}}, "number of servers itself"),
         ({"route": {"gateway": "g", "weights": {"production": 100}}}, "weights itself"),
     ],
