@@ -96,8 +96,8 @@ def require(settings: DeploySettings, model: Model, name: str) -> None:
     if found:
         raise ConfigError(
             f"{' and '.join(each.name for each in found)} cannot be used with deploy.kubernetes.kserve",
-            why="; ".join(dict.fromkeys(each.why for each in found)),
-            remedy="; ".join(dict.fromkeys(each.remedy for each in found)),
+            why="; ".join(f"{each.name}: {each.why}" for each in found),
+            remedy="; ".join(f"{each.name}: {each.remedy}" for each in found),
         )
     if len(name) > LONGEST:
         raise ConfigError(
