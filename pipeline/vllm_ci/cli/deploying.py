@@ -12,7 +12,7 @@ import click
 
 from vllm_ci.cli import interruptible, keeper
 from vllm_ci.cli.deploy_output import plan_lines
-from vllm_ci.config import deployments, over_grpc
+from vllm_ci.config import deployments, over_cluster, over_grpc
 from vllm_ci.config.deployments import Place
 from vllm_ci.config.releases import Releases
 from vllm_ci.deploy import verbs
@@ -178,6 +178,7 @@ def channel(found: Releases, name: str, *, emit: Emit = ignore, target: str | No
     chosen = target or (last.target if last else place.settings.target)
     settings = place.settings.model_copy(update={"target": chosen})
     over_grpc.require_target(settings)
+    over_cluster.require(settings)
     return Channel(name=name, found=found, place=replace(place, settings=settings), emit=emit, waits=waits)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from vllm_ci.config import over_grpc, over_kserve
+from vllm_ci.config import over_cluster, over_grpc, over_kserve
 from vllm_ci.domain import overlay_path
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def _deployed(name: str, config: ProjectConfig) -> Iterator[Conflict]:
         yield Conflict(place=(*own, *found["loc"]), why=why, remedy="its own settings and the common ones must go together")
         return
     refused = [("protocol: grpc", each) for each in over_grpc.refused(settings, config.server)]
+    refused += [("target: kubernetes", each) for each in over_cluster.refused(settings)]
     refused += [("kubernetes.kserve", each) for each in over_kserve.refused(settings)]
     for cause, each in refused:
         place = each.key

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vllm_ci.config import over_cluster
 from vllm_ci.config.refused import Refused
 from vllm_ci.domain.errors import ConfigError
 
@@ -31,7 +32,6 @@ def refused(settings: DeploySettings) -> Iterator[Refused]:
     yield from _in_cluster(settings)
     if settings.target == "kubernetes":
         yield from _change(settings)
-        yield from _gateway(settings)
 
 
 def _in_cluster(settings: DeploySettings) -> Iterator[Refused]:
@@ -67,18 +67,6 @@ def _change(settings: DeploySettings) -> Iterator[Refused]:
     for name in sorted(settings.rolling.model_fields_set if "rolling" in given else ()):
         why = "KServe leaves it to Kubernetes, which replaces a quarter of the pods at a time"
         yield Refused(key=("deploy", "rolling", name), why=why, remedy="remove it, or remove deploy.kubernetes.kserve")
-    if settings.scale is not None:
-        why = "`vllm-ci agent` keeps the number of servers at target local only, and KServe does not scale to zero"
-        yield Refused(key=("deploy", "scale"), why=why, remedy="remove it, and set deploy.replicas")
-
-
-def _gateway(settings: DeploySettings) -> Iterator[Refused]:
-    """What a person could take for being enforced."""
-    for name in ("api_keys", "requests_per_minute", "tokens_per_minute", "log_requests"):
-        if getattr(settings.gateway, name):
-            why = "only the gateway of target local does that, and KServe's routes lead through a Gateway of the cluster"
-            remedy = "remove it; server.api_key_env sets one key for all clients, which vLLM itself asks for"
-            yield Refused(key=("deploy", "gateway", name), why=why, remedy=remedy)
 
 
 def require(settings: DeploySettings, model: Model, name: str) -> None:
@@ -92,7 +80,7 @@ def require(settings: DeploySettings, model: Model, name: str) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    found = list(refused(settings))
+    found = [*refused(settings), *over_cluster.refused(settings)]
     if found:
         raise ConfigError(
             f"{' and '.join(each.name for each in found)} cannot be used with deploy.kubernetes.kserve",

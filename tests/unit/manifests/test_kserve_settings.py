@@ -91,7 +91,7 @@ def test_the_entry_point_of_the_configuration_goes_before_that_of_the_image(tmp_
         ({"strategy": "blue-green"}, "deploy.strategy", "there is no blue-green"),
         ({"rolling": {"max_surge": 2}}, "deploy.rolling.max_surge", "a quarter of the pods"),
         ({"rolling": {"max_unavailable": 1}}, "deploy.rolling.max_unavailable", "a quarter of the pods"),
-        ({"scale": {"min": 0, "max": 2}}, "deploy.scale", "does not scale to zero"),
+        ({"scale": {"min": 0, "max": 2}}, "deploy.scale", "at target local only"),
         ({"gateway": {"api_keys": True}}, "deploy.gateway.api_keys", "only the gateway of target local"),
         ({"gateway": {"requests_per_minute": 9}}, "deploy.gateway.requests_per_minute", "only the gateway"),
         ({"gateway": {"api_keys": True, "tokens_per_minute": 9}}, "deploy.gateway.tokens_per_minute", "only the gateway"),
