@@ -14,7 +14,7 @@ from vllm_ci.cli.model_output import show_difference, show_known, show_move
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option, option
 from vllm_ci.cli.output import json_option, print_json, say
-from vllm_ci.domain.errors import FailedError, UsageError
+from vllm_ci.domain.errors import FailedError
 
 if TYPE_CHECKING:
     from vllm_ci.domain.commit import Commit
@@ -83,8 +83,7 @@ def add_command(
     from vllm_ci.models import adding, naming
 
     naming.check_name(name)
-    if sum(each is not None for each in (path, gguf, hub)) != 1:
-        raise UsageError("what to add is not clear", remedy="name one folder, or --gguf FILE, or --hub ORG/NAME@REVISION")
+    naming.check_one_source(path, gguf, hub)
     found = opened(context).with_local_key(note=lambda text: click.echo(text, err=True))
     setup, commit = models.of(found), _commit(found.loaded.folder)
     with watching.watch() as emit, contextlib.ExitStack() as stack:
@@ -321,10 +320,7 @@ def alias_command(
     """
     from vllm_ci.models import aliases, naming
 
-    alias, equals, version = assignment.partition("=")
-    if not equals or not version:
-        raise UsageError(f"not ALIAS=VERSION: {assignment!r}", remedy="write for example champion=v3")
-    ref = naming.parse(f"{name}@{version}")
+    alias, ref = naming.assignment(name, assignment)
     with watching.watch() as emit:
         moved = aliases.move(_setup(context), ref, alias, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)
@@ -352,9 +348,7 @@ def rollback_command(
     from vllm_ci.models import aliases, naming
 
     naming.check_name(name)
-    number = naming.version(to)
-    if to and not number:
-        raise UsageError(f"not a version: {to!r}", remedy="write for example --to v1")
+    number = naming.earlier(to)
     with watching.watch() as emit:
         moved = aliases.rollback(_setup(context), name, alias, to=number, reason=reason, dry_run=dry_run, emit=emit)
     show_move(moved, as_json=as_json)

@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="File that says how; the project's vllm-ci.yaml is in its folder or a parent folder.",
 )
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Prepared data (train.jsonl, test.jsonl), in place of the data that the file names.",
+)
 @click.option("--promote/--no-promote", default=None, help="Also move the champion's alias; by default what the file says.")
 @option("--key", metavar="KEY", help="Signing key (PEM file, env:NAME or URI); by default release.key.")
 @option("--engine", type=click.Choice(["auto", "host", "dagger"]), help="Where programs and services run.")
+@option("--gpus", help="GPUs of the servers that answer: none, all, or device numbers separated by commas.")
 @option("--reason", default="", help="Reason, for the records.")
 @click.option("--dry-run", is_flag=True, help="Check the files and the base model, and do nothing.")
 @json_option
@@ -39,6 +46,7 @@ def retrain(
     /,
     *,
     config: Path,
+    data: Path | None,
     promote: bool | None,
     reason: str,
     dry_run: bool,
@@ -58,7 +66,7 @@ def retrain(
     from vllm_ci.config import retraining
 
     asked = retraining.read(config)
-    plan = retraining.plan(asked, config, reason=reason)
+    plan = retraining.plan(asked, config, data=data, reason=reason)
     if promote is not None:
         plan = replace(plan, promote=promote)
     if dry_run:
@@ -111,7 +119,7 @@ def _retrain(context: click.Context, path: Path, plan: Plan) -> Retrained:
     async def main(emit: Emit) -> Retrained:
         async with open_engine(engine_name) as engine:
             return await Retraining(
-                plan=plan,
+                plan=replace(plan, image=_in_source(plan.image, opened.checkout)),
                 setup=setup,
                 engine=engine,
                 project=opened.project,
@@ -125,6 +133,13 @@ def _retrain(context: click.Context, path: Path, plan: Plan) -> Retrained:
             return interruptible.run(lambda: main(emit))
         except ErroredError as error:
             raise _with_log(error, opened.secrets) from error
+
+
+def _in_source(image: str, checkout: Path) -> str:
+    """The image's spec as the builder finds it: a file of the checkout has another path in a container."""
+    place, root = Path(image).resolve(), checkout.resolve()
+    inside = Path(image).is_absolute() and place.is_relative_to(root)
+    return f"{{in.source}}/{place.relative_to(root).as_posix()}" if inside else image
 
 
 def _without_model(config: Any) -> Any:

@@ -204,12 +204,13 @@ def read(path: Path) -> RetrainConfig:
         raise load.explained(error, found, {}, model=RetrainConfig, see=_SEE) from error
 
 
-def plan(config: RetrainConfig, path: Path, *, reason: str = "") -> Plan:
+def plan(config: RetrainConfig, path: Path, *, data: Path | None = None, reason: str = "") -> Plan:
     """What a file asks for.
 
     Args:
         config: Its content.
         path: The file; relative paths start from its folder.
+        data: Folder with prepared data, in place of what the file names.
         reason: For the records.
 
     Raises:
@@ -220,7 +221,7 @@ def plan(config: RetrainConfig, path: Path, *, reason: str = "") -> Plan:
     return Plan(
         name=naming.check_name(config.model),
         base=_base(config.base, path),
-        data=_data(config, path),
+        data=_data(config, path, data),
         training=config.train.domain(),
         image=image,
         environment=_environment(image),
@@ -250,11 +251,11 @@ def _base(text: str, path: Path) -> ModelRef:
     return ref
 
 
-def _data(config: RetrainConfig, path: Path) -> Callable[[Path, Emit], DataSet]:
+def _data(config: RetrainConfig, path: Path, given: Path | None) -> Callable[[Path, Emit], DataSet]:
     """What gives the data, after all that can be checked now was checked."""
     folder = path.absolute().parent
-    if config.data.folder:
-        return _prepared(folder / config.data.folder, path, preferences=config.train.objective == "dpo")
+    if given or config.data.folder:
+        return _prepared(given or folder / config.data.folder, path, preferences=config.train.objective == "dpo")
     for name, _ in config.data.sources:
         if not (folder / name).is_file():
             raise ConfigError(f"{path}: data: there is no file {folder / name}", remedy="name a JSONL file")

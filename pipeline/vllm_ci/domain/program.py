@@ -53,6 +53,7 @@ class Program:
         inputs: Read-only input directories by name.
         needs: Services that must be running, by the name used in ``{url.NAME}``.
         timeout_s: Seconds after which it is stopped; the outcome then has ``timed_out``.
+        gpus: ``none``, ``all`` or a comma-separated list of device numbers; processes on a host see all devices.
         cache_key: When set, the successful outcome of an earlier run with the same key may be reused.
     """
 
@@ -64,6 +65,7 @@ class Program:
     inputs: Mapping[str, Directory] = field(default_factory=dict)
     needs: Mapping[str, Service] = field(default_factory=dict)
     timeout_s: float = 600.0
+    gpus: str = "none"
     cache_key: str = ""
 
 

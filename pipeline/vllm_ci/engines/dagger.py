@@ -81,6 +81,7 @@ class DaggerEngine:
         tool: The tool's environment; by default this package with the network settings of this machine.
         session: Identity of a session; callers that run the same program in that session share one run of it.
         shares_services: Those callers also share one service, which runs until the session ends, and use it in turns.
+        nests: Programs of the tool may use this engine themselves, as clients of the same session.
     """
 
     port: int = 0
@@ -88,6 +89,7 @@ class DaggerEngine:
     tool: Tool | None = None
     session: str = ""
     shares_services: bool = False
+    nests: bool = False
     name: str = "dagger"
     capabilities: Capabilities = field(
         default=Capabilities(isolated=True, gpus=None, shm=True, cores=None, platforms=("linux/amd64", "linux/arm64"))
@@ -174,7 +176,7 @@ class DaggerEngine:
         values = {"out": _OUT, **{f"in.{name}": f"{_ROOT}/in/{name}" for name in program.inputs}}
         values |= {f"url.{name}": f"http://{name}:{_service(service).port}" for name, service in program.needs.items()}
         with translated(f"prepare {program.name}"):
-            container = await self._container(program.image)
+            container = await _with_gpus(await self._container(program.image), program.gpus)
         container = container.with_env_variable(guard.UNIQUE, nonce or program.cache_key)
         container = self._with_environment(_bound(container, program.needs), program, values)
         if program.needs and self.shares_services:
@@ -185,7 +187,9 @@ class DaggerEngine:
         this_run, begun = uuid.uuid4().hex, time.monotonic()
         with translated(f"run {program.name}"):
             ran = container.with_volatile_variable(guard.THIS_RUN, this_run).with_exec(
-                [*_GUARDED, *guarded], expect=ReturnType.ANY
+                [*_GUARDED, *guarded],
+                expect=ReturnType.ANY,
+                experimental_privileged_nesting=self.nests and program.image is None,
             )
             result = json.loads(await ran.file(_RESULT).contents())
         if missing := result.get("missing"):

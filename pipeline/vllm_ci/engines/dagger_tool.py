@@ -15,10 +15,14 @@ from vllm_ci.images import index
 
 PYTHON = "3.12"
 HOME = "/vllm-ci/home"
+VOLUME = "vllm-ci"
 REGISTRY_PORT = 5000
 _PACKAGE = "/vllm-ci/tool"
 _CERTIFICATES = "/vllm-ci/certificates.pem"
 _LOCK = "/vllm-ci/requirements.lock"
+_EXTRAS_LOCK = "/vllm-ci/extras.lock"
+# In the package: the requirements with the extras `dagger` and `hub` (ci/lock).
+_EXTRAS = "pipeline/vllm_ci/engines/extras.lock"
 _SSH_AGENT = "/vllm-ci/ssh-agent"
 _KNOWN_HOSTS = "/vllm-ci/known_hosts"
 # Network settings from the caller's environment. They are passed as secrets: they may contain credentials, and caching must
@@ -44,6 +48,7 @@ class Tool:
         ssh_agent: Socket of an SSH agent for git.
         known_hosts: Known SSH hosts for that agent.
         volume: Cache volume with the builder's store.
+        extras: Install the optional packages as well: Dagger's SDK, the client of model hubs.
     """
 
     package: dagger.Directory
@@ -55,7 +60,8 @@ class Tool:
     services: Mapping[str, dagger.Service] = field(default_factory=dict)
     ssh_agent: dagger.Socket | None = None
     known_hosts: dagger.File | None = None
-    volume: str = "vllm-ci"
+    volume: str = VOLUME
+    extras: bool = False
 
     def container(self) -> dagger.Container:
         """A container that can run ``python -m vllm_ci``; the builder's store is at ``VLLM_CI_HOME``."""
@@ -66,7 +72,8 @@ class Tool:
                 made = made.with_env_variable(name, _CERTIFICATES)
         for name, value in self.network.items():
             made = made.with_secret_variable(name, value)
-        install = ["pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", _LOCK]
+        lock, source = (_EXTRAS_LOCK, _EXTRAS) if self.extras else (_LOCK, "requirements.lock")
+        install = ["pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", lock]
         no_proxy = ",".join(("127.0.0.1", "localhost", *(_host(each) for each in self.services)))
         made = (
             made.with_env_variable("DEBIAN_FRONTEND", "noninteractive")
@@ -74,9 +81,9 @@ class Tool:
             .with_env_variable("PIP_ROOT_USER_ACTION", "ignore")
             .with_env_variable("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .with_mounted_cache("/root/.cache/pip", dag.cache_volume(f"{self.volume}-pip"))
-            .with_mounted_file(_LOCK, self.package.file("requirements.lock"))
+            .with_mounted_file(lock, self.package.file(source))
             .with_exec(install)
-            .without_mount(_LOCK)
+            .without_mount(lock)
         )
         made = (
             made.with_mounted_directory(_PACKAGE, _compiled(made, self.package), read_only=True)
@@ -130,6 +137,7 @@ def of_this_machine() -> Tool:
         python_image=os.environ.get("VLLM_CI_PYTHON_IMAGE") or f"python:{PYTHON}-slim",
         certificates=dag.host().file(str(certificates)) if certificates else None,
         network={name: dag.set_secret(name, value) for name, value in named.items()},
+        volume=os.environ.get("VLLM_CI_CACHE") or VOLUME,
     )
 
 

@@ -52,6 +52,43 @@ def parse(text: str) -> ModelRef:
     return ModelRef(name=name, alias=check_alias(which))
 
 
+def assignment(name: str, text: str) -> tuple[str, ModelRef]:
+    """The alias and the version that ``ALIAS=VERSION`` means for the model ``name``.
+
+    Raises:
+        UsageError: It is no assignment, or one of them is not valid.
+    """
+    alias, equals, which = text.partition("=")
+    if not equals or not which:
+        raise UsageError(f"not ALIAS=VERSION: {text!r}", remedy="write for example champion=v3")
+    return check_alias(alias), parse(f"{name}@{which}")
+
+
+def earlier(text: str) -> int:
+    """The number of the version to roll back to; 0 for no text: the newest earlier one.
+
+    Raises:
+        UsageError: It is no version.
+    """
+    number = version(text)
+    if text and not number:
+        raise UsageError(f"not a version: {text!r}", remedy="write for example --to v1")
+    return number
+
+
+def check_one_source(*given: object) -> None:
+    """Check that one thing to add is named.
+
+    Args:
+        given: A folder, a GGUF file, a model of a hub; ``None`` or empty for what is not given.
+
+    Raises:
+        UsageError: There is none, or there are several.
+    """
+    if sum(each is not None and each != "" for each in given) != 1:
+        raise UsageError("what to add is not clear", remedy="name one folder, or --gguf FILE, or --hub ORG/NAME@REVISION")
+
+
 def check_name(name: str) -> str:
     """``name`` itself.
 

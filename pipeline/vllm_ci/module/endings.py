@@ -1,13 +1,14 @@
 """End a failed call with only its message and the exit code of the command line."""
 
 import json
+import re
 from typing import NoReturn
 
 import dagger
 from dagger import dag
 
-# Path of the checkout in the tool's containers (engines/dagger.py).
-_SOURCE = "/vllm-ci/in/source/"
+# Directories of the caller in the tool's containers (engines/dagger.py).
+_GIVEN = re.compile(r"/vllm-ci/in/[a-z]+/")
 
 
 async def end(text: str, exit_code: int) -> NoReturn:
@@ -26,5 +27,5 @@ async def end(text: str, exit_code: int) -> NoReturn:
 
 
 def for_the_user(text: str) -> str:
-    """Replace container paths in a message with paths in the checkout."""
-    return text.replace(_SOURCE, "")
+    """Replace container paths in a message with paths in the caller's directories."""
+    return _GIVEN.sub("", text)

@@ -12,7 +12,9 @@ from dagger import Doc, check, object_type
 from vllm_ci.module.arguments import Settings, opening
 from vllm_ci.module.caching import cached_for_the_session, never_cached
 from vllm_ci.module.image import Image
+from vllm_ci.module.models import Models
 from vllm_ci.module.release import Release
+from vllm_ci.module.retraining import Retraining
 from vllm_ci.module.run import Run
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -130,4 +132,12 @@ class VllmCi(Settings):
 
     release = cached_for_the_session(
         opening(Release, "release", "Release the project with the given credentials: publish, promote, roll back, verify.")
+    )
+
+    model = cached_for_the_session(
+        opening(Models, "model", "Open the models of the project with the given credentials: add, pull, verify, move aliases.")
+    )
+
+    retrain = cached_for_the_session(
+        opening(Retraining, "retrain", "Open a retraining with the given credentials: check it, run it.")
     )

@@ -1,46 +1,22 @@
 """Releases as an object: credentials are passed once, and its functions are the release commands."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import dagger
 from dagger import Doc, Name, object_type
 
-from vllm_ci.module.arguments import Password, RegistryService, Settings, Username
 from vllm_ci.module.caching import never_cached
+from vllm_ci.module.credentials import Credentials, Options, Reason
 
-Options = Mapping[str, str | bool]
 Channel = Annotated[str, Doc("Channel of the configuration")]
-Reason = Annotated[str, Doc("Reason, for the release record")]
 
 
 @object_type
-class Release(Settings):
+class Release(Credentials):
     """Releases of a project: change its channels, and show their state."""
 
-    username: Username = None
-    password: Password = None
-    registry_service: RegistryService = None
-    ledger_username: Annotated[
-        dagger.Secret | None, Doc("User name for the ledger's repository; most servers accept any name with a token")
-    ] = None
-    ledger_password: Annotated[dagger.Secret | None, Doc("Password or token for the ledger's repository")] = None
-    ledger_service: Annotated[
-        dagger.Service | None, Doc("Git server of the ledger as a service (tcp://host:port), if DNS cannot resolve it")
-    ] = None
-    ssh_agent: Annotated[dagger.Socket | None, Doc("SSH agent for the ledger's repository, e.g. $SSH_AUTH_SOCK")] = None
-    known_hosts: Annotated[dagger.File | None, Doc("Trusted SSH host keys for that agent, e.g. ~/.ssh/known_hosts")] = None
-    key: Annotated[dagger.Secret | None, Doc("Private key (PEM) to sign with; its public key must be in release.signers")] = (
-        None
-    )
-    passphrase: Annotated[dagger.Secret | None, Doc("Passphrase of the private key")] = None
     osv: Annotated[dagger.Directory | None, Doc("OSV data for a vulnerability scan during this call")] = None
-    by: Annotated[str, Doc("Author of the release, in git format: Anna <anna@example.com>")] = ""
-    ref: Annotated[str, Doc("Branch or tag that is released, if the checkout has none; verified with git")] = ""
-    pull_request: Annotated[str, Doc("Number of the pull request of the CI run; empty if none")] = ""
-    run_url: Annotated[str, Doc("URL of the CI run, for the release record")] = ""
     dry_run: Annotated[bool, Doc("Only show what would change")] = False
-    as_json: Annotated[bool, Doc("Return JSON")] = False
 
     @never_cached
     async def publish(
@@ -71,7 +47,7 @@ class Release(Settings):
         from vllm_ci.module.verbs import done
 
         options: Options = {"from": from_, "channel": channel, "reason": reason, "dry_run": self.dry_run}
-        return await done(self, Verb(name="promote", options=options, osv=self.osv, channels=(from_, channel)))
+        return await done(self, Verb(name="promote", options=options, osv=self.osv, channels=(from_, channel), signs=True))
 
     @never_cached
     async def rollback(
@@ -85,7 +61,8 @@ class Release(Settings):
         from vllm_ci.module.verbs import done
 
         options: Options = {"to": to, "reason": reason, "dry_run": self.dry_run}
-        return await done(self, Verb(name="rollback", about=(channel,), options=options, osv=self.osv, channels=(channel,)))
+        verb = Verb(name="rollback", about=(channel,), options=options, osv=self.osv, channels=(channel,), signs=True)
+        return await done(self, verb)
 
     @never_cached
     async def history(self, channel: Annotated[str, Doc("Channel; by default all")] = "") -> str:

@@ -97,7 +97,8 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
                 project=project,
                 # The security stage searches the server log for the key.
                 source=replace(
-                    await _source(engine, loaded, settings, project), secrets={name: text for name, (_, text) in found.items()}
+                    await _source(engine, loaded, settings, project, model=serves(project, wanted) and not wanted.retrains),
+                    secrets={name: text for name, (_, text) in found.items()}
                 ),
                 own=own,
                 hidden=tuple(text for _, text in found.values()),
@@ -137,12 +138,18 @@ def _pipelines(config: str, text: str) -> list[str]:
 
 
 def _loaded(config: str, files: Mapping[str, str], overrides: Mapping[str, Override]) -> Loaded:
-    """Load the configuration in a temporary directory, so that messages show the path in the checkout."""
+    with written(files):
+        return load(Path(config), overrides)
+
+
+@contextmanager
+def written(files: Mapping[str, str]) -> Iterator[None]:
+    """Files of the source in the working directory, so that messages about them show their paths in the checkout."""
     with scratch.folder("configuration-") as folder, contextlib.chdir(folder):
         for name, text in files.items():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).write_text(text, encoding="utf-8")
-        return load(Path(config), overrides)
+        yield
 
 
 async def tool_of(settings: Settings) -> Tool:
@@ -209,7 +216,7 @@ def _build_args(variant: str, spec: str) -> tuple[str, ...]:
     return ("--image", name) if name else ()
 
 
-async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, project: Project) -> Source:
+async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, project: Project, *, model: bool) -> Source:
     root = DaggerDirectory(settings.source)
     folder = posixpath.dirname(settings.config)
     compared = folder or "." if any(stage.changed for stage in project.stages) else ""
@@ -222,7 +229,7 @@ async def _source(engine: DaggerEngine, loaded: Loaded, settings: Settings, proj
         commit=seen.commit,
         checkout=root,
         project=DaggerDirectory(settings.source.directory(folder)) if folder else root,
-        model=_model(loaded, settings, folder),
+        model=_model(loaded, settings, folder) if model else None,
         changed=seen.changed,
     )
 
@@ -232,9 +239,9 @@ def _model(loaded: Loaded, settings: Settings, folder: str) -> DaggerDirectory |
         return DaggerDirectory(settings.checkpoint)
     if loaded.config.model.ref:
         raise ConfigError(
-            f"model.ref: {loaded.config.model.ref} cannot be pulled inside the module",
-            why="a function can read only the directories that are passed to it",
-            remedy="pull the model on the host (vllm-ci model pull), and pass its folder: --checkpoint /path/to/model",
+            f"model.ref: {loaded.config.model.ref} is not pulled by this function",
+            why="it has no credentials for the models' repository and its ledger",
+            remedy="pull the model first (vllm-ci model pull, or the function `model pull`), and pass its folder: --checkpoint",
         )
     if not loaded.config.model.path:
         return None

@@ -1,4 +1,4 @@
-"""A release command, to be run in the tool's container."""
+"""A command of the command line, to be run in the tool's container."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from dagger import dag
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.program import Program
 from vllm_ci.engines.dagger import DaggerDirectory
-from vllm_ci.module.release import Options
+from vllm_ci.module.credentials import Options
 
 PRINTED = "printed"
 _TIMEOUT_S = 2 * 3600.0
@@ -17,29 +17,45 @@ _TIMEOUT_S = 2 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A release command with its arguments.
+    """A command with its arguments.
 
     Attributes:
-        name: Name of the command.
-        about: Positional arguments: a commit, a channel, an image.
+        name: Name of the command; of a command in a group both words.
+        about: Positional arguments: a commit, a channel, an image, a model.
         options: Options by name; empty and false ones are omitted.
+        config: Path of the file for ``--config`` in the source; by default the configuration.
+        inputs: Further directories by name, for ``{in.NAME}`` in arguments.
         report: Directory with the reports of runs.
         osv: OSV data.
         scan: JSON report of a scanner.
         keys: Public keys.
         channels: Channels that it uses.
         builds: Whether the builder's store must have the image of the source's commit.
+        signs: Whether it writes a signed statement.
+        extras: Whether it needs the optional packages: Dagger's SDK, the client of model hubs.
+        nests: Whether it runs programs and services on the engine itself, as a client of the same session.
+        variables: Further environment variables.
+        secrets: Further secret environment variables.
+        timeout_s: Longest time that it may take.
     """
 
     name: str
     about: tuple[str, ...] = ()
     options: Options = field(default_factory=dict)
+    config: str = ""
+    inputs: Mapping[str, dagger.Directory] = field(default_factory=dict)
     report: dagger.Directory | None = None
     osv: dagger.Directory | None = None
     scan: dagger.File | None = None
     keys: Sequence[dagger.File] = ()
     channels: tuple[str, ...] = ()
     builds: bool = False
+    signs: bool = False
+    extras: bool = False
+    nests: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
+    timeout_s: float = _TIMEOUT_S
 
     async def program(self, source: dagger.Directory | None, *words: str) -> Program:
         """The program for the tool's container; its standard output goes to the file ``printed``.
@@ -51,7 +67,7 @@ class Verb:
         Raises:
             UsageError: The directory of reports has no report.
         """
-        argv = [self.name, *self.about, *words]
+        argv = [*self.name.split(), *self.about, *words]
         for name, value in self.options.items():
             flag = f"--{name.replace('_', '-')}"
             argv += [flag] if value is True else [f"{flag}={value}"] if value else []
@@ -67,14 +83,15 @@ class Verb:
             "source": source,
             "report": self.report,
             "osv": self.osv,
-            "scan": _holding({"scan.json": self.scan}) if self.scan is not None else None,
-            "keys": _holding(dict(zip(names, self.keys, strict=True))),
+            "scan": holding({"scan.json": self.scan}) if self.scan is not None else None,
+            "keys": holding(dict(zip(names, self.keys, strict=True))),
+            **self.inputs,
         }
         return Program(
             name=self.name,
             argv=("sh", "-c", 'exec python -m vllm_ci "$@" > "$0"', f"{{out}}/{PRINTED}", *argv),
             inputs={name: DaggerDirectory(each) for name, each in inputs.items() if each is not None},
-            timeout_s=_TIMEOUT_S,
+            timeout_s=self.timeout_s,
         )
 
 
@@ -89,7 +106,8 @@ async def reports(report: dagger.Directory) -> list[str]:
     return found
 
 
-def _holding(files: Mapping[str, dagger.File]) -> dagger.Directory:
+def holding(files: Mapping[str, dagger.File]) -> dagger.Directory:
+    """A directory with these files, by name."""
     made = dag.directory()
     for name, file in files.items():
         made = made.with_file(name, file)

@@ -1,6 +1,6 @@
-"""The release commands, run in the tool's container because they need git.
+"""Commands that need git, registry and ledger, run in the tool's container.
 
-:func:`done` is the only place that runs a command for a project.
+:func:`ran` is the only place that runs a command for a project.
 """
 
 import posixpath
@@ -13,12 +13,13 @@ import dagger
 from vllm_ci.config.channels import ReleaseConfig
 from vllm_ci.config.load import Loaded
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.domain.program import Program
+from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.engines.dagger import DaggerEngine
 from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.engines.dagger_tool import Tool
 from vllm_ci.evidence import keys
 from vllm_ci.module import session, work
+from vllm_ci.module.credentials import Credentials
 from vllm_ci.module.endings import end, for_the_user
 from vllm_ci.module.release import Release
 from vllm_ci.module.session import ending_well, opened, watched
@@ -29,32 +30,38 @@ from vllm_ci.registry.reference import parse
 
 _SIGNING_KEY = "VLLM_CI_SIGNING_KEY"
 _LOCAL = "a container can read only the checkout, and its files are deleted when it ends"
-# Commands that write a signed record.
-_SIGNING = ("publish", "promote", "rollback")
+# Commands that read only the ledger.
+_LEDGER_ONLY = ("history", "model list", "model history")
 
 
-async def done(release: Release, verb: Verb) -> str:
+async def done(credentials: Credentials, verb: Verb) -> str:
     """Run a command for a project that releases to servers, and return its output; arguments are checked first."""
+    return await text_of(await ran(credentials, verb))
+
+
+async def ran(credentials: Credentials, verb: Verb) -> Outcome:
+    """Run a command for a project, and return its outcome; if it fails, end the call with its output and exit code."""
     async with ending_well():
-        loaded = await session.configuration(release)
-        tool = await _equipped(release, verb, loaded)
-    async with opened(release, Wanted(), tool) as found:
+        loaded = await session.configuration(credentials)
+        tool = await _equipped(credentials, verb, loaded)
+    async with opened(credentials, Wanted(retrains=verb.nests), tool) as found:
         if verb.builds:
             with watched() as emit:
                 await steps.build(found.engine, found.project, found.source, emit)
-        found.engine.session = ""  # release commands are never answered from the cache
-        words = [f"--config={{in.source}}/{release.config}"]
-        words += [f"--key=env:{_SIGNING_KEY}"] if release.key is not None and verb.name in _SIGNING else []
-        words += ["--json"] if release.as_json else []
-        return await printed(found.engine, await verb.program(release.source, *words))
+        found.engine.session = ""  # these commands are never answered from the cache
+        found.engine.nests = verb.nests
+        words = [f"--config={{in.source}}/{verb.config or credentials.config}"]
+        words += [f"--key=env:{_SIGNING_KEY}"] if credentials.key is not None and verb.signs else []
+        words += ["--json"] if credentials.as_json else []
+        return await _finished(found.engine, await verb.program(credentials.source, *words))
 
 
-async def done_anywhere(release: Release, verb: Verb) -> str:
+async def done_anywhere(credentials: Credentials, verb: Verb) -> str:
     """Run a command that needs no project (an image and public keys are given), and return its output."""
     async with ending_well():
-        tool = await equipped_for_image(release, await session.tool_of(release), verb.about[0])
+        tool = await equipped_for_image(credentials, await session.tool_of(credentials), verb.about[0])
         async with DaggerEngine(caller=ModuleCaller(package=tool.package), tool=tool) as engine:
-            return await printed(engine, await verb.program(None, *(["--json"] if release.as_json else [])))
+            return await printed(engine, await verb.program(None, *(["--json"] if credentials.as_json else [])))
 
 
 async def publish(
@@ -77,6 +84,7 @@ async def publish(
         scan=scan,
         channels=(channel,) if channel else (),
         builds=(run or report is not None) and commit == "HEAD",
+        signs=True,
     )
     if not run:
         return await done(release, verb)
@@ -92,7 +100,7 @@ async def publish(
     return await done(release, replace(verb, report=made.report))
 
 
-async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
+async def _equipped(credentials: Credentials, verb: Verb, loaded: Loaded) -> Tool:
     """The tool with the credentials of the release, after checking them and the configuration for the command.
 
     Raises:
@@ -100,26 +108,33 @@ async def _equipped(release: Release, verb: Verb, loaded: Loaded) -> Tool:
     """
     section = loaded.config.release
     if unknown := [each for each in verb.channels if each not in section.channels]:
-        raise ConfigError(f"{release.config} has no channel {unknown[0]}", remedy=f"choose from {', '.join(section.channels)}")
+        known = ", ".join(section.channels)
+        raise ConfigError(f"{credentials.config} has no channel {unknown[0]}", remedy=f"choose from {known}")
     _require_servers(verb, section)
     if verb.report is not None:
         await reports(verb.report)
-    tool = await equipped(release, await session.tool_of(release), section)
-    if release.key is not None and verb.name in _SIGNING:
-        await _check_key(release, section)
+    found = await equipped(credentials, await session.tool_of(credentials), section)
+    tool = replace(
+        found,
+        extras=verb.extras,
+        variables={**found.variables, **verb.variables},
+        secrets={**found.secrets, **verb.secrets},
+    )
+    if credentials.key is not None and verb.signs:
+        await _check_key(credentials, section)
     return tool
 
 
-async def _check_key(release: Release, section: ReleaseConfig) -> None:
+async def _check_key(credentials: Credentials, section: ReleaseConfig) -> None:
     """Check that the key belongs to a trusted signer: otherwise its signature would be refused after the build."""
-    pem, *passphrase = await plaintexts([release.key, release.passphrase])
+    pem, *passphrase = await plaintexts([credentials.key, credentials.passphrase])
     environment = {_SIGNING_KEY: pem, keys.PASSPHRASE_ENV: passphrase[0] if passphrase else ""}
     public = keys.load(f"env:{_SIGNING_KEY}", environment=environment).public
-    folder = posixpath.dirname(release.config)
+    folder = posixpath.dirname(credentials.config)
     for name, each in section.signers.items():
         path = posixpath.normpath(posixpath.join(folder, each)) if isinstance(each, str) else ""
-        if path and await release.source.exists(path):
-            content = await release.source.file(path).contents()
+        if path and await credentials.source.exists(path):
+            content = await credentials.source.file(path).contents()
             if keys.PublicKey(name=name, pem=content.encode()).hint == public.hint:
                 return
     raise UsageError(
@@ -130,22 +145,22 @@ async def _check_key(release: Release, section: ReleaseConfig) -> None:
     )
 
 
-async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool:
+async def equipped(credentials: Credentials, tool: Tool, section: ReleaseConfig) -> Tool:
     """The tool with the credentials of a release.
 
     Raises:
         UsageError: They are incomplete, or a secret has no value.
     """
-    if (release.ssh_agent is None) != (release.known_hosts is None):
+    if (credentials.ssh_agent is None) != (credentials.known_hosts is None):
         raise UsageError(
             "--ssh-agent and --known-hosts must be used together",
             why="the keys of the agent are used only with known hosts",
             remedy="--ssh-agent $SSH_AUTH_SOCK --known-hosts ~/.ssh/known_hosts",
         )
-    secrets = await _secrets(release)
+    secrets = await _secrets(credentials)
     services = {
-        section.repository.partition("/")[0]: release.registry_service,
-        urlsplit(section.ledger.repository).hostname or "": release.ledger_service,
+        section.repository.partition("/")[0]: credentials.registry_service,
+        urlsplit(section.ledger.repository).hostname or "": credentials.ledger_service,
     }
     if services.get("") is not None:
         raise UsageError(
@@ -157,52 +172,52 @@ async def equipped(release: Release, tool: Tool, section: ReleaseConfig) -> Tool
         tool,
         secrets=secrets,
         services={each: value for each, value in services.items() if value is not None},
-        variables={each: value for each, value in _variables(release).items() if value},
-        ssh_agent=release.ssh_agent,
-        known_hosts=release.known_hosts,
+        variables={each: value for each, value in _variables(credentials).items() if value},
+        ssh_agent=credentials.ssh_agent,
+        known_hosts=credentials.known_hosts,
     )
 
 
-async def equipped_for_image(release: Release, tool: Tool, image: str) -> Tool:
+async def equipped_for_image(credentials: Credentials, tool: Tool, image: str) -> Tool:
     """The tool with the credentials for the registry of an image; no configuration names another one.
 
     Raises:
         ImageNameError: It is not the name of an image.
         UsageError: The credentials are incomplete, or a secret has no value.
     """
-    found = await equipped(release, tool, ReleaseConfig(repository=image))
+    found = await equipped(credentials, tool, ReleaseConfig(repository=image))
     return replace(found, variables={**found.variables, "VLLM_CI_REGISTRY_HOST": parse(image).host})
 
 
-async def _secrets(release: Release) -> dict[str, dagger.Secret]:
-    named = {await name_of(each): each for each in release.secrets or ()}
+async def _secrets(credentials: Credentials) -> dict[str, dagger.Secret]:
+    named = {await name_of(each): each for each in credentials.secrets or ()}
     check_names(named)
     given = {
-        "VLLM_CI_REGISTRY_USERNAME": release.username,
-        "VLLM_CI_REGISTRY_PASSWORD": release.password,
-        "VLLM_CI_GIT_USERNAME": release.ledger_username,
-        "VLLM_CI_GIT_PASSWORD": release.ledger_password,
-        _SIGNING_KEY: release.key,
-        keys.PASSPHRASE_ENV: release.passphrase,
+        "VLLM_CI_REGISTRY_USERNAME": credentials.username,
+        "VLLM_CI_REGISTRY_PASSWORD": credentials.password,
+        "VLLM_CI_GIT_USERNAME": credentials.ledger_username,
+        "VLLM_CI_GIT_PASSWORD": credentials.ledger_password,
+        _SIGNING_KEY: credentials.key,
+        keys.PASSPHRASE_ENV: credentials.passphrase,
         **named,
     }
     await plaintexts(given.values())
     return {each: value for each, value in given.items() if value is not None}
 
 
-def _variables(release: Release) -> dict[str, str]:
-    name, address = parseaddr(release.by)
-    if release.by and not (name and address):
+def _variables(credentials: Credentials) -> dict[str, str]:
+    name, address = parseaddr(credentials.by)
+    if credentials.by and not (name and address):
         raise UsageError(
-            f"--by {release.by} is not a name with an email address",
+            f"--by {credentials.by} is not a name with an email address",
             remedy='use the format of git: --by "Anna <anna@example.com>"',
         )
     return {
         "GIT_COMMITTER_NAME": name,
         "GIT_COMMITTER_EMAIL": address,
-        "VLLM_CI_REF": release.ref,
-        "VLLM_CI_PULL_REQUEST": release.pull_request,
-        "VLLM_CI_RUN_URL": release.run_url,
+        "VLLM_CI_REF": credentials.ref,
+        "VLLM_CI_PULL_REQUEST": credentials.pull_request,
+        "VLLM_CI_RUN_URL": credentials.run_url,
     }
 
 
@@ -216,7 +231,7 @@ def _require_servers(verb: Verb, release: ReleaseConfig) -> None:
             why=_LOCAL,
             remedy=f"set it to a remote (origin) or a URL, or use the command line: vllm-ci {verb.name}",
         )
-    if verb.name != "history" and (not release.repository or release.repository.startswith("oci:")):
+    if verb.name not in _LEDGER_ONLY and (not release.repository or release.repository.startswith("oci:")):
         raise UsageError(
             "release.repository is not a registry",
             why=_LOCAL,
@@ -234,8 +249,16 @@ def _is_server(ledger: str) -> bool:
 
 async def printed(engine: DaggerEngine, program: Program) -> str:
     """Run a program that writes the file ``printed``, and return it; if it fails, end the call with output and exit code."""
+    return await text_of(await _finished(engine, program))
+
+
+async def text_of(outcome: Outcome) -> str:
+    """What a command printed."""
+    return for_the_user((await outcome.output.read(PRINTED)).decode())
+
+
+async def _finished(engine: DaggerEngine, program: Program) -> Outcome:
     outcome = await engine.run(program)
-    text = (await outcome.output.read(PRINTED)).decode()
     if not outcome:
-        await end(text + outcome.log, outcome.exit_code)
-    return for_the_user(text)
+        await end((await outcome.output.read(PRINTED)).decode() + outcome.log, outcome.exit_code)
+    return outcome

@@ -24,6 +24,7 @@ class Wanted:
         stages: Stages to run; by default the enabled ones.
         serves: Runs the project's pipeline, which starts a server if stages need one.
         holds: Always starts the server.
+        retrains: Starts servers for models of its own, not for the configured one.
         foreign: Tests a given server.
         deep: Run without time budgets.
         shared: Other functions of the session may use the same server at the same time.
@@ -32,6 +33,7 @@ class Wanted:
     stages: tuple[str, ...] = ()
     serves: bool = False
     holds: bool = False
+    retrains: bool = False
     foreign: bool = False
     deep: bool = False
     shared: bool = False
@@ -62,7 +64,7 @@ async def given(settings: Settings, project: Project, wanted: Wanted) -> dict[st
 
 def serves(project: Project, wanted: Wanted) -> bool:
     """Whether the call starts the project's server."""
-    return wanted.holds or (wanted.serves and any(needs_server(spec) for spec in project.stages))
+    return wanted.holds or wanted.retrains or (wanted.serves and any(needs_server(spec) for spec in project.stages))
 
 
 def _needed(project: Project, wanted: Wanted) -> list[str]:

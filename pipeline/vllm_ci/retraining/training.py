@@ -117,9 +117,10 @@ class Trainer:
                 json.dumps(settings.to_json(), sort_keys=True),
                 *(("{in.checkpoint}",) if resumed else ()),
             ),
-            env={**_ENVIRONMENT, "CUDA_VISIBLE_DEVICES": _device(self.gpus)},
+            env={**_ENVIRONMENT, "CUDA_VISIBLE_DEVICES": _device(self.gpus, alone=self.engine.capabilities.isolated)},
             image=self.image,
             inputs=handles,
+            gpus=self.gpus,
             timeout_s=self.timeout_s,
         )
         outcome = await self._run(program, kept)
@@ -189,9 +190,14 @@ _ENVIRONMENT = {
 }
 
 
-def _device(gpus: str) -> str:
-    """The one device that is used: several would train in another way, with other results."""
-    return "" if gpus == "none" else "0" if gpus == "all" else gpus.split(",", maxsplit=1)[0]
+def _device(gpus: str, *, alone: bool) -> str:
+    """The one device that is used: several would train in another way, with other results.
+
+    Args:
+        gpus: As in :class:`Trainer`.
+        alone: The program sees only these devices, as in a container, where they are counted from 0.
+    """
+    return "" if gpus == "none" else "0" if alone or gpus == "all" else gpus.split(",", maxsplit=1)[0]
 
 
 def _is_complete(name: str) -> bool:

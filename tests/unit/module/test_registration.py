@@ -20,10 +20,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from vllm_ci.cli import COMMANDS
+from vllm_ci.cli.model import model
+from vllm_ci.cli.retrain import retrain
 from vllm_ci.config import load
 from vllm_ci.domain import report
 from vllm_ci.engines import dagger_tool
 from vllm_ci.module.arguments import Settings
+from vllm_ci.module.credentials import Credentials
 from vllm_ci.module.enums import Variant, Verdict
 from vllm_ci.module.main import VllmCi
 from vllm_ci.module.run import Run
@@ -38,6 +41,9 @@ FUNCTIONS = [(name, function) for name, each in OBJECTS.items() for function in 
 STAGE_CHECKS = set(STAGES) - {"performance", "grpc"}
 CHECKS = {"test", *STAGE_CHECKS}
 RELEASE_VERBS = {"publish", "promote", "rollback", "history", "verify", "prune", "policy"}
+# The signature of a pulled model is a file of its own; the command line writes it beside the files.
+MODEL_VERBS = {*model.commands, "signature"}
+OPENING = {"release", "model", "retrain"}
 # Verbs of the command line that are no function of the same name, and why.
 ABSENT = {
     "server": "somebody else's server is tested with run --server",
@@ -47,9 +53,7 @@ ABSENT = {
     "image": "layers and digest are fields of Image",
     "cache": "the store is a cache volume: dagger core engine local-cache",
     "data": "training data are files of the machine",
-    "retrain": "a training goes on from checkpoints of the machine, and its data is there",
     "dashboard": "it writes pages over reports and a ledger of the machine",
-    "model": "checkpoints are folders of the machine; one that was pulled is passed as --checkpoint",
     "keys": "private keys are made where they are kept",
     "report": "reports are files of the machine; that of a run is a field of Run",
     "deploy": "servers outlive the command, and a container's do not",
@@ -78,21 +82,29 @@ def test_the_main_object_is_named_after_the_module() -> None:
     pascal = "".join(part.capitalize() for part in CONFIG["name"].split("-"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["dagger.mod"]["main_object"] == f"{VllmCi.__module__}:{pascal}"
-    assert set(OBJECTS) == {pascal, "Image", "Layer", "Release", Run.__name__, "StageResult"}
+    assert set(OBJECTS) == {pascal, "Image", "Layer", "Models", "Release", "Retraining", Run.__name__, "StageResult"}
 
 
 def test_functions_open_objects() -> None:
     found = {name: set(each.functions) - {""} for name, each in OBJECTS.items()}
     assert found == {
-        "VllmCi": {"build", "run", "serve", "bench", "release", "doctor", *CHECKS},
+        "VllmCi": {"build", "run", "serve", "bench", "doctor", *OPENING, *CHECKS},
         "Image": {"container", "as_tarball", "sbom", "push"},
         "Layer": set(),
         "Run": {"stage", "assert_passed"},
         "StageResult": {"assert_passed"},
         "Release": RELEASE_VERBS,
+        "Models": MODEL_VERBS,
+        "Retraining": {"check", "run"},
     }
-    returned = {name: OBJECTS["VllmCi"].functions[name].return_type.__name__ for name in ("build", "run", "serve", "release")}
-    assert returned == {"build": "Image", "run": "Run", "serve": "Service", "release": "Release"}
+    names = ("build", "run", "serve", *OPENING)
+    returned = {name: OBJECTS["VllmCi"].functions[name].return_type.__name__ for name in names}
+    assert returned == {
+        **{"build": "Image", "run": "Run", "serve": "Service"},
+        **{"release": "Release", "model": "Models", "retrain": "Retraining"},
+    }
+    assert OBJECTS["Models"].functions["pull"].return_type is dagger.Directory
+    assert OBJECTS["Models"].functions["signature"].return_type is dagger.File
 
 
 def test_the_verbs_are_those_of_the_command_line() -> None:
@@ -106,7 +118,7 @@ def test_every_function_says_for_how_long_its_result_is_good(name: str, function
     """Nobody is served a verdict of last week: all read a clock, a package index, a server or a registry."""
     policy = OBJECTS[name].functions[function].cache_policy
     # What opens an object is called once a session, so that all that is asked of the object comes from one call.
-    assert policy == ("session" if function in {"build", "run", "release"} else "never")
+    assert policy == ("session" if name == "VllmCi" and function in {"build", "run", *OPENING} else "never")
 
 
 @pytest.mark.parametrize(("name", "function"), FUNCTIONS)
@@ -152,6 +164,49 @@ def test_credentials_are_given_to_a_release_once() -> None:
         assert not once & set(parameters(verb, "Release"))
 
 
+def test_credentials_are_given_once_to_what_needs_them() -> None:
+    shared = {each.name for each in dataclasses.fields(Credentials)} - {each.name for each in dataclasses.fields(Settings)}
+    for opening, holder in (("release", "Release"), ("model", "Models"), ("retrain", "Retraining")):
+        once = set(parameters(opening))
+        assert shared <= once
+        assert not any(once & set(parameters(verb, holder)) for verb in OBJECTS[holder].functions if verb)
+
+
+# What a function says in another way than the command line, and how.
+OTHERWISE = {
+    "key": "once, with the credentials",
+    "as_json": "once, with the credentials",
+    "config": "the constructor's; that of a retraining is `plan`",
+    "gpus": "the constructor's",
+    "ref": "called by what the help calls it: model",
+    "first": "called by what the help calls it: model",
+    "second": "called by what the help calls it: other",
+    "licence": "called as the option: license",
+    "to": "the directory that is returned",
+    "signature": "a function of its own",
+    "engine": "this one",
+    "dry_run": "of a retraining: `check`",
+}
+
+
+@pytest.mark.parametrize("verb", sorted(model.commands))
+def test_a_model_command_has_the_arguments_of_the_command_line(verb: str) -> None:
+    """With one exception each: the other name, or where it is said instead."""
+    command = {str(each.name) for each in model.commands[verb].params}
+    function = set(parameters(verb, "Models"))
+    assert function - command <= {"model", "other", "license"}
+    assert command - function <= set(OTHERWISE) - ({"to", "dry_run"} if verb == "rollback" else set())
+    assert ("dry_run" in function) == ("dry_run" in command)
+
+
+def test_a_retraining_has_the_arguments_of_the_command_line() -> None:
+    command = {str(each.name) for each in retrain.params}
+    credentials = {each.name for each in dataclasses.fields(Credentials)}
+    function = set(parameters("run", "Retraining")) | (set(parameters("retrain")) - credentials)
+    assert function - command == {"plan"}
+    assert command - function == {"config", "key", "gpus", "engine", "dry_run", "as_json"} <= set(OTHERWISE)
+
+
 def test_the_source_is_the_repository_unless_it_is_named() -> None:
     source = constructor()["source"]
     assert source.default_path == "/"
@@ -176,6 +231,13 @@ def test_only_what_nobody_could_guess_has_to_be_named() -> None:
         ("rollback", "channel"),
         ("verify", "image"),
         ("policy", "channel"),
+        *((verb, "model") for verb in ("show", "diff", "verify", "pull", "signature")),
+        ("diff", "other"),
+        ("add", "name"),
+        ("alias", "name"),
+        ("alias", "assignment"),
+        ("rollback", "name"),
+        ("rollback", "alias"),
     }
 
 
@@ -262,6 +324,18 @@ def test_the_lock_fits_the_project() -> None:
     wanted = [Requirement(each) for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
     lacking = [str(each) for each in wanted if not each.specifier.contains(found.get(canonicalize_name(each.name), "0"))]
     assert not lacking, "write it anew: ci/lock"
+
+
+def test_the_extras_of_the_tool_are_those_of_the_package_beside_the_same_packages() -> None:
+    """The tool's container has the SDK of the tested version, and nothing else than the lock but for what extras bring."""
+    extras, lock = locked("pipeline/vllm_ci/engines/extras.lock"), locked("requirements.lock")
+    assert lock.items() <= extras.items(), "write it anew: ci/lock"
+    assert {name: extras.get(name) for name in ("dagger-io", "huggingface-hub")} == {
+        name: locked("requirements-dev.lock")[name] for name in ("dagger-io", "huggingface-hub")
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = [Requirement(each) for extra in ("dagger", "hub") for each in project[extra]]
+    assert not [str(each) for each in wanted if not each.specifier.contains(extras.get(canonicalize_name(each.name), "0"))]
 
 
 def test_the_sdk_is_an_extra_and_no_part_of_the_lock() -> None:
