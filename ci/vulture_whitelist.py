@@ -153,3 +153,6 @@ _._one_way
 
 # Called by benchmarks/overhead.py.
 _.processor_s
+
+# A function of the Dagger module.
+_.retrain

@@ -6,7 +6,7 @@ import dagger
 from dagger import Doc, object_type
 
 from vllm_ci.module.caching import never_cached
-from vllm_ci.module.credentials import Credentials, Reason
+from vllm_ci.module.credentials import Credentials, Options, Reason
 
 Name = Annotated[str, Doc("Name of the model")]
 Ref = Annotated[str, Doc("Model: NAME (its newest version), NAME@v3, NAME@ALIAS or NAME@sha256:...")]
@@ -32,7 +32,7 @@ class Models(Credentials):
         """Check the files of a model, push those that are not there yet, sign them, and record the next version."""
         from vllm_ci.module import model_verbs
 
-        options = {"base": base, "license": license, "reason": reason, "code": code}
+        options: Options = {"base": base, "license": license, "reason": reason, "code": code}
         return await model_verbs.add(self, name, path, gguf, hub, options)
 
     @never_cached

@@ -8,8 +8,6 @@ import posixpath
 from dataclasses import replace
 from pathlib import Path
 
-import dagger
-
 from vllm_ci.config.load import FILE_NAME as CONFIG_NAME
 from vllm_ci.config.retraining import FILE_NAME, RetrainConfig, read
 from vllm_ci.domain.errors import ConfigError, UsageError
@@ -19,9 +17,7 @@ from vllm_ci.module.enums import Variant
 from vllm_ci.module.retraining import Retraining
 from vllm_ci.module.session import ending_well, written
 from vllm_ci.module.verb import Verb
-from vllm_ci.retraining import rows
 
-_DATA = (rows.TRAIN, rows.TEST)
 # Builds, pulls and answers have timeouts of their own, and none for their sum.
 _BESIDE_TRAINING_S = 24 * 3600.0
 
@@ -52,7 +48,8 @@ async def _verb(asked: Retraining) -> Verb:
         _refuse_unused(asked, key)
         plan = posixpath.normpath(asked.plan or posixpath.join(posixpath.dirname(asked.config), FILE_NAME))
         config = await _config(asked, plan)
-        await (_check_data(asked, config, plan) if asked.data is None else _check_given(asked.data))
+        if asked.data is None:
+            await _check_data(asked, config, plan)
     return Verb(
         name="retrain",
         config=plan,
@@ -128,13 +125,4 @@ async def _check_data(asked: Retraining, config: RetrainConfig, plan: str) -> No
             f"{plan}: data.folder: {path} is not in the source",
             why="a function can read only the directories that are passed to it",
             remedy="pass the directory: --data path/to/data",
-        )
-
-
-async def _check_given(data: dagger.Directory) -> None:
-    missing = [name for name in _DATA if not await data.exists(name)]
-    if missing:
-        raise UsageError(
-            f"the directory passed with --data has no {missing[0]}",
-            remedy=f"pass prepared data, with {' and '.join(_DATA)} in it (vllm-ci data prepare)",
         )

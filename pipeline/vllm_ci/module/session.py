@@ -98,7 +98,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
                 # The security stage searches the server log for the key.
                 source=replace(
                     await _source(engine, loaded, settings, project, model=serves(project, wanted) and not wanted.retrains),
-                    secrets={name: text for name, (_, text) in found.items()}
+                    secrets={name: text for name, (_, text) in found.items()},
                 ),
                 own=own,
                 hidden=tuple(text for _, text in found.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from dagger import dag
 from vllm_ci.domain.errors import EngineError, ServiceError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Program, ServiceSpec
-from vllm_ci.engines import dagger_errors
+from vllm_ci.engines import dagger_errors, dagger_tool
 from vllm_ci.engines.dagger import DaggerEngine, _with_gpus
 from vllm_ci.engines.dagger_caller import MachineCaller, ModuleCaller, _literal
 from vllm_ci.engines.dagger_service import DaggerService, Guarded
@@ -46,6 +47,89 @@ def test_the_tool_installs_what_the_lock_names_with_its_hashes() -> None:
     install = next(command for command in commands if "pip" in command)
     assert "--require-hashes" in install
     assert install[install.index("--only-binary") + 1] == ":all:"
+
+
+def test_the_optional_packages_are_installed_from_their_own_lock_and_only_where_they_are_needed() -> None:
+    def installed(**more: Any) -> tuple[str, str]:
+        made = tool(**more).container()
+        mounted = named(made, "withMountedFile")[0]
+        (install,) = (args["args"] for args in named(made, "withExec") if "pip" in args["args"])
+        assert install[-1] == mounted["path"]
+        assert "--require-hashes" in install
+        return mounted["path"], selected(mounted["source"])[-1][1]["path"]
+
+    assert installed() == ("/vllm-ci/requirements.lock", "requirements.lock")
+    path, source = installed(extras=True)
+    assert path == "/vllm-ci/extras.lock"
+    assert (Path(dagger_tool.__file__).parents[2].parent / source).is_file()
+
+
+def test_a_machine_may_name_the_cache_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wanted, found in (("", "vllm-ci"), ("team", "team")):
+        monkeypatch.setenv("VLLM_CI_CACHE", wanted)
+        assert dagger_tool.of_this_machine().volume == found
+
+
+class Recorded:
+    """A container that keeps how its commands are run."""
+
+    def __init__(self) -> None:
+        self.execs: list[dict[str, Any]] = []
+        self.gpus: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_more: self
+
+    def with_exec(self, _: Any, **how: Any) -> Recorded:
+        self.execs.append(how)
+        return self
+
+    def experimental_with_all_gp_us(self) -> Recorded:
+        self.gpus.append("all")
+        return self
+
+    def experimental_with_gpu(self, devices: list[str]) -> Recorded:
+        self.gpus.append(devices)
+        return self
+
+    async def sync(self) -> None:
+        pass
+
+    async def contents(self) -> str:
+        return json.dumps({"run": "x", "exit_code": 0, "seconds": 1.0, "log": "", "timed_out": False})
+
+
+async def recorded(program: Program, monkeypatch: pytest.MonkeyPatch, *, nests: bool = False) -> Recorded:
+    container = Recorded()
+
+    async def made(*_: Any) -> Recorded:
+        return container
+
+    asked = DaggerEngine(caller=ModuleCaller(package=dag.directory()), tool=tool(), nests=nests)
+    monkeypatch.setattr(asked, "_container", made)
+    assert await asked.run(program)
+    return container
+
+
+@pytest.mark.anyio
+async def test_only_programs_of_the_tool_may_use_the_engine_and_only_where_a_caller_wants_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image is the user's code: it must not reach the engine."""
+    tools, images = (
+        Program(name="x", argv=("x",)),
+        Program(name="x", argv=("x",), image=ImageRef(repository="r", digest=DIGEST)),
+    )
+    for program, nests, expected in ((tools, False, False), (tools, True, True), (images, True, False)):
+        found = await recorded(program, monkeypatch, nests=nests)
+        assert [each["experimental_privileged_nesting"] for each in found.execs] == [expected]
+
+
+@pytest.mark.anyio
+async def test_a_program_gets_the_gpus_that_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, expected in (("none", []), ("all", ["all"]), ("0,1", [["0", "1"]])):
+        found = await recorded(Program(name="x", argv=("x",), gpus=gpus), monkeypatch)
+        assert found.gpus == expected
 
 
 def test_the_tool_runs_in_an_image_that_a_mirror_may_have() -> None:

@@ -14,12 +14,13 @@ import anyio
 import pytest
 from click.testing import CliRunner
 
-from vllm_ci.cli import root
+from vllm_ci.cli import interruptible, root
 from vllm_ci.domain.errors import VllmCiError
 from vllm_ci.domain.program import Outcome, Program, fill
 from vllm_ci.engines.dagger_tool import Tool
-from vllm_ci.module import endings, model_verbs, retraining_verbs, session, verb, verbs
+from vllm_ci.module import endings, model_verbs, session, verb, verbs
 from vllm_ci.module.wanted import Wanted
+
 
 class Ended(Exception):
     """A call that ended with a message and an exit code."""
@@ -68,6 +69,9 @@ class Output:
     async def read(self, name: str) -> bytes:
         return (self.handle.place / name).read_bytes()
 
+    async def names(self) -> tuple[str, ...]:
+        return tuple(sorted(each.name for each in self.handle.place.iterdir()))
+
 
 @dataclass
 class Machine:
@@ -95,7 +99,7 @@ class Machine:
         assert not self.session, "never answered from the cache"
         self.programs.append(program)
         out = self.new("out")
-        places: dict[str, Any] = {name: each for name, each in program.inputs.items()}
+        places: dict[str, Any] = dict(program.inputs)
         values = {"out": str(out), **{f"in.{name}": str(each.handle.place) for name, each in places.items()}}
         if self.checked_only:
             (out / verb.PRINTED).touch()
@@ -140,5 +144,6 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Machine:
     monkeypatch.setattr(verbs, "opened", opened)
     # Everything is in the project's own folder, which a container could not keep.
     monkeypatch.setattr(verbs, "_require_servers", lambda *_: None)
-    assert retraining_verbs.verbs is verbs
+    # Handlers of signals belong to the main thread, which the function has.
+    monkeypatch.setattr(interruptible, "run", anyio.run)
     return machine

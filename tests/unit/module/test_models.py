@@ -116,10 +116,8 @@ async def test_the_files_of_a_version_are_a_directory_and_its_signature_is_a_fil
     assert all((files.place / each.name).read_bytes() == each.read_bytes() for each in given.iterdir())
     signature: Any = await opened().signature(model="chat")
     assert "dsseEnvelope" in json.loads(signature.place.read_bytes())
-    assert machine.words == ["model", "pull", "chat", "--config={in.source}/serving/vllm-ci.yaml"] + [
-        "--to={out}/files",
-        "--signature={out}/model.sig",
-    ]
+    written = ("--to={out}/files", "--signature={out}/model.sig")
+    assert machine.words == ["model", "pull", "chat", "--config={in.source}/serving/vllm-ci.yaml", *written]
 
 
 async def test_a_gguf_file_keeps_its_name(opened: Open, machine: Machine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ async def test_every_report_of_a_folder_counts() -> None:
 async def test_a_public_key_keeps_its_name_for_the_policy() -> None:
     handed: Any = (held("ci.pub"), held("anna.pub"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_ci.module.verb._holding", list)
+        patch.setattr("vllm_ci.module.verb.holding", list)
         said = await words(Verb(name="verify", about=("r.example.com/name",), options={"layers": True}, keys=handed))
     assert said == ["verify", "r.example.com/name", "--layers", "--key=/in/keys/ci.pub", "--key=/in/keys/anna.pub"]
 
@@ -223,28 +224,56 @@ async def test_a_key_that_no_signer_has_is_refused_before_anything_is_built_with
         passphrase=given("PASSPHRASE", "sesame"),
     )
     with pytest.raises(UsageError, match="belongs to no configured signer") as caught:
-        await equip(release, Verb(name="publish"))
+        await equip(release, Verb(name="publish", signs=True))
     assert public.pem.decode().strip() in caught.value.remedy
     await equip(release, Verb(name="history"))
     release.source = checkout_of("  signers: {ci: ../ci.pub}\n", **{"ci.pub": public.pem.decode()})
-    await equip(release, Verb(name="publish"))
+    await equip(release, Verb(name="publish", signs=True))
     release.passphrase = None
     with pytest.raises(ConfigError, match="encrypted"):
-        await equip(release, Verb(name="publish"))
+        await equip(release, Verb(name="publish", signs=True))
 
 
-MOVES = {"publish", "promote", "rollback"}
+@pytest.mark.parametrize(
+    ("call", "signs"),
+    [
+        (lambda release: release.publish(), True),
+        (lambda release: release.promote(from_="staging", channel="production"), True),
+        (lambda release: release.rollback(channel="production"), True),
+        (lambda release: release.history(), False),
+        (lambda release: release.prune(), False),
+        (lambda release: release.policy(channel="production"), False),
+        (lambda release: release.verify(image="production"), False),
+    ],
+)
+async def test_a_key_is_for_the_commands_that_sign(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[Any], Any], *, signs: bool
+) -> None:
+    asked: list[Verb] = []
+
+    async def ran(_: Any, verb: Verb) -> str:
+        asked.append(verb)
+        return ""
+
+    monkeypatch.setattr(verbs, "done", ran)
+    await call(a_release())
+    assert [each.signs for each in asked] == [signs]
+
+
+MODELS = {"model add", "model show", "model diff", "model pull", "model verify", "model alias", "model rollback", "retrain"}
+MOVES = {"publish", "promote", "rollback", *MODELS}
+LEDGER_ONLY = {"history", "model list", "model history"}
 
 
 @pytest.mark.parametrize(
     ("repository", "ledger", "refused"),
     [
-        ("", "", {*MOVES, "history"}),
+        ("", "", {*MOVES, *LEDGER_ONLY}),
         ("oci:./images", "origin", MOVES),
-        ("r.example.com/name", "../ledger.git", {*MOVES, "history"}),
-        ("r.example.com/name", "deploy/ledger.git", {*MOVES, "history"}),
-        ("r.example.com/name", "/srv/ledger.git", {*MOVES, "history"}),
-        ("r.example.com/name", "file:///srv/ledger.git", {*MOVES, "history"}),
+        ("r.example.com/name", "../ledger.git", {*MOVES, *LEDGER_ONLY}),
+        ("r.example.com/name", "deploy/ledger.git", {*MOVES, *LEDGER_ONLY}),
+        ("r.example.com/name", "/srv/ledger.git", {*MOVES, *LEDGER_ONLY}),
+        ("r.example.com/name", "file:///srv/ledger.git", {*MOVES, *LEDGER_ONLY}),
         ("r.example.com/name", "origin", set()),
         ("r.example.com/name", "git@git.example.com:team/name", set()),
         ("r.example.com/name", "https://git.example.com/team/name", set()),
@@ -255,7 +284,7 @@ async def test_what_would_stay_in_a_container_is_refused(
 ) -> None:
     config = section(tmp_path, f"  repository: {repository!r}\n  ledger: {{repository: {ledger!r}}}\n")
     found = set()
-    for name in ("publish", "promote", "rollback", "history", "verify"):
+    for name in (*MOVES, *LEDGER_ONLY, "verify"):
         try:
             _require_servers(Verb(name=name, options={}), config)
         except UsageError:

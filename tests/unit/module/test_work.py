@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagger
 import pytest
 from dagger import dag
 
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
+from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.engines.dagger_caller import ModuleCaller
+from vllm_ci.engines.dagger_look import Seen
 from vllm_ci.module import checkout, own, session, wanted
 from vllm_ci.module.enums import Variant
 from vllm_ci.module.main import VllmCi
@@ -166,6 +168,52 @@ def test_a_model_outside_of_the_source_has_to_be_passed(tmp_path: Path, path: st
         session._model(found, settings(), "serving")
     passed = dag.directory().directory("mine")
     assert path_of(session._model(found, settings(checkpoint=passed), "serving")) == "mine"
+
+
+@pytest.mark.anyio
+async def test_a_model_of_the_repository_stops_only_functions_that_would_serve_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project that serves `chat@champion` can still build, release, and retrain."""
+
+    class Engine:
+        tool = None
+
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def check_gpus(self, gpus: str) -> None:
+            assert gpus == "none"
+
+    async def looked(*_: Any) -> Seen:
+        return Seen(commit=Commit(sha="1" * 40), changed=None, empty=False)
+
+    async def identified() -> str:
+        return "s"
+
+    async def ended(text: str, exit_code: int) -> None:
+        raise ConfigError(f"{exit_code}: {text}")
+
+    for place, name, value in (
+        (session, "DaggerEngine", Engine),
+        (session, "identity", identified),
+        (session, "end", ended),
+        (session, "package", dag.directory),
+        (checkout, "look", looked),
+    ):
+        monkeypatch.setattr(place, name, value)
+    config = "version: 1\nmodel: {ref: chat@champion}\n"
+    given = settings(source=Held(**{".git": "", "vllm-ci.yaml": config}), config="vllm-ci.yaml")
+    for asked in (Wanted(), Wanted(retrains=True), Wanted(foreign=True)):
+        async with session.opened(given, asked) as found:
+            assert found.source.model is None
+    with pytest.raises(ConfigError, match=r"(?s)2: .*chat@champion is not pulled by this function.*--checkpoint"):
+        async with session.opened(given, Wanted(serves=True)):
+            pass
 
 
 def test_a_function_finds_the_programs_of_this_package_in_its_source() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
+from registries.models import checkpoint
 from unit.retraining import toy
+from vllm_ci.cli.retrain import _in_source
 from vllm_ci.config import retraining
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
-from vllm_ci.retraining.training import Training
+from vllm_ci.domain.image import ImageRef
+from vllm_ci.domain.program import Outcome, Program
+from vllm_ci.engine import Capabilities
+from vllm_ci.retraining.training import Trainer, Training
 
 GOOD = "version: 1\nmodel: chat\nbase: base@v1\ndata: {folder: data}\n"
 
@@ -95,3 +103,50 @@ def test_a_folder_without_test_rows_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*retrain\.yaml"):
         retraining.read(tmp_path / "retrain.yaml")
+
+
+def test_given_data_takes_the_place_of_what_the_file_names(tmp_path: Path) -> None:
+    place = written(tmp_path, GOOD.replace("folder: data", "files: [requests.jsonl]"))
+    given = toy.write_rows(tmp_path / "prepared")
+    plan = retraining.plan(retraining.read(place), place, data=given)
+    assert plan.data(tmp_path, lambda _: None).folder == given
+    (given / "test.jsonl").unlink()
+    with pytest.raises(FailedError, match=r"test\.jsonl has no rows"):
+        retraining.plan(retraining.read(place), place, data=given)
+
+
+def test_a_spec_of_the_checkout_is_named_by_its_place_in_it(tmp_path: Path) -> None:
+    """The builder may run in a container, where the checkout has another path."""
+    (tmp_path / "serving").mkdir()
+    assert _in_source(str(tmp_path / "serving" / "train.yaml"), tmp_path) == "{in.source}/serving/train.yaml"
+    assert _in_source("/elsewhere/train.yaml", tmp_path) == "/elsewhere/train.yaml"
+    assert _in_source("train", tmp_path) == "train"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "isolated", "device"),
+    [("none", True, ""), ("none", False, ""), ("all", True, "0"), ("all", False, "0"), ("1", False, "1"), ("1", True, "0")],
+)
+def test_one_device_is_trained_on_by_its_number_there(tmp_path: Path, gpus: str, isolated: bool, device: str) -> None:
+    """In a container with one device it is device 0."""
+    asked: list[Program] = []
+
+    class Engine(toy.ToyEngine):
+        @property
+        def capabilities(self) -> Capabilities:
+            return replace(super().capabilities, isolated=isolated)
+
+        async def run(self, program: Program, *, stop: anyio.Event | None = None) -> Outcome:
+            asked.append(program)
+            return await super().run(program, stop=stop)
+
+    engine, base = Engine(folder=tmp_path / "work"), checkpoint(tmp_path / "base")
+    trainer = Trainer(
+        engine=engine, image=ImageRef(repository="r", digest=toy.IMAGE), gpus=gpus, timeout_s=1, emit=lambda _: None
+    )
+    (tmp_path / "kept").mkdir()
+    data = toy.write_rows(tmp_path / "rows")
+    directories = engine.directory(base), engine.directory(data)
+    run = partial(trainer.train, *directories, Training(), out=tmp_path / "out", kept=tmp_path / "kept")
+    anyio.run(run)
+    assert (asked[0].gpus, asked[0].env["CUDA_VISIBLE_DEVICES"]) == (gpus, device)
