@@ -36,7 +36,7 @@ def test_the_module_is_loaded_from_what_it_needs_and_nothing_else(checkout: Path
 def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ended = dagger("functions")
     assert ended.code == 0, ended.stderr[-4000:]
-    for name in ("build", "run", "serve", "release", "doctor", "test", "unit", "integration", "streaming", "security"):
+    for name in ("build", "run", "serve", "release", "model", "retrain", "doctor", "test", "unit", "integration", "streaming", "security"):
         assert f"\n{name} " in ended.stdout
     assert not (ROOT / "sdk").exists(), "nothing is written into the checkout"
 
@@ -50,6 +50,10 @@ def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
         (["build", "--help"], ["dirty", "uncommitted changes", "as-tarball", "push"]),
         (["release", "--help"], ["--key", "Private key (PEM)", "publish", "rollback", "policy"]),
         (["release", "publish", "--help"], ["--run", "Run the stages first", "--channel"]),
+        (["model", "--help"], ["--key", "Private key (PEM)", "add", "pull", "alias", "signature", "list"]),
+        (["model", "add", "--help"], ["--path", "Folder of a checkpoint", "--gguf", "--hub", "--license", "SPDX"]),
+        (["retrain", "--help"], ["--plan", "retrain.yaml beside the configuration", "--data", "check", "run"]),
+        (["retrain", "run", "--help"], ["--promote", "champion's alias", "--reason"]),
     ],
 )
 def test_help_explains_functions_fields_and_arguments(dagger: Dagger, call: list[str], shown: list[str]) -> None:

@@ -11,12 +11,12 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e.conftest import ROOT, Dagger, dagger_cli, git, until
-from registries import docker, git_server
+from e2e.means import configure, done, servers
+from registries import docker
 from standin.project import Ended
 from vllm_ci.evidence import keys
 
@@ -28,12 +28,6 @@ pytestmark = [
 
 # It wants to be called by its whole path.
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-SECRETS = {
-    "REGISTRY_USER": docker.USERNAME,
-    "REGISTRY_PASSWORD": docker.PASSWORD,
-    "LEDGER_TOKEN": git_server.PASSWORD,
-    "KEY_PASSPHRASE": "open sesame",
-}
 
 
 @pytest.mark.needs_registry
@@ -153,28 +147,6 @@ def test_what_would_be_lost_with_its_container_is_refused(dagger: Dagger) -> Non
     assert "release.ledger.repository is not a server" in ended.stderr
 
 
-Means = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-
-
-@contextlib.contextmanager
-def servers(checkout: Path, folder: Path) -> Iterator[tuple[Means, int, dict[str, str]]]:
-    """Registry and ledger of a configured checkout: options for ledger, registry and signing, the registry's port, secrets."""
-    (folder / "registry").mkdir()
-    with (
-        docker.docker_registry(folder / "registry", password=True) as registry,
-        git_server.git_server(folder / "repositories") as server,
-    ):
-        port = int(registry.host.rpartition(":")[2])
-        key = configure(
-            checkout, repository=f"registry:{port}/team/quickstart", ledger=f"http://git:{server.port}/releases.git"
-        )
-        ledger = ("--ledger-password=env://LEDGER_TOKEN", f"--ledger-service=tcp://127.0.0.1:{server.port}")
-        login = ("--username=env://REGISTRY_USER", "--password=env://REGISTRY_PASSWORD")
-        sign = ("--key=env://SIGNING_KEY", "--passphrase=env://KEY_PASSPHRASE", "--by=Anna <anna@example.com>")
-        reach = (*login, f"--registry-service=tcp://127.0.0.1:{port}")
-        yield (ledger, reach, sign), port, {**SECRETS, "SIGNING_KEY": key}
-
-
 @contextlib.contextmanager
 def ssh_server(folder: Path) -> Iterator[tuple[int, Path]]:
     """A server that lets one key in, and the socket of an agent that holds it."""
@@ -209,24 +181,6 @@ def ssh_server(folder: Path) -> Iterator[tuple[int, Path]]:
             process.wait(20)
 
 
-def configure(checkout: Path, *, repository: str, ledger: str) -> str:
-    """Say where releases go and whom to trust; gives the private key, as somebody keeps it in a safe."""
-    keys.generate(checkout.parent / "keys", passphrase=SECRETS["KEY_PASSPHRASE"], name="ci")
-    shutil.copy(checkout.parent / "keys" / "ci.pub", checkout / "ci.pub")
-    release = {
-        "repository": repository,
-        "ledger": {"repository": ledger},
-        "signers": {"ci": "ci.pub"},
-        "channels": {
-            name: {"tests": {"unit": "passed"}, **({"after": "staging"} if name == "production" else {})}
-            for name in ("staging", "production")
-        },
-    }
-    config = checkout / "vllm-ci.yaml"
-    config.write_text(f"{config.read_text()}\nrelease: {json.dumps(release)}\n")
-    return (checkout.parent / "keys" / "ci.key").read_text()
-
-
 def another_key(folder: Path) -> str:
     """A private key whose public half the configuration does not have."""
     keys.generate(folder / "other")
@@ -242,8 +196,3 @@ def run_of(dagger: Dagger, checkout: Path, report: Path, word: str) -> str:
     assert ended.code == 0, ended.stderr[-6000:]
     digest: str = json.loads((report / "report.json").read_text())["image"]["digest"]
     return digest
-
-
-def done(ended: Ended) -> dict[str, Any]:
-    assert ended.code == 0, ended.stdout + ended.stderr[-6000:]
-    return ended.json
