@@ -36,7 +36,20 @@ def test_the_module_is_loaded_from_what_it_needs_and_nothing_else(checkout: Path
 def test_the_functions_are_listed_with_what_they_do(dagger: Dagger) -> None:
     ended = dagger("functions")
     assert ended.code == 0, ended.stderr[-4000:]
-    for name in ("build", "run", "serve", "release", "model", "retrain", "doctor", "test", "unit", "integration", "streaming", "security"):
+    for name in (
+        "build",
+        "run",
+        "serve",
+        "release",
+        "model",
+        "retrain",
+        "doctor",
+        "test",
+        "unit",
+        "integration",
+        "streaming",
+        "security",
+    ):
         assert f"\n{name} " in ended.stdout
     assert not (ROOT / "sdk").exists(), "nothing is written into the checkout"
 

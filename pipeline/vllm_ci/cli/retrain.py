@@ -13,10 +13,14 @@ import click
 from vllm_ci.cli.options import option
 from vllm_ci.cli.output import json_option, print_json
 from vllm_ci.domain.errors import ErroredError, FailedError
+from vllm_ci.domain.plain import visible
 
 if TYPE_CHECKING:
     from vllm_ci.domain.events import Emit
     from vllm_ci.retraining.plan import Plan, Retrained
+
+
+_SHOWN_LINES = 200
 
 
 @click.command()
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 @option("--gpus", help="GPUs of the servers that answer: none, all, or device numbers separated by commas.")
 @option("--reason", default="", help="Reason, for the records.")
 @click.option("--dry-run", is_flag=True, help="Check the files and the base model, and do nothing.")
+@option("--show-log", is_flag=True, help="Print the end of the log of what failed, where files of this machine are lost.")
 @json_option
 @click.pass_context
 def retrain(
@@ -50,6 +55,7 @@ def retrain(
     promote: bool | None,
     reason: str,
     dry_run: bool,
+    show_log: bool,
     as_json: bool,
     **_: Any,
 ) -> None:
@@ -73,7 +79,7 @@ def retrain(
         _check(context, config, plan)
         click.echo(f"{config} is valid: {plan.name} would be trained from {plan.base}", err=True)
         return
-    done = _retrain(context, config, plan)
+    done = _retrain(context, config, plan, show_log=show_log)
     if as_json:
         print_json(done.to_json())
         if done.decision is not None and not done.decision.allowed:
@@ -101,7 +107,7 @@ def _releases(context: click.Context, path: Path) -> Any:
     return releases.of(options.loaded(context))
 
 
-def _retrain(context: click.Context, path: Path, plan: Plan) -> Retrained:
+def _retrain(context: click.Context, path: Path, plan: Plan, *, show_log: bool) -> Retrained:
     from vllm_ci.ci import current
     from vllm_ci.cli import commits, interruptible, progress
     from vllm_ci.config import models
@@ -132,7 +138,7 @@ def _retrain(context: click.Context, path: Path, plan: Plan) -> Retrained:
         try:
             return interruptible.run(lambda: main(emit))
         except ErroredError as error:
-            raise _with_log(error, opened.secrets) from error
+            raise _with_log(error, opened.secrets, shown=show_log) from error
 
 
 def _in_source(image: str, checkout: Path) -> str:
@@ -149,13 +155,16 @@ def _without_model(config: Any) -> Any:
     return config.model_copy(update={"model": ModelConfig(served_name=config.model.domain().served_name)})
 
 
-def _with_log(error: ErroredError, secrets: tuple[str, ...]) -> ErroredError:
-    """Write the log of an error to a file, and add its path to the error."""
+def _with_log(error: ErroredError, secrets: tuple[str, ...], *, shown: bool) -> ErroredError:
+    """Print the end of an error's log, or write all of it to a file and add its path to the error."""
     from vllm_ci.report.folder import redacted
     from vllm_ci.system.home import home
 
     remedy = error.remedy
-    if error.log:
+    if error.log and shown:
+        for line in redacted(error.log, secrets).splitlines()[-_SHOWN_LINES:]:
+            click.echo(visible(line), err=True)
+    elif error.log:
         path = home() / "retraining" / "last.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(redacted(error.log, secrets), encoding="utf-8")

@@ -53,7 +53,12 @@ async def _verb(asked: Retraining) -> Verb:
     return Verb(
         name="retrain",
         config=plan,
-        options={"engine": "dagger", "gpus": asked.gpus, **({"data": "{in.data}"} if asked.data is not None else {})},
+        options={
+            "engine": "dagger",
+            "show_log": True,
+            "gpus": asked.gpus,
+            **({"data": "{in.data}"} if asked.data is not None else {}),
+        },
         inputs={"data": asked.data} if asked.data is not None else {},
         signs=True,
         extras=True,

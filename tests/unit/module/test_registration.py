@@ -192,6 +192,7 @@ OTHERWISE = {
     "signature": "a function of its own",
     "engine": "this one",
     "dry_run": "of a retraining: `check`",
+    "show_log": "always: files of the container are lost",
 }
 
 
@@ -210,7 +211,7 @@ def test_a_retraining_has_the_arguments_of_the_command_line() -> None:
     credentials = {each.name for each in dataclasses.fields(Credentials)}
     function = set(parameters("run", "Retraining")) | (set(parameters("retrain")) - credentials)
     assert function - command == {"plan"}
-    assert command - function == {"config", "key", "gpus", "engine", "dry_run", "as_json"} <= set(OTHERWISE)
+    assert command - function == {"config", "key", "gpus", "engine", "dry_run", "show_log", "as_json"} <= set(OTHERWISE)
 
 
 def test_the_source_is_the_repository_unless_it_is_named() -> None:

@@ -123,9 +123,10 @@ async def test_a_model_that_is_not_better_ends_the_call_and_is_not_registered(
 async def test_a_training_that_fails_ends_the_call_as_an_error(opened: Open, engine: toy.ToyEngine, tmp_path: Path) -> None:
     await base(opened, tmp_path)
     engine.problem = (1, {"kind": "memory", "message": "needed 9 GB"})
-    with pytest.raises(Ended, match=r"(?s)ran out of memory.*smaller train\.batch_size") as ended:
+    with pytest.raises(Ended, match=r"(?s)\nthe log\n.*ran out of memory.*smaller train\.batch_size") as ended:
         await opened().run()
     assert ended.value.code == 3
+    assert "last.log" not in str(ended.value), "that file would be in a container"
     engine.problem = None
     assert "registered chat@v1" in await opened().run()
 
