@@ -315,6 +315,6 @@ async def _with_gpus(container: dagger.Container, gpus: str) -> dagger.Container
             f"the Dagger engine provides no GPUs (requested: {gpus})",
             why=str(error),
             remedy="start it on a machine with the NVIDIA container toolkit, with _EXPERIMENTAL_DAGGER_GPU_SUPPORT=1 in "
-            "its environment (docs/dagger.md), or test with --gpus none",
+            "its environment (docs/dagger.md), or use none (--gpus none; train.gpus)",
         ) from error
     return given

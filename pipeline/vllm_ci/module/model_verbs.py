@@ -50,7 +50,9 @@ async def _given(
 ) -> tuple[tuple[str, ...], Options, Mapping[str, dagger.Directory]]:
     """What is added as positional arguments, options and directories; its name is part of the provenance."""
     if path is not None:
-        name = (await path.name()).strip("/") or "checkpoint"
+        # A directory that was uploaded by itself is called / or . by the engine.
+        name = (await path.name()).strip("/")
+        name = "checkpoint" if name in ("", ".") else name
         return (f"{{in.model}}/{name}",), {}, {"model": dag.directory().with_directory(name, path)}
     if gguf is not None:
         name = await gguf.name()

@@ -63,6 +63,7 @@ async def _verb(asked: Retraining) -> Verb:
         signs=True,
         extras=True,
         nests=True,
+        gpus=config.train.gpus,
         variables={"VLLM_CI_PYTHON_IMAGE": asked.python_image, "VLLM_CI_CACHE": asked.cache},
         secrets={key: asked.api_key} if asked.api_key is not None else {},
         timeout_s=config.train.timeout_s + _BESIDE_TRAINING_S,

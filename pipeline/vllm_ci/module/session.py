@@ -92,6 +92,7 @@ async def opened(settings: Settings, wanted: Wanted, tool: Tool | None = None) -
         async with engine:
             if serves(project, wanted):
                 await engine.check_gpus(project.server.gpus)
+            await engine.check_gpus(wanted.gpus)
             yield Work(
                 engine=engine,
                 project=project,

@@ -34,6 +34,7 @@ class Verb:
         signs: Whether it writes a signed statement.
         extras: Whether it needs the optional packages: Dagger's SDK, the client of model hubs.
         nests: Whether it runs programs and services on the engine itself, as a client of the same session.
+        gpus: Devices that its programs need, beside those of the server.
         variables: Further environment variables.
         secrets: Further secret environment variables.
         timeout_s: Longest time that it may take.
@@ -53,6 +54,7 @@ class Verb:
     signs: bool = False
     extras: bool = False
     nests: bool = False
+    gpus: str = "none"
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, dagger.Secret] = field(default_factory=dict)
     timeout_s: float = _TIMEOUT_S

@@ -44,7 +44,7 @@ async def ran(credentials: Credentials, verb: Verb) -> Outcome:
     async with ending_well():
         loaded = await session.configuration(credentials)
         tool = await _equipped(credentials, verb, loaded)
-    async with opened(credentials, Wanted(retrains=verb.nests), tool) as found:
+    async with opened(credentials, Wanted(retrains=verb.nests, gpus=verb.gpus), tool) as found:
         if verb.builds:
             with watched() as emit:
                 await steps.build(found.engine, found.project, found.source, emit)

@@ -25,6 +25,7 @@ class Wanted:
         serves: Runs the project's pipeline, which starts a server if stages need one.
         holds: Always starts the server.
         retrains: Starts servers for models of its own, not for the configured one.
+        gpus: Devices that programs need, beside those of the server.
         foreign: Tests a given server.
         deep: Run without time budgets.
         shared: Other functions of the session may use the same server at the same time.
@@ -34,6 +35,7 @@ class Wanted:
     serves: bool = False
     holds: bool = False
     retrains: bool = False
+    gpus: str = "none"
     foreign: bool = False
     deep: bool = False
     shared: bool = False

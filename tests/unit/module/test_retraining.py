@@ -204,10 +204,12 @@ async def test_what_the_engine_is_asked_for_inside_is_what_was_asked_of_the_modu
 
     config = project / "serving" / "vllm-ci.yaml"
     config.write_text(f"{CONFIG}server: {{api_key_env: LLM_KEY}}\n")
+    (project / "serving" / "retrain.yaml").write_text(f"{PLAN}train: {{gpus: '1'}}\n")
     machine.checked_only = True
     key: Any = Given()
     await opened(python_image="mirror.example.com/python:3.12-slim", cache="team", gpus="all", api_key=key).run()
     assert {"--engine=dagger", "--gpus=all"} <= set(machine.words)
+    assert machine.wanted[-1].gpus == "1", "a device that is missing is noticed before anything is built"
     tool = machine.tools[-1]
     expected = {"VLLM_CI_PYTHON_IMAGE": "mirror.example.com/python:3.12-slim", "VLLM_CI_CACHE": "team"}
     assert expected.items() <= tool.variables.items()

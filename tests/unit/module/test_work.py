@@ -11,7 +11,7 @@ from dagger import dag
 
 from vllm_ci.config.load import GENERATED_KEY, Loaded, load
 from vllm_ci.domain.commit import Commit
-from vllm_ci.domain.errors import ConfigError, UsageError
+from vllm_ci.domain.errors import ConfigError, EngineError, UsageError
 from vllm_ci.engines.dagger_caller import ModuleCaller
 from vllm_ci.engines.dagger_look import Seen
 from vllm_ci.module import checkout, own, session, wanted
@@ -170,24 +170,28 @@ def test_a_model_outside_of_the_source_has_to_be_passed(tmp_path: Path, path: st
     assert path_of(session._model(found, settings(checkpoint=passed), "serving")) == "mine"
 
 
+class OpenEngine:
+    """An engine without GPUs that nothing is run on."""
+
+    tool = None
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def check_gpus(self, gpus: str) -> None:
+        if gpus != "none":
+            raise EngineError(f"no GPUs (requested: {gpus})")
+
+
 @pytest.mark.anyio
 async def test_a_model_of_the_repository_stops_only_functions_that_would_serve_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A project that serves `chat@champion` can still build, release, and retrain."""
-
-    class Engine:
-        tool = None
-
-        def __init__(self, **_: Any) -> None:
-            pass
-
-        async def __aenter__(self) -> Self:
-            return self
-
-        async def __aexit__(self, *_: object) -> None:
-            pass
-
-        async def check_gpus(self, gpus: str) -> None:
-            assert gpus == "none"
 
     async def looked(*_: Any) -> Seen:
         return Seen(commit=Commit(sha="1" * 40), changed=None, empty=False)
@@ -199,7 +203,7 @@ async def test_a_model_of_the_repository_stops_only_functions_that_would_serve_i
         raise ConfigError(f"{exit_code}: {text}")
 
     for place, name, value in (
-        (session, "DaggerEngine", Engine),
+        (session, "DaggerEngine", OpenEngine),
         (session, "identity", identified),
         (session, "end", ended),
         (session, "package", dag.directory),
@@ -211,6 +215,9 @@ async def test_a_model_of_the_repository_stops_only_functions_that_would_serve_i
     for asked in (Wanted(), Wanted(retrains=True), Wanted(foreign=True)):
         async with session.opened(given, asked) as found:
             assert found.source.model is None
+    with pytest.raises(ConfigError, match=r"3: .*requested: 1"):
+        async with session.opened(given, Wanted(retrains=True, gpus="1")):
+            pass
     with pytest.raises(ConfigError, match=r"(?s)2: .*chat@champion is not pulled by this function.*--checkpoint"):
         async with session.opened(given, Wanted(serves=True)):
             pass
