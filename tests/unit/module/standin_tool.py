@@ -61,6 +61,20 @@ class Folder:
 
 
 @dataclass
+class Secret:
+    """A secret of the caller's environment."""
+
+    called: str
+    value: str
+
+    async def uri(self) -> str:
+        return f"env://{self.called}"
+
+    async def plaintext(self) -> str:
+        return self.value
+
+
+@dataclass
 class Output:
     """What a program wrote."""
 
@@ -104,8 +118,9 @@ class Machine:
         if self.checked_only:
             (out / verb.PRINTED).touch()
             return Outcome(exit_code=0, seconds=0.0, output=Output(Folder(out)), log="")
-        words = [fill(word, values) for word in self.words]
-        code, printed, log = await anyio.to_thread.run_sync(_called, words, self.tools[-1].variables)
+        words, tool = [fill(word, values) for word in self.words], self.tools[-1]
+        secrets = {name: await each.plaintext() for name, each in tool.secrets.items()}
+        code, printed, log = await anyio.to_thread.run_sync(_called, words, {**tool.variables, **secrets})
         (out / verb.PRINTED).write_text(printed)
         return Outcome(exit_code=code, seconds=0.0, output=Output(Folder(out)), log=log)
 
@@ -120,8 +135,11 @@ def _called(words: list[str], variables: Mapping[str, str]) -> tuple[int, str, s
     return result.return_value or result.exit_code, result.stdout, result.stderr
 
 
-def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Machine:
-    """Run the commands of the module's functions on this machine, and let calls end with :class:`Ended`."""
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, *, servers: bool = False) -> Machine:
+    """Run the commands of the module's functions on this machine, and let calls end with :class:`Ended`.
+
+    Without servers everything is in the project's own folder, which a container could not keep.
+    """
     folder.mkdir()
     machine = Machine(folder)
 
@@ -142,8 +160,8 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Machine:
     for module in (verbs, session):
         monkeypatch.setattr(module, "end", ended)
     monkeypatch.setattr(verbs, "opened", opened)
-    # Everything is in the project's own folder, which a container could not keep.
-    monkeypatch.setattr(verbs, "_require_servers", lambda *_: None)
+    if not servers:
+        monkeypatch.setattr(verbs, "_require_servers", lambda *_: None)
     # Handlers of signals belong to the main thread, which the function has.
     monkeypatch.setattr(interruptible, "run", anyio.run)
     return machine

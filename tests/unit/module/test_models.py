@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 from dagger import dag
 
+from registries import docker
+from registries.git_server import PASSWORD, git_server
 from registries.models import checkpoint
-from unit.module.standin_tool import Ended, Folder, Machine, install
+from unit.module.standin_tool import Ended, Folder, Machine, Secret, install
+from vllm_ci.evidence import keys
 from vllm_ci.module.models import Models
 
 pytestmark = pytest.mark.anyio
@@ -200,22 +204,64 @@ async def test_only_a_model_of_a_hub_needs_the_hubs_client(opened: Open, machine
 async def test_a_key_signs_what_is_added_and_nothing_else(
     opened: Open, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Given:
-        async def uri(self) -> str:
-            return "env://KEY"
-
-        async def plaintext(self) -> str:
-            return "x"
-
     async def accepted(*_: Any) -> None:
         pass
 
     monkeypatch.setattr("vllm_ci.module.verbs._check_key", accepted)
     machine.checked_only = True
-    models = opened(key=Given())
+    models = opened(key=Secret("KEY", "x"))
     await models.add(name="chat", path=held(checkpoint(tmp_path / "one", 1)))
     assert "--key=env:VLLM_CI_SIGNING_KEY" in machine.words
     for call in (models.alias(name="chat", assignment="champion=v1"), models.rollback(name="chat", alias="champion")):
         await call
         assert not [word for word in machine.words if word.startswith("--key")], "an alias is recorded, not signed"
     assert os.environ.get("VLLM_CI_SIGNING_KEY") is None
+
+
+@pytest.mark.needs_registry
+@pytest.mark.skipif(not docker.is_installed(), reason="docker-registry is not on PATH (apt-get install docker-registry)")
+async def test_a_registry_and_a_ledger_that_want_passwords_get_those_of_the_object(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_ci.module.session.package", dag.directory)
+    machine = install(monkeypatch, tmp_path / "machine", servers=True)
+    keys.generate(tmp_path / "keys", passphrase="sesame", name="ci")
+    shutil.copy(tmp_path / "keys" / "ci.pub", project / "ci.pub")
+    (tmp_path / "data").mkdir()
+    with docker.docker_registry(tmp_path / "data", password=True) as registry, git_server(tmp_path / "git") as server:
+        release = {
+            "repository": f"{registry.host}/team/story",
+            "ledger": {"repository": server.url},
+            "signers": {"ci": "../ci.pub"},
+        }
+        config = project / "serving" / "vllm-ci.yaml"
+        config.write_text(f"{config.read_text()}release: {json.dumps(release)}\n")
+        given: dict[str, Any] = {
+            "username": Secret("REGISTRY_USER", docker.USERNAME),
+            "password": Secret("REGISTRY_PASSWORD", docker.PASSWORD),
+            "ledger_password": Secret("LEDGER_TOKEN", PASSWORD),
+            "key": Secret("KEY", (tmp_path / "keys" / "ci.key").read_text()),
+            "passphrase": Secret("KEY_PASSPHRASE", "sesame"),
+        }
+
+        def models(**other: Any) -> Any:
+            made: Any = Models
+            return made(**{"source": Folder(project), "config": "serving/vllm-ci.yaml", **given, **other})
+
+        one = Folder(checkpoint(tmp_path / "one", 1))
+        assert "chat@v1" in await models().add(name="chat", path=one, license="MIT")
+        await models().alias(name="chat", assignment="champion=v1")
+        assert "signed by ci" in await models(key=None, passphrase=None).verify(model="chat@champion")
+        files: Any = await models(key=None, passphrase=None).pull(model="chat@champion")
+        assert (files.place / "config.json").read_bytes() == (one.place / "config.json").read_bytes()
+        assert "champion" in await models(username=None, password=None).list(), "the ledger alone"
+        for wrong, message in (("password", "does not accept the login"), ("ledger_password", "the ledger cannot be reached")):
+            with pytest.raises(Ended, match=message) as ended:
+                await models(**{wrong: Secret("X", "wrong")}).show(model="chat")
+            assert ended.value.code in (2, 3)
+        asked = len(machine.programs)
+        keys.generate(tmp_path / "other", name="ci")
+        with pytest.raises(Ended, match="belongs to no configured signer"):
+            await models(key=Secret("KEY", (tmp_path / "other" / "ci.key").read_text())).add(name="chat", path=one)
+        assert len(machine.programs) == asked, "refused before a container starts"
+    assert not [word for program in machine.programs for word in program.argv if docker.PASSWORD in word or "PRIVATE" in word]
