@@ -13,7 +13,7 @@ from typing import Any
 from vllm_ci.domain.errors import EngineError
 from vllm_ci.domain.program import fill, refusal_of_secret
 from vllm_ci.engines import rootfs
-from vllm_ci.system.home import home
+from vllm_ci.system.home import KERNELS, home
 
 # Variables that programs in the tool's own environment inherit; all others must be set by the program.
 _INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
@@ -90,7 +90,7 @@ def of_image(
     (place / "home").mkdir()
     # Torch's own folder is one for all programs of a user, and its keys leave out the instructions that it compiles for: vLLM
     # dies of kernels that another environment left there.
-    kernels = {"TORCHINDUCTOR_CACHE_DIR": str(home() / "torchinductor")}
+    kernels = {"TORCHINDUCTOR_CACHE_DIR": str(home() / KERNELS)}
     base = {"LANG": "C.UTF-8", **kernels, **root.env, "HOME": str(place / "home")}
     return Environment(env=base | _added(env, secrets, values), root=root)
 

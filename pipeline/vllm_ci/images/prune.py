@@ -19,6 +19,7 @@ from vllm_ci.images.store import Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
 from vllm_ci.registry.layout import REF_NAME
 from vllm_ci.system.filelock import LockedError
+from vllm_ci.system.home import KERNELS
 
 _DAY_S = 86400.0
 # What is written right now without a lock (a record, a tree that is unpacked) is younger.
@@ -64,7 +65,7 @@ def show(store: Store) -> tuple[CacheKind, ...]:
             CacheKind(name="images", count=len(store.index()), size_bytes=_size(store.layout, set())),
             *(
                 CacheKind(name=name, count=sum(1 for _ in _things(store, name)), size_bytes=_size(store.root / name, set()))
-                for name in ("wheels", "debs", "bytecode", "trees", "compiled")
+                for name in ("wheels", "debs", "bytecode", "trees", "compiled", KERNELS)
             ),
         )
 
@@ -110,6 +111,8 @@ def prune(
         names = tuple(item["annotations"][REF_NAME] for item in before if item not in kept)
         paths = [*_unreachable(store, kept), *(path for path in _old(store, kept, since) if path.name not in in_use)]
         paths += _leftovers(store)
+        if not in_use:
+            paths += [path for path in _things(store, KERNELS) if _newest(path) < since]
         seen: set[int] = set()
         freed = sum(_size(path, seen) for path in paths)
         if not dry_run:
@@ -202,6 +205,11 @@ def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Pat
             yield path
     for kind in ("wheels", "debs", "bytecode"):
         yield from (path for path in _things(store, kind) if path.stat().st_mtime < since)
+
+
+def _newest(folder: Path) -> float:
+    """Time of the newest file below a folder; torch does not note when it uses a kernel, so that is when it was compiled."""
+    return max((path.lstat().st_mtime for path in folder.rglob("*")), default=folder.lstat().st_mtime)
 
 
 def _manifests(store: Store, item: dict[str, Any]) -> list[str]:

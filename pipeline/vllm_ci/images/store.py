@@ -2,17 +2,18 @@
 
 Everything appears by rename of a finished, synced temporary file or folder; whoever makes something holds the lock of its key.
 
-=================  =========================================================================================
-``images/``        an OCI image layout: ``blobs/sha256/*``, ``index.json`` with the images built here
-``layers/``        layer key -> what the layer is
-``files/``         layer digest -> which files of which wheel it holds
-``members/``       layer digest -> what lies in its tar, ours and those of ``base.image``
-``materials/``     image digest -> what the image is made of
-``wheels/``        downloaded wheels by hash
-``debs/``          downloaded Debian packages by hash
-``bytecode/``      compiled files, packed by wheel or single
-``trees/``         files of unpacked layers by number, and image trees made of hard links to them
-=================  =========================================================================================
+=================== =========================================================================================
+``images/``         an OCI image layout: ``blobs/sha256/*``, ``index.json`` with the images built here
+``layers/``         layer key -> what the layer is
+``files/``          layer digest -> which files of which wheel it holds
+``members/``        layer digest -> what lies in its tar, ours and those of ``base.image``
+``materials/``      image digest -> what the image is made of
+``wheels/``         downloaded wheels by hash
+``debs/``           downloaded Debian packages by hash
+``bytecode/``       compiled files, packed by wheel or single
+``trees/``          files of unpacked layers by number, and image trees made of hard links to them
+``torchinductor/``  kernels that torch compiled in servers that run from those trees
+=================== =========================================================================================
 """
 
 from __future__ import annotations

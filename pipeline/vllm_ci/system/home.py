@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+KERNELS = "torchinductor"
+"""Folder in it with the kernels that torch compiles in servers that run from images."""
+
 
 def home() -> Path:
     """``VLLM_CI_HOME``, by default ``vllm-ci`` in the user's cache folder (XDG Base Directory: ``$XDG_CACHE_HOME``)."""

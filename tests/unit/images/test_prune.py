@@ -79,6 +79,23 @@ def test_what_the_cache_holds_is_counted(world: World) -> None:
     assert kinds["images"].size_bytes > 0
 
 
+def test_kernels_that_torch_compiled_long_ago_go_unless_a_server_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.build()
+    old, new = (world.store.root / "torchinductor" / name / "kernel.so" for name in ("ab", "cd"))
+    for path, days in ((old, 40), (new, 1)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    assert {kind.name: kind.count for kind in prune.show(world.store)}["torchinductor"] == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(prune, "_in_use", lambda _: {"tree": ["a server"]})
+        prune.prune(world.store, older_than_days=30)
+    assert old.exists()
+    prune.prune(world.store, older_than_days=30)
+    assert not old.parent.exists()
+    assert new.exists()
+
+
 def test_a_node_pulls_only_the_layers_it_lacks(world: World) -> None:
     first = world.build()
     world.commit({"serving/template.jinja": b"new"})
