@@ -80,6 +80,9 @@ class LlamaCppPython(Tolerant):
         kept = {**body, "n": 1, **({"max_tokens": asking.MAX_LENGTH} if endless else {})}
         return replace(super().asked(kept, chat=chat), model=str(body.get("model") or self.model))
 
+    def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
+        return super().piece(replace(asked, echo=False), head, generation, pieces)  # streams do not repeat the prompt
+
 
 class LiteLlm(Double):
     """LiteLLM in front of vLLM: codes are texts, messages have its own words around those of the server."""

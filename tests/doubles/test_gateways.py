@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from doubles import suiterun
+from doubles.legal_engines import OF_ENGINES
 from doubles.legal_gateways import GATEWAYS
+from doubles.server import Double
 from doubles.test_conformance import trouble
 
 # What a gateway changes; how much work a request may be is the same behind all of them.
@@ -20,6 +22,13 @@ _OTHER_SURFACES = ("ChatOnly", "CompletionsOnly", "StrictFields", "AnyModelName"
 def test_a_legal_gateway_passes(name: str) -> None:
     cases = [*_TOUCHED, *(["security/test_denial.py"] if name in _OTHER_SURFACES else [])]
     found = suiterun.run(GATEWAYS[name], cases, key=True, patient=True)
+    assert not found.with_status("failed", "errored"), trouble(found)
+    assert len(found.with_status("passed")) > len(found.statuses) / 3, trouble(found)
+
+
+@pytest.mark.parametrize("kind", OF_ENGINES, ids=lambda kind: kind.__name__)
+def test_another_engine_passes(kind: type[Double]) -> None:
+    found = suiterun.run(kind, [*_TOUCHED, "security/test_denial.py"], key=True, patient=True)
     assert not found.with_status("failed", "errored"), trouble(found)
     assert len(found.with_status("passed")) > len(found.statuses) / 3, trouble(found)
 
