@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from registries import docker, git_server
 from standin.project import Ended
 from vllm_ci.evidence import keys
@@ -58,6 +60,14 @@ def configure(checkout: Path, *, repository: str, ledger: str) -> str:
     config = checkout / "vllm-ci.yaml"
     config.write_text(f"{config.read_text()}\nrelease: {json.dumps(release)}\n")
     return (checkout.parent / "keys" / "ci.key").read_text()
+
+
+def aliases(checkout: Path, policies: dict[str, dict[str, object]]) -> None:
+    """Say what the aliases of models are, beside what the configuration says of models."""
+    config = checkout / "vllm-ci.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["models"]["aliases"] = policies
+    config.write_text(yaml.safe_dump(content))
 
 
 def done(ended: Ended) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models and retraining as functions on a real Dagger engine, with with registry and ledger that want passwords."""
+"""Models and retraining as functions on a real Dagger engine, with registry and ledger that want passwords."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from e2e.conftest import Dagger, git
-from e2e.means import Means, done, servers
+from e2e.means import Means, aliases, done, servers
 from e2e.test_retraining import SETTINGS, tiny, write_data
 from registries import docker
 from registries.models import checkpoint
@@ -40,16 +40,11 @@ class Caller:
         return done(self(holder, name, *words, options=("--as-json",)))
 
 
-def aliases(checkout: Path, text: str) -> None:
-    config = checkout / "vllm-ci.yaml"
-    config.write_text(f"{config.read_text()}\nmodels: {text}\n")
-
-
 @pytest.mark.timeout(2400)
 def test_models_are_added_pulled_verified_and_moved_as_functions(dagger: Dagger, checkout: Path, tmp_path: Path) -> None:
     one, two = checkpoint(tmp_path / "one", 1), checkpoint(tmp_path / "two", 2)
     with servers(checkout, tmp_path) as (means, _, secrets):
-        aliases(checkout, "{aliases: {challenger: {}, champion: {after: challenger, licenses: [Apache-2.0]}}}")
+        aliases(checkout, {"challenger": {}, "champion": {"after": "challenger", "licenses": ["Apache-2.0"]}})
         call = Caller(dagger, means, secrets)
         first = call.json("model", "add", "--name=chat", f"--path={one}", "--license=Apache-2.0", "--reason=- the first")
         assert (first["version"], first["changed"]) == ("v1", True)
@@ -103,8 +98,8 @@ def test_a_model_is_retrained_by_the_engine_of_the_session(dagger: Dagger, check
         content["server"]["args"] = [
             each for each in content["server"]["args"] if "chat-template" not in each and "tool" not in each
         ]
-        content["models"] = {"aliases": {"challenger": {}, "champion": {"evaluation": True}}}
         config.write_text(yaml.safe_dump(content))
+        aliases(checkout, {"challenger": {}, "champion": {"evaluation": True}})
         train = {key: value for key, value in SETTINGS.to_json().items() if key != "targets"}
         plan = {
             "model": "tickets",
