@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ import yaml
 
 from e2e.conftest import Dagger, git
 from e2e.means import Means, aliases, done, servers
-from e2e.test_retraining import SETTINGS, tiny, write_data
+from e2e.test_retraining import SETTINGS, planned, tiny, write_data
 from registries import docker
 from registries.models import checkpoint
 from standin.project import Ended
@@ -100,12 +101,11 @@ def test_a_model_is_retrained_by_the_engine_of_the_session(dagger: Dagger, check
         ]
         config.write_text(yaml.safe_dump(content))
         aliases(checkout, {"challenger": {}, "champion": {"evaluation": True}})
-        train = {key: value for key, value in SETTINGS.to_json().items() if key != "targets"}
         plan = {
             "model": "tickets",
             "base": "tiny@v1",
             "data": {"folder": "../data"},
-            "train": train | {"seed": random.SystemRandom().randrange(10**6), "epochs": 40},
+            "train": planned(replace(SETTINGS, seed=random.SystemRandom().randrange(10**6), epochs=40)),
             "validate": {"max_tokens": 16},
         }
         (checkout / "retrain.yaml").write_text(yaml.safe_dump(plan))

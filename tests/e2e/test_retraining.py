@@ -38,6 +38,12 @@ SETTINGS = Training(
 )
 
 
+def planned(settings: Training) -> dict[str, Any]:
+    """The settings as a plan has them: those that are not the default, because some are refused where they have no effect."""
+    default = Training().to_json()
+    return {name: value for name, value in settings.to_json().items() if value != default[name]}
+
+
 def answered(asked: str, answer: str) -> dict[str, Any]:
     """A conversation."""
     return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
@@ -96,8 +102,7 @@ def _desk(project: Path) -> Path:
         "base": "tiny@v1",
         "data": {"folder": "data"},
         # With a seed of its own, because the result of an earlier training would be taken as it is.
-        "train": {key: value for key, value in SETTINGS.to_json().items() if key != "targets"}
-        | {"seed": random.SystemRandom().randrange(10**6), "epochs": 40},
+        "train": planned(replace(SETTINGS, seed=random.SystemRandom().randrange(10**6), epochs=40)),
         "validate": {"max_tokens": 16},
         "promote": True,
     }
