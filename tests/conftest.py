@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import signal
 
+# pytester forgets the modules that a run inside of a test imports first. Of a second copy, httpx does not know the exceptions,
+# and yaml's C part cannot be imported twice.
+import httpcore  # noqa: F401
+import yaml  # noqa: F401
 from hypothesis import settings
 
 from generated import long_run

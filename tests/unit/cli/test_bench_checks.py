@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_take_the_result(
 
 
 def test_a_reader_who_goes_away_does_not_take_the_stored_result(double: tuple[str, Double], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vllm_ci", "bench", "--url", double[0], "--duration", "0.5", "--report-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "vllm_ci", "bench", "--url", double[0], "--duration", "5", "--report-dir", str(tmp_path)]
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody:

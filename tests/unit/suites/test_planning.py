@@ -150,31 +150,32 @@ def test_no_case_begins_after_several_times_the_budget(
     assert len(found["session"]["plan"]["left_out"]) == 1
 
 
-class IsDownLonger(IsStartedAgain):
-    down_s = 9.0
+def refusals(pytester: pytest.Pytester, url: str, *arguments: str) -> dict[str, Any]:
+    """The report of the cases of refusals."""
+    pytester.runpytest(
+        *("-p", "vllm_ci.suites.plugin", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore"),
+        *("--pyargs", "vllm_ci.suites.integration", "-k", "test_errors", "-c", "/dev/null", "--rootdir", str(pytester.path)),
+        *("--base-url", url, "--vllm-report", "out", "--vllm-budget", "60", *arguments),
+    )
+    document: dict[str, Any] = json.loads((pytester.path / "out/cases.json").read_text())
+    return document
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_dead_server_is_waited_for_leaves_no_case_out(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with running(Double) as (url, _):
+        alone_s = refusals(pytester, url)["seconds"]  # on this machine, now
+    enough_s = 3 * alone_s + 2
     monkeypatch.setattr(planning, "_MOST", 0.0)
-    monkeypatch.setattr(planning, "_MOST_LEAST_S", 7.0)
+    monkeypatch.setattr(planning, "_MOST_LEAST_S", enough_s)
+
+    class IsDownLonger(IsStartedAgain):
+        down_s = enough_s + 2
+
     with running(IsDownLonger) as (url, _):
-        pytester.runpytest(
-            *("-p", "vllm_ci.suites.plugin", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore"),
-            *(
-                "--pyargs",
-                "vllm_ci.suites.integration",
-                "-k",
-                "test_errors",
-                "-c",
-                "/dev/null",
-                "--rootdir",
-                str(pytester.path),
-            ),
-            *("--base-url", url, "--vllm-report", "out", "--vllm-budget", "60", "--vllm-return", "40"),
-        )
-    document = json.loads((pytester.path / "out/cases.json").read_text())
+        document = refusals(pytester, url, "--vllm-return", f"{10 * enough_s:.0f}")
     assert any("the server died" in case["message"] for case in document["cases"])
     assert not [case for case in document["cases"] if case["message"].startswith("left out for time: the suite has taken")]
     assert sum(case["status"] == "passed" for case in document["cases"]) > 10

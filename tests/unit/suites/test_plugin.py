@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpcore  # noqa: F401 - httpx imports it when first used, and pytester forgets what a run imports
 import pytest
-import yaml  # noqa: F401 - as above: its C part does not survive a second import
 
 from doubles.legal import Plain
 from doubles.running import running
