@@ -45,7 +45,7 @@ def servers(checkout: Path, folder: Path) -> Iterator[tuple[Means, int, dict[str
 
 
 def configure(checkout: Path, *, repository: str, ledger: str) -> str:
-    """Say where releases go and whom to trust; gives the private key, as somebody keeps it in a safe."""
+    """Say where releases go and whom to trust, and return the private key, which is outside of the checkout."""
     keys.generate(checkout.parent / "keys", passphrase=SECRETS["KEY_PASSPHRASE"], name="ci")
     shutil.copy(checkout.parent / "keys" / "ci.pub", checkout / "ci.pub")
     release = {

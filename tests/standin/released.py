@@ -21,21 +21,27 @@ def with_standins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str
         monkeypatch: Puts everything back at the end.
         settings: More of ``vllm-ci.yaml``.
     """
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
-    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STANDIN_SEEN", str(tmp_path / "seen"))
     monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
     for module, name in (("revision", "_here"), ("local.launcher", "ImageLauncher")):
         target = f"vllm_ci.targets.{module}.{name}"
         monkeypatch.setattr(target, pytest.importorskip(f"vllm_ci.targets.{module}").__dict__[name])  # put back at the end
     sitecustomize.patch()
+    folder = made(tmp_path, monkeypatch, settings)
+    release(folder, "first")
+    return folder
+
+
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> Path:
+    """A project without a release, in a folder that is the current one then; as for :func:`with_standins`."""
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "chat"
     project.make_project(folder)
     with (folder / "vllm-ci.yaml").open("a") as stream:
         stream.write(settings)
     monkeypatch.chdir(folder)
-    release(folder, "first")
     return folder
 
 

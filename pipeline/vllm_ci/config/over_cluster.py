@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vllm_ci.config.refused import Refused
+from vllm_ci.config.refused import Refused, together
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,8 +43,5 @@ def require(settings: DeploySettings) -> None:
         UsageError: It cannot: some setting would have no effect.
     """
     if found := list(refused(settings)):
-        raise UsageError(
-            f"{' and '.join(each.name for each in found)} cannot be used with target kubernetes",
-            why="; ".join(f"{each.name}: {each.why}" for each in found),
-            remedy="; ".join(f"{each.name}: {each.remedy}" for each in found),
-        )
+        names, why, remedy = together(found)
+        raise UsageError(f"{names} cannot be used with target kubernetes", why=why, remedy=remedy)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllm_ci.config import over_cluster
-from vllm_ci.config.refused import Refused
+from vllm_ci.config.refused import Refused, together
 from vllm_ci.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,11 +82,8 @@ def require(settings: DeploySettings, model: Model, name: str) -> None:
     """
     found = [*refused(settings), *over_cluster.refused(settings)]
     if found:
-        raise ConfigError(
-            f"{' and '.join(each.name for each in found)} cannot be used with deploy.kubernetes.kserve",
-            why="; ".join(f"{each.name}: {each.why}" for each in found),
-            remedy="; ".join(f"{each.name}: {each.remedy}" for each in found),
-        )
+        names, why, remedy = together(found)
+        raise ConfigError(f"{names} cannot be used with deploy.kubernetes.kserve", why=why, remedy=remedy)
     if len(name) > LONGEST:
         raise ConfigError(
             f"{name} is too long for KServe, which adds to it: {LONGEST} characters are the limit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,16 @@ class Refused:
     def name(self) -> str:
         """The key as people write it."""
         return ".".join(map(str, self.key))
+
+
+def together(found: Sequence[Refused]) -> tuple[str, str, str]:
+    """Names, reasons and remedies of several settings, as parts of one error.
+
+    Args:
+        found: At least one.
+    """
+    return (
+        " and ".join(each.name for each in found),
+        "; ".join(f"{each.name}: {each.why}" for each in found),
+        "; ".join(f"{each.name}: {each.remedy}" for each in found),
+    )

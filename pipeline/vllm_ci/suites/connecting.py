@@ -78,8 +78,8 @@ def server(config: pytest.Config, client: httpx.Client) -> ServerFacts:
     Raises:
         UnreachableError: The server cannot be tested.
     """
-    if _UNREACHABLE in config.stash:
-        raise config.stash[_UNREACHABLE].again()
+    if (known := unreachable(config)) is not None:
+        raise known
     if _SERVER not in config.stash:
         options = config.option
         try:
@@ -102,5 +102,6 @@ def probed(config: pytest.Config) -> ServerFacts | None:
 
 
 def unreachable(config: pytest.Config) -> UnreachableError | None:
-    """Why the server cannot be tested; ``None`` if it can, or was not tried."""
-    return config.stash.get(_UNREACHABLE, None)
+    """Why the server cannot be tested, to be raised; ``None`` if it can, or was not tried."""
+    known = config.stash.get(_UNREACHABLE, None)
+    return None if known is None else known.again()

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from registries import project
+from standin.released import made
 from vllm_ci.cli import root
 from vllm_ci.deploy.journal import Journal
 from vllm_ci.domain.errors import (
@@ -51,14 +52,7 @@ deploy:
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
-    for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "chat"
-    project.make_project(folder)
-    with (folder / "vllm-ci.yaml").open("a") as stream:
-        stream.write(SETTINGS)
-    monkeypatch.chdir(folder)
+    folder = made(tmp_path, monkeypatch, SETTINGS)
     released(folder, "first")
     return folder
 

@@ -110,7 +110,7 @@ class Vital:
         if self._death is not None and self._asks(item):
             raise ServerGoneError(f"not run: {self._death.said} (seen first after {self._death.case})")
         if (error := connecting.unreachable(self._config)) is not None and self._asks(item):
-            raise error.again()
+            raise error
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
