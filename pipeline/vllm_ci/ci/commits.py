@@ -40,7 +40,7 @@ def discover(
     """
     commit = vcs.discover(checkout, revision)
     rows = vcs.git("for-each-ref", f"--points-at={commit.sha}", "--format=%(refname)", cwd=checkout)
-    refs = rows.decode(errors="surrogateescape").splitlines()
+    refs = rows.decode(errors="surrogateescape").split("\n")
     believed, ignored = believe(
         commit, provider=current.provider(env), claim=current.claim(env), stated=env.get(STATED, ""), refs=refs
     )

@@ -24,7 +24,7 @@ from vllm_ci.release.record import Record
 from vllm_ci.release.tree import File, GitTree
 from vllm_ci.system import scratch
 from vllm_ci.system.external import ProgramTimeoutError
-from vllm_ci.system.vcs import GitError, git
+from vllm_ci.system.vcs import GitError, git, remote_tip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +224,9 @@ class Ledger:
 
     def _head(self) -> str:
         try:
-            rows = git("ls-remote", self.remote, f"refs/heads/{self.branch}", cwd=Path.cwd()).decode().split()
+            return remote_tip(self.remote, f"refs/heads/{self.branch}", cwd=Path.cwd())
         except GitError as error:
             raise out_of_reach(self.name, error) from error
-        return rows[0] if rows else ""
 
     def _pushed(self, repository: Path, commit: str, before: str) -> PushRefusal | None:
         """Nothing when ``commit`` is on the branch now; else why it is not, where trying again may help.

@@ -13,7 +13,7 @@ from vllm_ci.domain.changes import Changes
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.refs import short
-from vllm_ci.system.vcs import DIFF, GitError, discover, git, paths, refs
+from vllm_ci.system.vcs import DIFF, GitError, discover, git, paths, refs, remote_tip
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _FETCH_DEADLINE_S = 120.0
@@ -77,7 +77,7 @@ def _start(checkout: Path, commit: Commit, base: BaseBranch) -> tuple[str, str]:
 def _first_parent(checkout: Path, sha: str, name: str) -> tuple[str, str]:
     """The first parent of a commit on the base branch; for a merge, the branch that was merged into."""
     header = git("cat-file", "commit", sha, cwd=checkout).partition(b"\n\n")[0].decode("utf-8", "replace")
-    parents = [line.removeprefix("parent ") for line in header.splitlines() if line.startswith("parent ")]
+    parents = [line.removeprefix("parent ") for line in header.split("\n") if line.startswith("parent ")]
     if not parents:
         return _EMPTY_TREE, "an empty tree, because this is the first commit"
     if not _has(checkout, parents[0]):
@@ -97,12 +97,10 @@ def _tip(checkout: Path, commit: Commit, base: BaseBranch) -> tuple[str, str]:
         raise _UnknownError(
             "no base branch found: there is no origin/HEAD, main or master (set VLLM_CI_BASE to a branch or a commit)"
         )
-    listed = (
-        git("ls-remote", "origin", f"refs/heads/{base.branch}", cwd=checkout, deadline_s=_FETCH_DEADLINE_S).decode().split()
-    )
-    if not listed:
+    found = remote_tip("origin", f"refs/heads/{base.branch}", cwd=checkout, deadline_s=_FETCH_DEADLINE_S)
+    if not found:
         raise _UnknownError(f"the base branch {base.branch} exists neither locally nor on origin")
-    return base.branch, listed[0]
+    return base.branch, found
 
 
 def _candidates(checkout: Path, commit: Commit, base: BaseBranch) -> Iterator[str]:

@@ -189,7 +189,7 @@ def _dirty(checkout: Path) -> bool:
 def _commit(checkout: Path, name: str, revision: str) -> tuple[str, int]:
     """Id and committer time (seconds since the epoch) of a commit, from its object (git-cat-file(1), BATCH OUTPUT)."""
     # One line of input is one object, so a name with a line break cannot exist.
-    feed = f"{name.splitlines()[0] if name else ''}^{{commit}}\n"
+    feed = f"{name.partition(chr(10))[0]}^{{commit}}\n"
     said = git("cat-file", "--batch", cwd=checkout, stdin=os.fsencode(feed))
     head, _, content = said.partition(b"\n")
     facts = head.decode("utf-8", "replace").split(" ")
@@ -240,8 +240,20 @@ def refs(checkout: Path, names: Iterable[str]) -> list[str]:
     if not wanted:
         return []
     output = git("for-each-ref", "--format=%(refname)", *wanted, cwd=checkout)
-    there = set(os.fsdecode(output).splitlines())
+    there = set(os.fsdecode(output).split("\n"))
     return [name for name in wanted if name in there]
+
+
+def remote_tip(remote: str, ref: str, *, cwd: Path, deadline_s: float = 0.0) -> str:
+    """The object of a full ref name on a server, empty if it does not exist there.
+
+    git-ls-remote(1) takes the name for a pattern, which ``refs/heads/x/refs/heads/main`` matches as ``refs/heads/main`` does.
+
+    Raises:
+        GitError: The server cannot be asked.
+    """
+    rows = (row.partition(b"\t") for row in git("ls-remote", remote, ref, cwd=cwd, deadline_s=deadline_s).split(b"\n"))
+    return next((found.decode("ascii", "replace") for found, _, name in rows if name == os.fsencode(ref)), "")
 
 
 def _remote(checkout: Path) -> str:

@@ -191,3 +191,10 @@ def test_a_payload_s_number_is_kept(clone: Clone, tmp_path: Path) -> None:
     (tmp_path / "event.json").write_text(json.dumps({"number": 12, "pull_request": {"number": 12}}))
     env = {**hub("pull_request_target"), "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
     assert commits.discover(clone.at(clone.change), env=env).pull_request == "12"
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\u2029"])
+def test_a_branch_whose_name_contains_that_of_a_tag_is_not_the_tag(clone: Clone, character: str) -> None:
+    """Git allows characters in names that Python takes for the end of a line."""
+    git("update-ref", f"refs/remotes/origin/x{character}refs/tags/v2.0", clone.change, cwd=clone.folder)
+    assert stated(clone, "v2.0", clone.change, env={"CI": "true"}).ref == ""

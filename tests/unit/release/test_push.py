@@ -134,3 +134,13 @@ def test_a_push_that_does_not_end_and_recorded_nothing_is_an_error(remote: Path,
     error, waits = refused(remote)
     assert waits == []
     assert "git push did not end within 5 s" in error.message
+
+
+def test_a_branch_whose_name_ends_like_the_ledger_s_is_not_the_ledger(tmp_path: Path) -> None:
+    remote = tmp_path / "remote.git"
+    git("init", "--quiet", "--bare", str(remote), cwd=tmp_path)
+    person = ("-c", "user.name=p", "-c", "user.email=p@example.com")
+    made = git(*person, "commit-tree", git("mktree", cwd=remote, stdin=b"").decode().strip(), "-m", "x", cwd=remote)
+    git("update-ref", "refs/heads/evil/refs/heads/releases", made.decode().strip(), cwd=remote)
+    assert Ledger(str(remote)).read() == State()
+    assert Ledger(str(remote)).append(propose())[1]

@@ -205,6 +205,23 @@ def test_a_base_that_does_not_exist_is_reported(origin: Path) -> None:
     assert "exists neither locally nor on origin" in found(clone(origin), BaseBranch(branch="nonsense")).unknown
 
 
+def test_a_branch_whose_name_ends_like_the_base_s_is_not_the_base(origin: Path) -> None:
+    git(origin, "branch", "release")
+    git(origin, "branch", "evil/refs/heads/release", "topic")
+    place = clone(origin, "--single-branch")
+    assert found(place, BaseBranch(branch="release")).files == TOPIC
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\x0b"])
+def test_the_name_of_an_author_cannot_name_a_parent(tmp_path: Path, character: str) -> None:
+    place = tmp_path / "origin"
+    place.mkdir()
+    git(place, "init", "--quiet", "--initial-branch=main")
+    commit(place, {"a": "1"})
+    git(place, "commit", "--amend", "--quiet", "--no-edit", f"--author=Eve{character}parent {'a' * 40} <eve@example.com>")
+    assert found(place, BaseBranch(branch="main")).files == ("a",)
+
+
 def test_an_engine_finds_the_same_from_a_checkout_alone(origin: Path, tmp_path: Path) -> None:
     place = clone(origin)
     argv = [sys.executable, "-m", "vllm_ci.system.base_branch", str(place), "core", str(tmp_path / "out.json")]

@@ -88,7 +88,7 @@ def _run(*command: str) -> str:
 
 
 def _deb(record: str, architecture: str) -> LockedDeb:
-    fields = dict(line.split(": ", 1) for line in record.splitlines() if ": " in line and not line.startswith(" "))
+    fields = dict(line.split(": ", 1) for line in record.split("\n") if ": " in line and not line.startswith(" "))
     return LockedDeb(
         name=fields["Package"],
         version=fields["Version"],
