@@ -64,6 +64,13 @@ class ManyLines(Double):
         return "".join(f"data: {line}\n" for line in lines).encode(errors="replace") + b"\n"
 
 
+class SeparatorsOfLines(Double):
+    """Characters in the JSON that some libraries take for the end of a line (U+0085, U+2028, U+2029); JSON allows them."""
+
+    def event(self, chunk: Json | str) -> bytes:
+        return super().event(chunk if isinstance(chunk, str) else {"note": "one\u0085two\u2028three\u2029four", **chunk})
+
+
 class Crumbs(Double):
     """Chunks of the transfer that end anywhere, also in the middle of a character."""
 
@@ -207,6 +214,7 @@ class OnlyEmbeddings(Double):
 # Variations of how a stream is cut up and written down; all others show in whole answers too.
 OF_STREAMS = (
     *(KeepAliveComments, CarriageReturns, OldMacintoshLines, NoBlankAfterTheColon, EventFields, ManyLines, Crumbs),
+    SeparatorsOfLines,
     *(SeveralTokensAChunk, OneChunkAnAnswer, EmptyDeltas, RoleWithTheFirstContent, FinishReasonByItself, UsageForEverybody),
 )
 OF_ANSWERS = (FieldsOfTheFuture, OldErrors, OneRequestAConnection, Plain, OnlyEmbeddings)

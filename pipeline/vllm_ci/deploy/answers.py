@@ -53,7 +53,8 @@ def agreed(one: Iterable[str], other: Iterable[str]) -> int:
 
 
 def _streamed(text: str) -> Said:
-    lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+    # Not str.splitlines(): JSON may contain characters that it takes for the end of a line, like U+2028.
+    lines = [line[5:].strip() for line in text.replace("\r", "\n").split("\n") if line.startswith("data:")]
     ended = bool(lines) and lines[-1] == "[DONE]"
     return _of_choices([_object(line) for line in lines if line != "[DONE]"], whole=ended)
 

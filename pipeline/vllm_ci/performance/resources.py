@@ -149,7 +149,7 @@ def gauges(text: str) -> dict[str, float]:
     """
     wanted = tuple(name for names in GAUGES.values() for name in names)
     # Only these lines are parsed: a scrape has hundreds, and the load runs in the same process.
-    found = metrics.parse("\n".join(line for line in text.splitlines() if line.startswith(wanted)))
+    found = metrics.parse("\n".join(line for line in text.split("\n") if line.startswith(wanted)))
     present = {ours: next((name for name in names if name in found), "") for ours, names in GAUGES.items()}
     totals = {ours: found.total(name) for ours, name in present.items() if name}
     return {ours: total for ours, total in totals.items() if math.isfinite(total)}

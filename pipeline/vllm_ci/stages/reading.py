@@ -131,7 +131,7 @@ async def _unfinished(outcome: Outcome) -> tuple[tuple[Case, ...], dict[str, Any
     The cases are the finished ones, the running one, and where the program was stopped, those that had not begun.
     """
     try:
-        lines = (await outcome.output.read("cases.jsonl")).decode(errors="replace").splitlines()
+        lines = (await outcome.output.read("cases.jsonl")).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return (), {}
     facts: dict[str, Any] = {}

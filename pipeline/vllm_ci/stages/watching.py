@@ -78,7 +78,7 @@ async def watch(engine: Engine, programs: Iterable[str], step: str, emit: Emit) 
 async def _lines(engine: TellsSoFar, program: str) -> list[Mapping[str, Any]]:
     output = engine.so_far(program)
     try:
-        lines = (await output.read("cases.jsonl")).decode(errors="replace").splitlines() if output is not None else []
+        lines = (await output.read("cases.jsonl")).decode(errors="replace").split("\n") if output is not None else []
     except OSError:  # nothing written yet
         return []
     found = []

@@ -5,11 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_ci.loadgen import sse
+from vllm_ci.loadgen.chunk import json_object
 from vllm_ci.suites.verdicts import Fault
 
 Json = dict[str, Any]
 _NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _EXCERPT = 120
+
+
+def chunks(body: bytes) -> list[Json]:
+    """The JSON objects of a streamed answer.
+
+    Lines end as in the HTML Living Standard (section 9.2.6): a JSON string may contain other characters that Python takes for
+    the end of a line, like U+2028.
+
+    Raises:
+        Fault: The data of an event is neither ``[DONE]`` nor a JSON object.
+    """
+    found = [json_object(event.data) for event in sse.decode([(0, body)]) if event.data.strip() != "[DONE]"]
+    whole = [chunk for chunk in found if chunk is not None]
+    if len(whole) < len(found):
+        raise Fault("the data of an event is no JSON object")
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True)

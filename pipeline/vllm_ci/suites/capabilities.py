@@ -14,11 +14,12 @@ from typing import Any
 
 import httpx
 
-from vllm_ci.suites.answers import Json
+from vllm_ci.suites.answers import Json, chunks
 from vllm_ci.suites.client import shown
 from vllm_ci.suites.machine import Watch
 from vllm_ci.suites.reach import cards_of
 from vllm_ci.suites.transport import ON_ITS_OWN_CONNECTION
+from vllm_ci.suites.verdicts import Fault
 
 CAPABILITIES = (
     *("text", "chat", "completions", "tools", "structured_output", "logprobs", "token_ids", "embeddings", "lora"),
@@ -311,14 +312,11 @@ class Probing:
         answer = self.http.post(path, json=body)
         if answer.status_code != 200:
             return self._effect(path, answer, lambda _body: "")
-        events = [line.partition(":")[2].strip() for line in answer.text.splitlines() if line.startswith("data:")]
         try:
-            chunks = [json.loads(event) for event in events if event.startswith("{")]
-        except ValueError:
+            found = chunks(answer.content)
+        except Fault:
             return ""  # the cases about the structure of a stream name it
-        return (
-            "" if any(isinstance(chunk.get("usage"), dict) for chunk in chunks) else f"stream_options.include_usage {IGNORED}"
-        )
+        return "" if any(isinstance(chunk.get("usage"), dict) for chunk in found) else f"stream_options.include_usage {IGNORED}"
 
 
 def _sent(answer: httpx.Response) -> str:

@@ -32,7 +32,7 @@ def parse(text: str) -> Samples:
         ValueError: A line is neither a comment nor a sample.
     """
     values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # the only end of a line in this format
         if not line.strip() or line.startswith("#"):
             continue
         found = _LINE.fullmatch(line.strip())

@@ -6,7 +6,6 @@ different prompts.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from vllm_ci.suites.answers import chunks
 from vllm_ci.suites.client import ApiClient, Json, at_once, said
 from vllm_ci.suites.verdicts import Fault
 
@@ -119,8 +119,7 @@ class Mixing:
 
     def _streamed(self, path: str, body: Any) -> str:
         answer = self.client.sent(path, body)
-        events = [line.removeprefix("data:").strip() for line in answer.text.splitlines() if line.startswith("data:")]
-        choices = [choice for event in events if event.startswith("{") for choice in json.loads(event).get("choices") or ()]
+        choices = [choice for chunk in chunks(answer.content) for choice in chunk.get("choices") or ()]
         return "".join(choice.get("text") or (choice.get("delta") or {}).get("content") or "" for choice in choices)
 
 

@@ -26,7 +26,7 @@ def pair(number: int = 0, *, status: int = 200, agreed: int = 10, greedy: bool =
 
 
 def events(*parts: dict[str, object]) -> bytes:
-    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in parts) + b"data: [DONE]\n\n"
+    return b"".join(b"data: " + json.dumps(each, ensure_ascii=False).encode() + b"\n\n" for each in parts) + b"data: [DONE]\n\n"
 
 
 def test_a_stream_says_the_same_as_the_object() -> None:
@@ -38,6 +38,14 @@ def test_a_stream_says_the_same_as_the_object() -> None:
     )
     plain = json.dumps({"choices": [{"index": 0, "message": {"content": "Hello world"}, "finish_reason": "stop"}]}).encode()
     assert answers.said(streamed) == answers.said(plain) == Said(finish=("stop",), tokens=("Hello", " world"), whole=True)
+
+
+def test_no_character_of_a_text_ends_a_line_of_a_stream() -> None:
+    text = "one\u0085two\u2028three"
+    streamed = events({"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
+    plain = json.dumps({"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]}).encode()
+    assert answers.said(streamed) == answers.said(plain)
+    assert answers.said(streamed).tokens
 
 
 def test_tokens_are_ids_where_the_server_sends_them() -> None:

@@ -62,7 +62,9 @@ def crashed(
     timed_out: bool = False,
     stopped: bool = False,
 ) -> Outcome:
-    files = {"cases.jsonl": "\n".join(map(json.dumps, lines)).encode()} if lines is not None else {}
+    files = (
+        {"cases.jsonl": "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()} if lines is not None else {}
+    )
     return Outcome(
         exit_code=exit_code, seconds=2.0, output=MemoryDirectory(files), log=log, timed_out=timed_out, stopped=stopped
     )

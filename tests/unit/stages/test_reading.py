@@ -137,3 +137,10 @@ async def test_figures_that_the_suite_noted_itself_come_first() -> None:
     cases = [case("a", ttft_ms=1.0), case("b", ttft_ms=3.0)]
     result = await result_of(left(cases, notes={"s": {"ttft_ms_p50": 2.0}}))
     assert result.metrics == {"ttft_ms_p50": 2.0}
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\x1c"])
+async def test_no_character_in_what_a_case_says_hides_the_case_of_a_program_that_was_killed(character: str) -> None:
+    said = {**case("a", "failed"), "message": f"one{character}two"}
+    result = await result_of(crashed(139, lines=[{"running": "a"}, {"case": said}, {"running": "b"}]))
+    assert [(each.name, each.status) for each in result.cases] == [("a", CaseStatus.FAILED), ("b", CaseStatus.ERRORED)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ci.suites.answers import Answer, read
+from vllm_ci.suites.answers import Answer, chunks, read
 from vllm_ci.suites.verdicts import Fault
 
 JSON = st.recursive(
@@ -68,3 +68,15 @@ def test_no_answer_raises_anything_else(body: object) -> None:
 
 def test_a_value_of_one_of_several_types_is_taken() -> None:
     assert read({"created": 1.5}, "x", "created", of=(int, float)) == 1.5
+
+
+def test_chunks_are_the_objects_of_a_stream_whatever_characters_their_text_has() -> None:
+    text = "one\u0085two\u2028three\u2029four"
+    body = f'data: {{"text": "{text}"}}\r\n\r\n: comment\n\ndata:{{"usage":\ndata: null}}\n\ndata: [DONE]\n\n'
+    assert chunks(body.encode()) == [{"text": text}, {"usage": None}]
+
+
+@pytest.mark.parametrize("data", ["{", "[]", "null", "hello"])
+def test_an_event_that_is_no_object_is_a_fault(data: str) -> None:
+    with pytest.raises(Fault, match="no JSON object"):
+        chunks(f"data: {data}\n\n".encode())

@@ -13,6 +13,7 @@ from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects import DEFECTS
 from doubles.generation import Generation
+from doubles.legal import SeparatorsOfLines
 from doubles.legal_servers import ChatOnly, CountsNothing, Rounds
 from doubles.running import running
 from doubles.server import Double
@@ -53,9 +54,11 @@ def mixing(make: type[Double]) -> Iterator[Mixing]:
         yield Mixing(client=ApiClient(http=http, model=server.model, server=server))
 
 
-@pytest.mark.parametrize("make", [Double, SaysTheSame, SaysNothing, ChatOnly, CountsNothing, Rounds])
+@pytest.mark.parametrize("make", [Double, SaysTheSame, SaysNothing, ChatOnly, CountsNothing, Rounds, SeparatorsOfLines])
 def test_nothing_is_held_against_a_server_that_answers_each_prompt(make: type[Double]) -> None:
     with mixing(make) as found:
+        found.repeated()
+        found.swapped()
         assert found.cause() is None
 
 

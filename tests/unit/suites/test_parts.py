@@ -211,3 +211,7 @@ def test_facts_of_an_image_are_judged(config: dict[str, object], case: str, expe
     found: list[str] = []
     getattr(test_image, f"test_{case}")(config, lambda findings: found.extend(each.id for each in findings))
     assert found == expected
+
+
+def test_the_value_of_a_label_may_contain_any_character() -> None:
+    assert parse('x{model="one\u2028two\x85three"} 3\n').total("x") == 3

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 
 import pytest
 
+from vllm_ci.suites.answers import chunks
 from vllm_ci.suites.client import ApiClient, Json, at_once, shown, user
 from vllm_ci.suites.findings import Finding
 from vllm_ci.suites.mixing import SWAPPED, MixedUpError
@@ -115,6 +115,5 @@ def _streamed(client: ApiClient, word: str) -> str:
     """The text of a stream."""
     body = {"model": client.model, "prompt": word, "max_tokens": 8, "echo": True, "stream": True}
     with client.http.stream("POST", "/v1/completions", json=body) as answer:
-        events = [line.removeprefix("data:").strip() for line in answer.iter_lines() if line.startswith("data:")]
-    chunks = [json.loads(event) for event in events if event != "[DONE]"]
-    return "".join(choice.get("text") or "" for chunk in chunks for choice in chunk.get("choices", ()))
+        found = chunks(answer.read())
+    return "".join(choice.get("text") or "" for chunk in found for choice in chunk.get("choices") or ())

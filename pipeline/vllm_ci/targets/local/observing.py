@@ -162,7 +162,7 @@ async def _metrics(kept: Kept) -> dict[str, float]:
 def parsed(text: str) -> dict[str, float]:
     """The watched metrics in Prometheus' text format, summed over their labels."""
     found: dict[str, float] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
         if name in _SUMMED | _HIGHEST:
             try:
