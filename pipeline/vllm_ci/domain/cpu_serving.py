@@ -158,7 +158,7 @@ def _known(shape: ModelShape, machine: Machine, said: Said, shards: int, workers
 def _given_gib(said: Said) -> int | None:
     """Size of the cache if the user set it."""
     value = said.values.get(KV_CACHE, "")
-    if value.isdigit():
+    if value.isdecimal():
         return max(1, int(value))
     number = said.number("kv-cache-memory-bytes")
     return max(1, number // GIB) if number else None

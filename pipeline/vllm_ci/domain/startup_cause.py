@@ -52,11 +52,18 @@ class StartupCause:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Line:
+class Line:
+    """One line of a log of vLLM.
+
+    Attributes:
+        process: The process that its prefix names (``EngineCore``); empty if it has none.
+        level: Level of the log record; empty if it has no head of one.
+        text: The rest, without colours.
+    """
+
     process: str
     level: str
     text: str
-    plain: bool  # without the head of a log record
 
 
 @dataclass(kw_only=True)
@@ -102,35 +109,43 @@ def startup_cause(log: str, *, exit_code: int | None = None) -> StartupCause:
     )
 
 
-def _lines(log: str) -> Iterator[_Line]:
-    for raw in log.splitlines():
-        text = _COLOUR.sub("", raw).rstrip()
-        process = ""
-        while found := _PROCESS.match(text):  # Ray puts its own prefix before vLLM's
-            process, text = found["name"], text[found.end() :]
-        record = _RECORD.match(text)
-        level = record["level"] if record else ""
-        yield _Line(process=process, level=level, text=text[record.end() :] if record else text, plain=record is None)
+def _lines(log: str) -> Iterator[Line]:
+    yield from map(line_of, log.splitlines())
 
 
-def _chains(lines: Sequence[_Line]) -> list[_Chain]:
+def line_of(raw: str) -> Line:
+    """The parts of one line."""
+    text = _COLOUR.sub("", raw).rstrip()
+    process = ""
+    while found := _PROCESS.match(text):  # Ray puts its own prefix before vLLM's
+        process, text = found["name"], text[found.end() :]
+    record = _RECORD.match(text)
+    return Line(process=process, level=record["level"] if record else "", text=text[record.end() :] if record else text)
+
+
+def is_between(text: str) -> bool:
+    """Whether a line of a traceback is neither an exception nor a part of its message."""
+    return not text or text[0].isspace() or text == _BEGIN or text.startswith(_CHAINED)
+
+
+def _chains(lines: Sequence[Line]) -> list[_Chain]:
     """Chains of tracebacks; lines of other processes in between do not break a chain."""
     found: list[_Chain] = []
-    streams: dict[str, list[tuple[int, _Line]]] = {}
+    streams: dict[str, list[tuple[int, Line]]] = {}
     child = ""
     for number, line in enumerate(lines):
         if announced := _CHILD.match(line.text):
             child = announced["name"]
         elif line.level:
             child = ""
-        key = line.process or (child if line.plain else "")
+        key = line.process or (child if not line.level else "")
         streams.setdefault(key, []).append((number, line))
     for process, stream in streams.items():
         found += _in_stream(process, stream)
     return found
 
 
-def _in_stream(process: str, stream: Sequence[tuple[int, _Line]]) -> Iterator[_Chain]:
+def _in_stream(process: str, stream: Sequence[tuple[int, Line]]) -> Iterator[_Chain]:
     chain: _Chain | None = None
     linked = False
     position = 0
@@ -153,7 +168,7 @@ def _in_stream(process: str, stream: Sequence[tuple[int, _Line]]) -> Iterator[_C
         yield chain
 
 
-def _raised(stream: Sequence[tuple[int, _Line]], position: int, margin: int) -> tuple[int, _Raised | None]:
+def _raised(stream: Sequence[tuple[int, Line]], position: int, margin: int) -> tuple[int, _Raised | None]:
     """The exception at the end of a traceback, and the position after it."""
     while position < len(stream):
         number, line = stream[position]
@@ -202,21 +217,21 @@ def _unknown(chains: Sequence[_Chain]) -> StartupCause | None:
     return None
 
 
-def _arguments(lines: Sequence[_Line]) -> StartupCause | None:
+def _arguments(lines: Sequence[Line]) -> StartupCause | None:
     """The error message of argparse, which ends the process without an exception."""
     for line in reversed(lines[-_LAST_LINES:]):
-        if line.plain and _ARGUMENTS.match(line.text):
+        if not line.level and _ARGUMENTS.match(line.text):
             return _cause(line.text, _known(line.text), line.process)
     return None
 
 
-def _said(lines: Sequence[_Line]) -> StartupCause | None:
+def _said(lines: Sequence[Line]) -> StartupCause | None:
     """A log line that is not an exception: written by the dynamic loader, by C++, or logged as an error."""
     near = len(lines) - _LAST_LINES
     candidates = [
         line
         for number, line in enumerate(lines)
-        if line.level in ("ERROR", "CRITICAL") or (line.plain and line.text and number >= near)
+        if line.level in ("ERROR", "CRITICAL") or (not line.level and line.text and number >= near)
     ]
     for line in candidates:
         if (known := _known(line.text)) and not line.text.startswith(("usage:", " ", "[")):
@@ -225,7 +240,7 @@ def _said(lines: Sequence[_Line]) -> StartupCause | None:
     return _cause(errors[0].text, None, errors[0].process) if errors else None
 
 
-def _ended(lines: Sequence[_Line], exit_code: int | None) -> StartupCause:
+def _ended(lines: Sequence[Line], exit_code: int | None) -> StartupCause:
     """How the process ended, and its last line."""
     last = next((line.text for line in reversed(lines) if line.text.strip()), "")
     if exit_code is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vllm_ci.domain.message_shape import shape_of
 from vllm_ci.domain.plain import one_line
+from vllm_ci.domain.startup_cause import is_between, line_of
 
 _TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR = re.compile(
@@ -38,12 +39,12 @@ class LogLine:
 
 
 def errors(logs: Mapping[str, str], *, most: int = _MOST) -> list[LogLine]:
-    """The first ``most`` different lines that report an error, in the order of the logs."""
+    """The first ``most`` different lines that report an error, in the order of the logs; of a traceback, its exceptions."""
     found: dict[tuple[str, str], LogLine] = {}
     for name, text in logs.items():
         for number, line in enumerate(text.splitlines(), 1):
             plain = _TERMINAL.sub("", line[: 2 * _LONGEST])
-            if not _ERROR.search(plain) or _REFUSED.search(line):
+            if not _ERROR.search(plain) or _REFUSED.search(line) or is_between(line_of(plain).text):
                 continue
             shown = one_line(plain, _LONGEST)
             key = name, shape_of(shown).text

@@ -120,6 +120,27 @@ def test_error_lines_are_counted_and_refused_requests_are_not_among_them() -> No
     assert len(log_lines.errors({"server": "\n".join(f"ERROR {chr(97 + n) * 9}" for n in range(26))})) == 12
 
 
+def test_of_a_traceback_in_a_log_its_exceptions_are_shown() -> None:
+    head = "(APIServer pid=7) ERROR 11-20 12:00:00 [serving.py:12] "
+    said = [
+        *(
+            "Error in the engine",
+            "Traceback (most recent call last):",
+            '  File "/opt/a.py", line 1, in run',
+            "    step()",
+            "    ^^^^^^",
+        ),
+        *("KeyError: 'x'", "", "During handling of the above exception, another exception occurred:", ""),
+        *("Traceback (most recent call last):", '  File "/opt/b.py", line 2, in go', "    stop()", "RuntimeError: boom"),
+    ]
+    found = log_lines.errors({"server": "".join(f"{head}{line}\n" for line in said)})
+    assert [(line.number, line.text.removeprefix(head)) for line in found] == [
+        (1, "Error in the engine"),
+        (6, "KeyError: 'x'"),
+        (13, "RuntimeError: boom"),
+    ]
+
+
 def test_plots_hold_no_script_no_style_and_no_text_of_a_server() -> None:
     stage = StageResult(
         name="s",

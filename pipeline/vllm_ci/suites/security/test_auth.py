@@ -236,7 +236,7 @@ def _leaks(door: Door, way: Way, method: str, answer: RawResponse) -> bool:
         length = answer.headers.get("content-length", "")
         full = door.with_the_key(way)
         whole = way.method == "GET" and door.opens(way, full)
-        return whole and answer.status == 200 and length.isdigit() and abs(int(length) - len(full.body)) <= _VARIES
+        return whole and answer.status == 200 and length.isdecimal() and abs(int(length) - len(full.body)) <= _VARIES
     return door.opens(way, answer)
 
 
