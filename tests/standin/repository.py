@@ -21,6 +21,14 @@ def repository(folder: Path, pipeline: str = "", *, config: str = "version: 1\nn
     return folder
 
 
+def commit(folder: Path, message: str) -> str:
+    """Commit all files; the commit's id."""
+    for words in (("add", "."), ("commit", "--quiet", "--allow-empty", "--message", message)):
+        subprocess.run(["git", *_IDENTITY, *words], cwd=folder, check=True, capture_output=True)
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def dirty(folder: Path) -> str:
     """What git sees as changed or new."""
     done = subprocess.run(["git", "status", "--porcelain"], cwd=folder, check=True, capture_output=True, text=True)
