@@ -25,6 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import yaml
+
 from standin.comparing import PacedEngine
 from standin.repository import commit, repository
 from vllm_ci import Report, run_pipeline
@@ -38,18 +40,7 @@ stages:
   performance: {enabled: true, workload: code, requests: 16, warm_up: 1, rounds: 1, concurrency: 8, %s}
 """
 DOUBLES = "version: 1\nname: gate\n" + STAGES % "pairs: {}"
-VLLM = (
-    """
-version: 1
-name: gate
-image:
-  overlays: [{from: serving, to: /opt/serving}]
-  env: {PYTHONPATH: /opt/serving}
-server:
-  args: [--enforce-eager, --logits-processors=pace.Pace]
-"""
-    + STAGES
-)
+QUICKSTART = Path(__file__).parents[1] / "examples/quickstart/vllm-ci.yaml"
 PACE = '''"""A step of the engine takes longer by a share of its time."""
 
 import time
@@ -80,10 +71,24 @@ class Pace(LogitsProcessor):
 '''
 
 
+def of_vllm(baseline: str) -> str:
+    """The configuration for real servers: the quickstart's, with a logits processor."""
+    quickstart = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+    server = quickstart["server"]
+    args = [each for each in server["args"] if "template" not in each]
+    return yaml.safe_dump(
+        {
+            **{key: quickstart[key] for key in ("version", "name", "image", "model")},
+            **yaml.safe_load(STAGES % f"baseline: {baseline}"),
+            "server": {**server, "args": [*args, "--logits-processors=pace:Pace"]},
+        }
+    )
+
+
 def project(folder: Path, *, is_real: bool) -> str:
     """Make the repository; its first commit."""
     if is_real:
-        repository(folder, config=VLLM % "baseline: none", serving__pace=PACE.format(share=0, name="the baseline"))
+        repository(folder, config=of_vllm("none"), serving__pace=PACE.format(share=0, name="the baseline"))
     else:
         repository(folder, config=DOUBLES)
     return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=folder, text=True).strip()
@@ -91,7 +96,7 @@ def project(folder: Path, *, is_real: bool) -> str:
 
 def candidate(folder: Path, first: str, slowdown: float, seed: str) -> None:
     """Commit the image that is compared with the one of the first commit."""
-    (folder / "vllm-ci.yaml").write_text(VLLM % f"baseline: {first}", encoding="utf-8")
+    (folder / "vllm-ci.yaml").write_text(of_vllm(first), encoding="utf-8")
     (folder / "serving/pace.py").write_text(PACE.format(share=slowdown, name=seed), encoding="utf-8")
     commit(folder, seed)
 
