@@ -52,6 +52,7 @@ def configured(folder: Path, page: str) -> None:
     )
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", ["release.md", "deploy.md"])
 def test_the_story(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))

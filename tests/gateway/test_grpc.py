@@ -148,7 +148,7 @@ async def test_what_is_no_grpc_reaches_no_server(place: Place) -> None:
         for method in ("POST", "GET"):
             pseudo = [(":method", method), (":scheme", "http"), (":authority", "x"), (":path", path), ("content-type", kind)]
             await done(h2.ask, host, int(port), pseudo)
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n\r\n".encode())
         assert b"200 OK" not in connection.recv(4096)
     assert through(place) == []

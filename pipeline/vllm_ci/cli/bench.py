@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from vllm_ci.cli import bench_checks
+from vllm_ci.cli import bench_checks, signals
 from vllm_ci.cli.bench_options import duration, setting_of
 from vllm_ci.cli.options import Number, option
 from vllm_ci.cli.output import json_option, print_json
@@ -137,15 +137,17 @@ def bench(context: click.Context, /, *, urls: tuple[str, ...], aa: bool, sweep: 
     servers = [_served(url, given["model"] or "", given["api_key_env"] or "") for url in (urls[:1] if aa else urls)]
     for server in servers:
         _introduce(screen, server, setting, overload=given["overload"])
-    found = _result(screen, servers, setting, given, aa=aa, sweep=sweep)
-    try:
-        if folder is not None:
-            _store(screen, folder, found)
-    finally:  # a full disk, or a reader who went away, must not take what was measured
-        if as_json:
-            print_json(found.document)
-        else:
-            found.show()
+    result = _loaded(screen, servers, setting, given, aa=aa, sweep=sweep)
+    with signals.put_off():
+        found = result()
+        try:
+            if folder is not None:
+                _store(screen, folder, found)
+        finally:  # a full disk, or a reader who went away, must not take what was measured
+            if as_json:
+                print_json(found.document)
+            else:
+                found.show()
     return found.verdict.exit_code
 
 
@@ -166,9 +168,10 @@ class _Result:
     page: Callable[[Path], Path] | None = None
 
 
-def _result(
+def _loaded(
     screen: Console, servers: list[Served], setting: Setting, given: dict[str, Any], *, aa: bool, sweep: bool
-) -> _Result:
+) -> Callable[[], _Result]:
+    """Do what was asked for, which a signal ends early; what is returned makes the result of what was measured."""
     if sweep:
         return _swept(screen, servers[0], setting, given)
     if given["overload"]:
@@ -218,12 +221,17 @@ def _introduce(screen: Console, server: Served, setting: Setting, *, overload: b
         screen.print("prompt lengths are about right: the server has no tokenizer route", style="yellow")
 
 
-def _measured(screen: Console, server: Served, setting: Setting) -> _Result:
+def _measured(screen: Console, server: Served, setting: Setting) -> Callable[[], _Result]:
     from vllm_ci.cli import bench_output
 
     found = _watched(screen, server, setting)
-    facts = _result_facts("measurement", server, here=found.resources.pid is not None)
-    return _Result(verdict=found.verdict, document={**facts, **found.document()}, show=lambda: bench_output.measurement(found))
+
+    def result() -> _Result:
+        facts = _result_facts("measurement", server, here=found.resources.pid is not None)
+        document = {**facts, **found.document()}
+        return _Result(verdict=found.verdict, document=document, show=lambda: bench_output.measurement(found))
+
+    return result
 
 
 def _result_facts(kind: str, server: Served, *, here: bool) -> dict[str, object]:
@@ -276,17 +284,21 @@ def history(*, folder: Path, as_json: bool) -> int:
     return 0
 
 
-def _compared(screen: Console, servers: list[Served], setting: Setting, rounds: int) -> _Result:
+def _compared(screen: Console, servers: list[Served], setting: Setting, rounds: int) -> Callable[[], _Result]:
     from vllm_ci.cli import bench_output
     from vllm_ci.performance.versus import compare
 
     a, b = servers[0], servers[-1]
     found = compare(a, b, setting, rounds=rounds, same=a is b, tell=screen.print)
-    document = {"kind": "comparison", "a": _facts(a), "b": _facts(b), **found.document()}
-    return _Result(verdict=found.verdict, document=document, show=lambda: bench_output.comparison(found))
+
+    def result() -> _Result:
+        document = {"kind": "comparison", "a": _facts(a), "b": _facts(b), **found.document()}
+        return _Result(verdict=found.verdict, document=document, show=lambda: bench_output.comparison(found))
+
+    return result
 
 
-def _swept(screen: Console, server: Served, setting: Setting, given: dict[str, Any]) -> _Result:
+def _swept(screen: Console, server: Served, setting: Setting, given: dict[str, Any]) -> Callable[[], _Result]:
     from vllm_ci.cli import bench_output
     from vllm_ci.performance import page
     from vllm_ci.performance.sweep import sweep
@@ -298,23 +310,30 @@ def _swept(screen: Console, server: Served, setting: Setting, given: dict[str, A
         start=setting.rate or 1.0,
         tell=lambda step: screen.print(bench_output.step(step)),
     )
-    here = any(step.measurement.resources.pid is not None for step in found.steps)
-    facts = {**_result_facts("sweep", server, here=here), "setting": {**setting.limits, "good_share": given["good"]}}
-    document = {**facts, **found.document()}
-    return _Result(
-        verdict=found.verdict,
-        document=document,
-        show=lambda: bench_output.capacity(found),
-        page=lambda folder: page.write(folder, found, facts=_facts(server)),
-    )
+
+    def result() -> _Result:
+        here = any(step.measurement.resources.pid is not None for step in found.steps)
+        facts = {**_result_facts("sweep", server, here=here), "setting": {**setting.limits, "good_share": given["good"]}}
+        return _Result(
+            verdict=found.verdict,
+            document={**facts, **found.document()},
+            show=lambda: bench_output.capacity(found),
+            page=lambda folder: page.write(folder, found, facts=_facts(server)),
+        )
+
+    return result
 
 
-def _overloaded(screen: Console, server: Served, setting: Setting, factor: float) -> _Result:
+def _overloaded(screen: Console, server: Served, setting: Setting, factor: float) -> Callable[[], _Result]:
     from vllm_ci.cli import bench_overload
 
     found, document = bench_overload.overloaded(server, setting, factor=factor, tell=screen.print, watch=_watching(screen))
-    facts = _result_facts("overload", server, here=bench_overload.is_here(found))
-    return _Result(verdict=found.verdict, document={**facts, **document}, show=lambda: bench_overload.output(found))
+
+    def result() -> _Result:
+        facts = _result_facts("overload", server, here=bench_overload.is_here(found))
+        return _Result(verdict=found.verdict, document={**facts, **document}, show=lambda: bench_overload.output(found))
+
+    return result
 
 
 def _watched(screen: Console, server: Served, setting: Setting) -> Measurement:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -26,3 +28,31 @@ def _stop(number: int, _: FrameType | None) -> None:
     # Threads that wait for a program cannot be interrupted, but continue when it ends.
     external.end_running()
     raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Do what is inside to its end before a signal ends the command: results are written that took long to get.
+
+    A second signal ends it at once.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if threading.current_thread() is not threading.main_thread():
+        before.clear()
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    if came:
+        raise Stopped(f"stopped by {signal.Signals(came[0]).name}")

@@ -33,14 +33,16 @@ def server(mode: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "tests/standin/crowded.py"), str(port), "double", mode]
     with subprocess.Popen(command, env=ENVIRONMENT) as process:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
+        try:
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                with socket.socket() as probe:
+                    if not probe.connect_ex(("127.0.0.1", port)):
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -51,13 +53,22 @@ def started(url: str, *arguments: str) -> subprocess.Popen[str]:
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
     assert process.stderr is not None
     while text not in (line := process.stderr.readline()):
-        assert line, process.poll()
+        if not line:  # it has ended
+            _, document = ended(process)
+            measurable(document)
+            pytest.fail(f"it ended before it said {text!r}: {document}")
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     stdout, stderr = process.communicate(timeout=120)
     assert stdout, stderr
     return process.returncode, json.loads(stdout)
+
+
+def measurable(document: dict[str, Any]) -> None:
+    """Skip where this machine was too busy."""
+    if document["verdict"] == "inconclusive":
+        pytest.skip(f"this machine was too busy to measure: {document['reasons']}")
 
 
 def test_the_phases_and_a_sentence_are_printed_and_the_result_has_a_history(tmp_path: Path) -> None:
@@ -80,8 +91,7 @@ def test_the_phases_and_a_sentence_are_printed_and_the_result_has_a_history(tmp_
 def test_a_server_that_dies_gives_errored_and_keeps_what_was_measured() -> None:
     with server("dies") as url:
         code, document = ended(started(url, "--workload-file", str(ROOT / "tests/unit/cli/short.jsonl"), "--duration", "3"))
-    if document["verdict"] == "inconclusive":
-        pytest.skip(f"this machine was too busy to measure: {document['reasons']}")
+    measurable(document)
     assert code == 3
     assert document["verdict"] == "errored"
     assert "takes no connection any more" in " ".join(document["reasons"])

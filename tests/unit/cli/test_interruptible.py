@@ -60,3 +60,38 @@ print(before == [signal.getsignal(number) for number in (signal.SIGINT, signal.S
 def test_signals_mean_the_same_after_a_command_as_before() -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "True\n"
+
+
+RESULTS = """
+import os, signal, sys
+from vllm_ci.cli import signals
+
+signals.catch()
+try:
+    with signals.put_off():
+        for name in sys.argv[1:]:
+            os.kill(os.getpid(), signal.Signals[name])
+        print("written")
+    print("went on")
+except KeyboardInterrupt as error:
+    print(error)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names", "expected"),
+    [
+        ([], [], ["written", "went on"]),
+        ([], ["SIGINT"], ["written", "stopped by SIGINT"]),
+        ([], ["SIGTERM"], ["written", "stopped by SIGTERM"]),
+        ([], ["SIGTERM", "SIGINT"], ["stopped by SIGINT"]),
+        (["nohup"], ["SIGHUP"], ["written", "went on"]),
+    ],
+)
+def test_a_signal_waits_until_results_are_written_and_a_second_one_does_not(
+    prefix: list[str], names: list[str], expected: list[str]
+) -> None:
+    command = [*prefix, sys.executable, "-c", RESULTS, *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    assert done.stdout.splitlines() == [*expected, "True"], done.stderr
