@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from doubles import tokenizer, toymodel
@@ -107,6 +108,12 @@ class Bodies:
         values = [score for _, score, _ in rows]
         return {"text_offset": offsets, "token_logprobs": values, "tokens": texts, "top_logprobs": [top for _, _, top in rows]}
 
+    def next_columns(self, asked: Asked, generation: Generation, pieces: Sequence[Piece], *, first: bool) -> Json:
+        """The columns of a chunk: the prompt is in the first one only, and offsets go on where the last chunk ended."""
+        found = self.columns(asked if first else replace(asked, echo=False), generation, list(pieces))
+        before = 0 if first else len(self.echoed(asked, generation) + generation.text) - sum(len(each.text) for each in pieces)
+        return {**found, "text_offset": [before + offset for offset in found["text_offset"]]}
+
     def scores(self, asked: Asked, generation: Generation) -> list[Json | None] | None:
         """Log probability of each token of the prompt, where they are asked for; the first has none."""
         if asked.prompt_logprobs is None:
@@ -139,7 +146,7 @@ class Bodies:
             choice["logprobs"] = None if asked.logprobs is None else {"content": [self.entry(piece) for piece in pieces]}
         else:
             choice["text"] = (self.echoed(asked, generation) if first else "") + text
-            choice["logprobs"] = None
+            choice["logprobs"] = None if asked.logprobs is None else self.next_columns(asked, generation, pieces, first=first)
             choice["prompt_token_ids"] = list(generation.prompt) if asked.token_ids and first else None
         choice["finish_reason"] = self.finish_said(generation) or None
         choice["stop_reason"] = generation.stop_reason

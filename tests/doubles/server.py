@@ -205,6 +205,8 @@ class Double(Bodies):
         given = body.get("input")
         texts = given if isinstance(given, list) else [given]
         ids = [asking.readable(str(text), "input") for text in texts]
+        if max(map(len, ids)) > asking.MAX_LENGTH:
+            raise RefusedError(f"This model's maximum context length is {asking.MAX_LENGTH} tokens.", param="input")
         vectors = [self.vector(each) for each in ids]
         coded = [self.base64(vector) for vector in vectors] if body.get("encoding_format") == "base64" else vectors
         data = [{"object": "embedding", "index": at, "embedding": vector} for at, vector in enumerate(coded)]

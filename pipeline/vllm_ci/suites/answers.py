@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+import httpx
 
 from vllm_ci.loadgen import sse
 from vllm_ci.loadgen.chunk import json_object
@@ -12,6 +14,19 @@ from vllm_ci.suites.verdicts import Fault
 Json = dict[str, Any]
 _NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _EXCERPT = 120
+
+
+def document(answer: httpx.Response) -> Any:
+    """The JSON of a body. ``NaN`` and ``Infinity`` are no JSON (RFC 8259, section 6), although Python reads them.
+
+    Raises:
+        ValueError: The body is no JSON.
+    """
+    return answer.json(parse_constant=_no_number)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def chunks(body: bytes) -> list[Json]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from vllm_ci.suites.answers import Answer, Json, read
+from vllm_ci.suites.answers import Answer, Json, document, read
 from vllm_ci.suites.metrics import Samples, parse
 from vllm_ci.suites.refusals import RefusedAloneError, asks_to_wait
 from vllm_ci.suites.verdicts import Fault
@@ -138,6 +138,18 @@ class ApiClient:
         """
         return self._answered("POST", path, json=body, **options)
 
+    def written(self, body: bytes | Iterable[bytes], *, kind: str = "application/json") -> httpx.Response:
+        """POST a JSON body as it is to :attr:`path`, in one piece or in chunks; returns the response, whatever its status.
+
+        Args:
+            body: The body; pieces are sent as chunks (RFC 9112, section 7.1).
+            kind: Its content type.
+
+        Raises:
+            Fault: There is none.
+        """
+        return self._answered("POST", self.path, content=body, headers={"content-type": kind})
+
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """POST a JSON body; returns the response, whatever its status.
 
@@ -164,9 +176,9 @@ class ApiClient:
         if answer.status_code != 200:
             raise Fault(f"POST {path}: {shown(answer)}")
         try:
-            value = answer.json()
-        except ValueError:
-            raise Fault(f"POST {path}: the answer is no JSON: {shown(answer)}") from None
+            value = document(answer)
+        except ValueError as error:
+            raise Fault(f"POST {path}: the answer is no JSON ({error}): {shown(answer)}") from None
         found: Json = read(value, f"POST {path}", of=dict)
         return found
 
@@ -178,7 +190,7 @@ class ApiClient:
         """
         try:
             answer = self.smallest()
-            answered = answer.json() if answer.status_code == 200 else None
+            answered = document(answer) if answer.status_code == 200 else None
         except httpx.HTTPError as error:
             raise Fault(f"a valid request afterwards {_unanswered(error)}") from error
         except ValueError:

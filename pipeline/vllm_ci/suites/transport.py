@@ -53,7 +53,8 @@ class PatientTransport(httpx.BaseTransport):
         body = self._traffic.spoken(request.url.path, request.read())
         if body != request.content:
             # In place, so that reports show what was sent; httpx has no other way to change the body of a request.
-            request.headers["content-length"] = str(len(body))
+            if "transfer-encoding" not in request.headers:
+                request.headers["content-length"] = str(len(body))
             vars(request).update(stream=httpx.ByteStream(body), _content=body)
         refusals = self._traffic.sent(request.method, request.url.path, body)
         while True:

@@ -32,7 +32,10 @@ _ON_COMPLETIONS = {
     "allowed_token_ids": "only_allowed_tokens_come[completions]",
     "prompt_logprobs": "every_token_of_a_prompt_has_its_log_probability[completions]",
 }
-_STREAMED = ("top_k", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "bad_words", "min_p")
+_STREAMED = (
+    *("top_k", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "bad_words", "min_p"),
+    *("stop_token_ids", "max_completion_tokens", "min_tokens"),
+)
 
 
 def without(parameter: str, *, chat: bool, streams: bool | None = None) -> type[Double]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from vllm_ci.suites.answers import Answer
+from vllm_ci.suites.answers import Answer, document
 from vllm_ci.suites.capabilities import REFUSED
 from vllm_ci.suites.client import ApiClient, Json, shown
 from vllm_ci.suites.server import ServerFacts
@@ -70,9 +70,9 @@ def taken(answer: httpx.Response, path: str) -> Answer:
     if answer.status_code != 200:
         raise Fault(f"POST {path}: {shown(answer)}")
     try:
-        body = answer.json()
-    except ValueError:
-        raise Fault(f"POST {path}: the answer is no JSON: {shown(answer)}") from None
+        body = document(answer)
+    except ValueError as error:
+        raise Fault(f"POST {path}: the answer is no JSON ({error}): {shown(answer)}") from None
     found = Answer(where=f"POST {path}", body=body, is_chat=path.endswith("/chat/completions"))
     found.read(of=dict)
     return found

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_ci.suites.answers import Answer
 from vllm_ci.suites.client import ApiClient, at_once
-from vllm_ci.suites.integration.asking import ENDS, repeats
+from vllm_ci.suites.integration.asking import ENDS, repeats, unless_refused
 from vllm_ci.suites.server import ServerFacts
 
 pytestmark = pytest.mark.requires_capability("completions")
@@ -52,10 +52,10 @@ def test_echo_returns_the_prompt_before_the_answer(client: ApiClient) -> None:
 @pytest.mark.compares_answers
 @pytest.mark.requires_capability("echo")
 def test_echo_keeps_every_character(client: ApiClient, server: ServerFacts) -> None:
-    """Characters of several bytes come back unchanged."""
+    """Characters of several bytes come back unchanged, and so does white space at both ends."""
     if not server.is_vllm:
         pytest.skip("only vLLM promises the prompt itself; others return it from its tokens")
-    prompt = "naïve 日本語 🦊 fin"
+    prompt = "  naïve 日本語 🦊 fin \n"
     echoed = client.finish(prompt, max_tokens=1, temperature=0, echo=True).text
     assert echoed.startswith(prompt), f"echo returned {echoed!r} for {prompt!r}"
 
@@ -74,6 +74,28 @@ def test_a_prompt_of_token_ids_is_the_same_prompt(client: ApiClient) -> None:
         return [by_text.text, by_ids.text]
 
     assert repeats(answers), "the same prompt as ids gets another answer"
+
+
+def test_a_completion_has_sixteen_tokens_by_default(client: ApiClient, server: ServerFacts) -> None:
+    """Without max_tokens there are at most 16 (OpenAI API reference, completions)."""
+    if not server.is_vllm:
+        pytest.skip("several servers document another default")
+    ends = {"ignore_eos": True} if server.can("ignore_eos") else {}
+    count = client.finish("hello", **ends).count("completion_tokens")
+    assert count <= 16, f"a completion without max_tokens has {count} tokens"
+
+
+@pytest.mark.compares_answers
+@pytest.mark.requires_capability("batch", "token_prompts", "tokenize", "usage")
+def test_a_batch_of_token_ids_answers_every_prompt(client: ApiClient) -> None:
+    """A prompt may be a list of lists of token ids (OpenAI API reference, ``prompt``)."""
+    ids = [client.tokens(prompt) for prompt in PROMPTS]
+    body = {"model": client.model, "prompt": ids, "max_tokens": 1}
+    answer = unless_refused(client, "/v1/completions", body, "a list of lists of token ids")
+    indices = [choice.get("index") for choice in answer.choices]
+    assert indices == [0, 1, 2], f"3 prompts of token ids have choices with the indices {indices}"
+    counted = answer.count("prompt_tokens")
+    assert counted == sum(map(len, ids)), f"{counted} prompt tokens for prompts of {[len(each) for each in ids]} ids"
 
 
 @pytest.mark.requires_capability("batch")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from vllm_ci.suites.client import ApiClient, Json, assistant, at_once, system, user
+from vllm_ci.suites.integration.asking import unless_refused
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.work import Sizes
 
@@ -99,6 +100,20 @@ def test_earlier_answers_are_part_of_the_prompt(client: ApiClient, server: Serve
     assert counts[1] > counts[0], (
         f"the prompt has {counts[1]} tokens with a longer earlier answer and {counts[0]} with a short one"
     )
+
+
+@pytest.mark.requires_capability("usage")
+def test_earlier_answers_may_come_in_parts(client: ApiClient) -> None:
+    """The content of every role may be a list of parts (OpenAI API reference, messages); its text is part of the context."""
+
+    def counted(text: str, *, parts: bool) -> int:
+        said: Json = {"role": "assistant", "content": [{"type": "text", "text": text}] if parts else text}
+        body = {"model": client.model, "messages": [user("hello"), said, user("and then?")], "max_tokens": 1}
+        return unless_refused(client, "/v1/chat/completions", body, "an answer in parts").count("prompt_tokens")
+
+    short, long = "yes", "yes, and here is a much longer story about a fox and a dog"
+    by_text, by_parts = (counted(long, parts=parts) - counted(short, parts=parts) for parts in (False, True))
+    assert by_parts == by_text, f"a longer answer adds {by_text} prompt tokens as plain text, and {by_parts} as a part"
 
 
 def _counts(client: ApiClient, conversations: Iterable[list[Json]]) -> list[int]:

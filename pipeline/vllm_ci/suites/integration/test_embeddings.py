@@ -13,12 +13,16 @@ from vllm_ci.suites.answers import read
 from vllm_ci.suites.capabilities import REFUSED
 from vllm_ci.suites.client import ApiClient, Json, at_once, shown
 from vllm_ci.suites.integration.asking import required_of_vllm
+from vllm_ci.suites.integration.refusals import REFUSALS
+from vllm_ci.suites.mixing import SWAPPED, MixedUpError
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.verdicts import Fault
 
 pytestmark = pytest.mark.requires_capability("embeddings")
 
 _CLOSE = 1e-3
+# Longer texts would take too long here.
+_PATIENCE_TOKENS = 16_384
 _PATH = "/v1/embeddings"
 _WHERE = f"POST {_PATH}"
 
@@ -88,6 +92,31 @@ def test_a_batch_keeps_its_order(client: ApiClient) -> None:
         mine = [float(value) for value in read(answer, _WHERE, "data", at, "embedding", of=list)]
         nearest = min(range(3), key=lambda other: distance(alone[other], mine))
         assert nearest == at, f"{text!r} got the vector of {texts[nearest]!r}"
+
+
+def test_concurrent_texts_get_their_own_vectors(client: ApiClient) -> None:
+    """Vectors of requests that run together are those that the texts get alone."""
+    texts = [f"{word} and nothing else but {word}" for word in ("music", "bread", "winter", "a fox", "numbers", "the sea")]
+    alone = [vectors(client, text)[0] for text in texts]
+    for text, own, mine in zip(texts, alone, at_once(lambda text: vectors(client, text)[0], texts), strict=True):
+        far = distance(own, mine)
+        others = [texts[at] for at, other in enumerate(alone) if other != own and distance(other, mine) + _CLOSE < far]
+        if others:
+            raise MixedUpError(SWAPPED, f"{text!r} got the vector of {others[0]!r}, which was asked for at the same time")
+
+
+def test_a_text_over_the_limit_is_not_cut(client: ApiClient, server: ServerFacts) -> None:
+    """A text that is too long is refused, or embedded as a whole; a vector of a part of it looks like any other one."""
+    if not 0 < server.max_model_len <= _PATIENCE_TOKENS:
+        pytest.skip(f"the longest text is unknown, or takes too long for this case: {server.max_model_len} tokens")
+    words = server.max_model_len + 16
+    answer = client.sent(_PATH, {"model": client.model, "input": "hello " * words})
+    if answer.status_code in REFUSALS:
+        return
+    if answer.status_code != 200:
+        raise Fault(f"a text of {words} words in a model of at most {server.max_model_len} tokens: {shown(answer)}")
+    counted = (answer.json().get("usage") or {}).get("prompt_tokens") or 0
+    required_of_vllm(server, holds=counted >= words, message=f"of a text of {words} words, {counted} tokens are embedded")
 
 
 def test_base64_holds_the_same_numbers(client: ApiClient, server: ServerFacts) -> None:

@@ -75,6 +75,34 @@ def test_greedy_decoding_takes_the_likeliest_candidate(chosen: Answer) -> None:
         assert value >= best - _ROUNDING, f"chose a token with {value:.3f}; the most likely has {best:.3f}"
 
 
+@_CHAT
+def test_bytes_are_those_of_the_token(chosen: Answer) -> None:
+    """A token comes with the bytes of its text (OpenAI API reference, ``bytes``); compared for plain text only."""
+    for at in range(len(entries(chosen))):
+        entry = chosen.read("choices", 0, "logprobs", "content", at, of=dict)
+        token, raw = str(entry.get("token")), entry.get("bytes")
+        # Some tokens have a name instead of a text: <0x0A>, <|end|>, token_id:5.
+        if isinstance(raw, list) and raw and token.strip().isalnum() and token.isascii():
+            found = "".join(chr(each) if isinstance(each, int) and 0 <= each < 256 else "?" for each in raw)
+            assert found.strip() == token.strip(), f"the token {token!r} comes with the bytes {raw}, which are {found!r}"
+
+
+@pytest.mark.requires_capability("logprobs", "choices")
+def test_every_choice_has_its_log_probabilities(client: ApiClient) -> None:
+    """With n, each choice with a text has entries of its own."""
+    answer = client.talk("hello", n=2, temperature=1, logprobs=True, top_logprobs=1, **client.exactly(4))
+    for at, text in enumerate(answer.texts):
+        held = answer.choices[at].get("logprobs")
+        entries_of_it = held.get("content") if isinstance(held, dict) else None
+        assert entries_of_it or not text, f"choice {at} says {text!r}, but its logprobs are {held}"
+
+
+@pytest.mark.requires_capability("logprobs", "temperature")
+def test_excluded_candidates_leave_a_valid_answer(client: ApiClient) -> None:
+    """A candidate that sampling excludes may have the probability 0, whose logarithm is no number of JSON (RFC 8259)."""
+    client.talk("hello", temperature=1.0, top_p=1e-6, logprobs=True, top_logprobs=5, max_tokens=2)
+
+
 @pytest.mark.requires_capability("chat")
 def test_no_logprobs_unless_asked(client: ApiClient) -> None:
     """They are large, so they are only sent on request."""
@@ -94,6 +122,19 @@ def test_completions_align_tokens_and_offsets(client: ApiClient) -> None:
     assert client.counts(count, 6), f"the lists for 6 tokens have {count} entries"
     offsets = found.get("text_offset") or []
     assert offsets == sorted(offsets), f"the offsets are not ascending: {offsets}"
+
+
+@pytest.mark.requires_capability("completion_logprobs", "tokenize", "logit_bias")
+def test_offsets_are_places_in_the_text(client: ApiClient) -> None:
+    """A text offset is the place where its token begins: it grows by the length of the token before."""
+    letters = {str(client.tokens(letter, add_special_tokens=False)[-1]): 40 for letter in "hxqw"}
+    answer = client.finish("hello", temperature=1.0, logit_bias=letters, logprobs=1, **client.exactly(6))
+    tokens, offsets = (answer.read("choices", 0, "logprobs", name, of=list) for name in ("tokens", "text_offset"))
+    if "".join(map(str, tokens)) != answer.text or not answer.text.isascii():
+        pytest.skip(f"the tokens {tokens} are not the parts of the text {answer.text!r}")
+    expected = [sum(len(token) for token in tokens[:at]) for at in range(len(tokens))]
+    found = [offset - offsets[0] for offset in offsets]  # the prompt may be counted
+    assert found == expected, f"the tokens {tokens} have the offsets {offsets}"
 
 
 @pytest.mark.requires_capability("completion_logprobs", "echo")

@@ -12,6 +12,7 @@ from vllm_ci.suites.work import Sizes
 
 _LIST = "GET /v1/models"
 _TOGETHER = 4
+_ADAPTERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,20 @@ def test_a_completion_names_the_model_that_was_asked(client: ApiClient, server: 
 def test_a_chat_completion_names_the_model_that_was_asked(client: ApiClient, server: ServerFacts) -> None:
     """The same for chat, which is another code path."""
     named(server, client.talk("hello", max_tokens=1))
+
+
+@pytest.mark.requires_capability("text")
+def test_every_adapter_in_the_list_answers(client: ApiClient, server: ServerFacts, listed: Json) -> None:
+    """An adapter that vLLM lists beside the model is asked for by its name, and named in the answer."""
+    if not server.is_vllm:
+        pytest.skip("only vLLM lists adapters with their model as the parent")
+    cards = [card for card in listed.get("data") or [] if isinstance(card, dict) and card.get("parent") == server.model]
+    if not cards:
+        pytest.skip(f"no adapter of {server.model} is listed")
+    for name in [str(card.get("id")) for card in cards][:_ADAPTERS]:
+        body = {**client.body("hello", max_tokens=1), "model": name}
+        said = client.answer(client.path, body).read("model")
+        assert said == name, f"requested the adapter {name!r}, but {said!r} answered"
 
 
 def test_says_that_it_is_healthy(client: ApiClient) -> None:

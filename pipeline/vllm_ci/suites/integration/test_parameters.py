@@ -44,6 +44,11 @@ class Surface:
     asks: Mapping[str, Any]
     documented: frozenset[str] = frozenset()
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether it takes messages."""
+        return "messages" in self.asks
+
     def ask(self, tokens: int, **parameters: Any) -> Answer:
         """Request this many tokens; a server may not document a parameter, and one that is not vLLM may refuse it."""
         unknown = sorted(parameters.keys() - self.documented) if self.documented else []
@@ -192,6 +197,18 @@ def test_every_token_of_a_prompt_has_its_log_probability(surface: Surface, serve
     values = [each.get("logprob") for entry in entries[1:] if isinstance(entry, dict) for each in entry.values()]
     right = all(isinstance(value, int | float) and value <= 1e-3 for value in values) and len(values) >= count - 1
     required_of_vllm(server, holds=right, message=f"prompt_logprobs are not log probabilities: {entries[:3]}")
+
+
+@pytest.mark.requires_capability("prompt_logprobs", "usage")
+def test_a_prompt_that_came_before_has_all_its_log_probabilities(surface: Surface, server: ServerFacts) -> None:
+    """A prefix cache must not leave out the tokens that it knows."""
+    long = f"{_PROMPT} {'a quick brown fox and a lazy dog ' * 12}"
+    asks = {"messages": said(long)} if surface.is_chat else {"prompt": long}
+    for _ in range(2):
+        answer = surface.ask(1, temperature=0, prompt_logprobs=1, **asks)
+        found = answer.body.get("prompt_logprobs") if answer.is_chat else answer.choice.get("prompt_logprobs")
+        count, came = answer.count("prompt_tokens"), len(found) if isinstance(found, list) else 0
+        required_of_vllm(server, holds=came == count, message=f"{came} prompt_logprobs for {count} tokens")
 
 
 def _forced(surface: Surface, token: int, tokens: int, bias: Mapping[str, Any]) -> None:

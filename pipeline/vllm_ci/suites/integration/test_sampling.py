@@ -156,6 +156,27 @@ def test_the_choices_of_one_request_differ(client: ApiClient, size: Sizes) -> No
     assert len(set(texts)) > 1, f"n=4 at temperature 1 gave the same answer of {size.tokens} tokens {len(texts)} times"
 
 
+@pytest.mark.requires_capability("choices", "seed")
+@pytest.mark.sized(tokens=(32, 12))
+def test_the_choices_of_a_seeded_request_differ(client: ApiClient, server: ServerFacts, size: Sizes) -> None:
+    """A seed must not make all choices the same: vLLM draws each with a seed of its own."""
+    texts = client.ask(_PROMPT, n=3, temperature=1.0, seed=11, **client.exactly(size.tokens)).texts
+    same = f"n=3 with a seed at temperature 1 gave the same answer of {size.tokens} tokens {len(texts)} times"
+    required_of_vllm(server, holds=len(set(texts)) > 1, message=same)
+
+
+@pytest.mark.requires_capability("completions", "token_prompts", "tokenize", "token_ids", "logit_bias")
+def test_a_frequency_penalty_does_not_count_the_prompt(client: ApiClient, server: ServerFacts) -> None:
+    """vLLM subtracts it for tokens of the generated text only (vLLM documentation, "Sampling Parameters")."""
+    token = client.tokens("h", add_special_tokens=False)[-1]
+    asked = {"temperature": 0, "max_tokens": 2, "logit_bias": {str(token): 40}, **client.with_ids}
+    forced, penalized = (client.finish([token] * 64, frequency_penalty=penalty, **asked).token_ids[:1] for penalty in (0, 2.0))
+    if forced != [token]:
+        pytest.skip(f"a bias does not force the token {token} here: {forced}")
+    message = f"a token that was 64 times in the prompt is not generated with frequency_penalty=2, although a bias forces it: {penalized}"
+    required_of_vllm(server, holds=penalized == [token], message=message)
+
+
 @pytest.mark.requires_capability("tokenize", "logit_bias")
 def test_logit_bias_forces_a_token(client: ApiClient, server: ServerFacts) -> None:
     """A bias of 100 forces a token in practice."""

@@ -53,13 +53,16 @@ def test_max_tokens_cuts_a_chat_answer(client: ApiClient) -> None:
 
 
 @pytest.mark.requires_capability("temperature")
-def test_a_stop_string_ends_the_answer(client: ApiClient, tale: tuple[str, Answer, list[str]]) -> None:
+def test_a_stop_string_ends_the_answer(client: ApiClient, server: ServerFacts, tale: tuple[str, Answer, list[str]]) -> None:
     """The answer ends before the stop string, with the finish reason `stop`."""
     prompt, whole, words = tale
     stop = words[len(words) // 4]  # an early one, because rounding may change the end of an answer
     answer = told(client, prompt, stop=stop)
     assert answer.finish_reason == "stop", f"stopped at {stop!r}, but finish_reason is {answer.finish_reason!r}"
     assert stop not in answer.text, f"the stop string {stop!r} is part of the answer"
+    stopped_by = answer.choice.get("stop_reason")
+    # vLLM documentation, "OpenAI-Compatible Server", extra fields of the response.
+    assert stopped_by == stop or not server.is_vllm, f"stopped at {stop!r}, but stop_reason is {stopped_by!r}"
     expected = whole.text.partition(stop)[0]
     same = _same(client, prompt, whole, answer.text, expected)
     assert same, f"the answer {answer.text[-40:]!r} does not end just before {stop!r}"
@@ -85,6 +88,18 @@ def test_a_stop_string_is_kept_where_that_is_asked_for(
     body = client.body(prompt, temperature=0, stop=stop, include_stop_str_in_output=True, **client.exactly(48))
     text = unless_refused(client, client.path, body, "include_stop_str_in_output").text
     required_of_vllm(server, holds=text.endswith(stop), message=f"the answer should end with {stop!r}: {text[-20:]!r}")
+
+
+@pytest.mark.requires_capability("structured_outputs_field")
+@pytest.mark.parametrize("stop", ["本", "🦊", "é"])
+def test_a_stop_string_may_be_of_any_script(client: ApiClient, stop: str) -> None:
+    """Characters of several bytes, which often are several tokens, end an answer, too."""
+    text = "one é two 日本語 three 🦊 four"
+    asked = {"temperature": 0, "max_tokens": 64, "structured_outputs": {"choice": [text]}, "stop": [stop]}
+    found = client.talk("Say it.", **asked)
+    expected = text.partition(stop)[0]
+    assert found.text.strip() == expected.strip(), f"the answer should end before {stop!r}: {found.text!r}"
+    assert found.finish_reason == "stop", f"stopped at {stop!r}, but finish_reason is {found.finish_reason!r}"
 
 
 @pytest.mark.requires_capability("token_ids", "stop_token_ids")

@@ -59,10 +59,19 @@ def test_a_required_call_is_made(client: ApiClient, blankless: Json) -> None:
     answer = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required")
     call = answer.calls[0]
     kind, name = read(call, _CALL, "type"), function(call, "name")
+    ids = [read(each, _CALL, "id", of=str) for each in answer.calls]
     assert kind == "function", f"the call's type is {kind!r}"
+    assert len(set(ids)) == len(ids), f"the calls of one answer share an id, so their results cannot be told apart: {ids}"
     assert read(call, _CALL, "id", of=str), "the call has no id, so its result could not be returned"
     assert name in ("weather", "clock"), f"calls {name!r}, which was not declared"
     assert answer.finish_reason in ("tool_calls", "stop"), f"finish_reason is {answer.finish_reason!r}"
+
+
+def test_only_one_call_is_made_where_no_more_are_allowed(client: ApiClient, server: ServerFacts, blankless: Json) -> None:
+    """Without parallel calls there is at most one (OpenAI API reference, ``parallel_tool_calls``)."""
+    answer = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required", parallel_tool_calls=False)
+    count = len(answer.calls)
+    required_of_vllm(server, holds=count == 1, message=f"parallel_tool_calls is false, but {count} calls are made")
 
 
 @pytest.mark.compares_answers
@@ -76,9 +85,11 @@ def test_a_named_function_is_called(client: ApiClient, blankless: Json) -> None:
 def test_arguments_fit_the_declared_schema(client: ApiClient, blankless: Json) -> None:
     """Arguments are a JSON text; for a strict function they match its parameters."""
     named = {"type": "function", "function": {"name": "weather"}}  # one call: a list of them may never end
-    for call in called(client, blankless, tools=[WEATHER], tool_choice=named).calls:
+    answer = called(client, blankless, tools=[WEATHER], tool_choice=named)
+    for call in answer.calls:
         text = function(call, "arguments")
         assert isinstance(text, str), f"arguments are {type(text).__name__}, not a JSON text"
+        assert text.strip() not in answer.text, f"the content of the message repeats the arguments: {answer.text[:200]!r}"
         try:
             jsonschema.validate(json.loads(text), PARAMETERS)
         except (json.JSONDecodeError, jsonschema.ValidationError) as error:
@@ -126,6 +137,24 @@ def test_a_result_goes_back_into_the_conversation(client: ApiClient, server: Ser
     if counts[0] == counts[1] and server.can("tokenize") and len(client.tokens(short)) == len(client.tokens(long)):
         pytest.skip("the chat template of the model ignores results of tools")
     assert counts[1] > counts[0], f"the prompt has {counts[0]} tokens with a short result and {counts[1]} with a long one"
+
+
+@pytest.mark.compares_answers
+@pytest.mark.requires_capability("usage", "tool_results", "tokenize")
+def test_an_earlier_call_is_part_of_the_conversation(client: ApiClient) -> None:
+    """The model sees which arguments it called a function with."""
+
+    def conversation(arguments: str) -> list[Json]:
+        call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+        asked: Json = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [user("How is the weather?"), asked, {"role": "tool", "tool_call_id": "call_1", "content": "sun"}]
+
+    pair = [conversation(json.dumps({"city": city, "days": 1})) for city in ("Paris", "the old town on the river by the sea")]
+    rendered = [len(client.tokens(each, tools=[WEATHER])) for each in pair]
+    if rendered[0] == rendered[1]:
+        pytest.skip("the chat template of the model ignores earlier calls")
+    counts = at_once(lambda each: client.talk(each, tools=[WEATHER], max_tokens=1).count("prompt_tokens"), pair)
+    assert counts[1] > counts[0], f"the prompt has {counts[0]} tokens with a call of few words, and {counts[1]} with a long one"
 
 
 def test_naming_an_undeclared_function_is_refused(client: ApiClient, server: ServerFacts) -> None:

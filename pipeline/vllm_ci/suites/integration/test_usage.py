@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from vllm_ci.suites.client import ApiClient, at_once, system, user
+from vllm_ci.suites.answers import chunks
+from vllm_ci.suites.client import ApiClient, Json, at_once, shown, system, user
 from vllm_ci.suites.integration.asking import required_of_vllm
 from vllm_ci.suites.metrics import Samples
 from vllm_ci.suites.server import ServerFacts
-from vllm_ci.suites.verdicts import inconclusive
+from vllm_ci.suites.verdicts import Fault, inconclusive
 
 _TEXT = pytest.mark.requires_capability("text")
 _USAGE = pytest.mark.requires_capability("text", "usage")
@@ -54,20 +55,23 @@ def test_the_total_of_a_chat_adds_up(client: ApiClient) -> None:
 @_USAGE
 def test_details_count_no_more_than_the_whole(client: ApiClient) -> None:
     """Cached tokens are part of the prompt, reasoning tokens of the answer (API reference), also for a repeated prompt."""
+    counted: set[int] = set()
     for _ in range(3):
         answer = client.ask("hello " * 60, max_tokens=5)
+        counted.add(answer.count("prompt_tokens"))
         for whole in ("prompt_tokens", "completion_tokens"):
             details = answer.read("usage", of=dict).get(f"{whole}_details") or {}
             counts = {name: count for name, count in details.items() if isinstance(count, int)}
             wrong = {name: count for name, count in counts.items() if not 0 <= count <= answer.count(whole)}
             assert not wrong, f"{whole} is {answer.count(whole)}, but {whole}_details says {wrong}"
+    assert len(counted) == 1, f"the same prompt is counted as {sorted(counted)} tokens; those in a cache count, too"
 
 
 @pytest.mark.compares_answers
 @pytest.mark.requires_capability("tokenize", "completions", "usage")
 def test_prompt_tokens_are_those_of_the_tokenizer(client: ApiClient) -> None:
     """Tokens are counted with the server's tokenizer, not as words, characters or bytes."""
-    text = "Xylophones, 12345 of them; naïve 日本語 and a supercalifragilistic word"
+    text = "  Xylophones, 12345 of them; naïve 日本語 and a supercalifragilistic word \n"
     counted, expected = client.finish(text, max_tokens=1).count("prompt_tokens"), len(client.tokens(text))
     assert counted == expected, f"{counted} prompt tokens, but the tokenizer gives {expected}"
 
@@ -123,6 +127,30 @@ def test_the_servers_metrics_agree_with_the_clients_count(client: ApiClient) -> 
     }
     counted = _grown(client, before, expected)
     assert counted == expected, f"the metrics grew by {counted}, but the client counted {expected}"
+
+
+@pytest.mark.requires_capability("text", "metrics", "stream_usage")
+def test_the_servers_metrics_count_streams(client: ApiClient) -> None:
+    """Streams are counted like answers in one piece."""
+    before = _quiet(client)
+    usage = [_streamed(client, f"hello number {number}") for number in range(3)]
+    expected = {
+        _REQUESTS: len(usage),
+        _PROMPT: sum(each["prompt_tokens"] for each in usage),
+        _GENERATED: sum(each["completion_tokens"] for each in usage),
+    }
+    counted = _grown(client, before, expected)
+    assert counted == expected, f"the metrics grew by {counted}, but {len(usage)} streams say {expected}"
+
+
+def _streamed(client: ApiClient, prompt: str) -> Json:
+    """The usage of a stream."""
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = client.sent(client.path, client.body(prompt, max_tokens=4, **options))
+    found = [chunk["usage"] for chunk in chunks(answer.content) if isinstance(chunk.get("usage"), dict)]
+    if answer.status_code != 200 or not found:
+        raise Fault(f"a stream has no usage: {shown(answer)}")
+    return dict(found[-1])
 
 
 @pytest.mark.requires_capability("text", "metrics")

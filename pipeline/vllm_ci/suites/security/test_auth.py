@@ -29,6 +29,7 @@ _MODELS = next(way for way in WAYS if way.name == "models")
 _HANDLERS = {
     "POST /scale_elastic_ep": ({"new_data_parallel_size": 0}, "new_data_parallel_size must be a positive integer"),
 }
+_ODD_KEYS = {"accents": "Bearer clé-é", "emoji": "Bearer 🔑", "long": f"Bearer {'x' * 4000}", "blanks": "Bearer  a  b"}
 _ONE_A_ROUTE = {way.route: way for way in reversed(WAYS)}
 
 
@@ -54,6 +55,15 @@ def test_a_missing_key_is_the_clients_mistake(door: Door, judge: Judge) -> None:
         for way, answer in answers
         if answer.status >= 500
     )
+
+
+@with_key
+@pytest.mark.parametrize("name", _ODD_KEYS)
+def test_a_key_of_odd_characters_is_the_clients_mistake(door: Door, judge: Judge, name: str) -> None:
+    """A key that the server cannot compare is a wrong one: 4xx (RFC 9110, section 15.6)."""
+    answer = door.ask(_MODELS, [("Authorization", _ODD_KEYS[name])])
+    message = f"a key of odd characters ({name}) is answered {answer}"
+    judge([Finding(id=f"server-error:key:{name}", severity="medium", message=message)] if answer.status >= 500 else [])
 
 
 @with_key

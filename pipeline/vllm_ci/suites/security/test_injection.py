@@ -116,9 +116,85 @@ def test_media_urls_open_nothing_inside(
         if said is not None:
             message = f"fetches {url} for a user (our port got {said[:40]!r}); start it with --allowed-media-domains"
             found.append(Finding(id=f"media-url:{kind}:{spelling}", severity="high", message=message))
-    if not found and not is_local(urlsplit(server.url).hostname or ""):
-        pytest.skip("no connection came, but the server is on another machine, which may not be able to reach this one")
     judge(found)
+    if not found:
+        _reachable(server)
+
+
+_OTHER_ROUTES: Mapping[str, Callable[[str], Mapping[str, object]]] = {
+    **{
+        path: lambda url: {"messages": [{"role": "user", "content": [_url_part("image_url", url)]}]}
+        for path in ("/tokenize", "/v1/embeddings", "/pooling", "/classify", "/v1/chat/completions/render")
+    },
+    "/v1/responses": lambda url: {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}],
+        "max_output_tokens": 16,
+        "store": False,
+    },
+    "/v1/messages": lambda url: {
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}],
+        "max_tokens": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("path", _OTHER_ROUTES)
+def test_no_other_route_opens_media_urls(
+    client: ApiClient, server: ServerFacts, listener: Listener, judge: Judge, path: str
+) -> None:
+    """Other routes that take messages must not fetch from the server's own network either (CWE-918)."""
+    url = _SPELLED["address"].format(host=listener.host, port=listener.port, word=secrets.token_hex(8))
+    answer = client.post(path, {"model": client.model, **_OTHER_ROUTES[path](url)})
+    said = listener.heard(_FETCH_S if answer.status_code == 200 else _FETCHED_S)
+    if said is None and answer.status_code in (404, 405):
+        pytest.skip(f"the server has no {path}: {shown(answer)}")
+    message = f"{path} fetches {url} for a user (our port got {(said or b'')[:40]!r}); start it with --allowed-media-domains"
+    judge([] if said is None else [Finding(id=f"media-url:{path}", severity="high", message=message)])
+    if said is None:
+        _reachable(server)
+
+
+_SCHEMA_PLACES: Mapping[str, Callable[[str], Mapping[str, object]]] = {
+    "response-format": lambda url: {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": url}}}
+    },
+    "tool": lambda url: {
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": url}}}},
+            }
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+    },
+    "structured-outputs": lambda url: {"structured_outputs": {"json": {"$ref": url}}},
+}
+
+
+@pytest.mark.requires_capability("chat")
+@pytest.mark.parametrize("place", _SCHEMA_PLACES)
+def test_schemas_open_nothing_inside(
+    client: ApiClient, server: ServerFacts, listener: Listener, judge: Judge, place: str
+) -> None:
+    """A schema may refer to another one by its URL, which the server must not fetch from its own network (CWE-918)."""
+    url = f"http://{_in_url(listener.host)}:{listener.port}/{secrets.token_hex(8)}.json"
+    asked = {"model": client.model, "messages": [user("x")], "max_tokens": 1, **_SCHEMA_PLACES[place](url)}
+    answer = client.post("/v1/chat/completions", asked)
+    said = listener.heard(_FETCH_S if answer.status_code == 200 else _FETCHED_S)
+    message = f"fetches {url}, to which a schema refers, for a user (our port got {(said or b'')[:40]!r})"
+    judge([] if said is None else [Finding(id=f"schema-url:{place}", severity="high", message=message)])
+    if said is None:
+        _reachable(server)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(server: ServerFacts) -> None:
+    """Skip where no connection came because none may be able to."""
+    if not is_local(urlsplit(server.url).hostname or ""):
+        pytest.skip("no connection came, but the server is on another machine, which may not be able to reach this one")
 
 
 _VARIES = re.compile(r"[0-9a-f]{8,}|\d+")

@@ -143,6 +143,31 @@ def test_no_cross_origin_credentials(door: Door, judge: Judge, origin: str) -> N
     judge(found[:1])
 
 
+_UP = 8
+_CLIMBS = {
+    "dots": f"{'/..' * _UP}/etc/passwd",
+    "dots-in-static": f"/static{'/..' * _UP}/etc/passwd",
+    "dots-in-assets": f"/assets{'/..' * _UP}/etc/passwd",
+    "encoded-slashes": f"/{'..%2f' * _UP}etc%2fpasswd",
+    "encoded-slashes-in-static": f"/static/{'..%2f' * _UP}etc/passwd",
+    "encoded-dots": f"/static{'/%2e%2e' * _UP}/etc/passwd",
+    "encoded-twice": f"/static/{'%252e%252e%252f' * _UP}etc%252fpasswd",
+    "backslashes": f"/static/{'..%5c' * _UP}etc%5cpasswd",
+    "doubled-dots": f"/static/{'....//' * _UP}etc/passwd",
+    "absolute": "/static//etc/passwd",
+    "model": f"/v1/models/{'..%2f' * _UP}etc%2fpasswd",
+}
+
+
+@pytest.mark.parametrize("climb", _CLIMBS)
+def test_no_path_reads_a_file_of_the_server(door: Door, judge: Judge, climb: str) -> None:
+    """A path that climbs out of a folder of static files reads any file (CWE-22)."""
+    answer = door.send(_CLIMBS[climb], headers=door.with_key)
+    reads = answer.status in (200, 206) and "root:" in answer.text and ":0:" in answer.text
+    message = f"GET {_CLIMBS[climb]} returns /etc/passwd of the server"
+    judge([Finding(id=f"path-traversal:{climb}", severity="critical", message=message)] if reads else [])
+
+
 _REDIRECTS = {
     "two-slashes": f"//{_ATTACKER}/..",
     "two-slashes-encoded": f"//{_ATTACKER}/%2e%2e",

@@ -24,6 +24,7 @@ _STARVED = 4.0
 _STILL_S = 1.0
 _TOO_FAST_S = 0.25
 _TRIES = 3
+_LEAVES_S = 0.3
 
 
 @pytest.fixture
@@ -119,6 +120,29 @@ def test_a_client_that_hangs_up_frees_its_slot(
         tries.append((seconds, generated))
     seconds, generated = min(tries)
     said = f"all {generated:.0f} tokens were generated for clients that disconnected after 4 events, in {seconds:.2f} s"
+    if seconds < _TOO_FAST_S:
+        inconclusive(f"{said}: too fast to tell")
+    if machine.seen.starved:
+        inconclusive(f"{said}, but the machine was busy: {machine.seen.starved}")
+    pytest.fail(said, pytrace=False)
+
+
+@pytest.mark.requires_capability("metrics")
+@pytest.mark.usefixtures("idle")
+def test_a_client_that_does_not_wait_for_its_answer_frees_its_slot(
+    *, ask: Asking, endpoint: Endpoint, client: ApiClient, long_tokens: int, idle_within_s: float, machine: Watch
+) -> None:
+    """A request without streaming is aborted as well when its client disconnects: many have a timeout, and try again."""
+    body = {**endpoint.exactly("Tell me a long story.", long_tokens), "stream": False, "stream_options": None}
+    before = client.metrics().total(_GENERATED)
+    left = ask.attempts_of(endpoint, [ask.recorder.streaming(endpoint.path, body, stop_after_s=_LEAVES_S)])[0]
+    if not left.exchange.stopped:
+        inconclusive(f"all {long_tokens} tokens arrived before the client could disconnect: {left.describe()}")
+    seconds = _freed(client, idle_within_s, machine)
+    generated = client.metrics().total(_GENERATED) - before
+    if generated < long_tokens:
+        return
+    said = f"all {generated:.0f} tokens were generated for a client that disconnected after {_LEAVES_S:g} s"
     if seconds < _TOO_FAST_S:
         inconclusive(f"{said}: too fast to tell")
     if machine.seen.starved:

@@ -82,6 +82,41 @@ def test_the_first_piece_of_a_call_says_which(ask: Asking, endpoint: Endpoint, s
     assert len(ids) == 1, f"the fragments of one call have the ids {sorted(ids)}"
 
 
+@pytest.mark.requires_capability("tools")
+@pytest.mark.parametrize("choice", ["named", "required"])
+@pytest.mark.parametrize("endpoint", _ON_CHAT, indirect=True)
+def test_a_streamed_call_ends_like_a_whole_one(ask: Asking, endpoint: Endpoint, short: Json, choice: str) -> None:
+    """Arguments and finish reason are the same as without streaming, and no content repeats the arguments.
+
+    Clients look at the finish reason to see whether a function is to be called.
+    """
+    wanted = _NAMED if choice == "named" else {"tools": [_WEATHER], "tool_choice": "required"}
+    body = endpoint.body("How is the weather?", **wanted, **short)
+    before, stream, after = _called(ask, endpoint, body), ask.stream(endpoint, body), _called(ask, endpoint, body)
+    unlike(before, after)
+    expected, reason = before
+    arguments = _joined(stream)
+    assert json_object(arguments) == json_object(expected), (
+        f"streamed {arguments[:200]!r}, without streaming {expected[:200]!r}"
+    )
+    assert arguments.strip() not in stream.text, f"the content of the stream repeats the arguments: {stream.text[:200]!r}"
+    assert stream.finish_reason == reason, f"finish reason is {stream.finish_reason!r} streamed, {reason!r} without streaming"
+
+
+def _called(ask: Asking, endpoint: Endpoint, body: Json) -> tuple[str, object]:
+    """Arguments of the first call of a response without streaming, and its finish reason."""
+    choice = first_choice(ask.whole(endpoint, body))
+    if choice.get("finish_reason") == "length":
+        inconclusive("the model did not finish its call within 200 tokens")
+    return _arguments(choice.get("message") or {}), choice.get("finish_reason")
+
+
+def _joined(stream: Stream) -> str:
+    """The arguments of the first call of a stream."""
+    functions = [call.get("function") for call in _fragments(stream) if call.get("index") in (0, None)]
+    return "".join(str(function.get("arguments") or "") for function in functions if isinstance(function, dict))
+
+
 @pytest.mark.requires_capability("structured_output")
 @pytest.mark.parametrize("endpoint", _ON_CHAT, indirect=True)
 def test_the_pieces_of_a_structured_answer_make_the_whole(ask: Asking, endpoint: Endpoint, short: Json) -> None:

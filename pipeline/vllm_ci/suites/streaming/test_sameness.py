@@ -9,6 +9,7 @@ import pytest
 
 from vllm_ci.loadgen.exchange import Exchange
 from vllm_ci.loadgen.stream import Stream
+from vllm_ci.suites.capabilities import REFUSED
 from vllm_ci.suites.server import ServerFacts
 from vllm_ci.suites.streaming.asking import Asking, Endpoint, first_choice, unlike, usage_of
 from vllm_ci.suites.streaming.causes import CHOICES, COUNTED, holds
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.compares_answers
 
 _PROMPT = "the quick brown fox"
+_ON_COMPLETIONS = [pytest.param("completions", marks=pytest.mark.requires_capability("completions"))]
 
 
 def both(
@@ -149,6 +151,34 @@ def test_a_system_message_reaches_a_stream(ask: Asking, endpoint: Endpoint) -> N
     )
     expected = usage_of(ask.whole(endpoint, ruled_body), "prompt_tokens")
     holds(COUNTED, right=with_rules == expected, message=f"{with_rules} prompt tokens streamed, {expected} without streaming")
+
+
+@pytest.mark.requires_capability("echo", "temperature")
+@pytest.mark.parametrize("endpoint", _ON_COMPLETIONS, indirect=True)
+def test_an_echo_is_streamed_too(ask: Asking, endpoint: Endpoint) -> None:
+    """With echo, the prompt comes before the answer in a stream as well."""
+    body = {"model": endpoint.model, "prompt": _PROMPT, "temperature": 0, "max_tokens": 6, "echo": True}
+    before, stream, after = ask.whole(endpoint, body), ask.stream(endpoint, body), ask.whole(endpoint, body)
+    expected = endpoint.said(before)[0]
+    unlike(expected, endpoint.said(after)[0])
+    assert shown(stream.text) == shown(expected), f"streamed {stream.text[:200]!r}, without streaming {expected[:200]!r}"
+
+
+@pytest.mark.requires_capability("batch")
+@pytest.mark.parametrize("endpoint", _ON_COMPLETIONS, indirect=True)
+def test_each_prompt_of_a_list_has_a_stream_of_its_own(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
+    """With several prompts, chunks reach the choice that they belong to: each has the text that it has without streaming."""
+    body = {**endpoint.exactly(_PROMPT, 8, temperature=1, seed=11), "prompt": [_PROMPT, "tell me a secret"]}
+    stream = ask.attempt(endpoint, body)
+    if stream.exchange.status in REFUSED and not server.is_vllm:
+        pytest.skip("the server streams one prompt only")
+    ask.need([stream])
+    before, after = ask.whole(endpoint, body), ask.whole(endpoint, body)
+    expected = _texts(endpoint, before)
+    unlike(expected, _texts(endpoint, after))
+    streamed = [answer.text for answer in stream.answers]
+    message = f"the prompts get {streamed} streamed, {expected} without streaming"
+    holds(CHOICES, right=[*map(shown, streamed)] == [*map(shown, expected)], message=message)
 
 
 @pytest.mark.requires_capability("choices")

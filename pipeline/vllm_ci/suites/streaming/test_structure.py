@@ -20,6 +20,7 @@ from vllm_ci.suites.streaming.causes import CHOICES, COUNTED, USAGE_PLACE, cause
 _TOKENS = 12
 _PROMPT = "Tell me about the weather."
 _ON_CHAT = [pytest.param("chat", marks=pytest.mark.requires_capability("chat"))]
+_ON_COMPLETIONS = [pytest.param("completions", marks=pytest.mark.requires_capability("completions"))]
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +242,9 @@ def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoi
     counted = stream.metrics.output_tokens
     right = counted is None or (counted == 12 if endpoint.exact else counted <= 12)
     holds(COUNTED, right=right, message=f"2 choices of 6 tokens are counted as {stream.usage}")
+    prompt = stream.metrics.prompt_tokens
+    alone = ask.stream(endpoint, endpoint.exactly("hello", 1)).metrics.prompt_tokens
+    holds(COUNTED, right=prompt == alone, message=f"the prompt has {prompt} tokens with n=2, and {alone} with n=1")
 
 
 @pytest.mark.requires_capability("logprobs")
@@ -259,6 +263,22 @@ def test_every_token_brings_its_logprob(ask: Asking, endpoint: Endpoint) -> None
     if all(isinstance(each, list) for each in raw):
         text = b"".join(bytes(each) for each in raw if isinstance(each, list)).decode("utf-8", "replace")
         assert _spells(text, stream.text), f"the logprobs are of the tokens {text!r}, but the text is {stream.text!r}"
+
+
+@pytest.mark.requires_capability("completion_logprobs")
+@pytest.mark.parametrize("endpoint", _ON_COMPLETIONS, indirect=True)
+def test_every_token_of_a_completion_brings_its_logprob(ask: Asking, endpoint: Endpoint, server: ServerFacts) -> None:
+    """The lists of the completions format have an entry for every token, in streams, too."""
+    stream = ask.stream(endpoint, endpoint.exactly("hello", 8, temperature=0, logprobs=1))
+    held = [choice.get("logprobs") for chunk in stream.chunks for choice in chunk.choices]
+    if not any(isinstance(each, dict) for each in held) and not server.is_vllm:
+        pytest.skip("the server has no log probabilities in streams of completions")
+    lists = [each.get("token_logprobs") for each in held if isinstance(each, dict)]
+    values = [value for each in lists if isinstance(each, list) for value in each]
+    tokens = tokens_of(stream)
+    assert tokens is None or len(values) == tokens, f"{tokens} tokens have {len(values)} log probabilities"
+    wrong = [value for value in values if not isinstance(value, int | float) or value > 0]
+    assert not wrong, f"log probabilities above 0, or none: {wrong}"
 
 
 def _entries(stream: Stream) -> list[Json]:
