@@ -167,13 +167,13 @@ def test_the_choices_of_a_seeded_request_differ(client: ApiClient, server: Serve
 
 @pytest.mark.requires_capability("completions", "token_prompts", "tokenize", "token_ids", "logit_bias")
 def test_a_frequency_penalty_does_not_count_the_prompt(client: ApiClient, server: ServerFacts) -> None:
-    """vLLM subtracts it for tokens of the generated text only (vLLM documentation, "Sampling Parameters")."""
+    """VLLM subtracts it for tokens of the generated text only (vLLM documentation, "Sampling Parameters")."""
     token = client.tokens("h", add_special_tokens=False)[-1]
     asked = {"temperature": 0, "max_tokens": 2, "logit_bias": {str(token): 40}, **client.with_ids}
     forced, penalized = (client.finish([token] * 64, frequency_penalty=penalty, **asked).token_ids[:1] for penalty in (0, 2.0))
     if forced != [token]:
         pytest.skip(f"a bias does not force the token {token} here: {forced}")
-    message = f"a token that was 64 times in the prompt is not generated with frequency_penalty=2, although a bias forces it: {penalized}"
+    message = f"a bias forces a token, but not with frequency_penalty=2 where the prompt has it 64 times: {penalized}"
     required_of_vllm(server, holds=penalized == [token], message=message)
 
 

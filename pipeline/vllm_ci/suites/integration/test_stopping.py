@@ -61,7 +61,7 @@ def test_a_stop_string_ends_the_answer(client: ApiClient, server: ServerFacts, t
     assert answer.finish_reason == "stop", f"stopped at {stop!r}, but finish_reason is {answer.finish_reason!r}"
     assert stop not in answer.text, f"the stop string {stop!r} is part of the answer"
     stopped_by = answer.choice.get("stop_reason")
-    # vLLM documentation, "OpenAI-Compatible Server", extra fields of the response.
+    # A field of vLLM beside finish_reason: the stop string or token, of either surface.
     assert stopped_by == stop or not server.is_vllm, f"stopped at {stop!r}, but stop_reason is {stopped_by!r}"
     expected = whole.text.partition(stop)[0]
     same = _same(client, prompt, whole, answer.text, expected)

@@ -29,7 +29,7 @@ _PARAMETERS: Mapping[str, Callable[[list[int]], dict[str, Any]]] = {
     "bad_words": lambda _: {"bad_words": ["h", "x"]},
     "allowed_token_ids": lambda tokens: {"allowed_token_ids": tokens[:2]},
     "stop_token_ids": lambda tokens: {"stop_token_ids": tokens[:1]},
-    "min_tokens": lambda tokens: {"stop_token_ids": tokens, "min_tokens": 5},
+    "min_tokens": lambda tokens: {"stop_token_ids": tokens[:2], "min_tokens": 5},
     "max_completion_tokens": lambda _: {"max_completion_tokens": 3},
     "truncate_prompt_tokens": lambda _: {"truncate_prompt_tokens": 2},
 }

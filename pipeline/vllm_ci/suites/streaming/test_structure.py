@@ -271,12 +271,13 @@ def test_every_token_of_a_completion_brings_its_logprob(ask: Asking, endpoint: E
     """The lists of the completions format have an entry for every token, in streams, too."""
     stream = ask.stream(endpoint, endpoint.exactly("hello", 8, temperature=0, logprobs=1))
     held = [choice.get("logprobs") for chunk in stream.chunks for choice in chunk.choices]
-    if not any(isinstance(each, dict) for each in held) and not server.is_vllm:
-        pytest.skip("the server has no log probabilities in streams of completions")
-    lists = [each.get("token_logprobs") for each in held if isinstance(each, dict)]
-    values = [value for each in lists if isinstance(each, list) for value in each]
-    tokens = tokens_of(stream)
-    assert tokens is None or len(values) == tokens, f"{tokens} tokens have {len(values)} log probabilities"
+    lists = [each["token_logprobs"] for each in held if isinstance(each, dict) and isinstance(each.get("token_logprobs"), list)]
+    if not lists and not server.is_vllm:
+        pytest.skip("the server has no log probabilities of this format in streams of completions")
+    values, tokens = [value for each in lists for value in each], tokens_of(stream)
+    # The token that ends an answer may be left out.
+    fits = tokens is None or (len(values) == tokens if endpoint.exact else tokens - 1 <= len(values) <= tokens)
+    assert fits, f"{tokens} tokens have {len(values)} log probabilities"
     wrong = [value for value in values if not isinstance(value, int | float) or value > 0]
     assert not wrong, f"log probabilities above 0, or none: {wrong}"
 
