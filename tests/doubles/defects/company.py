@@ -10,6 +10,7 @@ from typing import Any
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
+from doubles.defects.crowds import WorksForNobody
 from doubles.server import Double
 from doubles.wire import Connection, Request, Response
 
@@ -151,21 +152,37 @@ class VectorsOfAnother(Double):
         return await super().posted(path, body, connection)
 
 
+class GoOn(WorksForNobody):
+    """Some requests go on although their client has gone."""
+
+    def goes_on(self, asked: Asked) -> bool:
+        """Whether this is one of them."""
+        raise NotImplementedError
+
+    async def completed(self, asked: Asked, body: Json, connection: Connection) -> Response | None:
+        if self.goes_on(asked):
+            return await super().completed(asked, body, connection)
+        return await Double.completed(self, asked, body, connection)
+
+
+@defect(
+    "choices-go-on",
+    "A stream of several choices is made to its end although its client has gone.",
+    "streaming/test_disconnect.py::test_a_client_that_hangs_up_frees_its_slot[chat-two]",
+    "streaming/test_disconnect.py::test_a_client_that_hangs_up_frees_its_slot[completions-two]",
+    alone=True,
+)
+class ChoicesGoOn(GoOn):
+    def goes_on(self, asked: Asked) -> bool:
+        return asked.stream and asked.n > 1
+
+
 @defect(
     "whole-answers-go-on",
     "An answer that is not streamed is made to its end although its client has gone.",
     "streaming/test_disconnect.py::test_a_client_that_does_not_wait_for_its_answer_frees_its_slot",
     alone=True,
 )
-class WholeAnswersGoOn(Double):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.kept: set[asyncio.Future[Response | None]] = set()
-
-    async def completed(self, asked: Asked, body: Json, connection: Connection) -> Response | None:
-        if asked.stream:
-            return await super().completed(asked, body, connection)
-        task = asyncio.ensure_future(super().completed(asked, body, connection))
-        self.kept.add(task)
-        task.add_done_callback(self.kept.discard)
-        return await asyncio.shield(task)
+class WholeAnswersGoOn(GoOn):
+    def goes_on(self, asked: Asked) -> bool:
+        return not asked.stream

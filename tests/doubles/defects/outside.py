@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from doubles.bodies import Json
-from doubles.defects.bypasses import AUTH, ROUTES, WRONG, Unguarded
+from doubles.defects.bypasses import AUTH, ROUTES
 from doubles.defects.catalogue import defect
 from doubles.server import Double
 from doubles.wire import Connection, Request, Response, as_json
@@ -31,12 +31,6 @@ class OddKeysCrash(Double):
         if not request.headers.get("authorization", "").isascii():
             return as_json({"error": {"message": "Internal Server Error", "code": 500}}, 500)
         return await super().routed(request, connection)
-
-
-@defect("a-local-host-is-trusted", "A Host header that names this machine opens the door.", f"{WRONG}[local-host]", key=True)
-class ALocalHostIsTrusted(Unguarded):
-    def free(self, request: Request) -> bool:
-        return request.headers.get("host", "").partition(":")[0] == "localhost"
 
 
 class Fetching(Double):

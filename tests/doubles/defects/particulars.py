@@ -92,13 +92,6 @@ class OffsetsAreAllZero(Double):
         return {**found, "text_offset": [0 for _ in found["text_offset"]]}
 
 
-@defect("bytes-of-another-token", "A token comes with the bytes of another.", f"{LOGPROBS}bytes_are_those_of_the_token")
-class BytesOfAnotherToken(Double):
-    def candidate(self, token: int, logprob: float) -> Json:
-        found = super().candidate(token, logprob)
-        return {**found, "bytes": [122 for _ in found["bytes"]]}
-
-
 @defect(
     "log-probabilities-of-one-choice",
     "Of several choices only the first has log probabilities.",

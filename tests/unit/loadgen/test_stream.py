@@ -130,6 +130,11 @@ def test_a_lone_surrogate_is_still_json() -> None:
     assert stream_of(ROLE, b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}', *GOOD[2:]).malformed == ()
 
 
+def test_an_infinite_number_is_not_json() -> None:
+    event = b'{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":{"content":[{"logprob":-Infinity}]}}]}'
+    assert stream_of(ROLE, event, *GOOD[2:]).malformed == (event.decode(),)
+
+
 def test_odd_shapes_do_not_break_the_reading() -> None:
     stream = stream_of({"choices": "none"}, {"choices": [1, {"delta": 7, "index": "x"}]}, {"usage": 3}, {"error": None}, DONE)
     assert stream.text == ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ci.suites.answers import Answer, chunks, read
+from vllm_ci.suites.answers import Answer, chunks, document, read
 from vllm_ci.suites.verdicts import Fault
 
 JSON = st.recursive(
@@ -80,3 +81,12 @@ def test_chunks_are_the_objects_of_a_stream_whatever_characters_their_text_has()
 def test_an_event_that_is_no_object_is_a_fault(data: str) -> None:
     with pytest.raises(Fault, match="no JSON object"):
         chunks(f"data: {data}\n\n".encode())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_of_json_is_refused(number: str) -> None:
+    with pytest.raises(ValueError, match=f"{number} is no number of JSON"):
+        document(httpx.Response(200, text=f'{{"logprob": {number}}}'))
+    assert document(httpx.Response(200, text='{"logprob": -1e300}')) == {"logprob": -1e300}
+    with pytest.raises(Fault, match="no JSON object"):
+        chunks(f'data: {{"logprob": {number}}}\n\n'.encode())

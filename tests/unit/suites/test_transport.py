@@ -104,3 +104,21 @@ def test_a_wait_that_is_too_long_is_not_begun(serve: Serve) -> None:
     with client(serve(limits(9, b"retry-after: 86400\r\n")), Traffic(), waits) as http, pytest.raises(RateLimitedError):
         http.get("/")
     assert waits == []
+
+
+def test_a_body_in_chunks_that_is_changed_stays_in_chunks(serve: Serve) -> None:
+    received: list[bytes] = []
+
+    def read(peer: Peer) -> None:
+        while b"0\r\n\r\n" not in b"".join(received):
+            received.append(peer.sock.recv(65536))
+        peer.send(answer())
+
+    traffic = Traffic()
+    traffic.dialect.newer_limit = True
+    with client(serve(read), traffic) as http:
+        http.post("/v1/chat/completions", content=iter((b'{"max_tok', b'ens": 1}'))).raise_for_status()
+    sent = b"".join(received)
+    assert b'{"max_completion_tokens": 1}' in sent
+    assert b"transfer-encoding: chunked" in sent.lower()
+    assert b"content-length" not in sent.lower()

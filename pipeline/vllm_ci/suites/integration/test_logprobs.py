@@ -75,18 +75,6 @@ def test_greedy_decoding_takes_the_likeliest_candidate(chosen: Answer) -> None:
         assert value >= best - _ROUNDING, f"chose a token with {value:.3f}; the most likely has {best:.3f}"
 
 
-@_CHAT
-def test_bytes_are_those_of_the_token(chosen: Answer) -> None:
-    """A token comes with the bytes of its text (OpenAI API reference, ``bytes``); compared for plain text only."""
-    for at in range(len(entries(chosen))):
-        entry = chosen.read("choices", 0, "logprobs", "content", at, of=dict)
-        token, raw = str(entry.get("token")), entry.get("bytes")
-        # Some tokens have a name instead of a text: <0x0A>, <|end|>, token_id:5.
-        if isinstance(raw, list) and raw and token.strip().isalnum() and token.isascii():
-            found = "".join(chr(each) if isinstance(each, int) and 0 <= each < 256 else "?" for each in raw)
-            assert found.strip() == token.strip(), f"the token {token!r} comes with the bytes {raw}, which are {found!r}"
-
-
 @pytest.mark.requires_capability("logprobs", "choices")
 def test_every_choice_has_its_log_probabilities(client: ApiClient) -> None:
     """With n, each choice with a text has entries of its own."""

@@ -89,6 +89,9 @@ def idle(client: ApiClient, idle_within_s: float) -> None:
 
 @pytest.mark.requires_capability("metrics")
 @pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    "choices", [pytest.param(1, id="one"), pytest.param(2, id="two", marks=pytest.mark.requires_capability("choices"))]
+)
 def test_a_client_that_hangs_up_frees_its_slot(
     *,
     ask: Asking,
@@ -98,13 +101,15 @@ def test_a_client_that_hangs_up_frees_its_slot(
     metric: Callable[[str, Any], None],
     idle_within_s: float,
     machine: Watch,
+    choices: int,
 ) -> None:
-    """A request without a client is aborted; otherwise every closed browser tab would cost a full answer.
+    """A request without a client is aborted, with all its choices; otherwise every closed browser tab would cost full answers.
 
     The best of three attempts is used: on a busy machine a small model may finish before its server notices, so there the case
     is inconclusive.
     """
-    body = endpoint.exactly("Tell me a long story.", long_tokens)
+    several = {"n": choices, "temperature": 1} if choices > 1 else {}
+    body = endpoint.exactly("Tell me a long story.", long_tokens, **several)
     tries: list[tuple[float, float]] = []
     while len(tries) < _TRIES:
         before = client.metrics().total(_GENERATED)
@@ -115,7 +120,7 @@ def test_a_client_that_hangs_up_frees_its_slot(
         generated = client.metrics().total(_GENERATED) - before
         metric("freed_after_s", round(seconds, 3))
         metric("tokens_generated", generated)
-        if generated < long_tokens:
+        if generated < choices * long_tokens:
             return
         tries.append((seconds, generated))
     seconds, generated = min(tries)
