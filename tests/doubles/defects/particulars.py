@@ -112,7 +112,7 @@ class InfiniteLogProbabilities(Double):
     def entry(self, piece: Piece) -> Json:
         found = super().entry(piece)
         others = [{**each, "logprob": float("-inf")} for each in found["top_logprobs"][1:]]
-        return {**found, "top_logprobs": [*found["top_logprobs"][:1], *others]} if len(others) == 4 else found
+        return {**found, "top_logprobs": [*found["top_logprobs"][:1], *others]} if others else found
 
 
 @defect(

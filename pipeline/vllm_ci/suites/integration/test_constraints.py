@@ -39,7 +39,7 @@ def test_concurrent_stop_strings_are_those_of_their_requests(client: ApiClient) 
     expected = [text.partition(word)[0].strip() for word in _WORDS]
 
     def said(word: str) -> str:
-        asked = {"temperature": 0, "max_tokens": 64, "structured_outputs": {"choice": [text]}, "stop": [word]}
+        asked = {"temperature": 0, "max_tokens": 96, "structured_outputs": {"choice": [text]}, "stop": [word]}
         return client.talk("Count.", **asked).text.strip()
 
     for _ in range(_ROUNDS):
