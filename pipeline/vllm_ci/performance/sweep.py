@@ -183,7 +183,7 @@ def sweep(
                 raise KeyboardInterrupt  # noqa: TRY301 - the same end as between two steps
             steps.append(step)
             tell(step)
-            if stopped := _useless(step.measurement):
+            if stopped := _useless(step):
                 break
             rate = _next(search, met=step.met)
     except KeyboardInterrupt:
@@ -256,14 +256,26 @@ def growing(samples: Sequence[Sample], duration_s: float) -> bool:
     return late > _QUEUE_GROWTH * early and late > early + _QUEUE_SLACK
 
 
-def _useless(found: Measurement) -> str:
-    """Why no further step helps; empty if it does."""
-    return "; ".join(found.reasons) if _lost(found) else found.figures.client_too_slow
+def _useless(step: Step) -> str:
+    """Why no further step helps; empty if it does.
+
+    A client that was late at a rate that missed the objective does not end the search, because the next rate is lower. Servers
+    on a GPU are fast enough that doubling their rate takes the client to its limit.
+    """
+    found = step.measurement
+    if _lost(found):
+        return "; ".join(found.reasons)
+    return found.figures.client_too_slow if step.met else ""
 
 
 def _lost(found: Measurement) -> bool:
     """Nothing was measured: the server is gone."""
     return found.verdict is Verdict.ERRORED and not found.figures.requests
+
+
+def _late(steps: Sequence[Step], high: float | None) -> str:
+    """Why a miss at the upper end says more about the client than about the server; empty if it does not."""
+    return next((late for step in steps if step.rate == high and (late := step.measurement.figures.client_too_slow)), "")
 
 
 def _capacity(steps: Sequence[Step], share: float, stopped: str) -> Capacity:
@@ -280,6 +292,9 @@ def _capacity(steps: Sequence[Step], share: float, stopped: str) -> Capacity:
     elif high is None:
         verdicts.append(Verdict.INCONCLUSIVE)
         reasons.append("the highest rate that was tried met the objective: the capacity may be higher")
+    if not stopped and (late := _late(steps, high)):
+        verdicts.append(Verdict.INCONCLUSIVE)
+        reasons.append(f"at {high:.3g} requests/s, the lowest rate that missed the objective, {late}")
     return Capacity(
         steps=tuple(steps), share=share, low=low, high=high, verdict=Verdict.worst(verdicts), reasons=tuple(reasons)
     )

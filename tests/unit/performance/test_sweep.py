@@ -6,7 +6,10 @@ import asyncio
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -19,11 +22,13 @@ from doubles.wire import Connection, Response
 from vllm_ci.domain.report import Verdict
 from vllm_ci.performance import page
 from vllm_ci.performance.curve import Line, chart
-from vllm_ci.performance.figures import Objective
-from vllm_ci.performance.measuring import Setting
-from vllm_ci.performance.sample import Sample
-from vllm_ci.performance.server import served
-from vllm_ci.performance.sweep import RESOLUTION, edges, growing, rates, sweep
+from vllm_ci.performance.figures import Objective, figures
+from vllm_ci.performance.load import Load
+from vllm_ci.performance.measuring import Measurement, Setting
+from vllm_ci.performance.resources import Resources
+from vllm_ci.performance.sample import Sample, Samples
+from vllm_ci.performance.server import Served, served
+from vllm_ci.performance.sweep import RESOLUTION, Capacity, edges, growing, rates, sweep
 from vllm_ci.performance.workload import Lengths, Workload
 
 
@@ -150,6 +155,57 @@ def test_a_server_that_is_gone_ends_the_sweep_as_errored_also_for_a_late_client(
     found = sweep(server, Setting(workload=SMALL, objective=Objective(ttft_ms=250)), share=0.8)
     assert found.verdict is Verdict.ERRORED
     assert len(found.steps) == 1
+
+
+def with_late_client(late_from: float, start: float, monkeypatch: pytest.MonkeyPatch) -> Capacity:
+    """A sweep of a model of a server: 33 requests/s are answered in time, and the client is 20 ms late from a rate on."""
+
+    def model(_: Served, setting: Setting, *, watch: Callable[[Load], None]) -> Measurement:
+        samples, lag_s = Samples(), 0.02 if setting.rate >= late_from else 0.0
+        for number in range(100):
+            due = number / setting.rate
+            first = due + lag_s + (0.1 if setting.rate <= 33 else 1.0)
+            times = {"due_s": due, "begun_s": due + lag_s, "first_s": first, "end_s": first, "last_s": first}
+            samples.add(Sample(**times, output_tokens=1, prompt_tokens=1, chunks=1, asked_tokens=1))
+        watch(cast("Load", SimpleNamespace(samples=samples, stop=False)))
+        return Measurement(
+            setting=setting,
+            figures=figures(samples),
+            verdict=Verdict.PASSED,
+            reasons=(),
+            counters={},
+            scale=1.0,
+            exact_prompts=True,
+            resources=Resources(pid=None, samples=0, first={}, last={}, peak={}, cpu_s=None),
+        )
+
+    monkeypatch.setattr("vllm_ci.performance.sweep.measure", model)
+    return sweep(cast("Served", None), Setting(workload=SMALL, objective=Objective(ttft_ms=250)), start=start)
+
+
+def test_a_client_that_is_late_far_above_the_capacity_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_late_client(60, 64, monkeypatch)
+    assert found.steps[0].measurement.figures.client_too_slow
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= 33 < found.high <= found.low * RESOLUTION * 1.001
+    assert (found.verdict, found.reasons) == (Verdict.PASSED, ())
+
+
+def test_an_upper_end_at_which_the_client_was_late_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_late_client(33.1, 16, monkeypatch)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= 33 < found.high
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the lowest rate that missed the objective, the client sent requests 20 ms late" in found.reasons[0]
+
+
+def test_a_client_that_is_late_where_the_objective_is_met_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_late_client(15, 8, monkeypatch)
+    assert [step.met for step in found.steps] == [True, True]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the client sent requests 20 ms late" in found.reasons[0]
 
 
 def test_a_chart_is_valid_xml_and_draws_every_point() -> None:
