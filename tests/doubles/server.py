@@ -153,6 +153,7 @@ class Double(Bodies):
             "vllm:request_success_total": "requests",
             "vllm:prompt_tokens_total": "prompt",
             "vllm:generation_tokens_total": "generated",
+            "vllm:prefix_cache_queries_total": "prompt",
             "vllm:prefix_cache_hits_total": "hits",
             "vllm:num_requests_running": "running",
             "vllm:num_requests_waiting": "waiting",

@@ -225,6 +225,8 @@ def _measured(screen: Console, server: Served, setting: Setting) -> Callable[[],
     from vllm_ci.cli import bench_output
 
     found = _watched(screen, server, setting)
+    if found.repeated:
+        screen.print(f"{found.repeated}: an earlier run had the same --seed; another one sends other prompts", style="yellow")
 
     def result() -> _Result:
         facts = _result_facts("measurement", server, here=found.resources.pid is not None)

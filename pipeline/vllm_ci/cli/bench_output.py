@@ -127,7 +127,8 @@ def _ratio(ratio: Ratio) -> tuple[str, ...]:
 
 def step(found: Step) -> str:
     """One line on a step of a sweep."""
-    return f"{found.rate:8.3g} requests/s: {found.good:4.0%} good, {found.why or 'met'}"
+    repeated = found.measurement.repeated
+    return f"{found.rate:8.3g} requests/s: {found.good:4.0%} good, {found.why or 'met'}{repeated and f' ({repeated})'}"
 
 
 def capacity(found: Capacity) -> None:

@@ -19,10 +19,12 @@ from vllm_ci.performance.sample import Samples
 from vllm_ci.performance.server import Served
 from vllm_ci.performance.stopping import ran
 from vllm_ci.performance.trend import Trend, trend
-from vllm_ci.performance.workload import Ask, Requests
+from vllm_ci.performance.workload import Ask, Requests, Workload
 
 _FAILURES_SHOWN = 3
 _TOLERANCE = 0.01
+_REPEATED = 0.2
+"""Prompts share less than this by a chat template, also where they are short."""
 _TURN_S = 5.0
 """Mean time between two turns of a conversation in an open loop."""
 
@@ -121,6 +123,18 @@ class Measurement:
         """Processor seconds of the server for 1,000 tokens of prompts and answers; ``None`` if one is unknown."""
         tokens = self.counters.get("prompt_tokens", 0.0) + self.counters.get("output_tokens", 0.0)
         return None if self.resources.cpu_s is None or not tokens else self.resources.cpu_s / tokens * 1000
+
+    @property
+    def repeated(self) -> str:
+        """That the server had seen prompts before, where the workload repeats none; empty otherwise.
+
+        Its prefix cache then saves the work that was to be measured. It is so after an earlier run with the same seed.
+        """
+        asked, workload = self.counters.get("prefix_cache_queries", 0.0), self.setting.workload
+        if not asked or not isinstance(workload, Workload) or workload.shared or workload.turns > 1:
+            return ""
+        share = self.counters.get("prefix_cache_hits", 0.0) / asked
+        return f"{share:.0%} of the prompt tokens were cached from earlier requests" if share > _REPEATED else ""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""

@@ -275,7 +275,7 @@ def _lost(found: Measurement) -> bool:
 
 def _late(steps: Sequence[Step], high: float | None) -> str:
     """Why a miss at the upper end says more about the client than about the server; empty if it does not."""
-    return next((late for step in steps if step.rate == high and (late := step.measurement.figures.client_too_slow)), "")
+    return next(filter(None, (step.measurement.figures.client_too_slow for step in steps if step.rate == high)), "")
 
 
 def _capacity(steps: Sequence[Step], share: float, stopped: str) -> Capacity:
@@ -292,9 +292,9 @@ def _capacity(steps: Sequence[Step], share: float, stopped: str) -> Capacity:
     elif high is None:
         verdicts.append(Verdict.INCONCLUSIVE)
         reasons.append("the highest rate that was tried met the objective: the capacity may be higher")
-    if not stopped and (late := _late(steps, high)):
+    if not stopped and (miss := _late(steps, high)):
         verdicts.append(Verdict.INCONCLUSIVE)
-        reasons.append(f"at {high:.3g} requests/s, the lowest rate that missed the objective, {late}")
+        reasons.append(f"at {high:.3g} requests/s, the lowest rate that missed the objective, {miss}")
     return Capacity(
         steps=tuple(steps), share=share, low=low, high=high, verdict=Verdict.worst(verdicts), reasons=tuple(reasons)
     )

@@ -41,6 +41,17 @@ def test_the_table_shows_how_many_requests_a_missing_percentile_needs(url: str) 
     assert "send lag" in ended.stdout
 
 
+def test_prompts_that_the_server_has_seen_before_are_said(url: str) -> None:
+    arguments = ["bench", "--url", url, "--duration", "1", "--warm-up", "0", "--rate", "20"]
+    said = "of the prompt tokens were cached from earlier requests: an earlier run had the same --seed"
+    assert said not in " ".join(CliRunner().invoke(root, arguments).stderr.split())
+    assert said in " ".join(CliRunner().invoke(root, arguments).stderr.split())
+    assert said not in " ".join(CliRunner().invoke(root, [*arguments, "--seed", "2"]).stderr.split())
+    sharing = [*arguments, "--workload", "shared-prefix"]
+    assert said not in " ".join(CliRunner().invoke(root, sharing).stderr.split())
+    assert said not in " ".join(CliRunner().invoke(root, sharing).stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

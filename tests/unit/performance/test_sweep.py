@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Connection, Response
+from vllm_ci.cli.bench_output import step
 from vllm_ci.domain.report import Verdict
 from vllm_ci.performance import page
 from vllm_ci.performance.curve import Line, chart
@@ -142,7 +143,7 @@ def test_the_capacity_of_a_real_server_is_found_and_drawn(tmp_path: Path) -> Non
     assert "limit 250" in text
     document = json.loads(json.dumps(found.document()))
     assert document["interval_per_s"] == [found.low, found.high]
-    assert any(not step["met"] and step["why"] for step in document["steps"])
+    assert any(not each["met"] and each["why"] for each in document["steps"])
 
 
 @pytest.mark.parametrize("late_ms", [10.0, -1e9])
@@ -165,15 +166,25 @@ def with_late_client(late_from: float, start: float, monkeypatch: pytest.MonkeyP
         for number in range(100):
             due = number / setting.rate
             first = due + lag_s + (0.1 if setting.rate <= 33 else 1.0)
-            times = {"due_s": due, "begun_s": due + lag_s, "first_s": first, "end_s": first, "last_s": first}
-            samples.add(Sample(**times, output_tokens=1, prompt_tokens=1, chunks=1, asked_tokens=1))
+            samples.add(
+                Sample(
+                    due_s=due,
+                    begun_s=due + lag_s,
+                    first_s=first,
+                    end_s=first,
+                    output_tokens=1,
+                    prompt_tokens=1,
+                    chunks=1,
+                    asked_tokens=1,
+                )
+            )
         watch(cast("Load", SimpleNamespace(samples=samples, stop=False)))
         return Measurement(
             setting=setting,
             figures=figures(samples),
             verdict=Verdict.PASSED,
             reasons=(),
-            counters={},
+            counters={"prefix_cache_queries": 100.0, "prefix_cache_hits": 30.0 if setting.rate == start else 0.0},
             scale=1.0,
             exact_prompts=True,
             resources=Resources(pid=None, samples=0, first={}, last={}, peak={}, cpu_s=None),
@@ -192,6 +203,12 @@ def test_a_client_that_is_late_far_above_the_capacity_does_not_end_the_search(mo
     assert (found.verdict, found.reasons) == (Verdict.PASSED, ())
 
 
+def test_a_step_whose_prompts_were_sent_before_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = with_late_client(math.inf, 16, monkeypatch).steps
+    assert step(first) == "      16 requests/s: 100% good, met (30% of the prompt tokens were cached from earlier requests)"
+    assert step(second) == "      32 requests/s: 100% good, met"
+
+
 def test_an_upper_end_at_which_the_client_was_late_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     found = with_late_client(33.1, 16, monkeypatch)
     assert found.low is not None
@@ -203,7 +220,7 @@ def test_an_upper_end_at_which_the_client_was_late_is_inconclusive(monkeypatch: 
 
 def test_a_client_that_is_late_where_the_objective_is_met_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     found = with_late_client(15, 8, monkeypatch)
-    assert [step.met for step in found.steps] == [True, True]
+    assert [each.met for each in found.steps] == [True, True]
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "the client sent requests 20 ms late" in found.reasons[0]
 
