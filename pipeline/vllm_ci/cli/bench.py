@@ -225,10 +225,11 @@ def _measured(screen: Console, server: Served, setting: Setting) -> Callable[[],
     from vllm_ci.cli import bench_output
 
     found = _watched(screen, server, setting)
-    if found.repeated:
-        screen.print(f"{found.repeated}: an earlier run had the same --seed; another one sends other prompts", style="yellow")
 
     def result() -> _Result:
+        if found.repeated:
+            said = f"{found.repeated}: an earlier run had the same --seed; another one sends other prompts"
+            screen.print(said, style="yellow")
         facts = _result_facts("measurement", server, here=found.resources.pid is not None)
         document = {**facts, **found.document()}
         return _Result(verdict=found.verdict, document=document, show=lambda: bench_output.measurement(found))
