@@ -98,9 +98,9 @@ def test_an_interrupted_sweep_keeps_its_steps(server: tuple[str, subprocess.Pope
         assert bench.poll() is None
     bench.send_signal(signal.SIGINT)
     code, document, _ = ended(bench)
-    assert code in (3, 130), (
-        "130: this machine was so slow that the sweep had ended by itself, and its result was being written"
-    )
+    if "client" in (reasons := " ".join(document["reasons"])):
+        pytest.skip(f"this machine was too busy for a sweep, which ended by itself: {reasons}")
+    assert code == 3
     assert len(document["steps"]) >= 1
     assert (tmp_path / "sweep.html").exists()
     (stored,) = tmp_path.glob("bench-*.json")
