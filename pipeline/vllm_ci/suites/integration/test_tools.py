@@ -34,17 +34,23 @@ WEATHER = {"type": "function", "function": {"name": "weather", "strict": True, "
 CLOCK = {"type": "function", "function": {"name": "clock", "strict": True, "parameters": PARAMETERS}}
 
 
+class NoCallError(Fault):
+    """A call was required, but none is made."""
+
+
 def called(client: ApiClient, blankless: Json, **parameters: Any) -> Answer:
     """An answer that must contain a call.
 
     Raises:
         EndlessStructureError: It was truncated, at the larger of two lengths too.
+        NoCallError: It has none.
     """
     asked = {"model": client.model, "messages": [user("How is the weather in Paris?")], "temperature": 0, **blankless}
     for tokens in _LENGTHS:
         answer = unless_refused(client, _PATH, {**asked, "max_tokens": tokens, **parameters}, "this tool_choice")
         if answer.finish_reason != "length":
-            assert answer.calls, f"a call was required, but the answer is {str(answer.choice)[:200]}"
+            if not answer.calls:
+                raise NoCallError(f"a call was required, but the answer is {str(answer.choice)[:200]}")
             return answer
     raise EndlessStructureError(f"the model did not finish its call within {_LENGTHS[-1]} tokens")
 
@@ -69,7 +75,12 @@ def test_a_required_call_is_made(client: ApiClient, blankless: Json) -> None:
 
 def test_only_one_call_is_made_where_no_more_are_allowed(client: ApiClient, server: ServerFacts, blankless: Json) -> None:
     """Without parallel calls there is at most one (OpenAI API reference, ``parallel_tool_calls``)."""
-    answer = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required", parallel_tool_calls=False)
+    try:
+        answer = called(client, blankless, tools=[WEATHER, CLOCK], tool_choice="required", parallel_tool_calls=False)
+    except NoCallError as error:
+        if server.is_vllm:
+            raise
+        pytest.skip(f"{error}; another case checks that calls are made")
     count = len(answer.calls)
     required_of_vllm(server, holds=count == 1, message=f"parallel_tool_calls is false, but {count} calls are made")
 
