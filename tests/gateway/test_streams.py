@@ -50,7 +50,7 @@ async def steady(client: aiohttp.ClientSession, address: str, found: list[Stream
 
 
 async def all_open(target: LocalTarget, name: str, count: int) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         while await target._configuration.admin.open_requests(name) < count:
             await anyio.sleep(0.05)
 

@@ -159,14 +159,18 @@ class Journal:
         self._file.unlink(missing_ok=True)
 
     @contextmanager
-    def changing(self, channel: str) -> Iterator[None]:
+    def changing(self, channel: str, *, patience_s: float = 0.0) -> Iterator[None]:
         """Hold the lock for the duration of the context.
+
+        Args:
+            channel: For messages.
+            patience_s: How long another command may go on to hold it, in seconds.
 
         Raises:
             BusyError: Another command holds it.
         """
         try:
-            with filelock.hold(self.folder / "lock", timeout_s=0):
+            with filelock.hold(self.folder / "lock", timeout_s=patience_s):
                 yield
         except LockedError as error:
             held = ", ".join(filelock.holders(self.folder / "lock")) or "another process"

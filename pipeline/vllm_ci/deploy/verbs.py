@@ -20,6 +20,7 @@ from vllm_ci.deploy.target import Current, Revision, Route, Target
 from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.release.record import Release
 
+_PATIENCE_S = 10.0
 _AGAIN_S = 0.1
 
 
@@ -206,7 +207,8 @@ async def go_back(target: Target, journal: Journal, wanted: Wanted, rules: Rules
         aborted = await decide(target, journal, wanted.channel, "abort", rules)
         if serving(await target.current())[0] == wanted.revision.name:
             return aborted
-    with journal.changing(wanted.channel):
+    # The process that ends old releases looks again and again whether it may, and holds the lock for that.
+    with journal.changing(wanted.channel, patience_s=_PATIENCE_S):
         made = await begun(target, journal, wanted)
         return made and await Rollout(target, journal, made, rules).run()
 

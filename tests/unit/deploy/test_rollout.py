@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,26 @@ async def test_going_back_to_what_is_still_ready_starts_nothing(tmp_path: Path, 
     assert done.phase == "live"
     assert target.state.made == made, "no server was started"
     assert target.state.clock_s - clock <= 1, "only the open requests of the one that is left were waited for"
+    assert settled(await target.current(), OLD.name)
+
+
+async def test_going_back_waits_for_a_command_that_looks_whether_the_old_release_may_be_ended(
+    tmp_path: Path, journal: Journal
+) -> None:
+    target = await served(tmp_path)
+    await deployed(target, journal, wanted(BlueGreen(), keep_s=300))
+    held = threading.Event()
+
+    def look() -> None:
+        with journal.changing("staging"):
+            held.set()
+            time.sleep(0.5)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert held.wait(10)
+    assert await verbs.go_back(target, journal, wanted(Switch(), letter="a"), RULES)
+    looking.join()
     assert settled(await target.current(), OLD.name)
 
 

@@ -231,6 +231,7 @@ def test_usage_is_not_sent_unless_asked(ask: Asking, endpoint: Endpoint, server:
     )
 
 
+@pytest.mark.compares_answers
 @pytest.mark.requires_capability("choices")
 def test_several_choices_are_streamed_side_by_side(ask: Asking, endpoint: Endpoint) -> None:
     """With n, each choice has its own index, finish reason and tokens."""
