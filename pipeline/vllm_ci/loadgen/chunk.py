@@ -21,13 +21,18 @@ def json_object(text: str) -> Json | None:
         found = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError:
         try:
-            found = json.loads(text, parse_constant=_no_number)
+            found = json.loads(text, parse_constant=no_number)
         except ValueError:
             return None
     return found if isinstance(found, dict) else None
 
 
-def _no_number(name: str) -> NoReturn:
+def no_number(name: str) -> NoReturn:
+    """For ``parse_constant`` of :func:`json.loads`: refuses ``NaN`` and ``Infinity``, which are no JSON (RFC 8259, section 6).
+
+    Raises:
+        ValueError: Always.
+    """
     raise ValueError(f"{name} is no number of JSON")
 
 

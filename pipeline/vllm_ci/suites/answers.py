@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 
 from vllm_ci.loadgen import sse
-from vllm_ci.loadgen.chunk import json_object
+from vllm_ci.loadgen.chunk import json_object, no_number
 from vllm_ci.suites.verdicts import Fault
 
 Json = dict[str, Any]
@@ -22,11 +22,7 @@ def document(answer: httpx.Response) -> Any:
     Raises:
         ValueError: The body is no JSON.
     """
-    return answer.json(parse_constant=_no_number)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    return answer.json(parse_constant=no_number)
 
 
 def chunks(body: bytes) -> list[Json]:

@@ -125,6 +125,11 @@ def test_a_client_that_hangs_up_frees_its_slot(
         tries.append((seconds, generated))
     seconds, generated = min(tries)
     said = f"all {generated:.0f} tokens were generated for clients that disconnected after 4 events, in {seconds:.2f} s"
+    _not_aborted(said, seconds, machine)
+
+
+def _not_aborted(said: str, seconds: float, machine: Watch) -> None:
+    """End a case in which a whole answer was generated for nobody; it has failed if the server had time to notice."""
     if seconds < _TOO_FAST_S:
         inconclusive(f"{said}: too fast to tell")
     if machine.seen.starved:
@@ -148,11 +153,7 @@ def test_a_client_that_does_not_wait_for_its_answer_frees_its_slot(
     if generated < long_tokens:
         return
     said = f"all {generated:.0f} tokens were generated for a client that disconnected after {_LEAVES_S:g} s"
-    if seconds < _TOO_FAST_S:
-        inconclusive(f"{said}: too fast to tell")
-    if machine.seen.starved:
-        inconclusive(f"{said}, but the machine was busy: {machine.seen.starved}")
-    pytest.fail(said, pytrace=False)
+    _not_aborted(said, seconds, machine)
 
 
 @pytest.mark.requires_capability("metrics")
