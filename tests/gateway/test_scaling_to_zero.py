@@ -249,6 +249,34 @@ async def test_requests_that_wait_while_a_channel_goes_back_are_answered_by_what
     assert not (await target.current()).asleep
 
 
+async def test_a_start_that_comes_after_the_requests_went_to_another_release_starts_nothing(place: Place) -> None:
+    target = await asleep(place)
+    await target.start(B, 1)
+    await target.route(Route(weights={B.name: 100}))
+    await target.wake(A, 1)
+    current = await target.current()
+    assert [each.revision for each in current.replicas] == [B.name]
+    assert not current.wanted.get(A.name)
+
+
+async def test_a_server_that_gets_ready_after_the_requests_went_to_another_release_gets_none(place: Place) -> None:
+    late = revision("a", "late")
+    target = await asleep(place, late)
+    await target.start(B, 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(target.wake, late, 1)
+        with anyio.fail_after(20):
+            while not target.state().of(late.name):
+                await anyio.sleep(0.01)
+        await target.route(Route(weights={B.name: 100}))
+    assert [(each.revision, each.state) for each in (await target.current()).replicas] == [
+        (late.name, "draining"),
+        (B.name, "ready"),
+    ]
+    await target.stop(late.name)
+    assert [each.revision for each in (await target.current()).replicas] == [B.name]
+
+
 async def test_a_killed_waker_is_replaced_and_those_that_wait_are_answered(place: Place) -> None:
     target = await asleep(place)
     marked = {**os.environ, detached.MARK: f"{place.folder}/waker"}

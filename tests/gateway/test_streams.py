@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import anyio
+import anyio.abc
 import pytest
 
 from standin.deployment import Place, revision
@@ -138,6 +140,74 @@ async def test_a_request_whose_body_is_on_its_way_while_its_revision_is_removed_
         gate.set()
     assert answers[0][0] == 200, answers
     assert "[DONE]" in answers[0][1]
+
+
+class Bodies:
+    """Requests whose bodies arrive one after another, and how they were answered."""
+
+    def __init__(self, client: aiohttp.ClientSession, address: str, count: int) -> None:
+        self._client, self._url = client, f"{address}/v1/completions"
+        self._gates = [anyio.Event() for _ in range(count)]
+        self.answers: list[tuple[int, str]] = []
+
+    async def begin(self, group: anyio.abc.TaskGroup) -> None:
+        """Send the first half of each."""
+        for gate in self._gates:
+            group.start_soon(self._send, gate)
+        await anyio.sleep(0.3)
+
+    async def go_on(self, interval_s: float) -> None:
+        """Send the second halves."""
+        for gate in self._gates:
+            gate.set()
+            await anyio.sleep(interval_s)
+
+    async def _send(self, gate: anyio.Event) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"model": "m", '
+            await gate.wait()
+            yield b'"max_tokens": 3}'
+
+        async with self._client.post(self._url, data=body()) as answer:
+            self.answers.append((answer.status, await answer.text()))
+
+    def servers(self) -> set[str]:
+        """Who answered; every request was answered."""
+        assert {status for status, _ in self.answers} == {200}, self.answers
+        return {json.loads(text)["choices"][0]["text"] for _, text in self.answers}
+
+
+async def test_late_bodies_are_answered_while_the_gateway_does_not_know_yet_whether_the_other_servers_are_well(
+    place: Place,
+) -> None:
+    target = place.target()
+    a, b = await served(target, "a"), revision("b", "late")
+    async with many() as client, anyio.create_task_group() as group:
+        bodies = Bodies(client, (await target.current()).address, 40)
+        await bodies.begin(group)
+        await target.start(b, 1)
+        await target.route(Route(weights={b.name: 100}))
+        assert (await target.drain(a, deadline_s=10)).open == 0
+        group.start_soon(bodies.go_on, 0.03)
+        await target.stop(a)
+    assert len(bodies.answers) == 40
+    assert bodies.servers() == {"a", "b"}
+
+
+async def test_late_bodies_are_answered_while_their_revision_that_was_removed_starts_again(place: Place) -> None:
+    target = place.target()
+    a = await served(target, "a")
+    async with many() as client, anyio.create_task_group() as group:
+        bodies = Bodies(client, (await target.current()).address, 60)
+        await bodies.begin(group)
+        await served(target, "b")
+        assert (await target.drain(a, deadline_s=10)).open == 0
+        await target.stop(a)
+        group.start_soon(bodies.go_on, 0.03)
+        await target.start(revision("a"), 1)
+        await target.route(Route(weights={a: 100}))
+    assert len(bodies.answers) == 60
+    assert "b" in bodies.servers()
 
 
 async def test_a_deployment_at_its_deadline_tells_what_is_still_open(place: Place) -> None:

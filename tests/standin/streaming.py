@@ -4,7 +4,8 @@ Usage: ``streaming.py PORT NAME SEEN [MODE]``. It writes each request and its he
 takes no new connections, and ends once the last request has ended (vLLM's ``--shutdown-timeout``).
 
 Modes: ``dies``: ends at once, with a message; ``deaf``: never answers; ``broken``: answers every second completion with 500;
-``slow``: waits half a second before each answer; ``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``;
+``slow``: waits half a second before each answer; ``late``: before each answer to a health check;
+``stubborn``: never ends on SIGTERM; ``fragile``: ends at a prompt ``die``;
 ``wrong``: streams another text from the third token on;
 ``sleeper``: has vLLM's sleep mode, and ends at a request while it sleeps; ``sleepless``: ends when it is woken.
 """
@@ -70,6 +71,7 @@ class Server:
         if path == "/metrics":
             return await self.plain(writer, 200, _METRICS.encode())
         if method != "POST":
+            await asyncio.sleep(0.5 if self.mode == "late" and path == "/health" else 0)
             return await self.plain(writer, 200, b'{"data": []}')
         if self.slept(path):
             return await self.plain(writer, 200, b"")

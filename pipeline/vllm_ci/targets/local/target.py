@@ -74,17 +74,31 @@ class LocalTarget:
         """Make replicas run; see :class:`~vllm_ci.deploy.target.Target`."""
         if replicas < 0:
             raise UsageError(f"{replicas} replicas cannot run", remedy="use 0 or more")
+        await self._start(revision, replicas, lambda _: True)
+
+    async def wake(self, revision: Revision, replicas: int) -> None:
+        """Start a revision that is scaled to zero, unless a command has sent its requests to another one meanwhile.
+
+        Raises:
+            EngineError: Like :meth:`start`.
+            FailedError: Like :meth:`start`.
+            UsageError: Like :meth:`start`.
+        """
+        await self._start(revision, replicas, lambda state: state.asleep == revision.name)
+
+    async def _start(self, revision: Revision, replicas: int, still: Callable[[State], bool]) -> None:
         admission.check(revision, admission.settings(self.settings, self._store.load()))
         await self.launcher.prepare(revision)
         async with self._store.lock():
             state = await self._with_gateway()
+            if not still(state):
+                return
             state = await self._fleet.woken(await self._without_hung(state), revision)
             state = await self._fleet.filled(state, revision, replicas)
             state = replace(
                 state,
                 revisions={**state.revisions, revision.name: revision},
                 wanted={**state.wanted, revision.name: replicas},
-                retired={name: at for name, at in state.retired.items() if name != revision.name},
             )
             self._store.save(state)
             await self._configuration.shape(state)
@@ -101,7 +115,7 @@ class LocalTarget:
                 remedy="repair what the log names; replicas that are ready go on",
             )
         await self._seen({revision.name})
-        await self._awake(revision.name)
+        await self._answers(revision.name)
 
     async def route(self, route: Route) -> None:
         """Share requests in another way; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -118,6 +132,8 @@ class LocalTarget:
                     )
             await self._configuration.shape(_with_clusters(state, route))
             await self._seen(route.revisions - {asleep})
+            state = _without_retired(state, route.revisions - {asleep})
+            self._store.save(state)
             await self._configuration.turn(route, state.settings, asleep=asleep)
             if state.asleep and state.asleep != asleep:
                 state = await self._retired(state, state.asleep)  # the new one answers those that wait
@@ -159,11 +175,13 @@ class LocalTarget:
             await self._configuration.shape(state)
 
     async def _retired(self, state: State, revision: str) -> State:
-        """Lead requests that are late to the revision that has the most of them now, before the replicas end."""
+        """Lead requests that are late to the revision that has the most of them now, before the replicas end.
+
+        Those replicas get requests until the gateway knows that the others are well: somebody can answer at any moment.
+        """
         now = time.time()
         late = {name: at for name, at in state.retired.items() if now - at < _LATE_S}
-        replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
-        state = replace(state, replicas={**state.replicas, **replicas}, retired={**late, revision: now})
+        state = replace(state, retired={**late, revision: now})
         self._store.save(state)
         await self._configuration.shape(state)
         weights = self._configuration.route().weights
@@ -172,6 +190,10 @@ class LocalTarget:
             with anyio.move_on_after(_SEEN_S if ports else 0):
                 while not ports & telling.healthy((await self._configuration.admin.hosts()).get(revision, {})):
                     await anyio.sleep(0.02)
+        replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
+        state = replace(state, replicas={**state.replicas, **replicas})
+        self._store.save(state)
+        await self._configuration.shape(state)
         await anyio.sleep(_SETTLE_S)
         return state
 
@@ -259,13 +281,18 @@ class LocalTarget:
         """
         return self._store.load()
 
-    async def _awake(self, revision: str) -> None:
-        """Have requests not wait any more once their revision has a server."""
+    async def _answers(self, revision: str) -> None:
+        """Have a revision answer its requests itself, now that the gateway knows its servers: none waits or goes elsewhere."""
         async with self._store.lock():
-            state, route = self._store.load(), self._configuration.route()
-            if state.asleep == revision and telling.ready_ports(state, revision):
-                await self._configuration.turn(route, state.settings)
-                self._store.save(replace(state, asleep=""))
+            state = self._store.load()
+            if not telling.ready_ports(state, revision):
+                return
+            if state.asleep == revision:
+                await self._configuration.turn(self._configuration.route(), state.settings)
+                state = replace(state, asleep="")
+            state = _without_retired(state, {revision})
+            self._store.save(state)
+            await self._configuration.shape(state)
 
     async def observe(self, *, seconds: float) -> Observation:
         """Watch for a while; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -327,8 +354,8 @@ class LocalTarget:
             failures.append(f"{name}: {reason}")
         async with self._store.lock():
             state = self._store.load()
-            if (now := state.replicas.get(name)) is None or now.process != kept.process:
-                return  # another process has stopped it
+            if (now := state.replicas.get(name)) is None or now.process != kept.process or now.phase != "starting":
+                return  # another process has stopped it, or is about to
             state = state.with_replica(name, replace(now, phase="failed" if reason else "ready", message=reason))
             self._store.save(state)
             await self._configuration.shape(state)
@@ -382,3 +409,8 @@ def _with_clusters(state: State, route: Route) -> State:
     """The state with all revisions of a route counted as wanted, so that their clusters are there before it."""
     wanted: Mapping[str, int] = {**dict.fromkeys(route.revisions, 0), **state.wanted}
     return replace(state, wanted=wanted)
+
+
+def _without_retired(state: State, revisions: frozenset[str] | set[str]) -> State:
+    """The state with revisions that answer late requests themselves again."""
+    return replace(state, retired={name: at for name, at in state.retired.items() if name not in revisions})

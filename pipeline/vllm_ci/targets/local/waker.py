@@ -182,7 +182,7 @@ class Waker:
         async with anyio.create_task_group() as group:
             group.start_soon(self._phases, name, first.at, phases)
             try:
-                await self._target.start(state.revisions[name], max(1, state.wanted.get(name, 0)))
+                await self._target.wake(state.revisions[name], max(1, state.wanted.get(name, 0)))
                 phases["routed_s"] = self._clock() - first.at
             except VllmCiError as error:
                 await self._given_up(name)
