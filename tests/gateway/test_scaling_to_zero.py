@@ -277,6 +277,26 @@ async def test_a_server_that_gets_ready_after_the_requests_went_to_another_relea
     assert [each.revision for each in (await target.current()).replicas] == [B.name]
 
 
+async def test_a_route_that_comes_when_a_server_has_just_become_ready_keeps_that_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, b = await asleep(place), revision("b")
+    await target.start(b, 1)
+
+    async def killed_before(*_: object) -> None:
+        """As if the waker had ended before it could say that requests do not wait any more."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "_answers", killed_before)
+        await target.wake(A, 1)
+    assert (await target.current()).asleep
+    await target.route(Route(weights={A.name: 100}, headers={"preview": b.name}))
+    assert not (await target.current()).asleep
+    assert {each.state for each in (await target.current()).replicas} == {"ready"}
+    async with httpx.AsyncClient() as client:
+        assert (await post(client, target)).json()["choices"][0]["text"] == "a"
+
+
 async def test_a_killed_waker_is_replaced_and_those_that_wait_are_answered(place: Place) -> None:
     target = await asleep(place)
     marked = {**os.environ, detached.MARK: f"{place.folder}/waker"}

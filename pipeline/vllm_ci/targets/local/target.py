@@ -135,7 +135,7 @@ class LocalTarget:
             state = _without_retired(state, route.revisions - {asleep})
             self._store.save(state)
             await self._configuration.turn(route, state.settings, asleep=asleep)
-            if state.asleep and state.asleep != asleep:
+            if state.asleep and state.asleep not in route.revisions:
                 state = await self._retired(state, state.asleep)  # the new one answers those that wait
                 await anyio.sleep(_WAITING_SETTLE_S)
             await self._configuration.shape(state)
