@@ -273,6 +273,27 @@ class LocalTarget:
             self._store.save(state)
             await self._configuration.shape(state)
 
+    async def mended(self) -> None:
+        """Finish what a command that was killed between two files has left: a route, and that its requests wait or do not.
+
+        Raises:
+            ErroredError: It cannot be read or written, or the gateway cannot be reached.
+            FailedError: A revision of the route has no server.
+        """
+        state, route = self._store.load(), self._configuration.route()
+        resting = telling.without_server(state, route)
+        if state.asleep not in route.revisions if state.asleep else resting:
+            await self.route(route)
+
+    def waiting(self) -> bool:
+        """Whether requests that ask the waker have to wait.
+
+        Raises:
+            ErroredError: The state cannot be read.
+        """
+        state = self._store.load()
+        return bool(state.asleep or telling.without_server(state, self._configuration.route()))
+
     def state(self) -> State:
         """What is remembered, for the waker.
 

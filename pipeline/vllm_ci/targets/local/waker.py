@@ -114,7 +114,7 @@ class Waker:
         if asked.path == METRICS_PATH:
             found = self._target.state()
             return Answer(status=200, body=starts.prometheus(self._starts, asleep=bool(found.asleep), waiting=len(self._asked)))
-        if not self._closing and not self._target.state().asleep:
+        if not self._closing and not self._target.waiting():
             return Answer(status=200)
         if (left := self._starts.again_at - self._clock()) > 0:
             return self._refused("the release did not start, see vllm-ci deploy status", left)
@@ -150,6 +150,9 @@ class Waker:
         with suppress(VllmCiError):
             if state.envoy is None or not state.envoy.alive:
                 await self._target.ensured()
+            if not self._changing():
+                await self._target.mended()
+                state = self._target.state()
             if state.asleep:
                 await self._asleep(state)
             else:
