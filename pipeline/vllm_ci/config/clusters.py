@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from vllm_ci.config import over_grpc, over_kserve
+from vllm_ci.config import over_cluster, over_grpc, over_kserve
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.config.deployments import place
 from vllm_ci.config.kubernetes import KServeConfig, RouteConfig
@@ -32,10 +32,11 @@ def app(
 
     Raises:
         ConfigError: The configuration cannot run in a cluster.
-        UsageError: The channel serves gRPC.
+        UsageError: The channel serves gRPC, or has settings that would have no effect in a cluster.
     """
     settings = loaded.config.deploy.of(channel).model_copy(update={"target": "kubernetes"})
     over_grpc.require_target(settings)
+    over_cluster.require(settings)
     cluster, server, name = settings.kubernetes, loaded.config.server, _name(loaded, channel)
     key = {"VLLM_API_KEY": "VLLM_API_KEY"} if server.api_key_env or server.generate_api_key else {}
     model = _model(loaded, settings)

@@ -66,6 +66,27 @@ def test_a_channel_without_a_release_has_nothing_to_render_but_a_base(tmp_path: 
     assert (tmp_path / "base/deployment.yaml").exists()
 
 
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"gateway": {"api_keys": True}}, "deploy.gateway.api_keys"),
+        ({"gateway": {"api_keys": True, "requests_per_minute": 60}}, "deploy.gateway.requests_per_minute"),
+        ({"gateway": {"api_keys": True, "log_requests": True}}, "deploy.gateway.log_requests"),
+        ({"scale": {"min": 0}}, "deploy.scale"),
+    ],
+)
+def test_settings_of_a_local_deployment_that_a_cluster_would_not_keep_are_refused_by_name(
+    tmp_path: Path, setting: dict[str, Any], name: str
+) -> None:
+    configured(tmp_path, deploy={"target": "local", **setting})
+    with pytest.raises(UsageError) as refused:
+        called("staging")
+    assert name in refused.value.message
+    assert "cannot be used with target kubernetes" in refused.value.message
+    assert refused.value.remedy
+
+
 @pytest.mark.needs_tool
 def test_the_ledgers_overlay_pins_the_base(world: World, tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
