@@ -15,17 +15,19 @@ import pytest
 
 from e2e.conftest import environment, vllm_ci
 from standin.deployment import needs_envoy
+from standin.waker import awake
 from vllm_ci.config.load import load
 from vllm_ci.deploy.target import Revision, Route, Serving
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.events import ignore
-from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.domain.gateway import GatewaySettings, Waiting
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.engines.host import HostEngine
 from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.images.store import image_config
 from vllm_ci.pipeline import serving
 from vllm_ci.pipeline.source import Source
+from vllm_ci.targets.local import starts
 from vllm_ci.targets.local.key_changes import Keys
 from vllm_ci.targets.local.launcher import ImageLauncher
 from vllm_ci.targets.local.target import LocalTarget
@@ -33,6 +35,7 @@ from vllm_ci.targets.local.target import LocalTarget
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.anyio]
 
 STREAMS, TOKENS = 8, 400
+WAITING = Waiting(queue=STREAMS, wait_s=300)
 
 
 @pytest.fixture
@@ -89,14 +92,37 @@ def security(folder: Path, address: str, key: str) -> dict[str, Any]:
     return found
 
 
-async def test_releases_change_without_a_broken_stream_and_nothing_but_the_api_is_open(project: Path, tmp_path: Path) -> None:
+async def wakes_for_all(target: LocalTarget, name: str) -> None:
+    """Scaled to zero, the release starts one server for eight streams that come at once, and each of them is whole."""
+    assert await target.rest(lambda: False)
+    current = await target.current()
+    assert (current.asleep, current.replicas) == (True, ())
+    found: list[bool] = []
+
+    async def one(client: aiohttp.ClientSession) -> None:
+        found.append(await whole(client, current.checks))
+
+    async with awake(target, waiting=WAITING), aiohttp.ClientSession() as client, anyio.create_task_group() as group:
+        for _ in range(STREAMS):
+            group.start_soon(one, client)
+    assert found == [True] * STREAMS
+    kept = starts.read(target.folder)
+    assert (kept.succeeded, kept.failed, kept.refused) == (1, 0, 0)
+    assert kept.last is not None
+    assert kept.last.waited == STREAMS
+    assert [each.revision for each in (await target.current()).replicas] == [name]
+
+
+async def test_releases_change_and_rest_without_a_broken_stream_and_only_the_api_is_open(project: Path, tmp_path: Path) -> None:
     needs_envoy()
     built = vllm_ci(project, "build", "--json")
     assert built.code == 0, built.stderr[-4000:]
     a, b = await revisions(project, built.json["image"]["digest"])
     folder = tmp_path / "target"
     target = LocalTarget(
-        folder=folder, launcher=ImageLauncher(repository="quickstart"), settings=GatewaySettings(api_keys=True)
+        folder=folder,
+        launcher=ImageLauncher(repository="quickstart"),
+        settings=GatewaySettings(api_keys=True, waiting=WAITING),
     )
     try:
         await target.start(a, 1)
@@ -126,5 +152,6 @@ async def test_releases_change_without_a_broken_stream_and_nothing_but_the_api_i
             await target.stop(a.name)
         assert found == [True] * STREAMS
         assert {each.revision for each in (await target.current()).replicas} == {b.name}
+        await wakes_for_all(target, b.name)
     finally:
         await target.close()

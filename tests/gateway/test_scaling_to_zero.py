@@ -6,10 +6,8 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ import pytest
 from standin.deployment import Place, revision
 from standin.gateway import ASK
 from standin.streams import many, stream
+from standin.waker import SCALE, WAITING, awake
 from vllm_ci.deploy import verbs
 from vllm_ci.deploy.analysis import Analysis
 from vllm_ci.deploy.journal import Journal
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
-from vllm_ci.deploy.scaling import Scale
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Strategy
 from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.deploy.verbs import Wanted
@@ -37,15 +35,11 @@ from vllm_ci.targets.local import starts
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
-from vllm_ci.targets.local.waker import Waker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
 
 A, B = revision("a"), revision("b")
-WAITING = Waiting(queue=200, wait_s=60)
-SCALE = Scale(least=0, most=1, idle_s=0.8)
 WAKING = Path(__file__).parents[1] / "standin" / "waking.py"
-NEVER = replace(SCALE, idle_s=3600.0)
 
 
 async def asleep(place: Place, given: Revision = A, waiting: Waiting = WAITING) -> LocalTarget:
@@ -57,30 +51,6 @@ async def asleep(place: Place, given: Revision = A, waiting: Waiting = WAITING) 
     assert (await target.current()).asleep
     assert (await target.current()).replicas == ()
     return target
-
-
-def bound(place: Place) -> socket.socket:
-    path = place.folder / "target" / "gateway" / "waker.sock"
-    path.unlink(missing_ok=True)
-    found = socket.socket(socket.AF_UNIX)
-    handle = os.open(path.parent, os.O_PATH)
-    found.bind(f"/proc/self/fd/{handle}/{path.name}")
-    os.close(handle)
-    found.listen(1024)
-    return found
-
-
-@asynccontextmanager
-async def awake(
-    place: Place, target: LocalTarget, scale: Scale = NEVER, waiting: Waiting = WAITING, **more: object
-) -> AsyncIterator[Waker]:
-    """A waker in this process."""
-    waker = Waker(target, scale, waiting, **more)  # type: ignore[arg-type]
-    with bound(place) as listener:
-        async with anyio.create_task_group() as group:
-            group.start_soon(waker.run, listener)
-            yield waker
-            group.cancel_scope.cancel()
 
 
 async def post(client: httpx.AsyncClient, target: LocalTarget) -> httpx.Response:
@@ -95,7 +65,7 @@ async def until_asleep(target: LocalTarget) -> None:
 
 async def test_fifty_requests_at_once_wake_one_server_and_all_are_answered(place: Place) -> None:
     target = await asleep(place)
-    async with awake(place, target), many() as client:
+    async with awake(target), many() as client:
         address = (await target.current()).address
         found = []
 
@@ -129,7 +99,7 @@ async def test_fifty_requests_at_once_wake_one_server_and_all_are_answered(place
 async def test_requests_beyond_the_queue_are_refused_at_once_and_those_in_it_are_answered(place: Place) -> None:
     few = Waiting(queue=2, wait_s=60)
     target, held = await asleep(place, waiting=few), [True]
-    async with awake(place, target, waiting=few, going_back=lambda: held[0]), httpx.AsyncClient() as client:
+    async with awake(target, waiting=few, going_back=lambda: held[0]), httpx.AsyncClient() as client:
         answers: list[httpx.Response] = []
 
         async def one() -> None:
@@ -153,7 +123,7 @@ async def test_requests_beyond_the_queue_are_refused_at_once_and_those_in_it_are
 async def test_a_request_waits_no_longer_than_is_configured(place: Place) -> None:
     short = Waiting(queue=5, wait_s=0.7)
     target = await asleep(place, waiting=short)
-    async with awake(place, target, waiting=short, going_back=lambda: True), httpx.AsyncClient() as client:
+    async with awake(target, waiting=short, going_back=lambda: True), httpx.AsyncClient() as client:
         answer = await post(client, target)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
@@ -171,7 +141,7 @@ async def test_a_server_that_does_not_start_fails_those_that_wait_and_is_not_sta
 
     object.__setattr__(target.launcher, "launch", launched)
     moment = [1000.0]
-    async with awake(place, target, clock=lambda: moment[0]), httpx.AsyncClient() as client:
+    async with awake(target, clock=lambda: moment[0]), httpx.AsyncClient() as client:
         first = await post(client, target)
         again = await post(client, target)
         assert (first.status_code, again.status_code) == (503, 503)
@@ -194,7 +164,7 @@ async def test_a_deployment_that_is_used_now_and_then_goes_to_zero_and_back_and_
     await target.start(A, 1)
     await target.route(Route(weights={A.name: 100}))
     rnd = random.Random(1)
-    async with awake(place, target, SCALE), httpx.AsyncClient() as client:
+    async with awake(target, SCALE), httpx.AsyncClient() as client:
         for _ in range(2):
             await until_asleep(target)
             await anyio.sleep(rnd.random() * 0.3)
@@ -233,7 +203,7 @@ async def test_an_open_stream_and_a_body_that_still_arrives_keep_the_server(plac
 
 async def test_requests_that_wait_while_a_channel_goes_back_are_answered_by_what_it_goes_back_to(place: Place) -> None:
     target = await asleep(place)
-    async with awake(place, target, going_back=lambda: True), httpx.AsyncClient() as client:
+    async with awake(target, going_back=lambda: True), httpx.AsyncClient() as client:
         answers: list[httpx.Response] = []
 
         async def one() -> None:
@@ -322,7 +292,7 @@ async def test_requests_of_a_release_without_servers_wake_one_though_its_command
     await target.route(Route(weights={B.name: 100}))
     await target.stop(A.name)
     await routed_and_killed(target, Route(weights={A.name: 100}))
-    async with awake(place, target), httpx.AsyncClient() as client:
+    async with awake(target), httpx.AsyncClient() as client:
         answer = await post(client, target)
     assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, "a"), answer.text
 
@@ -332,7 +302,7 @@ async def test_a_release_whose_command_was_killed_after_it_took_the_requests_is_
     await target.start(B, 1)
     await routed_and_killed(target, Route(weights={B.name: 100}))
     assert (await target.current()).asleep
-    async with awake(place, target, SCALE), httpx.AsyncClient() as client:
+    async with awake(target, SCALE), httpx.AsyncClient() as client:
         assert (await post(client, target)).json()["choices"][0]["text"] == "b"
         await until_asleep(target)
         assert (await post(client, target)).json()["choices"][0]["text"] == "b"
@@ -379,7 +349,7 @@ async def test_a_deployment_where_nothing_runs_loses_none_of_the_requests_that_c
     strategy: Strategy, place: Place
 ) -> None:
     target, journal = await asleep(place), Journal(place.folder)
-    async with awake(place, target), httpx.AsyncClient() as client:
+    async with awake(target), httpx.AsyncClient() as client:
         served: set[str] = set()
         ended = anyio.Event()
 
@@ -413,5 +383,5 @@ async def test_a_deployment_that_fails_where_nothing_runs_leaves_it_scaled_to_ze
     done = await Rollout(target, journal, made, Rules(analysis=Analysis(conditions=()))).run()
     assert done.phase == "returned"
     assert (await target.current()).asleep
-    async with awake(place, target), httpx.AsyncClient() as client:
+    async with awake(target), httpx.AsyncClient() as client:
         assert (await post(client, target)).json()["choices"][0]["text"] == "a"

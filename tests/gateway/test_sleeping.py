@@ -9,8 +9,9 @@ import anyio
 import httpx
 import pytest
 
-from gateway.test_scaling_to_zero import NEVER, SCALE, WAITING, awake, post
+from gateway.test_scaling_to_zero import post
 from standin.deployment import Place, revision
+from standin.waker import NEVER, SCALE, WAITING, awake
 from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.domain.errors import UsageError
 from vllm_ci.domain.gateway import GatewaySettings
@@ -39,7 +40,7 @@ async def test_a_server_that_sleeps_is_woken_by_the_first_request_and_is_not_sta
     assert current.asleep
     assert [each.state for each in current.replicas] == ["asleep"]
     assert current.ready(SLEEPER.name) == 0
-    async with awake(place, target), httpx.AsyncClient() as client:
+    async with awake(target), httpx.AsyncClient() as client:
         for _ in range(3):
             answer = await post(client, target)
             assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, "a"), answer.text
@@ -53,7 +54,7 @@ async def test_it_sleeps_when_idle_and_wakes_again_and_again(place: Place) -> No
     target = Place(folder=place.folder, machine=ONE_GPU).target(GatewaySettings(waiting=WAITING))
     await target.start(SLEEPER, 1)
     await target.route(Route(weights={SLEEPER.name: 100}))
-    async with awake(place, target, SCALE), httpx.AsyncClient() as client:
+    async with awake(target, SCALE), httpx.AsyncClient() as client:
         for _ in range(2):
             with anyio.fail_after(30):
                 while [each.state for each in (await target.current()).replicas] != ["asleep"]:
@@ -70,7 +71,7 @@ async def test_a_server_that_does_not_wake_is_started_again(how: str, place: Pla
     (kept,) = target.state().replicas.values()
     if how != "does not wake":
         kept.process.signal(signal.SIGKILL)
-    async with awake(place, target), httpx.AsyncClient() as client:
+    async with awake(target), httpx.AsyncClient() as client:
         assert (await post(client, target)).status_code == 200
     (replica,) = (await target.current()).replicas
     assert (replica.state, replica.restarts) == ("ready", 1)
@@ -81,7 +82,7 @@ async def test_a_server_that_was_never_told_to_sleep_is_woken_too(place: Place) 
     (kept,) = target.state().replicas.values()
     async with httpx.AsyncClient() as client:  # what a waker leaves that was killed before it told the server
         assert (await client.post(f"http://127.0.0.1:{kept.port}/wake_up")).status_code == 200
-        async with awake(place, target):
+        async with awake(target):
             assert (await post(client, target)).status_code == 200
     assert [each.restarts for each in (await target.current()).replicas] == [0]
 
@@ -104,7 +105,7 @@ async def test_a_server_that_sleeps_makes_room_for_another_release(place: Place)
 
 async def test_a_waker_that_starts_later_does_not_wake_a_server_that_sleeps(place: Place) -> None:
     target = await sleeping(place.folder)
-    async with awake(place, target, NEVER):
+    async with awake(target, NEVER):
         await anyio.sleep(1.0)
         assert [each.state for each in (await target.current()).replicas] == ["asleep"]
 
