@@ -31,6 +31,8 @@ _SPLITS_WORDS = 60
 _FIRST_WORD = 300
 """Tokens before this are bytes and special tokens in byte-level tokenizers."""
 _TRIED = 400
+_WANTED = ("tokenize", "metrics", "usage", "ignore_eos", "token_ids")
+"""What a measurement depends on. More would cost: vLLM compiles for ten seconds when first asked for log probabilities."""
 COUNTERS = {
     "requests": "vllm:request_success_total",
     "prompt_tokens": "vllm:prompt_tokens_total",
@@ -99,7 +101,7 @@ def served(url: str, *, model: str = "", key: str = "") -> Served:
     base = base_url(url)
     traffic = Traffic()
     with _http(base, headers, traffic) as http:
-        facts = probe(http, model=model, traffic=traffic)
+        facts = probe(http, model=model, traffic=traffic, wanted=_WANTED)
         client = ApiClient(http=http, model=facts.model, server=facts)
         try:
             words = tuple(_single(client)) if facts.can("tokenize") else ()

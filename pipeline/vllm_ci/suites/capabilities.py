@@ -7,7 +7,7 @@ that it does not know, as OpenAI does, or ignore it; both are legal, and neither
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ _OF_TEXT = (
     *("usage", "stream_usage", "ignore_eos", "token_ids", "choices", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
     *("seed",),
 )
+NOT_LOOKED = "nobody asked for it"
 # Statuses that mean "not supported".
 REFUSED = (400, 404, 405, 422, 501)
 IGNORED = "is accepted and ignored"
@@ -76,6 +77,7 @@ class Probing:
             capability.
         routes: Methods by path of its OpenAPI document; empty if it has none.
         repeatable: Answers at temperature 0 can be compared, because the server takes a temperature.
+        wanted: Capabilities to look for; all by default. Others count as missing.
         broken: Probes that were answered with 5xx or not at all, with the answer: one finding, and their cases are skipped.
         unknown: Those of them that were not answered in time on a busy machine, with the reason: no finding about the server.
         lost: A connection was refused or ended without an answer.
@@ -86,6 +88,7 @@ class Probing:
     is_vllm: bool
     routes: Mapping[str, tuple[str, ...]]
     repeatable: bool = True
+    wanted: Collection[str] = CAPABILITIES
     broken: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     lost: bool = False
@@ -100,10 +103,12 @@ class Probing:
             self._surface = "chat" if "chat" not in found else "completions" if "completions" not in found else ""
             if not self._surface:
                 found["text"] = "it supports neither chat nor completions"
-            rest = self._others(found)
+            others = self._others(found)
+            rest = {name: look for name, look in others.items() if name in self.wanted}
             with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
                 reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
             found |= self._found(rest, reasons)
+            found |= {name: NOT_LOOKED for name in others if name not in rest}
             starved = machine.seen.starved
         if starved:
             self.unknown = dict.fromkeys(self._late, f"its probe is not answered in time: the machine was busy ({starved})")

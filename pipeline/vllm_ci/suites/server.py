@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,7 @@ def probe(
     tensor_parallel_size: int = 0,
     quantization: str = "",
     traffic: Traffic | None = None,
+    wanted: Collection[str] = CAPABILITIES,
 ) -> ServerFacts:
     """Probe a server.
 
@@ -92,6 +93,7 @@ def probe(
         tensor_parallel_size: Known by the caller who started the server; vLLM has no route for it.
         quantization: Known by the caller who started the server; vLLM has no route for it.
         traffic: What the clients of the run share; it gets a control for refused requests, and the dialect.
+        wanted: Capabilities to look for, beside chat and completions; all others count as missing.
 
     Raises:
         UnreachableError: The server cannot be tested: it cannot be reached, or the model does not answer.
@@ -105,7 +107,8 @@ def probe(
     routes, version = _routes(http), _version(http)
     is_vllm = bool(version) and (cards.get(name, {}).get("owned_by") == "vllm" or "/tokenize" in routes)
     dialect = traffic.dialect.facts if traffic is not None else {}
-    probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes, repeatable="temperature" not in dialect)
+    repeatable = "temperature" not in dialect
+    probing = Probing(http=http, model=name, is_vllm=is_vllm, routes=routes, repeatable=repeatable, wanted=wanted)
     absent = probing.absent()
     if probing.lost:
         # A server that died meanwhile lacks nothing: say that it cannot be reached.

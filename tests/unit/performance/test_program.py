@@ -71,3 +71,29 @@ def test_a_server_that_refuses_the_first_long_prompt_is_said_in_one_message() ->
     with running(NoLongPrompts) as (url, _), pytest.raises(UnreachableError, match=r"cannot be made: .* 500") as caught:
         served(url)
     assert "\x1b" not in str(caught.value)
+
+
+class Watched(Double):
+    """Remembers what its requests asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: set[str] = set()
+
+    async def completed(self, asked: Asked, body: Json, connection: Connection) -> Response | None:
+        self.fields |= set(body)
+        return await super().completed(asked, body, connection)
+
+
+def test_a_server_is_asked_for_nothing_that_a_measurement_does_not_need(tmp_path: Path) -> None:
+    with running(Watched) as (url, double):
+        assert measured(url, tmp_path, "--greedy") == 0
+        assert isinstance(double, Watched)
+        needless = {"logprobs", "prompt_logprobs", "tools", "response_format", "bad_words", "logit_bias", "n", "echo"}
+        assert not needless & double.fields, "vLLM compiles for ten seconds when it is first asked for log probabilities"
+        assert {"ignore_eos", "return_token_ids"} <= double.fields
+        facts = served(url).facts
+    assert facts.can("ignore_eos")
+    assert facts.can("tokenize")
+    assert facts.can("metrics")
+    assert not facts.can("logprobs")

@@ -21,7 +21,7 @@ from vllm_ci.targets.envoy.files import Json
 from vllm_ci.targets.envoy.tap import shadow_cluster
 from vllm_ci.targets.local.state import State, write
 
-_APPLY_S = 10.0
+_APPLY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
