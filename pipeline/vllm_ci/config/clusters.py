@@ -36,12 +36,13 @@ def app(
     """
     settings = loaded.config.deploy.of(channel).model_copy(update={"target": "kubernetes"})
     over_grpc.require_target(settings)
-    over_cluster.require(settings)
     cluster, server, name = settings.kubernetes, loaded.config.server, _name(loaded, channel)
     key = {"VLLM_API_KEY": "VLLM_API_KEY"} if server.api_key_env or server.generate_api_key else {}
     model = _model(loaded, settings)
     if cluster.kserve:
         over_kserve.require(settings, model, name)
+    else:
+        over_cluster.require(settings)
     return App(
         name=name,
         channel=channel,
