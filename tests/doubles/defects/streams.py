@@ -277,7 +277,7 @@ class AForeignChunk(Double):
     def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
         for chunk in super().piece(asked, head, generation, pieces):
             yield chunk
-            if len(generation.tokens) == 3:
+            if len(generation.tokens) - len(pieces) < 3 <= len(generation.tokens):
                 said: Json = {"delta": {"content": "not yours"}} if asked.chat else {"text": "not yours"}
                 yield {**head, "id": "another", "choices": [{"index": 0, **said, "finish_reason": None}]}
 
