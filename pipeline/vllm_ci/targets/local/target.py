@@ -16,7 +16,7 @@ from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy.files import CLUSTER_PREFIX
-from vllm_ci.targets.local import admission, budget, observing, speaking, tapping, telling
+from vllm_ci.targets.local import admission, budget, late, observing, speaking, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
@@ -24,14 +24,8 @@ from vllm_ci.targets.local.launcher import Launcher
 from vllm_ci.targets.local.recorder import Recorder
 from vllm_ci.targets.local.state import Kept, State, Store
 
-_SEEN_S = 15.0
-# What Envoy's main thread knows, its workers know in their next turn.
-_SETTLE_S = 0.05
-# On a busy machine that turn comes later; requests that wait for a server can wait for it.
+# On a busy machine, Envoy's workers know of a change later; requests that wait for a server can wait for that as well.
 _WAITING_SETTLE_S = 0.25
-# A request whose body was still on its way when the route changed reaches the old revision late, at most by Envoy's limit for
-# a whole request (120 s). Its cluster leads to the current revision for so long.
-_LATE_S = 130.0
 
 
 @dataclass(kw_only=True)
@@ -132,11 +126,13 @@ class LocalTarget:
                     )
             await self._configuration.shape(_with_clusters(state, route))
             await self._seen(route.revisions - {asleep})
-            state = _without_retired(state, route.revisions - {asleep})
+            state = late.answered(state, route.revisions - {asleep})
             self._store.save(state)
             await self._configuration.turn(route, state.settings, asleep=asleep)
             if state.asleep and state.asleep not in route.revisions:
-                state = await self._retired(state, state.asleep)  # the new one answers those that wait
+                state = await late.led(
+                    state, state.asleep, self._store, self._configuration
+                )  # the new one answers those that wait
                 await anyio.sleep(_WAITING_SETTLE_S)
             await self._configuration.shape(state)
             if state.asleep != asleep:
@@ -164,7 +160,7 @@ class LocalTarget:
             self._check_unrouted(revision)
             state = self._store.load()
             doomed = state.of(revision)
-            state = await self._retired(state, revision) if doomed else state
+            state = await late.led(state, revision, self._store, self._configuration) if doomed else state
             async with anyio.create_task_group() as group:
                 for name, kept in doomed.items():
                     group.start_soon(self._fleet.end, name, kept)
@@ -173,29 +169,6 @@ class LocalTarget:
             state = replace(state, wanted={name: count for name, count in state.wanted.items() if name != revision})
             self._store.save(state)
             await self._configuration.shape(state)
-
-    async def _retired(self, state: State, revision: str) -> State:
-        """Lead requests that are late to the revision that has the most of them now, before the replicas end.
-
-        Those replicas get requests until the gateway knows that the others are well: somebody can answer at any moment.
-        """
-        now = time.time()
-        late = {name: at for name, at in state.retired.items() if now - at < _LATE_S}
-        state = replace(state, retired={**late, revision: now})
-        self._store.save(state)
-        await self._configuration.shape(state)
-        weights = self._configuration.route().weights
-        if main := max(weights, key=lambda name: weights[name], default=""):
-            ports = telling.ready_ports(state, main)
-            with anyio.move_on_after(_SEEN_S if ports else 0):
-                while not ports & telling.healthy((await self._configuration.admin.hosts()).get(revision, {})):
-                    await anyio.sleep(0.02)
-        replicas = {name: replace(kept, phase="draining") for name, kept in state.of(revision).items()}
-        state = replace(state, replicas={**state.replicas, **replicas})
-        self._store.save(state)
-        await self._configuration.shape(state)
-        await anyio.sleep(_SETTLE_S)
-        return state
 
     async def rest(self, waits: Callable[[], bool]) -> bool:
         """Scale to zero, unless a request is open or comes meanwhile; whether it did.
@@ -228,7 +201,7 @@ class LocalTarget:
     async def _quiet(self, waits: Callable[[], bool]) -> bool:
         """Whether no request is open, also none that began before it would have to wait and whose body still arrives."""
         for _ in range(5):
-            await anyio.sleep(_SETTLE_S)
+            await anyio.sleep(late.SETTLE_S)
             if waits() or (await self.requests())[1]:
                 return False
         return True
@@ -311,7 +284,7 @@ class LocalTarget:
             if state.asleep == revision:
                 await self._configuration.turn(self._configuration.route(), state.settings)
                 state = replace(state, asleep="")
-            state = _without_retired(state, {revision})
+            state = late.answered(state, {revision})
             self._store.save(state)
             await self._configuration.shape(state)
 
@@ -403,13 +376,13 @@ class LocalTarget:
         Raises:
             FailedError: None of a revision answers its checks.
         """
-        end = time.monotonic() + _SEEN_S
+        end = time.monotonic() + late.SEEN_S
         while True:
             hosts = await self._configuration.admin.hosts()
             ready = {name: telling.ready_ports(self._store.load(), name) for name in revisions}
             healthy = {name: telling.healthy(hosts.get(name, {})) for name in revisions}
             if all(ready[name] <= healthy[name] for name in revisions):
-                await anyio.sleep(_SETTLE_S)
+                await anyio.sleep(late.SETTLE_S)
                 return
             if time.monotonic() > end:
                 break
@@ -430,8 +403,3 @@ def _with_clusters(state: State, route: Route) -> State:
     """The state with all revisions of a route counted as wanted, so that their clusters are there before it."""
     wanted: Mapping[str, int] = {**dict.fromkeys(route.revisions, 0), **state.wanted}
     return replace(state, wanted=wanted)
-
-
-def _without_retired(state: State, revisions: frozenset[str] | set[str]) -> State:
-    """The state with revisions that answer late requests themselves again."""
-    return replace(state, retired={name: at for name, at in state.retired.items() if name not in revisions})
