@@ -264,7 +264,7 @@ async def test_a_server_that_does_not_generate_is_never_ready(mode: str, said: s
 async def test_a_server_whose_health_is_bad_gets_no_requests_although_it_generates(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_ci.targets.local.target._SEEN_S", 3.0)
+    monkeypatch.setattr("vllm_ci.targets.local.late.SEEN_S", 3.0)
     with pytest.raises(FailedError, match="gets no answer") as caught:
         await place.target(settings()).start(over_grpc("b", "unwell"), 1)
     assert caught.value.why == "grpc.health.v1.Health does not say SERVING"
