@@ -130,9 +130,8 @@ class LocalTarget:
             self._store.save(state)
             await self._configuration.turn(route, state.settings, asleep=asleep)
             if state.asleep and state.asleep not in route.revisions:
-                state = await late.led(
-                    state, state.asleep, self._store, self._configuration
-                )  # the new one answers those that wait
+                # The new one answers those that wait.
+                state = await late.led(state, state.asleep, self._store, self._configuration)
                 await anyio.sleep(_WAITING_SETTLE_S)
             await self._configuration.shape(state)
             if state.asleep != asleep:
