@@ -32,7 +32,6 @@ from vllm_ci.domain.gateway import GatewaySettings, Waiting
 from vllm_ci.engines import detached
 from vllm_ci.release.record import Release
 from vllm_ci.targets.local import starts
-from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.launcher import Launch
 from vllm_ci.targets.local.target import LocalTarget
 
@@ -266,46 +265,6 @@ async def test_a_route_that_comes_when_a_server_has_just_become_ready_keeps_that
     assert {each.state for each in (await target.current()).replicas} == {"ready"}
     async with httpx.AsyncClient() as client:
         assert (await post(client, target)).json()["choices"][0]["text"] == "a"
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-async def routed_and_killed(target: LocalTarget, route: Route) -> None:
-    """A command that is killed when the gateway has the new route, and nothing else is written down."""
-    turn = Configuration.turn
-
-    async def killed(*given: Any, **more: Any) -> None:
-        await turn(*given, **more)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Configuration, "turn", killed)
-        with pytest.raises(Killed):
-            await target.route(route)
-
-
-async def test_requests_of_a_release_without_servers_wake_one_though_its_command_was_killed(place: Place) -> None:
-    target = await asleep(place)
-    await target.start(B, 1)
-    await target.route(Route(weights={B.name: 100}))
-    await target.stop(A.name)
-    await routed_and_killed(target, Route(weights={A.name: 100}))
-    async with awake(target), httpx.AsyncClient() as client:
-        answer = await post(client, target)
-    assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, "a"), answer.text
-
-
-async def test_a_release_whose_command_was_killed_after_it_took_the_requests_is_scaled_to_zero_later(place: Place) -> None:
-    target = await asleep(place)
-    await target.start(B, 1)
-    await routed_and_killed(target, Route(weights={B.name: 100}))
-    assert (await target.current()).asleep
-    async with awake(target, SCALE), httpx.AsyncClient() as client:
-        assert (await post(client, target)).json()["choices"][0]["text"] == "b"
-        await until_asleep(target)
-        assert (await post(client, target)).json()["choices"][0]["text"] == "b"
 
 
 async def test_a_killed_waker_is_replaced_and_those_that_wait_are_answered(place: Place) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +10,8 @@ import anyio
 
 from vllm_ci.deploy.scaling import Scale
 from vllm_ci.domain.gateway import Waiting
+from vllm_ci.engines.attended import bound
+from vllm_ci.targets.envoy.waker import SOCKET
 from vllm_ci.targets.local.target import LocalTarget
 from vllm_ci.targets.local.waker import Waker
 
@@ -20,23 +20,11 @@ SCALE = Scale(least=0, most=1, idle_s=0.8)
 NEVER = replace(SCALE, idle_s=3600.0)
 
 
-def bound(target: LocalTarget) -> socket.socket:
-    """The socket that the gateway asks."""
-    path = target.folder / "gateway" / "waker.sock"
-    path.unlink(missing_ok=True)
-    found = socket.socket(socket.AF_UNIX)
-    handle = os.open(path.parent, os.O_PATH)
-    found.bind(f"/proc/self/fd/{handle}/{path.name}")
-    os.close(handle)
-    found.listen(1024)
-    return found
-
-
 @asynccontextmanager
 async def awake(target: LocalTarget, scale: Scale = NEVER, waiting: Waiting = WAITING, **more: object) -> AsyncIterator[Waker]:
     """A waker that runs in the context."""
     waker = Waker(target, scale, waiting, **more)  # type: ignore[arg-type]
-    with bound(target) as listener:
+    with bound(target.folder / "gateway" / SOCKET) as listener:
         async with anyio.create_task_group() as group:
             group.start_soon(waker.run, listener)
             yield waker

@@ -28,7 +28,7 @@ def attended(lock: Path, address: Path, work: Callable[[socket.socket], None]) -
     Raises:
         OSError: The socket cannot be made.
     """
-    with suppress(filelock.LockedError), filelock.hold(lock, timeout_s=0), _bound(address) as listener:
+    with suppress(filelock.LockedError), filelock.hold(lock, timeout_s=0), bound(address) as listener:
         pause = _PAUSE_S
         while True:
             begun = time.monotonic()
@@ -38,7 +38,12 @@ def attended(lock: Path, address: Path, work: Callable[[socket.socket], None]) -
             time.sleep(pause)
 
 
-def _bound(address: Path) -> socket.socket:
+def bound(address: Path) -> socket.socket:
+    """A Unix socket that listens on a path of any length, which only this user can open.
+
+    Raises:
+        OSError: It cannot be made.
+    """
     address.unlink(missing_ok=True)
     found = socket.socket(socket.AF_UNIX)
     # The path of a socket has 107 bytes at most (unix(7)), and that of the folder may be longer.

@@ -6,7 +6,6 @@ that it does not know, as OpenAI does, or ignore it; both are legal, and neither
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from vllm_ci.suites import effects
 from vllm_ci.suites.answers import Json, chunks
 from vllm_ci.suites.client import shown
 from vllm_ci.suites.machine import Watch
@@ -37,10 +37,9 @@ _OF_TEXT = (
     *("usage", "stream_usage", "ignore_eos", "token_ids", "choices", "min_tokens", "stop_token_ids", "bad_words", "logit_bias"),
     *("seed",),
 )
-NOT_LOOKED = "nobody asked for it"
+_NOT_LOOKED = "nobody asked for it"
 # Statuses that mean "not supported".
 REFUSED = (400, 404, 405, 422, 501)
-IGNORED = "is accepted and ignored"
 _TOGETHER = 8
 _PATIENCE = 3.0
 """Factor of the timeout for a probe that was not answered in time beside others."""
@@ -108,7 +107,7 @@ class Probing:
             with ThreadPoolExecutor(max_workers=_TOGETHER) as pool:
                 reasons = list(pool.map(lambda entry: self._looked(*entry), rest.items()))
             found |= self._found(rest, reasons)
-            found |= {name: NOT_LOOKED for name in others if name not in rest}
+            found |= {name: _NOT_LOOKED for name in others if name not in rest}
             starved = machine.seen.starved
         if starved:
             self.unknown = dict.fromkeys(self._late, f"its probe is not answered in time: the machine was busy ({starved})")
@@ -135,13 +134,13 @@ class Probing:
 
     def _surfaces(self) -> dict[str, Callable[[], str]]:
         return {
-            "chat": lambda: self._posted("/v1/chat/completions", self._chat(), _has_choices),
-            "completions": lambda: self._posted("/v1/completions", self._prompt(), _has_choices),
+            "chat": lambda: self._posted("/v1/chat/completions", self._chat(), effects.has_choices),
+            "completions": lambda: self._posted("/v1/completions", self._prompt(), effects.has_choices),
         }
 
     def _others(self, absent: Mapping[str, str]) -> dict[str, Callable[[], str]]:
         probes: dict[str, Callable[[], str]] = {
-            "embeddings": lambda: self._posted("/v1/embeddings", {"model": self.model, "input": "hello"}, _has_data),
+            "embeddings": lambda: self._posted("/v1/embeddings", {"model": self.model, "input": "hello"}, effects.has_data),
             "tokenize": self._tokenize,
             "metrics": self._metrics,
             "auth": self._auth,
@@ -150,38 +149,38 @@ class Probing:
             tool = {"tools": [_TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}, "max_tokens": 60}
             picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]
             probes |= {
-                "tools": self._chats(_called, **tool),
-                "structured_output": self._chats(_is_one, response_format=_SCHEMA, max_tokens=40),
-                "structured_outputs_field": self._chats(_is_blue, structured_outputs={"choice": ["blue"]}, max_tokens=8),
-                "logprobs": self._chats(_has_logprobs, logprobs=True, top_logprobs=1),
+                "tools": self._chats(effects.called, **tool),
+                "structured_output": self._chats(effects.is_one, response_format=_SCHEMA, max_tokens=40),
+                "structured_outputs_field": self._chats(effects.is_blue, structured_outputs={"choice": ["blue"]}, max_tokens=8),
+                "logprobs": self._chats(effects.has_logprobs, logprobs=True, top_logprobs=1),
                 "multimodal": lambda: self._more_prompt("a picture", messages=picture),
                 "tool_prompt": lambda: self._more_prompt("a declared tool", tools=[_TOOL], tool_choice="auto"),
-                "system_messages": self._chats(_has_choices, messages=_SYSTEM),
-                "tool_results": self._chats(_has_choices, tools=[_TOOL], messages=_RESULT),
+                "system_messages": self._chats(effects.has_choices, messages=_SYSTEM),
+                "tool_results": self._chats(effects.has_choices, tools=[_TOOL], messages=_RESULT),
             }
         else:
             probes |= dict.fromkeys(_OF_CHAT, lambda: f"needs chat: {absent['chat']}")
         if "completions" not in absent:
             probes |= {
-                "echo": self._completes(_echoes, prompt="hello world", echo=True),
-                "completion_logprobs": self._completes(_has_logprobs, logprobs=1),
-                "prompt_logprobs": self._completes(_has_prompt_logprobs, prompt_logprobs=1),
-                "batch": self._completes(_two_choices, prompt=["hello", "the"]),
-                "token_prompts": self._completes(_has_choices, prompt=[5, 6, 7]),
+                "echo": self._completes(effects.echoes, prompt="hello world", echo=True),
+                "completion_logprobs": self._completes(effects.has_logprobs, logprobs=1),
+                "prompt_logprobs": self._completes(effects.has_prompt_logprobs, prompt_logprobs=1),
+                "batch": self._completes(effects.two_choices, prompt=["hello", "the"]),
+                "token_prompts": self._completes(effects.has_choices, prompt=[5, 6, 7]),
             }
         else:
             probes |= dict.fromkeys(_OF_COMPLETIONS, lambda: f"needs completions: {absent['completions']}")
         if self._surface:
             probes |= {
-                "usage": self._asks(_has_usage),
+                "usage": self._asks(effects.has_usage),
                 "stream_usage": self._stream_usage,
                 "ignore_eos": self._ignore_eos,
-                "token_ids": self._asks(_has_token_ids, return_token_ids=True),
-                "choices": self._asks(_two_choices, n=2, temperature=1),
-                "min_tokens": self._asks(_counts(3), max_tokens=3, min_tokens=3),
-                "stop_token_ids": self._asks(_has_choice, stop_token_ids=[0]),
-                "bad_words": self._asks(_has_choice, bad_words=["zebra"]),
-                "logit_bias": self._asks(_has_choice, logit_bias={"5": -100}),
+                "token_ids": self._asks(effects.has_token_ids, return_token_ids=True),
+                "choices": self._asks(effects.two_choices, n=2, temperature=1),
+                "min_tokens": self._asks(effects.counts(3), max_tokens=3, min_tokens=3),
+                "stop_token_ids": self._asks(effects.has_choice, stop_token_ids=[0]),
+                "bad_words": self._asks(effects.has_choice, bad_words=["zebra"]),
+                "logit_bias": self._asks(effects.has_choice, logit_bias={"5": -100}),
                 "seed": self._seed,
             }
         else:
@@ -217,7 +216,7 @@ class Probing:
         try:
             body = answer.json()
             reason = effect(body) if isinstance(body, dict) else f"{path}: the answer is no JSON object"
-            return "" if reason.endswith(IGNORED) and self.is_vllm else reason
+            return "" if reason.endswith(effects.IGNORED) and self.is_vllm else reason
         except (ValueError, LookupError, TypeError, AttributeError):
             return f"{path}: the answer has another shape: {answer.text[:100]}"
 
@@ -244,11 +243,11 @@ class Probing:
         counted: list[int | None] = []
         for fields in ({}, parameters):
             answer = self.http.post(path, json=self._chat(**fields))
-            if (reason := self._effect(path, answer, _has_choices)) or (answer.json().get("usage") is None):
+            if (reason := self._effect(path, answer, effects.has_choices)) or (answer.json().get("usage") is None):
                 return reason
             counted.append(answer.json()["usage"].get("prompt_tokens"))
         longer = counted[0] is None or counted[1] is None or counted[1] > counted[0]
-        return "" if longer else f"{what} {IGNORED}: it adds nothing to the prompt"
+        return "" if longer else f"{what} {effects.IGNORED}: it adds nothing to the prompt"
 
     def _ignore_eos(self) -> str:
         """Whether an answer that ends by itself goes on with ``ignore_eos``; one that does not end shows nothing.
@@ -256,13 +255,13 @@ class Probing:
         vLLM documents it, so there it only has to be accepted.
         """
         if self.is_vllm:
-            return self._asks(_counts(6), max_tokens=6, ignore_eos=True)()
+            return self._asks(effects.counts(6), max_tokens=6, ignore_eos=True)()
         if not self.repeatable:
             return "answers end at random without a temperature of 0, so it cannot be seen"
         asked = {"messages": _BRIEF} if self._surface == "chat" else {"prompt": "hello"}
-        if reason := self._asks(_counts(_ENDING), max_tokens=_ENDING, ignore_eos=True, **asked)():
+        if reason := self._asks(effects.counts(_ENDING), max_tokens=_ENDING, ignore_eos=True, **asked)():
             return reason
-        alone = self._asks(_counts(_ENDING), max_tokens=_ENDING, **asked)()
+        alone = self._asks(effects.counts(_ENDING), max_tokens=_ENDING, **asked)()
         return "" if alone else "answers do not end by themselves, so it cannot be seen"
 
     def _seed(self) -> str:
@@ -272,16 +271,16 @@ class Probing:
         seen: list[str] = []
 
         def keep(body: Json) -> str:
-            seen.append(_said(body))
+            seen.append(effects.said(body))
             return ""
 
         for _ in range(2):
             if reason := self._asks(keep, seed=7, temperature=1, max_tokens=12)():
                 return reason
-        return "" if seen[0] == seen[1] else f"seed {IGNORED}"
+        return "" if seen[0] == seen[1] else f"seed {effects.IGNORED}"
 
     def _tokenize(self) -> str:
-        return self._posted("/tokenize", {"model": self.model, "prompt": "hello"}, _has_tokens)
+        return self._posted("/tokenize", {"model": self.model, "prompt": "hello"}, effects.has_tokens)
 
     def _metrics(self) -> str:
         if self.routes and "/metrics" not in self.routes:
@@ -321,86 +320,12 @@ class Probing:
             found = chunks(answer.content)
         except Fault:
             return ""  # the cases about the structure of a stream name it
-        return "" if any(isinstance(chunk.get("usage"), dict) for chunk in found) else f"stream_options.include_usage {IGNORED}"
+        return (
+            ""
+            if any(isinstance(chunk.get("usage"), dict) for chunk in found)
+            else f"stream_options.include_usage {effects.IGNORED}"
+        )
 
 
 def _sent(answer: httpx.Response) -> str:
     return answer.request.content.decode("utf-8", "replace")[:_EXCERPT]
-
-
-def _said(body: Json) -> str:
-    choice = _choice(body)
-    return str(choice["message"].get("content") if "message" in choice else choice["text"])
-
-
-def _choice(body: Json) -> Json:
-    found: Json = body["choices"][0]
-    return found
-
-
-def _has_choices(body: Json) -> str:
-    return "" if isinstance(body["choices"], list) else "an answer has no choices"
-
-
-def _has_choice(body: Json) -> str:
-    return "" if _choice(body) is not None else "an answer has no choice"
-
-
-def _has_data(body: Json) -> str:
-    return "" if isinstance(body["data"], list) and body["data"] else "the answer has no data"
-
-
-def _has_tokens(body: Json) -> str:
-    return "" if isinstance(body["tokens"], list) and body["tokens"] else "the answer has no tokens"
-
-
-def _has_usage(body: Json) -> str:
-    return "" if isinstance((body.get("usage") or {}).get("completion_tokens"), int) else "answers have no usage"
-
-
-def _has_token_ids(body: Json) -> str:
-    return "" if _choice(body).get("token_ids") else "return_token_ids returns none"
-
-
-def _has_logprobs(body: Json) -> str:
-    return "" if _choice(body).get("logprobs") else f"logprobs {IGNORED}"
-
-
-def _has_prompt_logprobs(body: Json) -> str:
-    return "" if _choice(body).get("prompt_logprobs") else f"prompt_logprobs {IGNORED}"
-
-
-def _echoes(body: Json) -> str:
-    return "" if str(_choice(body)["text"]).lstrip().startswith("hello world") else f"echo {IGNORED}"
-
-
-def _two_choices(body: Json) -> str:
-    return "" if len(body["choices"]) == 2 else f"n=2 {IGNORED}"
-
-
-def _called(body: Json) -> str:
-    return "" if _choice(body)["message"].get("tool_calls") else f"a named tool_choice makes no call: it {IGNORED}"
-
-
-def _is_one(body: Json) -> str:
-    text = str(_choice(body)["message"]["content"]).strip()
-    cut = _choice(body)["finish_reason"] == "length" and text.startswith("{")  # random weights may write blanks without end
-    try:
-        return "" if cut or json.loads(text) == {"n": 1} else f"response_format {IGNORED}"
-    except ValueError:
-        return f"response_format {IGNORED}"
-
-
-def _is_blue(body: Json) -> str:
-    return "" if str(_choice(body)["message"]["content"]).strip() == "blue" else f"structured_outputs {IGNORED}"
-
-
-def _counts(tokens: int) -> Callable[[Json], str]:
-    def look(body: Json) -> str:
-        usage = body.get("usage") or {}
-        count = usage.get("completion_tokens")
-        if count is None:
-            return "answers have no usage, so it cannot be seen"
-        return "" if count == tokens else f"{count} tokens are returned instead of {tokens}: it {IGNORED}"
-
-    return look

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,18 @@ class Configuration:
         """Its admin interface."""
         return Admin(folder=self.folder)
 
-    async def shape(self, state: State) -> None:
+    async def shape(self, state: State, *, more: Collection[str] = ()) -> None:
         """Bring clusters and endpoints in line with the replicas; call it with the lock.
+
+        Args:
+            state: With the replicas.
+            more: Revisions that get a cluster as well.
 
         Raises:
             ErroredError: The disk is full, or Envoy refuses them; the old ones stay.
         """
         route = self.route()
-        there = {each.revision for each in state.replicas.values()} | set(route.revisions) | set(state.wanted)
+        there = {each.revision for each in state.replicas.values()} | set(route.revisions) | set(state.wanted) | set(more)
         retired = set(state.retired)
         names = there | retired
         main = max(route.weights, key=lambda name: route.weights[name], default="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,28 +114,23 @@ class LocalTarget:
     async def route(self, route: Route) -> None:
         """Share requests in another way; see :class:`~vllm_ci.deploy.target.Target`."""
         async with self._store.lock():
-            state = await self._with_gateway()
-            current, asleep = await self.current(), telling.without_server(state, route)
-            for name in sorted(route.revisions):
-                if not current.ready(name) and name != asleep:
-                    raise FailedError(
-                        f"no replica of {name} is ready, so it gets no requests",
-                        why="; ".join(each.message for each in current.replicas if each.revision == name and each.message)
-                        or "none was started",
-                        remedy="deploy it again; the requests are shared as before",
-                    )
-            await self._configuration.shape(_with_clusters(state, route))
-            await self._seen(route.revisions - {asleep})
-            state = late.answered(state, route.revisions - {asleep})
+            await self._routed(await self._with_gateway(), route)
+
+    async def _routed(self, before: State, route: Route) -> None:
+        asleep = telling.without_server(before, route)
+        telling.require_ready(await self.current(), route.revisions - {asleep})
+        await self._configuration.shape(before, more=route.revisions)  # its clusters are there before it
+        await self._seen(route.revisions - {asleep})
+        await self._configuration.turn(route, before.settings, asleep=asleep)
+        state = late.answered(before, route.revisions - {asleep})
+        if before.asleep and before.asleep not in route.revisions:
+            # The new one answers those that wait.
+            state = await late.led(state, before.asleep, self._store, self._configuration)
+            await anyio.sleep(_WAITING_SETTLE_S)
+        state = replace(state, asleep=asleep)
+        await self._configuration.shape(state)
+        if state != before:
             self._store.save(state)
-            await self._configuration.turn(route, state.settings, asleep=asleep)
-            if state.asleep and state.asleep not in route.revisions:
-                # The new one answers those that wait.
-                state = await late.led(state, state.asleep, self._store, self._configuration)
-                await anyio.sleep(_WAITING_SETTLE_S)
-            await self._configuration.shape(state)
-            if state.asleep != asleep:
-                self._store.save(replace(state, asleep=asleep))
 
     async def drain(self, revision: str, *, deadline_s: float) -> Drained:
         """Wait for open requests; see :class:`~vllm_ci.deploy.target.Target`."""
@@ -245,17 +240,24 @@ class LocalTarget:
             self._store.save(state)
             await self._configuration.shape(state)
 
-    async def mended(self) -> None:
+    async def complete_route(self) -> State:
         """Finish what a command that was killed between two files has left: a route, and that its requests wait or do not.
+
+        Returns:
+            The state after that.
 
         Raises:
             ErroredError: It cannot be read or written, or the gateway cannot be reached.
             FailedError: A revision of the route has no server.
         """
-        state, route = self._store.load(), self._configuration.route()
-        resting = telling.without_server(state, route)
-        if state.asleep not in route.revisions if state.asleep else resting:
-            await self.route(route)
+        state = self._store.load()
+        if telling.incomplete(state, self._configuration.route()):
+            async with self._store.lock():
+                state, route = await self._with_gateway(), self._configuration.route()
+                if telling.incomplete(state, route):  # no command has changed the route meanwhile
+                    await self._routed(state, route)
+            state = self._store.load()
+        return state
 
     def waiting(self) -> bool:
         """Whether requests that ask the waker have to wait.
@@ -278,7 +280,8 @@ class LocalTarget:
         """Have a revision answer its requests itself, now that the gateway knows its servers: none waits or goes elsewhere."""
         async with self._store.lock():
             state = self._store.load()
-            if not telling.ready_ports(state, revision):
+            known = state.asleep != revision and revision not in state.retired
+            if known or not telling.ready_ports(state, revision):
                 return
             if state.asleep == revision:
                 await self._configuration.turn(self._configuration.route(), state.settings)
@@ -396,9 +399,3 @@ class LocalTarget:
     def _check_unrouted(self, revision: str) -> None:
         if revision in self._configuration.route().revisions:
             raise UsageError(f"{revision} still gets requests", remedy="route them to another revision first")
-
-
-def _with_clusters(state: State, route: Route) -> State:
-    """The state with all revisions of a route counted as wanted, so that their clusters are there before it."""
-    wanted: Mapping[str, int] = {**dict.fromkeys(route.revisions, 0), **state.wanted}
-    return replace(state, wanted=wanted)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from vllm_ci.deploy.target import Current, Replica, Route
+from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.gateway import Wire
 from vllm_ci.targets.envoy.admin import Host
 from vllm_ci.targets.local import speaking
@@ -38,6 +39,27 @@ def without_server(state: State, route: Route) -> str:
         return ""
     resting = names[0] == state.asleep or not state.wanted.get(names[0])
     return names[0] if resting and not ready_ports(state, names[0]) else ""
+
+
+def incomplete(state: State, route: Route) -> bool:
+    """Whether a command that was killed has left a route, and not yet that its requests wait, or do not."""
+    return state.asleep not in route.revisions if state.asleep else bool(without_server(state, route))
+
+
+def require_ready(current: Current, revisions: Iterable[str]) -> None:
+    """Check that each of the revisions can answer.
+
+    Raises:
+        FailedError: One cannot.
+    """
+    for name in sorted(revisions):
+        if not current.ready(name):
+            raise FailedError(
+                f"no replica of {name} is ready, so it gets no requests",
+                why="; ".join(each.message for each in current.replicas if each.revision == name and each.message)
+                or "none was started",
+                remedy="deploy it again; the requests are shared as before",
+            )
 
 
 def ready_ports(state: State, revision: str) -> set[int]:

@@ -151,8 +151,7 @@ class Waker:
             if state.envoy is None or not state.envoy.alive:
                 await self._target.ensured()
             if not self._changing():
-                await self._target.mended()
-                state = self._target.state()
+                state = await self._target.complete_route()
             if state.asleep:
                 await self._asleep(state)
             else:
