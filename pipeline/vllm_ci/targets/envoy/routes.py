@@ -57,7 +57,7 @@ def routes(route: Route, settings: GatewaySettings, *, asleep: str = "") -> Json
                                 "typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
                             }
                         ],
-                        "host_selection_retry_max_attempts": 3,
+                        "host_selection_retry_max_attempts": 16,
                     },
                 }
             ],
