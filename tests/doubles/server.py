@@ -27,6 +27,8 @@ from doubles.wire import Connection, Request, Response, as_json
 _SLOTS = 16
 _EMBEDDING_SIZE = 16
 _TOKENS_BEFORE_A_BREAK = 32
+IN_COMPANY_S = 0.004
+"""Seconds that a token takes at servers that are wrong in company: so long that requests meet on a busy machine, too."""
 
 
 class Double(Bodies):

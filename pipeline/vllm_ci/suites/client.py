@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -249,9 +250,23 @@ def shown(answer: httpx.Response) -> str:
 def at_once(act: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Call ``act`` for all items concurrently; results in the order of the items.
 
+    No call begins before all threads are ready: of calls that take milliseconds, the first ones would otherwise be over when
+    a busy machine starts the last ones.
+
     Raises:
         Exception: The exception of the first item whose call failed.
     """
     todo = list(items)
+    ready = Barrier(max(len(todo), 1))
+
+    def begin(item: _Item) -> _Result:
+        ready.wait()
+        return act(item)
+
     with ThreadPoolExecutor(max_workers=max(len(todo), 1)) as pool:
-        return list(pool.map(act, todo))
+        try:
+            calls = [pool.submit(begin, item) for item in todo]
+        except BaseException:  # a thread that cannot be started: the others would wait for it
+            ready.abort()
+            raise
+        return [call.result() for call in calls]

@@ -12,7 +12,7 @@ from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
 from doubles.defects.crowds import WorksForNobody
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.wire import Connection, Request, Response
 
 CONSTRAINTS = "integration/test_constraints.py::test_"
@@ -21,7 +21,7 @@ CONSTRAINTS = "integration/test_constraints.py::test_"
 class Neighbours(Double):
     """A request gets a part of the one before, if that one still runs."""
 
-    token_s = 0.002
+    token_s = IN_COMPANY_S
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -88,7 +88,7 @@ class BiasOfAnother(Neighbours):
 class Named(Double):
     """Knows the requests in flight by their ``X-Request-Id``."""
 
-    token_s = 0.002
+    token_s = IN_COMPANY_S
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

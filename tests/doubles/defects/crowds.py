@@ -13,7 +13,7 @@ from doubles.bodies import Json
 from doubles.defects.catalogue import defect
 from doubles.generation import Generation, Piece
 from doubles.refusal import RefusedError
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.wire import Connection, Request, Response
 
 MANY = "streaming/test_many.py::test_"
@@ -27,6 +27,8 @@ ERRORS = "streaming/test_errors.py::test_"
     f"{MANY}concurrent_streams_answer_their_own_question",
 )
 class StreamsAreSwapped(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.last: Asked | None = None
@@ -63,6 +65,8 @@ class NoQueue(Double):
     "lengths-are-mixed", "Concurrent streams end where their neighbour's would.", f"{MANY}concurrent_streams_are_kept_apart"
 )
 class LengthsAreMixed(Double):
+    token_s = IN_COMPANY_S
+
     def generations(self, asked: Asked) -> list[Generation]:
         made = super().generations(asked)
         if asked.stream and self.counts["running"] > 2 and asked.max_tokens > 4:
@@ -78,6 +82,8 @@ class LengthsAreMixed(Double):
     f"{MANY}streams_and_whole_answers_do_not_disturb_each_other",
 )
 class StreamsForEveryone(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.streams = 0
@@ -239,6 +245,8 @@ class EarlyLeaversStay(Double):
 class Crowded(Double):
     """Wrong only while more than eight streams run."""
 
+    token_s = IN_COMPANY_S
+
     def changed(self, generation: Generation, pieces: Sequence[Piece]) -> Sequence[Piece]:
         """The tokens that are sent instead."""
         raise NotImplementedError
@@ -275,6 +283,8 @@ class ATokenLostInCrowds(Crowded):
     f"{MANY}concurrent_streams_are_kept_apart",
 )
 class AForeignChunkInCrowds(Double):
+    token_s = IN_COMPANY_S
+
     def piece(self, asked: Asked, head: Json, generation: Generation, pieces: Sequence[Piece]) -> Iterator[Json]:
         foreign = self.counts["running"] > 4 and 4 < len(generation.tokens) < 9
         return super().piece(asked, {**head, "id": "another"} if foreign else head, generation, pieces)

@@ -14,7 +14,7 @@ from doubles.defects.catalogue import defect
 from doubles.generation import Generation, Piece
 from doubles.legal_servers import AnotherEngine, ChatOnly
 from doubles.refusal import RefusedError
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.toymodel import Sampling
 from doubles.wire import Connection, Request, Response, as_json
 
@@ -136,6 +136,7 @@ class NumbersBeginAgain(Double):
     f"{CONCURRENCY}a_greedy_answer_stays_greedy_in_company",
 )
 class TemperatureOfAnother(Double):
+    token_s = IN_COMPANY_S
     last: Sampling | None = None
 
     def sampling(self, asked: Asked) -> Sampling:
@@ -150,14 +151,14 @@ class TemperatureOfAnother(Double):
     f"{CONCURRENCY}concurrent_answers_are_those_that_the_prompts_get_alone",
 )
 class ChatsAreSwapped(ChatOnly):
+    token_s = IN_COMPANY_S
     last: Json | None = None
 
     def whole(self, asked: Asked, name: str, created: int, answers: Any) -> Json:
         found = super().whole(asked, name, created, answers)
         other, self.last = self.last, found
-        return (
-            {**found, "choices": other["choices"]} if other and self.counts["waiting"] + self.counts["running"] > 1 else found
-        )
+        others = self.counts["waiting"] + self.counts["running"]  # its own slot is free again
+        return {**found, "choices": other["choices"]} if other and others else found
 
 
 @defect(

@@ -17,7 +17,7 @@ from doubles.defects.catalogue import defect
 from doubles.defects.crowds import SlotsLeak
 from doubles.generation import Generation
 from doubles.refusal import RefusedError
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.wire import Connection, Request, Response, as_json
 
 DENIAL = "security/test_denial.py::test_"
@@ -181,6 +181,8 @@ class NamesArePaths(Double):
     "streams-overhear", "Streams that run together show each other's prompt.", f"{LEAKS}concurrent_streams_hear_only_themselves"
 )
 class StreamsOverhear(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.heard = ""

@@ -12,7 +12,7 @@ from doubles.bodies import Json
 from doubles.defects.catalogue import defect
 from doubles.generation import Generation
 from doubles.refusal import RefusedError
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.toymodel import Sampling
 
 LIMITS = "integration/test_limits.py::test_"
@@ -90,6 +90,8 @@ class MiddleIsLost(Double):
     f"{CONCURRENCY}concurrent_answers_belong_to_their_questions",
 )
 class AnswersAreSwapped(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.last: Asked | None = None
@@ -105,6 +107,8 @@ class AnswersAreSwapped(Double):
     f"{CONCURRENCY}concurrent_conversations_have_prompts_of_their_own",
 )
 class PromptsAreShared(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.last: list[int] = []
@@ -122,6 +126,8 @@ class PromptsAreShared(Double):
     f"{CONCURRENCY}concurrent_requests_count_their_own_tokens",
 )
 class CountsOfOthers(Double):
+    token_s = IN_COMPANY_S
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.largest = 0
@@ -149,7 +155,7 @@ class CrowdsAreRefused(Double):
 
 @defect("seeds-are-shared", "A seed draws differently in company.", f"{CONCURRENCY}seeded_answers_do_not_depend_on_the_company")
 class SeedsAreShared(Double):
-    token_s = 0.005  # so long that requests are in company on a busy machine too
+    token_s = IN_COMPANY_S
 
     def sampling(self, asked: Asked) -> Sampling:
         return replace(asked.sampling, seed=None) if self.counts["running"] > 1 else asked.sampling
@@ -162,6 +168,8 @@ class SeedsAreShared(Double):
     alone=True,
 )
 class OneAtATime(Double):
+    token_s = IN_COMPANY_S
+
     async def pieces(self, generation: Generation) -> Any:
         if self.counts["running"] > 1:
             await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ from typing import Any
 from doubles.asked import Asked
 from doubles.bodies import Json
 from doubles.defects.catalogue import defect
-from doubles.server import Double
+from doubles.server import IN_COMPANY_S, Double
 from doubles.wire import Connection, Response
 
 CONCURRENCY = "integration/test_concurrency.py::test_"
@@ -25,7 +25,7 @@ _HEAD = 24
     f"{CONCURRENCY}concurrent_conversations_have_prompts_of_their_own",
 )
 class WholeRequestsAreSwapped(Double):
-    token_s = 0.002
+    token_s = IN_COMPANY_S
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from vllm_ci.suites.client import at_once
 from vllm_ci.suites.grpc.answer import MISTAKES, Answer, agree
 from vllm_ci.suites.grpc.client import Engine
 from vllm_ci.suites.grpc.greedy import differences, likeliest
@@ -88,8 +89,7 @@ def _request(engine: Engine, number: int, **more: object) -> Any:
 
 
 def _together(engine: Engine, requests: list[Any]) -> list[Answer]:
-    with ThreadPoolExecutor(len(requests)) as pool:
-        return list(pool.map(engine.send, requests))
+    return at_once(engine.send, requests)
 
 
 def _confused(answer: Answer, number: int, alone: list[tuple[int, ...]]) -> str:
