@@ -10,6 +10,7 @@ import httpcore  # noqa: F401
 import yaml  # noqa: F401
 from hypothesis import settings
 
+from failing import pytest_runtest_logreport  # noqa: F401 - a hook
 from generated import long_run
 
 
