@@ -13,7 +13,7 @@ from typing import Any
 from vllm_ci.domain.errors import EngineError
 from vllm_ci.domain.program import fill, refusal_of_secret
 from vllm_ci.engines import rootfs
-from vllm_ci.system.home import KERNELS, home
+from vllm_ci.system.home import KERNELS, LAUNCHERS, home
 
 # Variables that programs in the tool's own environment inherit; all others must be set by the program.
 _INHERITED_PREFIXES = ("PIP_", "UV_", "VLLM_CI_")
@@ -77,7 +77,7 @@ def of_image(
 
     Args:
         image: Its unpacked files and its configuration.
-        place: Directory for launchers and a home directory; neither exists yet.
+        place: Directory for a home directory, which does not exist yet.
         env: Variables to add; their placeholders are filled in.
         secrets: Names of variables to pass on.
         values: Placeholders.
@@ -86,8 +86,8 @@ def of_image(
         EngineError: A secret is not set, or its name is refused; or the image has no Python.
     """
     files, config = image
-    root = rootfs.prepare(files, config, place / "python")
-    (place / "home").mkdir()
+    root = rootfs.prepare(files, config, home() / LAUNCHERS)
+    (place / "home").mkdir(parents=True)
     # Torch's own folder is one for all programs of a user, and its keys leave out the instructions that it compiles for: vLLM
     # dies of kernels that another environment left there.
     kernels = {"TORCHINDUCTOR_CACHE_DIR": str(home() / KERNELS)}

@@ -8,8 +8,10 @@ the launcher.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,13 +80,16 @@ def inside(root: Path, path: str) -> str:
     return path
 
 
-def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesystem:
-    """Create launchers for the unpacked image ``root`` in ``scratch``.
+def prepare(root: Path, config: Mapping[str, Any], launchers: Path) -> RootFilesystem:
+    """Create launchers for the unpacked image ``root`` below ``launchers``, if they are not there.
+
+    They have one path for all programs of an image: it is part of the commands with which torch compiles kernels, and torch
+    looks for a compiled kernel under its command.
 
     Args:
         root: Unpacked image.
         config: OCI image configuration (``config.Env``), image-spec "Image Configuration".
-        scratch: Directory to create for the launchers; keep it as long as they are used.
+        launchers: Directory with the launchers of all images.
 
     Raises:
         EngineError: The image has no Python interpreter or no glibc loader.
@@ -93,24 +98,34 @@ def prepare(root: Path, config: Mapping[str, Any], scratch: Path) -> RootFilesys
     interpreter, site_packages = _interpreter(root, image_env.get("PATH", "/usr/bin"))
     loader = _one(root, "usr/lib/*/ld-linux-*.so.*", "lib/*/ld-linux-*.so.*", "usr/lib64/ld-linux-*.so.*")
     libraries = ":".join(str(path) for path in (loader.parent, root / "usr/lib", root / "usr/local/lib"))
-    launchers = scratch / "bin"
-    launchers.mkdir(parents=True)
     run = (str(loader), "--library-path", libraries)
+    key = "\0".join((str(root), *run, str(interpreter), str(site_packages)))
+    place = launchers / f"{root.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = place / "bin"
     for name in ("python", "python3", interpreter.name):
-        launcher = launchers / name
-        command = [*run, "--argv0", str(launcher), str(interpreter)]
-        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
-        launcher.chmod(0o755)
-    (scratch / "pyvenv.cfg").write_text(
-        f"home = {interpreter.parent}\ninclude-system-site-packages = false\n", encoding="utf-8"
-    )
+        command = [*run, "--argv0", str(folder / name), str(interpreter)]
+        _write(folder / name, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', mode=0o755)
+    _write(place / "pyvenv.cfg", f"home = {interpreter.parent}\ninclude-system-site-packages = false\n", mode=0o644)
     if site_packages is not None:
-        library = scratch / "lib" / interpreter.name
-        library.mkdir(parents=True)
-        (library / "site-packages").symlink_to(site_packages)
+        link = place / "lib" / interpreter.name / "site-packages"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(site_packages)
     env = {name: ":".join(inside(root, part) for part in value.split(":")) for name, value in image_env.items()}
-    env["PATH"] = f"{launchers}:{env.get('PATH', '')}:/usr/bin:/bin".replace("::", ":")
-    return RootFilesystem(root=root, bin=launchers, env=env, loader=run)
+    env["PATH"] = f"{folder}:{env.get('PATH', '')}:/usr/bin:/bin".replace("::", ":")
+    return RootFilesystem(root=root, bin=folder, env=env, loader=run)
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    """Write a file if it is not there as it should be; other processes see it whole, or not."""
+    with suppress(FileNotFoundError):
+        if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".part-", delete=False) as part:
+        part.write(text)
+    Path(part.name).chmod(mode)
+    Path(part.name).replace(path)
 
 
 def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:

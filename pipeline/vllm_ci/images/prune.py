@@ -19,7 +19,7 @@ from vllm_ci.images.store import Store, image_config
 from vllm_ci.images.tree import layer_name, tree_name
 from vllm_ci.registry.layout import REF_NAME
 from vllm_ci.system.filelock import LockedError
-from vllm_ci.system.home import KERNELS
+from vllm_ci.system.home import KERNELS, LAUNCHERS
 
 _DAY_S = 86400.0
 # What is written right now without a lock (a record, a tree that is unpacked) is younger.
@@ -113,6 +113,8 @@ def prune(
         paths += _leftovers(store)
         if not in_use:
             paths += [path for path in _things(store, KERNELS) if _newest(path) < since]
+        gone = {path.name for path in paths}
+        paths += [path for path in _things(store, LAUNCHERS) if _is_without_tree(store, path.name.rpartition("-")[0], gone)]
         seen: set[int] = set()
         freed = sum(_size(path, seen) for path in paths)
         if not dry_run:
@@ -205,6 +207,11 @@ def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Pat
             yield path
     for kind in ("wheels", "debs", "bytecode"):
         yield from (path for path in _things(store, kind) if path.stat().st_mtime < since)
+
+
+def _is_without_tree(store: Store, name: str, gone: Collection[str]) -> bool:
+    """Whether the tree of launchers is not there, or is among those to be deleted."""
+    return name in gone or not (store.trees / name).is_dir()
 
 
 def _newest(folder: Path) -> float:

@@ -12,6 +12,7 @@ Everything appears by rename of a finished, synced temporary file or folder; who
 ``debs/``           downloaded Debian packages by hash
 ``bytecode/``       compiled files, packed by wheel or single
 ``trees/``          files of unpacked layers by number, and image trees made of hard links to them
+``launchers/``      what starts the Python of those trees
 ``torchinductor/``  kernels that torch compiled in servers that run from those trees
 =================== =========================================================================================
 """

@@ -7,6 +7,8 @@ from pathlib import Path
 
 KERNELS = "torchinductor"
 """Folder in it with the kernels that torch compiles in servers that run from images."""
+LAUNCHERS = "launchers"
+"""Folder in it with the programs that start Python in the files of images."""
 
 
 def home() -> Path:

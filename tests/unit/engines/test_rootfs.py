@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,19 +66,44 @@ def test_what_is_no_path_is_left_alone(root: Path, text: str) -> None:
 
 
 def test_neither_interpreter_nor_loader_is_one_of_this_machine(root: Path, tmp_path: Path) -> None:
-    found = prepare(root, {"config": {"Env": ["PATH=/esc:/up:/bin", "LIB=/usr/lib:/esc"]}}, tmp_path / "scratch")
+    found = prepare(root, {"config": {"Env": ["PATH=/esc:/up:/bin", "LIB=/usr/lib:/esc"]}}, tmp_path / "launchers")
     assert str(root / "usr/bin/python3.11") in (found.bin / "python").read_text()
     assert found.env["LIB"] == f"{root / 'usr/lib'}:/esc"
     assert found.loader[0] == str(root / "usr/lib/x/ld-linux-x.so.2")
     (root / "usr/lib/x/ld-linux-x.so.2").unlink()
     (root / "usr/lib/x/ld-linux-x.so.2").symlink_to(tmp_path / "outside" / "ld-linux-x.so.2")
     with pytest.raises(EngineError, match="no glibc loader"):
-        prepare(root, {"config": {"Env": ["PATH=/bin"]}}, tmp_path / "other")
+        prepare(root, {"config": {"Env": ["PATH=/bin"]}}, tmp_path / "launchers")
 
 
 def test_a_path_with_no_interpreter_in_the_image_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="has no python on its PATH"):
-        prepare(root, {"config": {"Env": ["PATH=/esc:/up"]}}, tmp_path / "scratch")
+        prepare(root, {"config": {"Env": ["PATH=/esc:/up"]}}, tmp_path / "launchers")
+
+
+def test_the_launchers_of_an_image_keep_their_path_and_are_written_again_where_they_are_damaged(
+    root: Path, tmp_path: Path
+) -> None:
+    """Their path is part of the commands by which torch finds its compiled kernels."""
+    config = {"config": {"Env": ["PATH=/bin"]}}
+    found = prepare(root, config, tmp_path / "launchers")
+    whole = {path: path.read_text() for path in found.bin.parent.rglob("*") if path.is_file()}
+    (found.bin / "python").write_text("#!/bin/sh\n")
+    (found.bin / "python3").unlink()
+    (found.bin / "python3.11").chmod(0o600)
+    assert prepare(root, config, tmp_path / "launchers") == found
+    assert {path: path.read_text() for path in found.bin.parent.rglob("*") if path.is_file()} == whole
+    assert os.access(found.bin / "python3.11", os.X_OK)
+
+
+def test_each_image_has_launchers_of_its_own(root: Path, tmp_path: Path) -> None:
+    config = {"config": {"Env": ["PATH=/bin"]}}
+    other = tmp_path / "elsewhere" / root.name
+    shutil.copytree(root, other, symlinks=True)
+    first, second = (prepare(each, config, tmp_path / "launchers") for each in (root, other))
+    assert first.bin != second.bin
+    assert str(root) in (first.bin / "python").read_text()
+    assert str(other) in (second.bin / "python").read_text()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from vllm_ci.images.compare import difference, explained, find, layers
 from vllm_ci.images.store import Store, image_config
 from vllm_ci.images.tree import materialise
 from vllm_ci.system.filelock import LockedError
+from vllm_ci.system.home import LAUNCHERS
 
 
 def test_what_images_need_stays_and_the_rest_goes(world: World) -> None:
@@ -94,6 +95,21 @@ def test_kernels_that_torch_compiled_long_ago_go_unless_a_server_runs(world: Wor
     prune.prune(world.store, older_than_days=30)
     assert not old.parent.exists()
     assert new.exists()
+
+
+def test_launchers_go_with_the_tree_that_they_run_from(world: World) -> None:
+    image = world.build()
+    name = materialise(image.ref.digest, store=world.store).name
+    kept, gone = (world.store.root / LAUNCHERS / f"{each}-0123456789ab" for each in (name, "image-that-was-deleted-2"))
+    for each in (kept, gone):
+        (each / "bin").mkdir(parents=True)
+    prune.prune(world.store, older_than_days=30)
+    assert kept.exists()
+    assert not gone.exists()
+    old = time.time() - 40 * 86400
+    os.utime(world.store.trees / name, (old, old))
+    assert kept in prune.prune(world.store, older_than_days=30).paths
+    assert not kept.exists()
 
 
 def test_a_node_pulls_only_the_layers_it_lacks(world: World) -> None:
