@@ -1,7 +1,7 @@
 """The whole stage ``performance`` on real processes: comparisons of equal servers, and of servers with a known slowdown.
 
     python benchmarks/gate_real.py [--runs 6] [--slowdown 0 0.1] [--sd 0.07]
-    python benchmarks/gate_real.py --vllm [--runs 6] [--slowdown 0 0.1]
+    python benchmarks/gate_real.py --vllm [--runs 6] [--first 0] [--slowdown 0 0.1]
 
 Servers are doubles of vLLM that take a second to start and whose speed differs by chance from start to start; a token of the
 slower ones takes 10 % longer. Everything else is real: pipeline, host engine, the program that measures, HTTP. With ``--vllm``
@@ -37,7 +37,7 @@ stages:
   integration: {enabled: false}
   streaming: {enabled: false}
   security: {enabled: false}
-  performance: {enabled: true, workload: code, requests: 16, warm_up: 1, rounds: 1, concurrency: 8, %s}
+  performance: {enabled: true, workload: code, requests: 16, warm_up: 4, rounds: 3, concurrency: 8, %s}
 """
 DOUBLES = "version: 1\nname: gate\n" + STAGES % "pairs: {}"
 QUICKSTART = Path(__file__).parents[1] / "examples/quickstart/vllm-ci.yaml"
@@ -124,13 +124,13 @@ def row_of(report: Report, *, slowdown: float, seed: str, seconds: float) -> dic
     }
 
 
-def main(runs: int, slowdowns: list[float], sd: float, *, is_real: bool) -> int:
-    """Run all comparisons."""
+def main(numbers: range, slowdowns: list[float], sd: float, *, is_real: bool) -> int:
+    """Run all comparisons; each has the number of its run in its seed."""
     missed = 0
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "project"
         first = project(folder, is_real=is_real)
-        for number in range(runs):
+        for number in numbers:
             for share in slowdowns:
                 seed, begun = f"{number}:{share}", time.monotonic()
                 if is_real:
@@ -146,8 +146,9 @@ def main(runs: int, slowdowns: list[float], sd: float, *, is_real: bool) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0, help="number of the first run, to go on with a series")
     parser.add_argument("--slowdown", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--sd", type=float, default=0.07)
     parser.add_argument("--vllm", action="store_true", help="real vLLM instead of doubles")
     given = parser.parse_args()
-    sys.exit(main(given.runs, given.slowdown, given.sd, is_real=given.vllm))
+    sys.exit(main(range(given.first, given.first + given.runs), given.slowdown, given.sd, is_real=given.vllm))

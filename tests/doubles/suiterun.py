@@ -20,7 +20,7 @@ import pytest
 import vllm_ci.suites
 from doubles.running import running
 from doubles.server import Double
-from vllm_ci.suites.plugins import vital
+from vllm_ci.suites.plugins import mixing, vital
 from vllm_ci.suites.security import bystander, test_denial
 from vllm_ci.suites.streaming import test_disconnect
 
@@ -70,6 +70,7 @@ def run(
     budget_s: float = 0,
     patient: bool = False,
     timeout_s: float = 0,
+    causes: bool = True,
 ) -> SuiteRun:
     """Run cases (a suite, a file of it, or single cases as ``security/test_auth.py::test_x``) against a double of this kind.
 
@@ -81,6 +82,7 @@ def run(
         patient: Wait as long for the double as for a real server. A correct double needs no more time for it, and does not fail
             on a busy machine; defects that are found by a timeout are found sooner without it.
         timeout_s: Timeout for one response; 0 for a long one.
+        causes: Have a server whose answers differ tested for mixed-up answers, which takes longer than most cases.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
@@ -91,8 +93,11 @@ def run(
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]
-            waits = contextlib.nullcontext() if patient else _short_waits()
-            return in_process(arguments, Path(folder), waits=waits, env={_KEY_ENV: KEY} if key else {})
+            with contextlib.ExitStack() as stack:
+                if not causes:
+                    stack.enter_context(mock.patch.object(mixing, "_tested", return_value=None))
+                waits = contextlib.nullcontext() if patient else _short_waits()
+                return in_process(arguments, Path(folder), waits=waits, env={_KEY_ENV: KEY} if key else {})
 
 
 def in_process(

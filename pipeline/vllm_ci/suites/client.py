@@ -265,8 +265,8 @@ def at_once(act: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Re
 
     with ThreadPoolExecutor(max_workers=max(len(todo), 1)) as pool:
         try:
-            calls = [pool.submit(begin, item) for item in todo]
+            results = pool.map(begin, todo)
         except BaseException:  # a thread that cannot be started: the others would wait for it
             ready.abort()
             raise
-        return [call.result() for call in calls]
+        return list(results)
