@@ -22,6 +22,8 @@ REPORT = (
 )
 OURS_ALONE = ("-c", "/dev/null", "--rootdir", "{out}")
 USERS_OWN = ("--rootdir", "{in.source}")
+# pytest loads the plugins of all installed packages: they could change a verdict, and take time.
+_OURS_ONLY = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +96,19 @@ class ServerStage:
                 f"the stage {self.name} names your own tests, but there is no checkout",
                 remedy="run it inside the checkout, or remove `paths` from the stage",
             )
+        others = own_tests or bool(context.spec.pytest_args)  # options may be those of a plugin
         return Program(
             name=name,
             argv=(
-                "python",
-                "-m",
-                "pytest",
-                "-p",
-                "vllm_ci.suites.plugin",
+                *("python", "-m", "pytest"),
+                *("-p", "vllm_ci.suites.plugin"),
+                *(() if others else ("-p", "pytest_base_url.plugin")),
                 *tests,
                 *REPORT,
                 *self.options(context),
                 *context.spec.pytest_args,
             ),
-            env={**QUIET, **context.spec.env},
+            env={**QUIET, **({} if others else _OURS_ONLY), **context.spec.env},
             secrets=(context.api_key_env,) if context.api_key_env else (),
             inputs={
                 **({"source": context.source} if own_tests and context.source is not None else {}),

@@ -3,6 +3,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -63,6 +67,33 @@ def test_a_server_stage_runs_our_package_against_the_service(name: str) -> None:
     assert program.secrets == ("MY_KEY",)
     assert program.needs == {"vllm": service}
     assert program.image is None
+
+
+def test_plugins_of_other_packages_take_no_part_in_built_in_cases_unless_options_are_given(tmp_path: Path) -> None:
+    """Here a package is installed whose plugin ends each run of pytest that loads it."""
+    (tmp_path / "site/other-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site/other-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (tmp_path / "site/other-1.0.dist-info/entry_points.txt").write_text("[pytest11]\nother = other\n", encoding="utf-8")
+    (tmp_path / "site/other.py").write_text("raise SystemExit('the other plugin')\n", encoding="utf-8")
+
+    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n", encoding="utf-8")
+
+    def collected(*pytest_args: str, paths: tuple[str, ...] = ()) -> str:
+        spec = StageSpec(name="integration", pytest_args=pytest_args, paths=paths)
+        *_, program = STAGES["integration"].programs(
+            StageContext(spec=spec, url="http://127.0.0.1:1", source=MemoryDirectory())
+        )
+        words = [word.replace("{out}", str(tmp_path)).replace("{in.source}", str(tmp_path)) for word in program.argv]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path / "site"), *sys.path)), **program.env}
+        command = [sys.executable, *words[1:], "--collect-only"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+        return done.stdout + done.stderr
+
+    assert "tests collected" in collected()
+    assert "the other plugin" in collected("-v")
+    assert "the other plugin" in collected(paths=("test_own.py",))
 
 
 def test_a_foreign_server_is_named_by_its_url() -> None:
