@@ -302,7 +302,7 @@ async def test_the_suite_passes_through_the_gateway_with_a_key(place: Place, mon
     target = await served(place, settings(api_keys=True, routes=[*GRPC_ROUTES, f"/{ENGINE}/Abort"]), "plain")
     monkeypatch.setattr(grpc_run, "KEY", key)
     address = (await target.current()).address
-    found = await done(grpc_run.against, address, given=["--vllm-api-key-env", grpc_run.KEY_ENV])
+    found = await done(grpc_run.against, address, given=["--vllm-api-key-env", grpc_run.KEY_ENV], patient=True)
     assert found.failed == set(), found.messages
     skipped = [name for name, status in found.statuses.items() if status == "skipped"]
     assert skipped == ["grpc/test_facts.py::test_reflection_lists_what_is_served"]

@@ -34,8 +34,18 @@ def called(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
         (folder / f"test_{name}.py").write_text(text, encoding="utf-8")
     said = 'say() { echo "$*" >&2; }'
     command = f'set -eu; {said}; PY="{sys.executable}"; . "{SCRIPT}"; beside -n 2 -p no:cacheprovider; say went on'
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_") and name != failing.VARIABLE}
     return subprocess.run(["sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_failures_of_these_runs_are_not_those_of_the_run_that_this_test_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = tmp_path / "outer"
+    monkeypatch.setenv(failing.VARIABLE, str(outer))
+    (tmp_path / "project").mkdir()
+    assert called(tmp_path / "project", b=FAILS).returncode
+    assert not outer.exists()
 
 
 def test_tests_that_pass_are_run_once(tmp_path: Path) -> None:

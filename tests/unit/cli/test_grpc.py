@@ -138,7 +138,7 @@ def test_an_http_server_speaks_no_grpc() -> None:
 
 def test_a_service_without_reflection_is_tested_with_the_messages_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smg_grpc_proto", grpc_run.package())
-    found = grpc_run.run(Undescribed, ["test_facts.py", "test_generation.py::test_tokens_are_of_the_vocabulary"])
+    found = grpc_run.run(Undescribed, ["test_facts.py", "test_generation.py::test_tokens_are_of_the_vocabulary"], patient=True)
     assert set(found.statuses.values()) == {"passed", "skipped"}, found.messages
     assert "has no reflection" in found.messages["grpc/test_facts.py::test_reflection_lists_what_is_served"]
     with running(Foreign) as (address, _):
@@ -158,7 +158,7 @@ def test_tls_is_used_and_the_authority_must_be_trusted(tmp_path: Path, monkeypat
         assert "--ca-file" in refused(f"grpcs://{address}").why
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
         contact(of(f"grpcs://{address}"), None)
-        found = grpc_run.against(f"grpcs://{address}", ["test_health.py"], given=["--vllm-ca-file", str(file)])
+        found = grpc_run.against(f"grpcs://{address}", ["test_health.py"], given=["--vllm-ca-file", str(file)], patient=True)
     assert set(found.statuses.values()) == {"passed"}, found.messages
 
 
