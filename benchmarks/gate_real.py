@@ -37,7 +37,7 @@ stages:
   integration: {enabled: false}
   streaming: {enabled: false}
   security: {enabled: false}
-  performance: {enabled: true, workload: code, requests: 16, warm_up: 4, rounds: 3, concurrency: 8, %s}
+  performance: {enabled: true, workload: code, requests: 96, warm_up: 8, rounds: 3, concurrency: 8, %s}
 """
 DOUBLES = "version: 1\nname: gate\n" + STAGES % "pairs: {}"
 QUICKSTART = Path(__file__).parents[1] / "examples/quickstart/vllm-ci.yaml"
