@@ -37,9 +37,9 @@ stages:
   integration: {enabled: false}
   streaming: {enabled: false}
   security: {enabled: false}
-  performance: {enabled: true, workload: code, requests: 96, warm_up: 8, rounds: 3, concurrency: 8, %s}
+  performance: {enabled: true, workload: code, concurrency: 8, %s}
 """
-DOUBLES = "version: 1\nname: gate\n" + STAGES % "pairs: {}"
+DOUBLES = "version: 1\nname: gate\n" + STAGES % "requests: 16, warm_up: 1, rounds: 1, pairs: {}"
 QUICKSTART = Path(__file__).parents[1] / "examples/quickstart/vllm-ci.yaml"
 PACE = '''"""A step of the engine takes longer by a share of its time."""
 
@@ -79,7 +79,7 @@ def of_vllm(baseline: str) -> str:
     return yaml.safe_dump(
         {
             **{key: quickstart[key] for key in ("version", "name", "image", "model")},
-            **yaml.safe_load(STAGES % f"baseline: {baseline}"),
+            **yaml.safe_load(STAGES % f"requests: 96, warm_up: 8, rounds: 3, baseline: {baseline}"),
             "server": {**server, "args": [*args, "--logits-processors=pace:Pace"]},
         }
     )

@@ -93,10 +93,8 @@ def run(
                 *(("--vllm-api-key-env", _KEY_ENV) if key else ()),
                 *(str(SUITES / case) for case in cases),
             ]
-            with contextlib.ExitStack() as stack:
-                if not causes:
-                    stack.enter_context(mock.patch.object(mixing, "_tested", return_value=None))
-                waits = contextlib.nullcontext() if patient else _short_waits()
+            waits = contextlib.nullcontext() if patient else _short_waits()
+            with contextlib.nullcontext() if causes else mock.patch.object(mixing, "_tested", return_value=None):
                 return in_process(arguments, Path(folder), waits=waits, env={_KEY_ENV: KEY} if key else {})
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,11 +120,11 @@ def _write(path: Path, text: str, *, mode: int) -> None:
     with suppress(FileNotFoundError):
         if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
             return
+    from vllm_ci.images import store
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".part-", delete=False) as part:
-        part.write(text)
-    Path(part.name).chmod(mode)
-    Path(part.name).replace(path)
+    with store.appearing(path, durable=False, mode=mode) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _interpreter(root: Path, path: str) -> tuple[Path, Path | None]:

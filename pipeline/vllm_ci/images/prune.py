@@ -113,8 +113,8 @@ def prune(
         paths += _leftovers(store)
         if not in_use:
             paths += [path for path in _things(store, KERNELS) if _newest(path) < since]
-        gone = {path.name for path in paths}
-        paths += [path for path in _things(store, LAUNCHERS) if _is_without_tree(store, path.name.rpartition("-")[0], gone)]
+        trees = {path.name for path in _things(store, "trees")} - {path.name for path in paths}
+        paths += [path for path in _things(store, LAUNCHERS) if path.name.rpartition("-")[0] not in trees]
         seen: set[int] = set()
         freed = sum(_size(path, seen) for path in paths)
         if not dry_run:
@@ -207,11 +207,6 @@ def _old(store: Store, kept: list[dict[str, Any]], since: float) -> Iterator[Pat
             yield path
     for kind in ("wheels", "debs", "bytecode"):
         yield from (path for path in _things(store, kind) if path.stat().st_mtime < since)
-
-
-def _is_without_tree(store: Store, name: str, gone: Collection[str]) -> bool:
-    """Whether the tree of launchers is not there, or is among those to be deleted."""
-    return name in gone or not (store.trees / name).is_dir()
 
 
 def _newest(folder: Path) -> float:

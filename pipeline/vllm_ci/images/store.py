@@ -111,14 +111,14 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def appearing(target: Path, *, durable: bool = True) -> Iterator[Path]:
+def appearing(target: Path, *, durable: bool = True, mode: int = 0o644) -> Iterator[Path]:
     """A new file beside ``target`` that becomes ``target`` when the context ends well, and is gone when it does not."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        part.chmod(0o644)
+        part.chmod(mode)
         if durable:
             publish(part, target)
         else:

@@ -23,7 +23,7 @@ REPORT = (
 OURS_ALONE = ("-c", "/dev/null", "--rootdir", "{out}")
 USERS_OWN = ("--rootdir", "{in.source}")
 # pytest loads the plugins of all installed packages: they could change a verdict, and take time.
-_OURS_ONLY = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+OURS_ONLY = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class ServerStage:
                 *self.options(context),
                 *context.spec.pytest_args,
             ),
-            env={**QUIET, **({} if others else _OURS_ONLY), **context.spec.env},
+            env={**QUIET, **({} if others else OURS_ONLY), **context.spec.env},
             secrets=(context.api_key_env,) if context.api_key_env else (),
             inputs={
                 **({"source": context.source} if own_tests and context.source is not None else {}),

@@ -11,7 +11,7 @@ from vllm_ci.domain.report import StageResult
 from vllm_ci.stages import promises, reading
 from vllm_ci.stages.changed import note, paths_for
 from vllm_ci.stages.stage import StageContext
-from vllm_ci.stages.suite import OURS_ALONE, QUIET, REPORT, USERS_OWN, identity
+from vllm_ci.stages.suite import OURS_ALONE, OURS_ONLY, QUIET, REPORT, USERS_OWN, identity
 from vllm_ci.suites import manifest
 
 _START = ("python", "{in.tools}/start.py")
@@ -41,7 +41,7 @@ class UnitStage:
         spec = context.spec
         # In other modes pytest adds the mounted directory to the path, visible to the code under test.
         ours = ("-p", "vllm_ci.suites.inside", "--import-mode=importlib", "--pyargs", "vllm_ci.suites.unit", *OURS_ALONE)
-        integrity = self._program(context, "unit", (*_START, *ours), {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+        integrity = self._program(context, "unit", (*_START, *ours), OURS_ONLY)
         paths = self._paths(context)
         tests = (
             "-p",

@@ -71,13 +71,11 @@ def test_a_server_stage_runs_our_package_against_the_service(name: str) -> None:
 
 def test_plugins_of_other_packages_take_no_part_in_built_in_cases_unless_options_are_given(tmp_path: Path) -> None:
     """Here a package is installed whose plugin ends each run of pytest that loads it."""
-    (tmp_path / "site/other-1.0.dist-info").mkdir(parents=True)
-    (tmp_path / "site/other-1.0.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8"
-    )
-    (tmp_path / "site/other-1.0.dist-info/entry_points.txt").write_text("[pytest11]\nother = other\n", encoding="utf-8")
+    package = tmp_path / "site/other-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8")
+    (package / "entry_points.txt").write_text("[pytest11]\nother = other\n", encoding="utf-8")
     (tmp_path / "site/other.py").write_text("raise SystemExit('the other plugin')\n", encoding="utf-8")
-
     (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n", encoding="utf-8")
 
     def collected(*pytest_args: str, paths: tuple[str, ...] = ()) -> str:
