@@ -1,7 +1,7 @@
 """The whole stage ``performance`` on real processes: comparisons of equal servers, and of servers with a known slowdown.
 
     python benchmarks/gate_real.py [--runs 6] [--slowdown 0 0.1] [--sd 0.07]
-    python benchmarks/gate_real.py --vllm [--runs 6] [--first 0] [--slowdown 0 0.1]
+    python benchmarks/gate_real.py --vllm [--runs 6] [--first 0] [--slowdown 0 0.1] [--pairs 6 12]
 
 Servers are doubles of vLLM that take a second to start and whose speed differs by chance from start to start; a token of the
 slower ones takes 10 % longer. Everything else is real: pipeline, host engine, the program that measures, HTTP. With ``--vllm``
@@ -37,9 +37,9 @@ stages:
   integration: {enabled: false}
   streaming: {enabled: false}
   security: {enabled: false}
-  performance: {enabled: true, workload: code, concurrency: 8, %s}
+  performance: {enabled: true, concurrency: 8, %s}
 """
-DOUBLES = "version: 1\nname: gate\n" + STAGES % "requests: 16, warm_up: 1, rounds: 1, pairs: {}"
+DOUBLES = "version: 1\nname: gate\n" + STAGES % "workload: code, requests: 16, warm_up: 1, rounds: 1, pairs: {}"
 QUICKSTART = Path(__file__).parents[1] / "examples/quickstart/vllm-ci.yaml"
 PACE = '''"""A step of the engine takes longer by a share of its time."""
 
@@ -71,32 +71,34 @@ class Pace(LogitsProcessor):
 '''
 
 
-def of_vllm(baseline: str) -> str:
+def of_vllm(baseline: str, pairs: tuple[int, int]) -> str:
     """The configuration for real servers: the quickstart's, with a logits processor."""
+    least, most = pairs
+    settings = f"requests: 64, rounds: 3, pairs: {{min: {least}, max: {most}}}, baseline: {baseline}"
     quickstart = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
     server = quickstart["server"]
     args = [each for each in server["args"] if "template" not in each]
     return yaml.safe_dump(
         {
             **{key: quickstart[key] for key in ("version", "name", "image", "model")},
-            **yaml.safe_load(STAGES % f"requests: 96, warm_up: 8, rounds: 3, baseline: {baseline}"),
+            **yaml.safe_load(STAGES % settings),
             "server": {**server, "args": [*args, "--logits-processors=pace:Pace"]},
         }
     )
 
 
-def project(folder: Path, *, is_real: bool) -> str:
+def project(folder: Path, pairs: tuple[int, int], *, is_real: bool) -> str:
     """Make the repository; its first commit."""
     if is_real:
-        repository(folder, config=of_vllm("none"), serving__pace=PACE.format(share=0, name="the baseline"))
+        repository(folder, config=of_vllm("none", pairs), serving__pace=PACE.format(share=0, name="the baseline"))
     else:
         repository(folder, config=DOUBLES)
     return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=folder, text=True).strip()
 
 
-def candidate(folder: Path, first: str, slowdown: float, seed: str) -> None:
+def candidate(folder: Path, first: str, pairs: tuple[int, int], slowdown: float, seed: str) -> None:
     """Commit the image that is compared with the one of the first commit."""
-    (folder / "vllm-ci.yaml").write_text(of_vllm(first), encoding="utf-8")
+    (folder / "vllm-ci.yaml").write_text(of_vllm(first, pairs), encoding="utf-8")
     (folder / "serving/pace.py").write_text(PACE.format(share=slowdown, name=seed), encoding="utf-8")
     commit(folder, seed)
 
@@ -124,17 +126,17 @@ def row_of(report: Report, *, slowdown: float, seed: str, seconds: float) -> dic
     }
 
 
-def main(numbers: range, slowdowns: list[float], sd: float, *, is_real: bool) -> int:
+def main(numbers: range, slowdowns: list[float], sd: float, pairs: tuple[int, int], *, is_real: bool) -> int:
     """Run all comparisons; each has the number of its run in its seed."""
     missed = 0
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "project"
-        first = project(folder, is_real=is_real)
+        first = project(folder, pairs, is_real=is_real)
         for number in numbers:
             for share in slowdowns:
                 seed, begun = f"{number}:{share}", time.monotonic()
                 if is_real:
-                    candidate(folder, first, share, seed)
+                    candidate(folder, first, pairs, share, seed)
                 report = asyncio.run(run_pipeline(folder) if is_real else of_doubles(folder, share, sd, seed))
                 row = row_of(report, slowdown=share, seed=seed, seconds=time.monotonic() - begun)
                 missed += row["verdict"] == ("passed" if share else "failed") or row["verdict"] == "errored"
@@ -150,5 +152,7 @@ if __name__ == "__main__":
     parser.add_argument("--slowdown", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--sd", type=float, default=0.07)
     parser.add_argument("--vllm", action="store_true", help="real vLLM instead of doubles")
+    parser.add_argument("--pairs", type=int, nargs=2, default=[6, 12], help="least and most pairs with --vllm")
     given = parser.parse_args()
-    sys.exit(main(range(given.first, given.first + given.runs), given.slowdown, given.sd, is_real=given.vllm))
+    runs = range(given.first, given.first + given.runs)
+    sys.exit(main(runs, given.slowdown, given.sd, tuple(given.pairs), is_real=given.vllm))
