@@ -18,7 +18,7 @@ _WORDS = (*_STARTS, *(f" {word}" for word in _FOLLOWS))
 _FIRST_WORD = _FIRST_BYTE + 256
 VOCABULARY = _FIRST_WORD + len(_WORDS)
 _IDS = {word: _FIRST_WORD + number for number, word in enumerate(_WORDS)}
-_PIECES = re.compile("|".join(re.escape(word) for word in sorted(_WORDS, key=len, reverse=True)) + "|.", re.DOTALL)
+_PIECES = re.compile("(" + "|".join(re.escape(word) for word in sorted(_WORDS, key=len, reverse=True)) + ")")
 _MARKED = re.compile("(" + "|".join(re.escape(marker) for marker in MARKERS) + ")")
 
 
@@ -32,9 +32,8 @@ def encode(text: str, *, markers: bool = False) -> list[int]:
         parts = _MARKED.split(text)
         return [token for part in parts for token in ([MARKERS.index(part)] if part in MARKERS else encode(part))]
     ids: list[int] = []
-    for piece in _PIECES.findall(text):
-        word = _IDS.get(piece)
-        ids.extend([word] if word is not None else (_FIRST_BYTE + byte for byte in piece.encode()))
+    for number, part in enumerate(_PIECES.split(text)):
+        ids.extend([_IDS[part]] if number % 2 else [_FIRST_BYTE + byte for byte in part.encode()])
     return ids
 
 
