@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from vllm_ci.ci.current import Provider
 
-# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it.
-_AT_START = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
+# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it. A carriage return
+# alone ends a line for them, too (.NET, TextReader.ReadLine).
+_AT_START = re.compile(r"(^|\r)(\s*):(?=:)", re.MULTILINE)
 _ANYWHERE = re.compile(r"##(?=(?:vso)?\[)", re.IGNORECASE)
 # GitLab's runner reads section marks anywhere in a line.
 _SECTION = re.compile(r"section_(start|end):(?=\d)")
@@ -35,7 +36,12 @@ class Annotation:
 
 def harmless(text: str) -> str:
     """The text with a space in everything that a provider would take for a command."""
-    return _SECTION.sub(r"section_\1: ", _ANYWHERE.sub("## ", _AT_START.sub(r"\1: ", text)))
+    return _SECTION.sub(r"section_\1: ", _ANYWHERE.sub("## ", _AT_START.sub(r"\1\2: ", text)))
+
+
+def harmless_json(text: str) -> str:
+    """JSON with the same values, in which a provider finds no command: marks, which only strings can have, are escaped."""
+    return _SECTION.sub(r"section\\u005f\1:", _ANYWHERE.sub(r"\\u0023\\u0023", text))
 
 
 def fold(provider: Provider, title: str) -> tuple[str, str]:

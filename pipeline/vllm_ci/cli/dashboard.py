@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli.options import config_option, loaded
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, show
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def dashboard(
         print_json({"page": str(page), **counts})
         return
     for note in board.notes:
-        click.echo(f"left out: {note}", err=True)
+        show(f"left out: {note}", err=True)
     click.echo(page)
 
 

@@ -12,7 +12,7 @@ import click
 from vllm_ci.cli import waking, watching
 from vllm_ci.cli.moves import opened
 from vllm_ci.cli.options import config_option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, show
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def logs(context: click.Context, /, *, channel: str, replica: str | None, lines:
         print_json({"channel": channel, "logs": found})
         return
     for name, text in found.items():
-        click.echo(f"==> {name} <==\n{text}")
+        show(f"==> {name} <==\n{text}")
 
 
 @click.command()
@@ -157,9 +157,9 @@ def compare(context: click.Context, /, *, channel: str, markdown: bool, as_json:
     elif markdown:
         before = last.previous.commit[:12] if last.previous else "before"
         title = f"Answers of {last.release.commit[:12]} to copies for {channel}, compared with {before}"
-        click.echo(comparison_report.markdown(found, title), nl=False)
+        show(comparison_report.markdown(found, title).removesuffix("\n"))
     else:
-        click.echo("\n".join(comparison_report.lines(found)))
+        show("\n".join(comparison_report.lines(found)))
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vllm_ci.ci.log_commands import harmless, harmless_json
 from vllm_ci.domain.plain import visible
 from vllm_ci.domain.plain_json import dumps
 
@@ -19,10 +20,15 @@ def json_option(command: _Command) -> _Command:
 
 
 def say(line: str) -> None:
-    """Print one line. Names, reasons and values in it are often what others wrote: nothing in it is obeyed by a terminal."""
-    click.echo(visible(line.replace("\n", " ")))
+    """Print one line. Names, reasons and values in it are often what others wrote: see :func:`show`."""
+    show(line.replace("\n", " "))
+
+
+def show(text: str, *, err: bool = False) -> None:
+    """Print text of others, also of several lines: nothing in it is obeyed by a terminal, or is a command for a CI provider."""
+    click.echo(harmless(visible(text)), err=err)
 
 
 def print_json(value: object) -> None:
-    """Print ``value`` (dicts, lists, scalars) as the command's one JSON object."""
-    click.echo(dumps(value))
+    """Print ``value`` (dicts, lists, scalars) as the command's one JSON object, in which a CI provider finds no command."""
+    click.echo(harmless_json(dumps(value)))

@@ -8,9 +8,8 @@ from urllib.parse import quote
 
 import click
 
-from vllm_ci.ci.log_commands import harmless
 from vllm_ci.cli.options import config_option, loaded, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, show
 from vllm_ci.domain.errors import UsageError, VllmCiError
 from vllm_ci.report.markdown import code
 
@@ -82,8 +81,8 @@ def compare(*, older: Path, newer: Path, as_format: str | None, as_json: bool) -
     if as_json or as_format == "json":
         print_json(views.to_json(found, str(older), str(newer)))
     else:
-        shown = views.markdown if as_format == "markdown" else views.text
-        click.echo(shown(found, str(older), str(newer)))
+        view = views.markdown if as_format == "markdown" else views.text
+        show(view(found, str(older), str(newer)))
     return found.verdict.exit_code
 
 
@@ -118,14 +117,14 @@ def comment(*, what: str, base_report: Path | None, name: str, dry_run: bool, **
         raise UsageError(f"there is no report in {what}", remedy="name the folder of a run")
     text = _comment(found, base_report)
     if dry_run:
-        click.echo(text)
+        show(text)
         return
     try:
         address = comments.write(comments.thread(), text, name)
     except comments.NotPossible as error:
-        click.echo(harmless(f"vllm-ci: no comment was written: {error}"), err=True)
+        show(f"vllm-ci: no comment was written: {error}", err=True)
     else:
-        click.echo(harmless(f"commented{f': {address}' if address else ''}"))
+        show(f"commented{f': {address}' if address else ''}")
 
 
 def _comment(file: Path, base: Path | None) -> str:

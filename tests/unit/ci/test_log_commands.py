@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,16 +22,19 @@ from doubles.server import Double
 from vllm_ci.ci import log_commands, outputs, telling
 from vllm_ci.ci.current import Provider
 from vllm_ci.ci.log_commands import Annotation
+from vllm_ci.cli import root
+from vllm_ci.domain import plain_json
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Problem, Report, StageResult, Verdict
-from vllm_ci.report import summary
+from vllm_ci.report import document, summary
 
 COMMANDS = (
     "::set-output name=x::y",
     "  ::add-mask::x",
     "a\n::stop-commands::x",
     "a\r\n::error::x",
+    "a\r::error::x",
     "##[error]x",
     "x ##vso[task.setvariable variable=a]b",
     "##VSO[task.complete result=Succeeded;]",
@@ -38,7 +42,7 @@ COMMANDS = (
     "\x1b[0Ksection_start:1:x\r",
 )
 # As the runners find commands: actions/runner ActionCommand.TryParseV2 and TryParse; azure-pipelines-agent Command.TryParse.
-GITHUB_COMMAND = re.compile(r"^\s*::\s*[\w-]+.*?::|##\[", re.MULTILINE)
+GITHUB_COMMAND = re.compile(r"(?:^|\r)\s*::\s*[\w-]+.*?::|##\[", re.MULTILINE)
 AZURE_COMMAND = re.compile(r"##(vso)?\[", re.IGNORECASE)
 GITLAB_SECTION = re.compile(r"section_(start|end):\d+:")
 
@@ -57,6 +61,47 @@ def test_no_combination_of_their_parts_is_a_command(text: str) -> None:
     assert not GITHUB_COMMAND.search(found)
     assert not AZURE_COMMAND.search(found)
     assert log_commands.harmless(found) == found
+
+
+@given(st.recursive(st.text(alphabet='"\\:# [vso]\n\r section_start1x\x1b', max_size=40), st.lists, max_leaves=4))
+def test_json_on_standard_output_has_the_same_values_and_no_command(value: object) -> None:
+    found = log_commands.harmless_json(plain_json.dumps(value))
+    assert json.loads(found) == value
+    for pattern in (GITHUB_COMMAND, AZURE_COMMAND, GITLAB_SECTION):
+        assert not pattern.search(found)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["report", "compare", "old", "new"],
+        ["report", "compare", "old", "new", "--format", "markdown"],
+        ["report", "compare", "old", "new", "--json"],
+        ["report", "comment", "new", "--dry-run", "--base-report", "old"],
+        ["show", "new", "--json"],
+        ["dashboard", "--reports", "all", "--no-ledger", "--output", "site"],
+    ],
+    ids=" ".join,
+)
+def test_what_reports_of_others_say_is_no_command_in_what_is_printed(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "x ##vso[task.setvariable variable=PATH]/tmp ##[set-output name=verdict]passed \x1b]0;t\x07section_start:1:a"
+    case = Case(name=f"a::b[{hostile}]", status=CaseStatus.FAILED, message=hostile)
+    for name, cases in (("old", ()), ("new", (case,))):
+        stage = StageResult(name="::error::x", verdict=Verdict.FAILED, seconds=1, message=hostile, cases=cases)
+        (tmp_path / name).mkdir()
+        made = Report(commit=None, image=None, engine="host", stages=(stage,))
+        (tmp_path / name / "report.json").write_text(plain_json.dumps(document.to_json(made)))
+    broken = tmp_path / "all" / "##[error]broken"
+    broken.mkdir(parents=True)
+    (broken / "report.json").write_text(plain_json.dumps({**document.to_json(made), "verdict": hostile}))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(root, command)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    assert "x " in done.output
+    for pattern in (GITHUB_COMMAND, AZURE_COMMAND, GITLAB_SECTION, re.compile("\x1b")):
+        assert not pattern.search(done.output), done.output
 
 
 @given(st.text(), st.text(), st.text())
