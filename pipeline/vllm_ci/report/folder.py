@@ -39,7 +39,9 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     except OSError as error:
         raise _cannot(parent, error) from error
     try:
-        for name, text in _files(report, logs).items():
+        # Before they are rendered: a page has a secret in other characters, or only a part of it.
+        shown = {name: redacted(text, secrets) for name, text in logs.items()}
+        for name, text in _files(report, shown).items():
             (made / name).parent.mkdir(exist_ok=True)
             (made / name).write_text(redacted(text, secrets), encoding="utf-8", errors="backslashreplace")
         made.chmod(0o755)

@@ -101,6 +101,16 @@ def test_secrets_stand_in_no_file(tmp_path: Path) -> None:
     assert json.loads((written / "report.json").read_text())["server"]["note"] == "***"
 
 
+def test_a_secret_in_a_line_of_a_log_is_not_on_the_page_in_other_characters_or_in_part(tmp_path: Path) -> None:
+    awkward, token = 'p&ss<w>ord"1', "hf_" + "abcdefgh" * 8
+    log = f"ERROR cannot log in with {awkward}\nERROR {'x' * 340} {token}\n"
+    written = folder.write(tmp_path, REPORT, {"server": log}, secrets=(awkward, token))
+    page = (written / "report.html").read_text()
+    assert "ERROR cannot log in with ***" in page
+    for part in ("p&amp;ss", "ord&#34;1", "hf_abcdefgh"):
+        assert part not in page
+
+
 def test_a_folder_that_cannot_be_written_is_errored_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ErroredError, match="--report-dir"):
