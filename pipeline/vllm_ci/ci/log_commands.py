@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from vllm_ci.ci.current import Provider
 
-# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it. For them a carriage
-# return alone ends a line, too (.NET, TextReader.ReadLine).
+# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it. Both take a
+# carriage return alone for the end of a line (.NET, TextReader.ReadLine).
 _AT_START = re.compile(r"(^|\r)(\s*):(?=:)", re.MULTILINE)
 _ANYWHERE = re.compile(r"##(?=(?:vso)?\[)", re.IGNORECASE)
 # GitLab's runner reads section marks anywhere in a line.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import VllmCiError
+from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.report import CaseStatus, Report, Verdict
 from vllm_ci.performance.history import Series
 from vllm_ci.release.record import Record
@@ -152,7 +153,7 @@ def _figures(report: Report) -> Iterable[tuple[str, float]]:
     for stage in report.stages:
         for name in LATENCIES:
             value = stage.metrics.get(name)
-            if stage.name == "streaming" and isinstance(value, int | float) and value > 0:
+            if stage.name == "streaming" and is_number(value) and value > 0:
                 yield name, float(value)
 
 

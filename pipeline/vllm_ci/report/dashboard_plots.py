@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from vllm_ci.performance.history import Change, Series
 from vllm_ci.release.record import Record
 from vllm_ci.report.dashboard import Dashboard, Run
+from vllm_ci.report.document import LARGEST
 from vllm_ci.report.html import bytes_, seconds
 from vllm_ci.report.plots import Plot, options, svg
 
@@ -79,6 +80,7 @@ def move_kind(record: Record) -> str:
 def _trend(title: str, points: list[tuple[str, float]], name: str = "", *, marked: Sequence[str] = ()) -> Iterator[Plot]:
     import pygal
 
+    points = [(at, value) for at, value in points if abs(value) <= LARGEST]  # a chart of more than that cannot be drawn
     if len(points) < _FEWEST:
         return
     every = max(len(points) // _MOST_POINTS, 1)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from vllm_ci.domain.causes import causes_of_report, skips_of
 from vllm_ci.domain.errors import ConfigError
+from vllm_ci.domain.plain import one_line
 from vllm_ci.domain.report import CaseStatus, Report, StageResult, Verdict
 from vllm_ci.performance import matrix
 from vllm_ci.report.causes import skip_to_json
@@ -19,6 +20,9 @@ FORMAT = "vllm-ci/report/v1"
 # What follows from the stages: written for readers of the file, and computed again when it is read. Files of earlier versions
 # do not have it.
 _DERIVED = ("causes", "skips")
+
+LARGEST = 10**15
+"""Of any figure of a report, in seconds, milliseconds or bytes: a petabyte, 30 thousand years."""
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 
@@ -44,6 +48,8 @@ def from_json(data: Mapping[str, Any], *, name: str = "the report") -> Report:
         report = _ADAPTER.validate_python(fields)
     except ValueError as error:
         raise ConfigError(f"{name} is not valid", why=str(error), remedy="run the stages again") from error
+    if odd := _odd(report):
+        raise ConfigError(f"{name} is not valid", why=f"{odd} is no duration or size", remedy="run the stages again")
     if stated != report.verdict.value:
         raise ConfigError(
             f"{name} has the verdict {stated}, but its stages give {report.verdict.value}",
@@ -72,6 +78,16 @@ def summary(report: Report, report_dir: str) -> dict[str, Any]:
         **({"matrix": [row.to_json() for row in rows]} if (rows := matrix.rows(report.stages)) else {}),
         **({"problem": asdict(report.problem)} if report.problem is not None else {}),
     }
+
+
+def _odd(report: Report) -> str:
+    """The first duration or size that nothing can have, which no view could show; empty if there is none."""
+    stages = [(f"seconds of stage {stage.name}", stage.seconds) for stage in report.stages]
+    cases = [(f"seconds of {case.name}", case.seconds) for stage in report.stages for case in stage.cases]
+    steps = [(f"seconds of {step}", value) for steps in (report.timings, report.begun) for step, value in steps.items()]
+    layers = [(f"size_bytes of layer {layer.tier}", layer.size_bytes) for layer in report.layers]
+    found = [("seconds", report.seconds), *stages, *cases, *steps, *layers]
+    return next((one_line(name, 200) for name, value in found if not abs(value) <= LARGEST), "")  # not: NaN compares as false
 
 
 def _derived(report: Report) -> dict[str, Any]:

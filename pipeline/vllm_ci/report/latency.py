@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from vllm_ci.domain.plain_json import is_number
 from vllm_ci.domain.report import CaseStatus, Report
+from vllm_ci.report.document import LARGEST
 
 _NAMES = ("ttft_ms", "tpot_ms", "e2e_ms")
 # If nothing differs, 4 and 4 runs are completely apart with a probability of 1/70 in each direction; there are three latencies.
@@ -80,7 +81,9 @@ def _measured(name: str, report: Report) -> dict[tuple[str, str], float]:
         (stage.name, case.name): float(value)
         for stage in report.stages
         for case in stage.cases
-        if case.status is CaseStatus.PASSED and is_number(value := case.properties.get(name)) and value > 0
+        if case.status is CaseStatus.PASSED
+        and is_number(value := case.properties.get(name))
+        and 1 / LARGEST <= value <= LARGEST
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from registries import project
 from unit.report.boards import board
 from unit.report.pages import report
 from vllm_ci.cli import root
-from vllm_ci.domain.errors import UsageError
+from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.domain.report import CaseStatus, Report, Verdict
 from vllm_ci.report import dashboard, dashboard_page, folder
 
@@ -41,6 +42,38 @@ def test_runs_are_read_newest_first_and_what_cannot_be_read_is_named(tmp_path: P
     assert left_out[1] == "1 older runs"
     assert runs[0].stages["streaming"] == (Verdict.FAILED, 1, 7)
     assert runs[0].figures["image_bytes"] == 548_084_000
+
+
+@pytest.mark.parametrize(
+    ("place", "odd", "left_out"),
+    [
+        (("seconds",), math.inf, True),
+        (("seconds",), 1e308, True),
+        (("timings", "build"), math.nan, True),
+        (("stages", 1, "cases", 0, "seconds"), math.inf, True),
+        (("layers", 0, "size_bytes"), 10**400, True),
+        (("stages", 1, "metrics", "ttft_ms_p50"), math.inf, False),
+        (("stages", 1, "metrics", "ttft_ms_p50"), 10**400, False),
+        (("stages", 1, "metrics", "ttft_ms_p50"), 1e308, False),
+    ],
+    ids=str,
+)
+def test_one_report_with_a_figure_that_nothing_can_have_does_not_take_the_page_from_the_others(
+    place: tuple[str | int, ...], odd: float, left_out: bool, tmp_path: Path
+) -> None:
+    stored(tmp_path / "runs")
+    file = min((tmp_path / "runs").glob("2*")) / "report.json"
+    document = inner = json.loads(file.read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = odd
+    file.write_text(json.dumps(document))
+    runs, notes = dashboard.read(tmp_path / "runs", 10)
+    assert [note for note in notes if "is not valid" in note] == notes
+    assert (len(runs), len(notes)) == ((2, 1) if left_out else (3, 0))
+    assert "2026-11-22" in dashboard_page.render(dashboard.Dashboard(title="x", runs=runs, notes=notes), {})
+    compared = CliRunner().invoke(root, ["report", "compare", str(file), str(file)])
+    assert isinstance(compared.exception, ConfigError) == left_out, compared.output
 
 
 def test_a_case_that_fails_in_one_run_of_an_image_and_passes_in_another_is_flaky(tmp_path: Path) -> None:
