@@ -211,6 +211,29 @@ def test_a_red_run_keeps_its_report() -> None:
     assert re.search(r"finally \{\s*junit", STEP.read_text())
 
 
+def test_a_build_of_jenkins_publishes_and_returns_its_own_results_in_a_workspace_that_is_used_again(tmp_path: Path) -> None:
+    def of_build(number: int) -> tuple[Path, Path, list[Path]]:
+        """Report directory and outputs of a build, and the files that it publishes."""
+        text = STEP.read_text(encoding="utf-8")
+        for name, value in re.findall(r'String (\w+) = "([^"]*)"', text):
+            text = text.replace(f"${{{name}}}", value)
+        text = text.replace("${env.WORKSPACE}/", "").replace("${env.BUILD_NUMBER}", str(number))
+        report, outputs = (re.findall(f'"VLLM_CI_{name}=(.*)"', text)[0] for name in ("REPORT_DIR", "OUTPUTS"))
+        assert set(re.findall(r"""(?:fileExists|readFile)\(['"](.*?)['"]""", text)) == {outputs}, "what it returns"
+        patterns = re.findall(r"""(?:testResults|artifacts): ['"](.*?)['"]""", text)
+        return tmp_path / report, tmp_path / outputs, [path for pattern in patterns for path in tmp_path.glob(pattern)]
+
+    for number in (1, 2):
+        folder, outputs, _ = of_build(number)
+        (folder / f"run-{number}").mkdir(parents=True)
+        (folder / f"run-{number}" / "junit.xml").touch()
+        outputs.write_text(f"VLLM_CI_OUT_COMMIT={number}\n")
+    assert of_build(1)[1].read_text() == "VLLM_CI_OUT_COMMIT=1\n"
+    published = {path.name for path in of_build(2)[2] if path.is_dir()} | {path.parent.name for path in of_build(2)[2]}
+    assert "run-2" in published
+    assert "run-1" not in published, "a failure of an earlier build would stay red for ever"
+
+
 def test_the_command_line_is_of_the_version_that_the_sdk_is_of() -> None:
     found = [
         step["with"]["version"]
