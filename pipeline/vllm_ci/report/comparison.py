@@ -63,6 +63,7 @@ class Comparison:
         layers: Tiers whose layers differ.
         only_older: Stages that only the older runs have.
         only_newer: Stages that only the newer runs have.
+        only_newer_bad: Those of them that did not pass: nothing says whether that is new.
         notes: What makes the comparison weaker.
     """
 
@@ -74,6 +75,7 @@ class Comparison:
     layers: tuple[str, ...]
     only_older: tuple[str, ...]
     only_newer: tuple[str, ...]
+    only_newer_bad: tuple[str, ...]
     notes: tuple[str, ...]
 
     def of(self, change: Change) -> tuple[ChangedCase, ...]:
@@ -86,7 +88,7 @@ class Comparison:
         if self.of(Change.NEW) or any(each.decision == "slower" for each in self.speed):
             return Verdict.FAILED
         compared = bool(self.cases) or self.same or self.added
-        weak = self.only_older or any(self.of(change) for change in _UNCLEAR)
+        weak = self.only_older or self.only_newer_bad or any(self.of(change) for change in _UNCLEAR)
         return Verdict.INCONCLUSIVE if weak or not compared else Verdict.PASSED
 
 
@@ -98,7 +100,9 @@ def compare(older: Sequence[Report], newer: Sequence[Report]) -> Comparison:
     stages = [{stage.name for report in side for stage in report.stages} for side in (older, newer)]
     shared = stages[0] & stages[1]
     before, after = (_results(side, shared) for side in (older, newer))
-    same_image = older[0].image is not None and older[0].image == newer[0].image
+    # Tags are of the commit, and the repository is where it was built: only the digest is the image.
+    digests = [report.image.digest if report.image else "" for report in (older[0], newer[0])]
+    same_image = digests[0] == digests[1] != ""
     keys = list({**before, **after})
     found = [_changed(key, before.get(key, []), after.get(key, []), same_image=same_image) for key in keys]
     order = list(Change)
@@ -114,8 +118,13 @@ def compare(older: Sequence[Report], newer: Sequence[Report]) -> Comparison:
         layers=_layers(older[0], newer[0]),
         only_older=tuple(sorted(stages[0] - shared)),
         only_newer=tuple(sorted(stages[1] - shared)),
+        only_newer_bad=tuple(sorted(_bad_stages(newer) - shared)),
         notes=tuple(_notes(older, newer, same_image=same_image)),
     )
+
+
+def _bad_stages(reports: Iterable[Report]) -> set[str]:
+    return {stage.name for report in reports for stage in report.stages if stage.verdict is not Verdict.PASSED}
 
 
 def _results(reports: Iterable[Report], stages: set[str]) -> dict[Key, list[Case]]:
@@ -155,7 +164,7 @@ def _change(before: Sequence[Case], after: Sequence[Case], *, same_image: bool) 
     failed, fails = _bad(before), _bad(after)
     if not after:
         return Change.GONE
-    if 0 < failed < len(before) or 0 < fails < len(after) or (same_image and before and bool(failed) != bool(fails)):
+    if _is_mixed(before) or _is_mixed(after) or (same_image and _is_mixed([*before, *after])):
         return Change.FLAKY
     if fails:
         return Change.STILL if failed else Change.NEW
@@ -169,6 +178,11 @@ def _change(before: Sequence[Case], after: Sequence[Case], *, same_image: bool) 
 
 def _bad(cases: Sequence[Case]) -> int:
     return sum(case.status in _BAD for case in cases)
+
+
+def _is_mixed(cases: Sequence[Case]) -> bool:
+    """Whether it both failed and passed; a run that skipped it, perhaps for time, says nothing about that."""
+    return bool(_bad(cases)) and any(case.status is CaseStatus.PASSED for case in cases)
 
 
 def _size(report: Report) -> int | None:

@@ -38,7 +38,11 @@ def to_json(found: Comparison, older: str, newer: str) -> dict[str, Any]:
         "added": found.added,
         "speed": [{**asdict(each), "runs": list(each.runs)} for each in found.speed],
         "image": {"size_bytes": list(found.size_bytes), "changed_layers": list(found.layers)},
-        "stages": {"only_older": list(found.only_older), "only_newer": list(found.only_newer)},
+        "stages": {
+            "only_older": list(found.only_older),
+            "only_newer": list(found.only_newer),
+            "only_newer_bad": list(found.only_newer_bad),
+        },
         "notes": list(found.notes),
     }
 
@@ -78,9 +82,11 @@ def headline(found: Comparison) -> str:
     parts += [f"{counts[Change.UNDECIDED]} without a clear result"] if counts[Change.UNDECIDED] else []
     parts += [each.decision for each in found.speed if each.decision == "slower"][:1]
     stages = len(found.only_older)
-    if not (found.cases or found.same or found.added):
+    if not (found.cases or found.same or found.added or found.only_newer_bad):
         return "there is nothing to compare"
     parts += [f"{stages} stage{'' if stages == 1 else 's'} no longer run"] if stages else []
+    bad = len(found.only_newer_bad)
+    parts += [f"{bad} stage{'' if bad == 1 else 's'} without an older result did not pass"] if bad else []
     if not parts:
         return "no difference in the cases"
     return ", ".join(parts)
@@ -111,9 +117,10 @@ def _facts(found: Comparison, shown: Callable[[str], str]) -> Iterator[str]:
         more = "" if not older else f" ({(newer - older) / older:+.1%})"
         changed = ", ".join(map(shown, found.layers)) or "none"
         yield f"image: {bytes_(older)} before, {bytes_(newer)} now{more}; changed layers: {changed}"
-    for name, stages in (("older", found.only_older), ("newer", found.only_newer)):
-        if stages:
-            yield f"only the {name} runs have: {', '.join(map(shown, stages))}"
+    for name, stages, bad in (("older", found.only_older, ()), ("newer", found.only_newer, found.only_newer_bad)):
+        said = [shown(each) + (" (did not pass)" if each in bad else "") for each in stages]
+        if said:
+            yield f"only the {name} runs have: {', '.join(said)}"
     yield from found.notes
     yield f"{found.same} cases as before, {found.added} added"
 

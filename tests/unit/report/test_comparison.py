@@ -85,6 +85,34 @@ def test_cases_that_differ_between_runs_of_one_version_or_of_one_image_are_flaky
     assert same.verdict is Verdict.INCONCLUSIVE
 
 
+def test_a_run_that_skipped_a_case_does_not_make_it_flaky() -> None:
+    older, newer = run({"x": P, "y": P}), run({"x": F, "y": P}, letter="b")
+    left_out = run({"x": S, "y": P}, letter="b")
+    assert changes(compare([older], [newer, left_out])) == {"x": Change.NEW}
+    assert compare([older], [newer, left_out]).verdict is Verdict.FAILED
+    assert changes(compare([newer, left_out], [older])) == {"x": Change.FIXED}
+    assert changes(compare([newer], [left_out])) == {"x": Change.SKIPPED}, "of the same image"
+
+
+def test_the_same_image_is_known_by_its_digest_whatever_its_tags_and_repository_are() -> None:
+    older, newer = run({"x": P}), run({"x": F})
+    assert newer.image
+    newer = replace(newer, image=replace(newer.image, repository="registry.example.com/x", tags=("b" * 40,)))
+    assert changes(compare([older], [newer])) == {"x": Change.FLAKY}
+
+
+def test_a_stage_that_only_the_newer_runs_have_and_that_did_not_pass_makes_it_inconclusive() -> None:
+    older, failed, passed = run({"x": P}), run({"y": F}, stage="security"), run({"y": P}, stage="security")
+    newer = replace(run({"x": P}, letter="b"), stages=(*older.stages, *failed.stages))
+    found = compare([older], [newer])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert headline(found) == "1 stage without an older result did not pass"
+    assert "only the newer runs have: `security` (did not pass)" in markdown(found, "a", "b")
+    assert to_json(found, "a", "b")["stages"]["only_newer_bad"] == ["security"]
+    found = compare([older], [replace(newer, stages=(*older.stages, *passed.stages))])
+    assert (found.verdict, headline(found)) == (Verdict.PASSED, "no difference in the cases")
+
+
 def test_a_stage_that_broke_as_a_whole_is_a_new_failure_with_its_message() -> None:
     broken = replace(
         run({}, letter="b"), stages=(StageResult(name="streaming", verdict=Verdict.ERRORED, seconds=0, message="died"),)
@@ -98,7 +126,8 @@ def test_only_stages_of_both_are_compared_and_the_others_are_named() -> None:
     found = compare([run({"x": P}, stage="security")], [run({"x": F}, letter="b")])
     assert (found.cases, found.only_older, found.only_newer) == ((), ("security",), ("streaming",))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert headline(found) == "there is nothing to compare"
+    assert headline(found) == "1 stage no longer run, 1 stage without an older result did not pass"
+    assert headline(compare([run({"x": P}, stage="security")], [run({"x": P}, letter="b")])) == "there is nothing to compare"
 
 
 def cases(count: int = 20) -> dict[str, CaseStatus]:
