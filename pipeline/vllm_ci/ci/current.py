@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 
 class Provider(enum.StrEnum):
@@ -61,6 +62,7 @@ _RUN_URLS = {
     Provider.CIRCLECI: "{CIRCLE_BUILD_URL}",
     Provider.AZURE: "{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",
 }
+_IN_URL = ":/?#@&=%+-._~"
 # Providers whose variables confirm a ref; with the others, only git refs do.
 CLAIMING = frozenset({Provider.GITHUB, Provider.GITLAB, Provider.JENKINS})
 
@@ -99,9 +101,10 @@ def run_url(env: Mapping[str, str] = os.environ) -> str:
     if named := env.get("VLLM_CI_RUN_URL"):
         return named
     try:
-        return _RUN_URLS.get(provider(env), "").format_map({name: value for name, value in env.items() if value})
+        found = _RUN_URLS.get(provider(env), "").format_map({name: value for name, value in env.items() if value})
     except KeyError:
         return ""
+    return quote(found, _IN_URL, errors="replace")  # projects of Azure may have spaces in their names
 
 
 def claim(env: Mapping[str, str] = os.environ) -> Claim:

@@ -111,6 +111,11 @@ RUNS: dict[str, tuple[Mapping[str, str], PullRequestFacts, str]] = {
         PullRequestFacts(),
         "https://dev.azure.com/team/serving/_build/results?buildId=99",
     ),
+    "Azure, in a project with a space in its name": (
+        {**AZURE, "SYSTEM_TEAMPROJECT": "My Project", "SYSTEM_COLLECTIONURI": "https://dev.azure.com/My%20Team/"},
+        PullRequestFacts(),
+        "https://dev.azure.com/My%20Team/My%20Project/_build/results?buildId=99",
+    ),
     "Jenkins, from a fork": ({**JENKINS, "CHANGE_FORK": "eve"}, PullRequestFacts(fork=True), JENKINS["BUILD_URL"]),
     "Jenkins, same repository": (JENKINS, PullRequestFacts(), JENKINS["BUILD_URL"]),
     "another CI": ({"CI": "true", "DRONE_PULL_REQUEST": "7"}, PullRequestFacts(), ""),
