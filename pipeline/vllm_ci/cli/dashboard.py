@@ -39,7 +39,7 @@ MOST_RUNS = 400
 )
 @click.option("--no-ledger", is_flag=True, help="Leave out channels and releases: the ledger is not read.")
 @click.option("--runs", type=click.IntRange(1), default=MOST_RUNS, show_default=True, help="Newest runs that are shown.")
-@click.option("--pages", type=click.IntRange(0), default=50, show_default=True, help="Newest runs whose reports are copied.")
+@click.option("--pages", type=click.IntRange(0), default=50, show_default=True, help="Newest runs whose reports have a page.")
 @json_option
 @config_option
 @click.pass_context

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from vllm_ci.domain.errors import ErroredError, UsageError
-from vllm_ci.report import dashboard_plots, html
+from vllm_ci.report import dashboard_plots, files, html
 from vllm_ci.report.dashboard import Dashboard, Run, flaky
 
 MARK = '<meta name="generator" content="vllm-ci dashboard">'
@@ -18,7 +19,7 @@ _MARKS = {"passed": "✓", "failed": "✗", "errored": "!", "inconclusive": "?"}
 _MOST_RECORDS = 200
 _MOST_FLAKY = 100
 _REPORTS = "reports"
-_COPIED = ("report.html", "logs")
+_LOGS = "logs"
 
 
 def render(board: Dashboard, links: Mapping[str, str]) -> str:
@@ -58,12 +59,12 @@ def render(board: Dashboard, links: Mapping[str, str]) -> str:
 
 
 def write(board: Dashboard, folder: Path, *, pages: int) -> Path:
-    """Write ``index.html`` and, below ``reports``, the pages of the newest runs.
+    """Write ``index.html`` and, below ``reports``, the pages of the newest runs, rendered from their data.
 
     Args:
         board: What is shown.
         folder: Where; created if it does not exist. Other files in it stay.
-        pages: Number of runs whose pages are copied; older copies are removed.
+        pages: Number of runs whose pages are written; older ones are removed.
 
     Returns:
         The page.
@@ -76,10 +77,11 @@ def write(board: Dashboard, folder: Path, *, pages: int) -> Path:
     _check(folder, index)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        copied = _copy_reports(board.runs[:pages], folder / _REPORTS)
+        copied, unshown = _write_reports(board.runs[:pages], folder / _REPORTS)
         links = {name: f"{_REPORTS}/{quote(name)}/report.html" for name in copied}
         part = folder / f".index.{os.getpid()}"
-        part.write_text(render(board, links), encoding="utf-8", errors="backslashreplace")
+        shown = replace(board, notes=[*board.notes, *unshown])
+        part.write_text(render(shown, links), encoding="utf-8", errors="backslashreplace")
         part.replace(index)
         # The new page is there: nothing leads to the older ones any more.
         _remove_others(folder / _REPORTS, copied)
@@ -102,9 +104,13 @@ def _check(folder: Path, index: Path) -> None:
         )
 
 
-def _copy_reports(runs: Iterable[Run], into: Path) -> list[str]:
-    """Names of the runs whose pages are there; a page never changes, so one that is there is kept."""
-    copied = []
+def _write_reports(runs: Iterable[Run], into: Path) -> tuple[list[str], list[str]]:
+    """Names of the runs whose pages are there, and why others are not; a page never changes, so one that is there is kept.
+
+    Only data is taken from the folder of a run. The HTML in it may be of anybody, such as in artifacts of a pull request, and
+    would act with the rights of the site.
+    """
+    there, unshown = [], []
     for run in runs:
         place = into / run.name
         if not (run.folder / "report.html").is_file():
@@ -112,25 +118,31 @@ def _copy_reports(runs: Iterable[Run], into: Path) -> list[str]:
         if not (place / "report.html").is_file():
             part = into / f".part-{os.getpid()}"
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            for name in _COPIED:
-                _copy(run.folder / name, part / name)
+            (part / _LOGS).mkdir(parents=True)
+            try:
+                _write_report(run.folder, part)
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - free values of a report can be anything
+                unshown.append(f"page of {run.name}: {type(error).__name__}: {str(error)[:200]}")
+                shutil.rmtree(part, ignore_errors=True)
+                continue
             shutil.rmtree(place, ignore_errors=True)
             part.rename(place)
-        copied.append(run.name)
-    return copied
+        there.append(run.name)
+    return there, unshown
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder, without what links lead to."""
-    if source.is_symlink():
-        return
-    if source.is_dir():
-        target.mkdir()
-        for each in source.iterdir():
-            _copy(each, target / each.name)
-    elif source.is_file():
-        shutil.copyfile(source, target)
+def _write_report(source: Path, target: Path) -> None:
+    """The page of a run, rendered from its data, and its logs as text files."""
+    report = files.read(source).report
+    for log in () if (source / _LOGS).is_symlink() else (source / _LOGS).glob("*.log"):
+        if log.is_file() and not log.is_symlink():
+            shutil.copyfile(log, target / _LOGS / log.name)
+    stages = {stage.name for stage in report.stages}
+    logs = {log.stem: log.read_text(encoding="utf-8", errors="replace") for log in sorted((target / _LOGS).iterdir())}
+    page = html.from_report(report, {name: text for name, text in logs.items() if name not in stages})
+    (target / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _remove_others(folder: Path, kept: Iterable[str]) -> None:

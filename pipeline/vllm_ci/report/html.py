@@ -47,6 +47,7 @@ _FEW = 3
 _SHOWN_CASES = 8
 _LONGEST_DETAILS = 20_000
 _NO_ANCHOR = re.compile(r"[^A-Za-z0-9_.:/\[\]-]+")
+_LOG = re.compile(r"logs/[^/?#]+\.log")
 _ADDRESS = re.compile(r"(https?://[\w./#?=&%+~:@,-]*[\w/#=&])")
 
 
@@ -74,7 +75,7 @@ def from_report(report: Report, logs: Mapping[str, str] | None = None) -> str:
         causes_of=CausesOfCases(causes).of,
         properties=other_properties,
         exchange=exchange_of,
-        **{each.__name__: each for each in (anchor, cases, comparison, excerpt, facts, grouped, linked)},
+        **{each.__name__: each for each in (anchor, cases, comparison, excerpt, facts, grouped, linked, log_page)},
         **{each.__name__: each for each in (place, section, ticked)},
         bytes=bytes_,
         pull_request_page=links.pull_request,
@@ -163,6 +164,11 @@ def to(address: str, text: str, *, code: bool = False) -> Markup:
     shown = f"<code>{escape(visible(text))}</code>" if code else str(escape(visible(text)))
     html = f'<a href="{escape(address)}" rel="noreferrer">{shown}</a>' if address else shown
     return Markup(html)  # noqa: S704 - escaped above
+
+
+def log_page(path: str) -> str:
+    """Address of a log from the page; empty for anything else, such as an address elsewhere."""
+    return path if _LOG.fullmatch(path) else ""
 
 
 def section(stage: str) -> str:

@@ -12,6 +12,11 @@ from urllib.parse import unquote, urlsplit
 HOST = "127.0.0.1"
 # By name: pages of others, whose names lead to this address, are not answered.
 _NAMES = (HOST, "localhost")
+# Beside the policy of our own pages: HTML of others, in a folder of collected reports, cannot request or frame other reports.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _TYPES = {".log": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8", ".html": "text/html; charset=utf-8"}
 
 
@@ -71,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", _POLICY)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

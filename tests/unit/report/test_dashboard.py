@@ -15,9 +15,10 @@ from registries import project
 from unit.report.boards import board
 from unit.report.pages import report
 from vllm_ci.cli import root
+from vllm_ci.domain import plain_json
 from vllm_ci.domain.errors import ConfigError, UsageError
-from vllm_ci.domain.report import CaseStatus, Report, Verdict
-from vllm_ci.report import dashboard, dashboard_page, folder
+from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict
+from vllm_ci.report import dashboard, dashboard_page, document, files, folder, html
 
 
 def stored(parent: Path, count: int = 3) -> Path:
@@ -63,11 +64,11 @@ def test_one_report_with_a_figure_that_nothing_can_have_does_not_take_the_page_f
 ) -> None:
     stored(tmp_path / "runs")
     file = min((tmp_path / "runs").glob("2*")) / "report.json"
-    document = inner = json.loads(file.read_text())
+    content = inner = json.loads(file.read_text())
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = odd
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps(content))
     runs, notes = dashboard.read(tmp_path / "runs", 10)
     assert [note for note in notes if "is not valid" in note] == notes
     assert (len(runs), len(notes)) == ((2, 1) if left_out else (3, 0))
@@ -128,6 +129,39 @@ def test_links_in_a_report_s_folder_lead_nothing_into_the_site(tmp_path: Path) -
     (runs[0].folder / "logs" / "key.log").symlink_to(tmp_path / "secret")
     dashboard_page.write(dashboard.Dashboard(title="x", runs=runs), tmp_path / "site", pages=1)
     assert not list((tmp_path / "site").rglob("key.log"))
+
+
+def test_html_of_somebody_else_in_a_report_s_folder_is_not_published(tmp_path: Path) -> None:
+    """Artifacts of a pull request may hold anything, and a site's pages act with its rights."""
+    runs, _ = dashboard.read(stored(tmp_path / "runs", 2), 10)
+    place, linked = (run.folder for run in runs)
+    (place / "report.html").write_text("<script>acted()</script>")
+    (place / "logs" / "page.html").write_text("<script>acted()</script>")
+    (place / "logs" / "server.log").write_text("<script>acted()</script>\nERROR it is <b>over</b>\n")
+    shutil.rmtree(linked / "logs")
+    (linked / "logs").symlink_to(place / "logs")
+    made = replace(files.read(place).report, problem=Problem(step="server", summary="gone", log="javascript:acted()"))
+    (place / "report.json").write_text(plain_json.dumps(document.to_json(made)))
+    dashboard_page.write(dashboard.Dashboard(title="x", runs=runs), tmp_path / "site", pages=2)
+    written = {str(path.relative_to(tmp_path / "site" / "reports")) for path in (tmp_path / "site" / "reports").rglob("*.*")}
+    assert {path for path in written if path.endswith(".html")} == {f"{run.name}/report.html" for run in runs}
+    assert [path for path in written if path.startswith(f"{linked.name}/logs/")] == []
+    page = (tmp_path / "site" / "reports" / place.name / "report.html").read_text()
+    assert "<script>acted" not in page
+    assert "Content-Security-Policy" in page
+    assert 'href="javascript' not in page
+    assert page == html.from_report(files.read(place).report, {"server": (place / "logs" / "server.log").read_text()})
+
+
+def test_a_report_whose_page_cannot_be_made_is_named_and_the_others_are_there(tmp_path: Path) -> None:
+    runs, _ = dashboard.read(stored(tmp_path / "runs", 2), 10)
+    file = runs[0].folder / "report.json"
+    content = json.loads(file.read_text())
+    content["stages"][1]["metrics"]["comparison"] = {"estimates": {"ttft_ms": 5}}
+    file.write_text(json.dumps(content))
+    page = dashboard_page.write(dashboard.Dashboard(title="x", runs=runs), tmp_path / "site", pages=2).read_text()
+    assert f"page of {runs[0].name}: " in page
+    assert [each.name for each in (tmp_path / "site" / "reports").iterdir()] == [runs[1].name]
 
 
 def test_the_command_shows_channels_releases_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

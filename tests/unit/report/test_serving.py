@@ -48,6 +48,11 @@ def test_reports_are_served_to_this_machine_only(runs: Path, url: str) -> None:
         assert "2 of" in shown.text or "1 of 4 cases failed" in shown.text
         assert shown.headers["content-type"] == "text/html; charset=utf-8"
         assert shown.headers["x-content-type-options"] == "nosniff"
+        for answer in (index, shown):
+            policy = answer.headers["content-security-policy"].split("; ")
+            assert {"default-src 'none'", "form-action 'none'", "frame-ancestors 'none'"} <= set(policy), (
+                "HTML of others is served, too"
+            )
         log = client.get(page.replace("report.html", "logs/server.log"))
         assert (log.text, log.headers["content-type"]) == ("INFO fine", "text/plain; charset=utf-8")
         assert client.head("/").content == b""
