@@ -203,6 +203,20 @@ def test_the_shell_of_the_workflow_takes_report_and_exit_code_from_one_run() -> 
     assert rest[-1] == "$run | assert-passed", "the last part is what decides"
 
 
+def test_calls_in_one_run_have_artifacts_of_their_own_and_a_release_takes_that_of_its_test() -> None:
+    """GitHub refuses a second artifact of one name in a run."""
+    called = ROOT / ".github" / "workflows" / "reusable-test.yml"
+    assert (
+        triggers(read(called))["workflow_call"]["inputs"]["artifact"]["default"]
+        == read(ACTION)["inputs"]["artifact"]["default"]
+    )
+    assert steps(called)[-1]["with"]["artifact"] == "${{ inputs.artifact }}"
+    publishing = ROOT / ".github" / "workflows" / "reusable-publish.yml"
+    given = read(publishing)["jobs"]["test"]["with"]["artifact"]
+    assert "${{ inputs.channel }}" in given
+    assert [step["with"]["name"] for step in steps(publishing) if "download-artifact" in step.get("uses", "")] == [given]
+
+
 def test_a_red_run_keeps_its_report() -> None:
     for file in (ROOT / ".github" / "workflows" / "dagger.yml", ACTION):
         (kept,) = [step for step in steps(file) if "upload-artifact" in step.get("uses", "")]
