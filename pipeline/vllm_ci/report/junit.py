@@ -34,6 +34,7 @@ def from_report(report: Report) -> str:
     causes = CausesOfCases(causes_of_report(report))
     for stage in suites_of(report):
         root.append(_suite(stage, report.started_at, identity(report), causes))
+    _make_valid(root)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -62,7 +63,7 @@ def _case(stage: StageResult, case: Case, causes: Sequence[Cause]) -> ET.Element
     path, _, name = case.name.partition("::")
     folder = path.removesuffix(".py").replace("/", ".")
     classname = folder if folder.split(".")[0] == stage.name else f"{stage.name}.{folder}"
-    element = ET.Element("testcase", {"classname": classname, "name": _text(name or path), "time": f"{case.seconds:.3f}"})
+    element = ET.Element("testcase", {"classname": classname, "name": name or path, "time": f"{case.seconds:.3f}"})
     properties = {**other_properties(case), **({"cause": ", ".join(cause.id for cause in causes)} if causes else {})}
     if properties:
         _properties(element, properties)
@@ -74,15 +75,15 @@ def _case(stage: StageResult, case: Case, causes: Sequence[Cause]) -> ET.Element
 def _outcome(tag: str, case: Case, causes: Sequence[Cause]) -> ET.Element:
     """How a case ended that did not pass: by its worst cause, if it has one."""
     if not causes:
-        outcome = ET.Element(tag, {"type": case.status.value, "message": _text(case.message)})
-        outcome.text = _text(case.details) or None
+        outcome = ET.Element(tag, {"type": case.status.value, "message": case.message})
+        outcome.text = case.details or None
         return outcome
     first = causes[0]
     title = f"inconclusive: {first.title}" if case.status is CaseStatus.INCONCLUSIVE else first.title
-    outcome = ET.Element(tag, {"type": _text(first.id), "message": _text(title)})
+    outcome = ET.Element(tag, {"type": first.id, "message": title})
     parts = [case.message, *(f"rule: {cause.rule}" for cause in causes if cause.rule)]
     parts += [f"{name}: {text}" for name, text in exchange_of(case).items()]
-    outcome.text = _text("\n".join(part for part in (*parts, case.details) if part)) or None
+    outcome.text = "\n".join(part for part in (*parts, case.details) if part) or None
     return outcome
 
 
@@ -90,8 +91,12 @@ def _properties(parent: ET.Element, values: Mapping[str, object]) -> None:
     properties = ET.SubElement(parent, "properties")
     for name, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        ET.SubElement(properties, "property", {"name": name, "value": _text(text)})
+        ET.SubElement(properties, "property", {"name": name, "value": text})
 
 
-def _text(text: str) -> str:
-    return _INVALID.sub("\ufffd", text)
+def _make_valid(root: ET.Element) -> None:
+    """Replace characters that XML does not have, wherever they are: names of properties and cases are of others as well."""
+    for element in root.iter():
+        element.text = _INVALID.sub("\ufffd", element.text) if element.text else None
+        for name, value in element.attrib.items():
+            element.set(name, _INVALID.sub("\ufffd", value))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from unit.report.pages import hostile
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Report, StageResult, Verdict
@@ -74,3 +75,18 @@ def test_a_stage_that_could_not_be_judged_is_seen_by_readers_of_either_form() ->
     error = ET.fromstring(junit.from_report(REPORT)).findall("testsuite")[1].find("testcase/error")
     assert error is not None
     assert error.get("message") == "was killed by signal 9"
+
+
+def test_junit_is_xml_whatever_names_and_texts_hold() -> None:
+    odd = "\x1b[31mred\x00\ufffe\ud800"
+    case = Case(name=odd, status=CaseStatus.FAILED, message=odd, details=odd, properties={odd: odd, "list": [odd]})
+    made = Report(
+        commit=None,
+        image=None,
+        engine=odd,
+        stages=(StageResult(name=odd, verdict=Verdict.FAILED, seconds=1, cases=(case,), message=odd),),
+        started_at="2026-11-21T00:00:00+00:00",
+    )
+    for report in (made, hostile()):
+        root = ET.fromstring(junit.from_report(report).encode())
+        assert len(root.findall("testsuite")) == len(report.stages)
