@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from vllm_ci.ci import commits
+from vllm_ci.cli.output import show
 from vllm_ci.domain.commit import Commit
 
 
@@ -21,4 +20,4 @@ def discover(checkout: Path, revision: str = "HEAD") -> Commit:
 
 def note(text: str) -> None:
     """Print a note about the commit on standard error."""
-    click.echo(f"vllm-ci: {text}", err=True)
+    show(f"vllm-ci: {text}", err=True)
