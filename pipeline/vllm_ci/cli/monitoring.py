@@ -13,7 +13,7 @@ import click
 
 from vllm_ci.cli import options, watching
 from vllm_ci.cli.options import Number, config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, show
 from vllm_ci.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def watch(
     else:
         _show(found)
     for problem in found.problems:
-        click.echo(f"vllm-ci: {problem}", err=True)
+        show(f"vllm-ci: {problem}", err=True)
     sys.exit(found.verdict.exit_code)
 
 

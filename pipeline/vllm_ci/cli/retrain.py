@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_ci.cli.options import option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, show
 from vllm_ci.domain.errors import ErroredError, FailedError
-from vllm_ci.domain.plain import visible
 
 if TYPE_CHECKING:
     from vllm_ci.domain.events import Emit
@@ -163,7 +162,7 @@ def _with_log(error: ErroredError, secrets: tuple[str, ...], *, shown: bool) -> 
     remedy = error.remedy
     if error.log and shown:
         for line in redacted(error.log, secrets).splitlines()[-_SHOWN_LINES:]:
-            click.echo(visible(line), err=True)
+            show(line, err=True)
     elif error.log:
         path = home() / "retraining" / "last.log"
         path.parent.mkdir(parents=True, exist_ok=True)
