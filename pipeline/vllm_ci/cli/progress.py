@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.live import Live
@@ -72,13 +73,19 @@ def console() -> Console:
 
 
 @contextmanager
-def watch(screen: Console, secrets: Iterable[str] = ()) -> Iterator[Emit]:
-    """Show the events of a pipeline for as long as the context lasts, with the values of ``secrets`` removed."""
+def watch(screen: Console, secrets: Iterable[str] = (), usual: Mapping[str, float] = MappingProxyType({})) -> Iterator[Emit]:
+    """Show the events of a pipeline for as long as the context lasts.
+
+    Args:
+        screen: Where to. A terminal that cannot move its cursor (``TERM=dumb``, as for screen readers) gets plain lines.
+        secrets: Values that are removed.
+        usual: Seconds that a step usually takes, by its name.
+    """
     hidden = tuple(secret for secret in secrets if secret)
-    if not screen.is_terminal:
-        yield _without(hidden, _Lines(screen))
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        yield _without(hidden, _Lines(screen, usual))
         return
-    display = _Live(screen)
+    display = _Live(screen, usual)
     with Live(get_renderable=display.table, console=screen, refresh_per_second=8, transient=True, redirect_stdout=False):
         yield _without(hidden, display)
 
@@ -93,8 +100,9 @@ def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
 class _Lines:
     """Prints a line when a step starts and ends, and its progress at most every half minute."""
 
-    def __init__(self, screen: Console) -> None:
+    def __init__(self, screen: Console, usual: Mapping[str, float]) -> None:
         self._screen = screen
+        self._usual = usual
         self._begun = time.monotonic()
         self._told: dict[str, float] = {}
 
@@ -107,16 +115,18 @@ class _Lines:
             self._told[event.step] = now
             self._screen.print(Text(f"{clock}  {event.step}: {visible(event.detail)}"))
         elif isinstance(event, Started):
-            self._screen.print(Text(f"{clock}  {event.step}: started{_suffix(event.detail)}"))
+            usually = f", usually {seconds(self._usual[event.step])}" if event.step in self._usual else ""
+            self._screen.print(Text(f"{clock}  {event.step}: started{_suffix(event.detail)}{usually}"))
         else:
             self._screen.print(Text(f"{clock}  ").append(_outcome(event)))
 
 
 class _Live:
-    """Prints finished steps, and shows running ones below with their elapsed time."""
+    """Prints finished steps, and shows running ones below with their elapsed and their usual time."""
 
-    def __init__(self, screen: Console) -> None:
+    def __init__(self, screen: Console, usual: Mapping[str, float]) -> None:
         self._screen = screen
+        self._usual = usual
         self._running: dict[str, tuple[Started, float, Spinner]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -137,10 +147,14 @@ class _Live:
             table.add_row(
                 spinner,
                 event.step,
-                Text(seconds(time.monotonic() - begun), style="cyan"),
+                self._clock(event.step, time.monotonic() - begun),
                 Text(visible(event.detail), style="dim"),
             )
         return table
+
+    def _clock(self, step: str, elapsed: float) -> Text:
+        usually = f" of usually {seconds(self._usual[step])}" if step in self._usual else ""
+        return Text(seconds(elapsed), style="cyan").append(usually, style="dim")
 
 
 def _suffix(detail: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,6 +161,7 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
     from vllm_ci.config.checkout import open_project
     from vllm_ci.engines import choose, open_engine
     from vllm_ci.pipeline import default, steps
+    from vllm_ci.report.usual import durations as usual_durations
     from vllm_ci.stages import user_code
 
     loaded = options.loaded(context)
@@ -191,7 +192,8 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
             with redirect_stdout(sys.stderr):  # output of the pipeline must not mix with --json
                 return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
-    closing = _Closing(directory=directory, secrets=opened.secrets, as_json=as_json, durations=durations)
+    usual = usual_durations(directory, engine=name, of_commit=True)
+    closing = _Closing(directory=directory, secrets=opened.secrets, as_json=as_json, durations=durations, usual=usual)
     return _reported(main, screen, closing)
 
 
@@ -221,7 +223,10 @@ def _test(context: click.Context, url: str, grpc: str, stages: tuple[str, ...], 
     from vllm_ci.cli import progress
     from vllm_ci.engines import open_engine
     from vllm_ci.pipeline import steps
+    from vllm_ci.report.usual import durations as usual_durations
 
+    usual = usual_durations(closing.directory, engine=foreign.engine, of_commit=False)
+    closing = replace(closing, usual=usual)
     screen = progress.console()
     screen.print(f"testing {' and '.join(filter(None, (foreign.context.url, foreign.context.grpc)))}")
 
@@ -256,6 +261,7 @@ class _Closing:
         secrets: Values that must not appear anywhere.
         as_json: Print the summary on standard output.
         durations: Number of slowest cases to show.
+        usual: Seconds that steps usually take.
         stdout: The real standard output, while it is redirected for the pipeline.
         fold: The progress in the log of a CI job.
     """
@@ -264,6 +270,7 @@ class _Closing:
     secrets: tuple[str, ...]
     as_json: bool
     durations: int = 0
+    usual: Mapping[str, float] = field(default_factory=dict)
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     fold: ci_log.Fold = field(default_factory=lambda: ci_log.Fold(title="vllm-ci: progress"))
 
@@ -295,7 +302,7 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
     from vllm_ci.pipeline.steps import RunRecord
 
     closing.fold.begin()
-    with progress.watch(screen, closing.secrets) as emit:
+    with progress.watch(screen, closing.secrets, closing.usual) as emit:
         record = RunRecord(emit=emit)
         written: list[int] = []
 

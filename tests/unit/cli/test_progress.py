@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -75,6 +76,31 @@ def test_on_a_terminal_the_running_step_is_shown_with_its_time_and_then_makes_wa
         assert emit.table().row_count == 0
     assert "server" in output.getvalue()
     assert "tiny" in output.getvalue()
+
+
+def test_the_running_step_is_shown_with_the_time_that_it_usually_takes() -> None:
+    screen, output = shown(terminal=True)
+    with progress.watch(screen, usual={"server": 22.0}) as emit:
+        emit(Started(step="server", detail="tiny"))
+        emit(Started(step="unit"))
+        assert isinstance(emit, progress._Live)
+        screen.print(emit.table())
+    server, unit = (next(line for line in output.getvalue().splitlines() if name in line) for name in ("server", "unit"))
+    assert "of usually 22.0 s" in server
+    assert "usually" not in unit
+    screen, output = shown(terminal=False)
+    with progress.watch(screen, usual={"build": 0.468}) as emit:
+        story(emit)
+    assert "build: started (image of abc), usually 468 ms" in output.getvalue()
+
+
+def test_a_terminal_that_cannot_move_its_cursor_has_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen, output = shown(terminal=True)
+    with progress.watch(screen) as emit:
+        story(emit)
+    assert "build: started (image of abc)" in output.getvalue().splitlines()[0]
+    assert not re.search(r"\x1b\[[^m]*[A-HJKhl]", output.getvalue()), "no cursor is moved, no line is erased"
 
 
 def test_the_end_has_failures_table_digest_folder_and_verdict() -> None:
