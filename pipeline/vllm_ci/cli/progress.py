@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -242,7 +244,8 @@ def close(screen: Console, report: Report, folder: str, *, durations: int = 0) -
         screen.print(Text("image    ").append(visible(report.image.reference)))
     if report.model:
         screen.print(Text("model    ").append(visible(f"{report.model.name}@{report.model.version} {report.model.digest}")))
-    screen.print(Text("report   ").append(folder))
+    page = Style(link=Path(folder, "report.html").absolute().as_uri())  # written on terminals only
+    screen.print(Text("report   ").append(folder, style=page))
     screen.print(Text("verdict  ").append(report.verdict.value, style=COLOURS[report.verdict]))
 
 

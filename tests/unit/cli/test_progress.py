@@ -115,6 +115,15 @@ def test_the_end_has_failures_table_digest_folder_and_verdict() -> None:
         assert expected in text, expected
 
 
+def test_the_folder_is_a_link_to_the_page_on_a_terminal_and_text_elsewhere() -> None:
+    report = Report(commit=None, image=None, engine="host")
+    for terminal in (True, False):
+        screen, output = shown(terminal=terminal)
+        progress.close(screen, report, "/runs/1 x")
+        assert bool(re.search(r"\x1b\]8;[^;]*;file:///runs/1%20x/report\.html\x1b\\/runs/1 x", output.getvalue())) == terminal
+        assert ("report   /runs/1 x\n" in output.getvalue()) != terminal
+
+
 def test_the_slowest_cases_are_shown_when_asked_for() -> None:
     screen, output = shown(terminal=False)
     cases = tuple(Case(name=f"streaming/a.py::test_{name}", status=CaseStatus.PASSED, seconds=name) for name in range(5))
