@@ -14,9 +14,9 @@ from vllm_ci.report import folder
 from vllm_ci.report.usual import durations
 
 
-def stored(parent: Path, *seconds: float, **changes: object) -> None:
+def stored(parent: Path, *seconds: float) -> None:
     for number, each in enumerate(seconds):
-        made = replace(report(3), timings={"server": each}, started_at=f"2026-11-2{number}T00:00:00+00:00", **changes)
+        made = replace(report(3), timings={"server": each}, started_at=f"2026-11-2{number}T00:00:00+00:00")
         folder.write(parent, made, {})
 
 
