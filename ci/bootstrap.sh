@@ -95,7 +95,7 @@ make_environment() {
     for site in "$part"/lib/python3.*/site-packages; do
         echo "$PWD/pipeline" >"$site/vllm_ci.pth"
     done
-    printf '#!/bin/sh\nexec "%s" -m vllm_ci "$@"\n' "$PY" >"$part/bin/vllm-ci"
+    printf '#!/bin/sh\nexec "%s" -P -m vllm_ci "$@"\n' "$PY" >"$part/bin/vllm-ci"
     chmod +x "$part/bin/vllm-ci"
     echo "$HOST_PYTHON $HOST_VERSION" >"$part/stamp"
     mv "$part" "$target"

@@ -215,3 +215,23 @@ def test_options_of_the_main_job_need_no_command(checkout: Path, words: list[str
         check=True,
     )
     assert called.stdout == f"{meant}\n"
+
+
+@pytest.mark.parametrize("program", ["ci/vllm-ci", "ci/run", ".tools/run/bin/vllm-ci"])
+def test_modules_of_the_project_in_which_it_is_called_are_not_run(checkout: Path, tmp_path: Path, program: str) -> None:
+    """A release has its secrets in this process, and the project is what somebody committed."""
+    (checkout / "pipeline" / "vllm_ci" / "__main__.py").write_text(
+        "import sys, iniconfig; print(iniconfig.__name__, sys.argv[1:])\n"
+    )
+    end(start(checkout, Path(sys.executable)))
+    project = tmp_path / "project"
+    project.mkdir()
+    for folder in (project, checkout):
+        for name in ("iniconfig", "vllm_ci", "types"):
+            (folder / f"{name}.py").write_text("raise SystemExit('code of the project runs')\n")
+    path = f"{checkout.parent}/bin:{os.environ['PATH']}"
+    env = {**os.environ, "PYTHON": sys.executable, "PATH": path}
+    called = subprocess.run(
+        [checkout / program, "--version"], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
+    assert called.stdout == "iniconfig ['--version']\n", called.stderr

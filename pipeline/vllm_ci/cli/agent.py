@@ -84,7 +84,7 @@ def unit_file(channels: tuple[str, ...], interval: float, config: Path | None) -
         ErroredError: The directory's name cannot be written in a unit.
     """
     folder = str((config.parent if config else Path.cwd()).absolute())
-    words = [sys.executable, "-m", "vllm_ci", "agent", *channels, "--interval", f"{interval:g}"]
+    words = [sys.executable, "-P", "-m", "vllm_ci", "agent", *channels, "--interval", f"{interval:g}"]
     words += ["--config", str(config.absolute())] if config else []
     if any(character in " ".join([folder, *words]) for character in "%\n"):
         raise ErroredError("a path with % or a line break cannot be written in a systemd unit", remedy="use another directory")

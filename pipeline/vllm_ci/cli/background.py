@@ -35,7 +35,8 @@ def start(where: Channel, name: str, verb: str, *, what: str, why: str, remedy: 
     from vllm_ci.engines import detached
 
     path = where.found.loaded.path.absolute()
-    argv = [sys.executable, "-m", "vllm_ci", "deploy", verb, where.name, "--config", str(path)]
+    # -P: the current directory is that of a project, whose modules are not ours
+    argv = [sys.executable, "-P", "-m", "vllm_ci", "deploy", verb, where.name, "--config", str(path)]
     log = where.place.folder / f"{name}.log"
     try:
         log.unlink(missing_ok=True)
