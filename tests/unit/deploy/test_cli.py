@@ -599,7 +599,7 @@ def test_a_running_agent_follows_the_ledger_and_leaves_servers_running(folder: P
 
 def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> None:
     text = invoke("agent", "staging", "--interval", "60", "--unit").stdout
-    assert f"ExecStart={sys.executable} -m vllm_ci agent staging --interval 60" in text
+    assert f"ExecStart={sys.executable} -P -m vllm_ci agent staging --interval 60" in text
     assert f"WorkingDirectory={folder}" in text
     assert "KillMode=process" in text
     assert "@" not in text
