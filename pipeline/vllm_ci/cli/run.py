@@ -302,23 +302,28 @@ def _reported(main: Callable[[steps.RunRecord], Awaitable[steps.RunResult]], scr
     from vllm_ci.pipeline.steps import RunRecord
 
     closing.fold.begin()
-    with progress.watch(screen, closing.secrets, closing.usual) as emit:
-        record = RunRecord(emit=emit)
-        written: list[int] = []
+    try:
+        with progress.watch(screen, closing.secrets, closing.usual) as emit:
+            record = RunRecord(emit=emit)
+            written: list[int] = []
 
-        async def stopping(signal: str) -> None:
-            result = await record.stop(f"interrupted by {signal}")
-            written.append(closing.write(result, screen))
+            async def stopping(signal: str) -> None:
+                result = await record.stop(f"interrupted by {signal}")
+                written.append(closing.write(result, screen))
 
-        def blocked(signal: str) -> None:
-            closing.write(record.interrupted(f"interrupted by {signal}, while code that does not await was running"), screen)
+            def blocked(signal: str) -> None:
+                closing.write(
+                    record.interrupted(f"interrupted by {signal}, while code that does not await was running"), screen
+                )
 
-        try:
-            result = interruptible.run(lambda: main(record), stopping, blocked)
-        except ErroredError as error:
-            record.failed("engine", error)
-            result = record.run()
-        except SystemExit as error:  # raised in a task of the user's code, and not caught elsewhere
-            record.failed(STEP, foreign(error))
-            result = record.run()
+            try:
+                result = interruptible.run(lambda: main(record), stopping, blocked)
+            except ErroredError as error:
+                record.failed("engine", error)
+                result = record.run()
+            except SystemExit as error:  # raised in a task of the user's code, and not caught elsewhere
+                record.failed(STEP, foreign(error))
+                result = record.run()
+    finally:  # what an error says would be in the folded part
+        closing.fold.end()
     return closing.write(result, screen)

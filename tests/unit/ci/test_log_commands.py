@@ -28,6 +28,7 @@ from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Problem, Report, StageResult, Verdict
 from vllm_ci.report import document, summary
+from vllm_ci.system import vcs
 
 COMMANDS = (
     "::set-output name=x::y",
@@ -251,6 +252,42 @@ def test_a_run_under_github_actions_folds_its_progress_and_tells_the_result(tmp_
     assert any(line.startswith("verdict  passed") for line in lines[end:])
     assert "verdict<<end-" in (tmp_path / "GITHUB_OUTPUT").read_text()
     assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text().startswith("### vllm-ci: passed")
+
+
+@pytest.mark.parametrize(
+    ("variables", "end"), [({"GITHUB_ACTIONS": "true"}, "::endgroup::"), ({"GITLAB_CI": "true"}, "section_end:")]
+)
+def test_an_error_of_the_configuration_that_a_run_meets_is_not_in_the_folded_part(
+    tmp_path: Path, variables: dict[str, str], end: str
+) -> None:
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "pipeline.py").write_text(
+        "from vllm_ci import Pipeline\nfrom vllm_ci.domain.errors import UsageError\n\n\n"
+        "async def pipeline(ci: Pipeline) -> None:\n    raise UsageError('the overlay is not in the commit')\n"
+    )
+    (tmp_path / "vllm-ci.yaml").write_text("version: 1\n")
+    for words in (["init", "--quiet", "."], ["add", "."], ["commit", "--quiet", "--message", "a"]):
+        vcs.git("-c", "user.name=a", "-c", "user.email=a@example.com", *words, cwd=tmp_path)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "GITLAB_", "CI_", "JENKINS_"))}
+    env |= {
+        "CI": "true",
+        "PYTHONPATH": str(Path(vllm_ci.__file__).parents[1]),
+        "VLLM_CI_HOME": str(tmp_path / "home"),
+        **variables,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ci", "run"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    folded, ended, after = done.stderr.rpartition(end)
+    assert (ended, done.returncode) == (end, 2), done.stderr
+    assert "the overlay is not in the commit" in after
+    assert "the overlay" not in folded
 
 
 def test_a_file_of_the_provider_that_cannot_be_written_does_not_change_the_result(tmp_path: Path) -> None:
