@@ -28,6 +28,7 @@ _MOST_PAGES = 30
 _LONGEST = 60_000
 # Who may write to the repository, and programs with a token for it: nobody else's comment is taken for ours.
 _TRUSTED = ("OWNER", "MEMBER", "COLLABORATOR")
+_STAMP = re.compile(r"\s*<!-- run ([0-9]{1,18}) -->")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -45,6 +46,7 @@ class Thread:
         headers: With the token.
         change: Method that replaces the text of a comment.
         user: URL that tells whose token it is; empty where tokens of jobs may not ask that.
+        run: Number of the run; that of a later one is greater. 0 if it is unknown.
     """
 
     comments: str
@@ -52,6 +54,7 @@ class Thread:
     headers: Mapping[str, str]
     change: str
     user: str = ""
+    run: int = 0
 
 
 def thread(env: Mapping[str, str] = os.environ) -> Thread:
@@ -87,17 +90,21 @@ def write(found: Thread, text: str, name: str = "vllm-ci") -> str:
         Its address, or an empty text where the provider names none.
 
     Raises:
-        NotPossible: The API cannot be reached, or refused it.
+        NotPossible: The API cannot be reached, or refused it; a later run has commented already, as happens when two pushes are
+            tested at the same time.
     """
     import httpx
 
     marker = f"<!-- vllm-ci:{re.sub(r'[^A-Za-z0-9_./-]', '_', name)} -->"
-    body = {"body": f"{marker}\n{_short(text)}"}
+    stamp = f"<!-- run {found.run} -->\n" if found.run else ""
+    body = {"body": f"{marker}\n{stamp}{_short(text)}"}
     try:
         with httpx.Client(headers=dict(found.headers), timeout=_TIMEOUT_S, follow_redirects=False) as client:
             ours = _ours(client, found, marker)
             if ours is not None:
-                answer = client.request(found.change, found.one(ours), json=body)
+                if found.run < _run_of(ours, marker):
+                    raise NotPossible("a later run has commented already")
+                answer = client.request(found.change, found.one(ours.get("id")), json=body)
                 # Deleted since, or written by somebody whose comments this token may not change.
                 if answer.status_code not in {403, 404}:
                     return _address(_checked(answer))
@@ -121,6 +128,7 @@ def _github(env: Mapping[str, str], number: str, token: str) -> Thread:
         one=lambda comment: f"{repository}/issues/comments/{comment}",
         headers=headers,
         change="PATCH",
+        run=_number(env.get("GITHUB_RUN_ID", "")),
     )
 
 
@@ -129,7 +137,18 @@ def _gitlab(env: Mapping[str, str], number: str, token: str) -> Thread:
     api = _base(env.get("CI_API_V4_URL", "") or "https://gitlab.com/api/v4")
     notes = f"{api}/projects/{quote(env.get('CI_MERGE_REQUEST_PROJECT_ID', ''), safe='')}/merge_requests/{number}/notes"
     headers = {"PRIVATE-TOKEN": token, "User-Agent": "vllm-ci"}
-    return Thread(comments=notes, one=lambda comment: f"{notes}/{comment}", headers=headers, change="PUT", user=f"{api}/user")
+    return Thread(
+        comments=notes,
+        one=lambda comment: f"{notes}/{comment}",
+        headers=headers,
+        change="PUT",
+        user=f"{api}/user",
+        run=_number(env.get("CI_PIPELINE_ID", "")),
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
 
 
 def _base(url: str) -> str:
@@ -144,13 +163,19 @@ def _base(url: str) -> str:
     return url.rstrip("/")
 
 
-def _ours(client: httpx.Client, found: Thread, marker: str) -> object:
-    """Id of our first comment; ``None`` if there is none."""
+def _run_of(comment: Mapping[str, Any], marker: str) -> int:
+    """Number of the run that wrote a comment of ours; 0 if it does not say that."""
+    stamp = _STAMP.match(str(comment.get("body")), len(marker))
+    return int(stamp[1]) if stamp else 0
+
+
+def _ours(client: httpx.Client, found: Thread, marker: str) -> Mapping[str, Any] | None:
+    """Our first comment; ``None`` if there is none."""
     me = _me(client, found)
     for comment in _all(client, found):
         text = comment.get("body")
         if isinstance(text, str) and text.startswith(marker) and _is_trusted(comment, me):
-            return comment.get("id")
+            return comment
     return None
 
 

@@ -61,6 +61,20 @@ def test_a_comment_of_somebody_else_with_our_marker_stays_as_it_is(provider: str
     assert api.bodies == [forged, "<!-- vllm-ci:vllm-ci -->\nfailed"]
 
 
+@pytest.mark.parametrize(("provider", "number"), [("github", "GITHUB_RUN_ID"), ("gitlab", "CI_PIPELINE_ID")])
+def test_a_run_that_ends_after_a_later_one_does_not_replace_its_comment(
+    provider: str, number: str, tmp_path: Path, api: Forge
+) -> None:
+    earlier, later = (comments.thread(environment(provider, tmp_path, api, **{number: run})) for run in ("999", "1000"))
+    comments.write(earlier, "first")
+    comments.write(later, "second")
+    with pytest.raises(comments.NotPossible, match="a later run has commented already"):
+        comments.write(earlier, "first, again")
+    comments.write(later, "second, again")
+    comments.write(comments.thread(environment(provider, tmp_path, api, **{number: "1001"})), "third")
+    assert [body.rpartition("\n")[2] for body in api.bodies] == ["third"]
+
+
 def test_a_comment_that_was_deleted_meanwhile_is_written_again(tmp_path: Path, api: Forge) -> None:
     found = comments.thread(environment("github", tmp_path, api))
     comments.write(found, "first")
