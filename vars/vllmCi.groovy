@@ -8,6 +8,7 @@
 // builds: each has a folder of its own, so that results of an earlier one are not taken for its.
 Map call(Map given = [:]) {
     String line = [given.program ?: 'vllm-ci', given.command ?: 'run', given.arguments ?: ''].join(' ').trim()
+    // Names of runs have a hyphen: the link `latest` would publish one of them twice.
     String own = "build-${env.BUILD_NUMBER}"
     withEnv([
         "VLLM_CI_CONFIG=${given.config ?: ''}",
@@ -17,8 +18,8 @@ Map call(Map given = [:]) {
         try {
             sh line
         } finally {
-            junit testResults: ".vllm-ci/${own}/report/*/junit.xml", allowEmptyResults: true
-            archiveArtifacts artifacts: ".vllm-ci/${own}/report/**", allowEmptyArchive: true
+            junit testResults: ".vllm-ci/${own}/report/*-*/junit.xml", allowEmptyResults: true
+            archiveArtifacts artifacts: ".vllm-ci/${own}/report/*-*/**", allowEmptyArchive: true
         }
     }
     return outputs(fileExists(".vllm-ci/${own}/outputs.env") ? readFile(".vllm-ci/${own}/outputs.env") : '')

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from vllm_ci import __version__
+from vllm_ci.domain.report import Report
+from vllm_ci.report import folder as report_folder
 from vllm_ci.system import vcs
 
 ROOT = Path(__file__).parents[3]
@@ -241,11 +243,18 @@ def test_a_build_of_jenkins_publishes_and_returns_its_own_results_in_a_workspace
         folder, outputs, _ = of_build(number)
         (folder / f"run-{number}").mkdir(parents=True)
         (folder / f"run-{number}" / "junit.xml").touch()
+        (folder / "latest").symlink_to(f"run-{number}")
         outputs.write_text(f"VLLM_CI_OUT_COMMIT={number}\n")
     assert of_build(1)[1].read_text() == "VLLM_CI_OUT_COMMIT=1\n"
-    published = {path.name for path in of_build(2)[2] if path.is_dir()} | {path.parent.name for path in of_build(2)[2]}
-    assert "run-2" in published
-    assert "run-1" not in published, "a failure of an earlier build would stay red for ever"
+    published = {path.parent.name for path in of_build(2)[2] if path.name == "junit.xml"}
+    assert published == {"run-2"}, "a failure of an earlier build would stay red for ever"
+
+
+def test_gitlab_gets_the_results_of_a_run_once(tmp_path: Path) -> None:
+    reports = component(ROOT / "templates" / "vllm-ci" / "template.yml")["vllm-ci"]["artifacts"]["reports"]
+    made = Report(commit=None, image=None, engine="host", started_at="2026-11-21T10:15:00+00:00")
+    written = report_folder.write(tmp_path / ".vllm-ci" / "report", made, {})
+    assert list(tmp_path.glob(reports["junit"])) == [written / "junit.xml"]
 
 
 def test_the_command_line_is_of_the_version_that_the_sdk_is_of() -> None:
