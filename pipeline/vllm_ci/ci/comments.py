@@ -26,8 +26,6 @@ _PAGE = 100
 _MOST_PAGES = 30
 # GitHub takes 65,536 characters.
 _LONGEST = 60_000
-# Who may write to the repository, and programs with a token for it: nobody else's comment is taken for ours.
-_TRUSTED = ("OWNER", "MEMBER", "COLLABORATOR")
 _STAMP = re.compile(r"\s*<!-- run ([0-9]{1,18}) -->")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -45,7 +43,7 @@ class Thread:
         one: Gives the URL of a comment by its id.
         headers: With the token.
         change: Method that replaces the text of a comment.
-        user: URL that tells whose token it is; empty where tokens of jobs may not ask that.
+        user: URL that tells whose token it is.
         run: Number of the run; that of a later one is greater. 0 if it is unknown.
     """
 
@@ -53,7 +51,7 @@ class Thread:
     one: Callable[[object], str]
     headers: Mapping[str, str]
     change: str
-    user: str = ""
+    user: str
     run: int = 0
 
 
@@ -128,6 +126,7 @@ def _github(env: Mapping[str, str], number: str, token: str) -> Thread:
         one=lambda comment: f"{repository}/issues/comments/{comment}",
         headers=headers,
         change="PATCH",
+        user=f"{api}/user",
         run=_number(env.get("GITHUB_RUN_ID", "")),
     )
 
@@ -170,24 +169,28 @@ def _run_of(comment: Mapping[str, Any], marker: str) -> int:
 
 
 def _ours(client: httpx.Client, found: Thread, marker: str) -> Mapping[str, Any] | None:
-    """Our first comment; ``None`` if there is none."""
-    me = _me(client, found)
+    """Our first comment; ``None`` if there is none.
+
+    It is of a program with a token for the repository, as jobs have one, or of the user of the token. A comment of anybody else
+    that begins with our marker stays as it is.
+    """
+    me: list[object] = []
     for comment in _all(client, found):
         text = comment.get("body")
-        if isinstance(text, str) and text.startswith(marker) and _is_trusted(comment, me):
-            return comment
+        if isinstance(text, str) and text.startswith(marker):
+            author = _mapping(comment.get("user") or comment.get("author"))
+            if author.get("type") == "Bot":
+                return comment
+            me = me or [_me(client, found)]
+            if me != [None] and author.get("id") == me[0]:
+                return comment
     return None
 
 
 def _me(client: httpx.Client, found: Thread) -> object:
-    """Id of the user of the token, where it is known."""
-    return _mapping(_json(_checked(client.get(found.user)))).get("id") if found.user else None
-
-
-def _is_trusted(comment: Mapping[str, Any], me: object) -> bool:
-    if me is not None:
-        return bool(_mapping(comment.get("author")).get("id") == me)
-    return comment.get("author_association") in _TRUSTED or _mapping(comment.get("user")).get("type") == "Bot"
+    """Id of the user of the token; ``None`` for the token of a job of GitHub, which is of no user and may not ask."""
+    answer = client.get(found.user)
+    return None if answer.status_code == 403 else _mapping(_json(_checked(answer))).get("id")
 
 
 def _all(client: httpx.Client, found: Thread) -> Iterator[Mapping[str, Any]]:

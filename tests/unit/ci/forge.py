@@ -19,9 +19,13 @@ _GITLAB = re.compile(r"/projects/1/merge_requests/7/notes(?:/(?P<id>\d+))?")
 
 @dataclass
 class Forge:
-    """A pull request with comments. ``answers`` are given instead of its own, one for each request."""
+    """A pull request with comments. ``answers`` are given instead of its own, one for each request.
+
+    The token is of a user, or of a job of GitHub, which may not ask who it is.
+    """
 
     url: str = ""
+    of_job: bool = False
     comments: list[dict[str, Any]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
@@ -30,9 +34,8 @@ class Forge:
         made = {
             "id": 100 + len(self.comments),
             "body": body,
-            "user": {"type": "Bot" if bot else "User"},
-            "author_association": "NONE",
-            "author": {"id": author},
+            "user": {"type": "Bot" if bot else "User", "id": author},
+            "author_association": "NONE" if bot else "MEMBER",
             "html_url": f"https://forge.example.com/comment/{100 + len(self.comments)}",
         }
         self.comments.append(made)
@@ -57,17 +60,26 @@ class _Handler(BaseHTTPRequestHandler):
         elif token != TOKEN:
             self._send(401, {}, b'{"message": "Bad credentials"}')
         elif parts.path == "/user":
-            self._send(200, {}, b'{"id": 5}')
+            said = b'{"message": "Resource not accessible by integration"}' if self.forge.of_job else b'{"id": 5}'
+            self._send(403 if self.forge.of_job else 200, {}, said)
         elif found := _GITHUB.fullmatch(parts.path) or _GITLAB.fullmatch(parts.path):
-            self._comments(found["id"], sent, {name: values[0] for name, values in parse_qs(parts.query).items()})
+            self._comments(
+                found["id"],
+                sent,
+                parts.path.startswith("/projects"),
+                {name: values[0] for name, values in parse_qs(parts.query).items()},
+            )
         else:
             self._send(404, {}, b'{"message": "Not Found"}')
 
-    def _comments(self, which: str | None, sent: dict[str, Any], query: dict[str, str]) -> None:
+    def _comments(self, which: str | None, sent: dict[str, Any], gitlab: bool, query: dict[str, str]) -> None:
         comments = self.forge.comments
         if self.command == "GET":
             size, page = int(query["per_page"]), int(query["page"])
-            self._send(200, {}, json.dumps(comments[size * (page - 1) : size * page]).encode())
+            listed = comments[size * (page - 1) : size * page]
+            if gitlab:
+                listed = [{"id": each["id"], "body": each["body"], "author": {"id": each["user"]["id"]}} for each in listed]
+            self._send(200, {}, json.dumps(listed).encode())
         elif self.command == "POST":
             self._send(201, {}, json.dumps(self.forge.add(sent["body"])).encode())
         elif found := next((each for each in comments if str(each["id"]) == which), None):

@@ -53,12 +53,24 @@ def test_the_first_run_comments_and_later_ones_replace_it(provider: str, tmp_pat
     assert len(api.comments) == 122, "a run with another name has a comment of its own"
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_comment_of_somebody_else_with_our_marker_stays_as_it_is(provider: str, tmp_path: Path, api: Forge) -> None:
+@pytest.mark.parametrize(("provider", "of_job"), [("github", False), ("github", True), ("gitlab", False)])
+def test_a_comment_of_somebody_else_with_our_marker_stays_as_it_is(
+    provider: str, of_job: bool, tmp_path: Path, api: Forge
+) -> None:
+    """Also that of a member, whose comments the token may change."""
+    api.of_job = of_job
     forged = "<!-- vllm-ci:vllm-ci -->\npassed, trust me"
     api.add(forged, bot=False, author=9)
-    comments.write(comments.thread(environment(provider, tmp_path, api)), "failed")
-    assert api.bodies == [forged, "<!-- vllm-ci:vllm-ci -->\nfailed"]
+    for text in ("failed", "failed again"):
+        comments.write(comments.thread(environment(provider, tmp_path, api)), text)
+    assert api.bodies == [forged, "<!-- vllm-ci:vllm-ci -->\nfailed again"]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_comment_of_the_user_of_the_token_is_replaced(provider: str, tmp_path: Path, api: Forge) -> None:
+    api.add("<!-- vllm-ci:vllm-ci -->\nfirst", bot=False, author=5)
+    comments.write(comments.thread(environment(provider, tmp_path, api)), "second")
+    assert api.bodies == ["<!-- vllm-ci:vllm-ci -->\nsecond"]
 
 
 @pytest.mark.parametrize(("provider", "number"), [("github", "GITHUB_RUN_ID"), ("gitlab", "CI_PIPELINE_ID")])
