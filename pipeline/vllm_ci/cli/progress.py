@@ -26,8 +26,8 @@ from vllm_ci.domain.events import Emit, Event, Finished, Progress, Started
 from vllm_ci.domain.plain import visible
 from vllm_ci.domain.report import CaseStatus, Problem, Report, Verdict, verdict_of
 from vllm_ci.performance import matrix
-from vllm_ci.report.folder import redacted
 from vllm_ci.report.html import seconds
+from vllm_ci.report.redaction import of_text
 
 _PROBLEM = {"cause": "bold", "do": "green"}
 _LINE_EVERY_S = 30.0
@@ -96,7 +96,7 @@ def _without(hidden: tuple[str, ...], emit: Emit) -> Emit:
     """Remove secrets from events: log lines of a server may contain some."""
     if not hidden:
         return emit
-    return lambda event: emit(replace(event, detail=redacted(event.detail, hidden)))
+    return lambda event: emit(replace(event, detail=of_text(event.detail, hidden)))
 
 
 class _Lines:

@@ -156,7 +156,7 @@ def _without_model(config: Any) -> Any:
 
 def _with_log(error: ErroredError, secrets: tuple[str, ...], *, shown: bool) -> ErroredError:
     """Print the end of an error's log, or write all of it to a file and add its path to the error."""
-    from vllm_ci.report.folder import redacted
+    from vllm_ci.report.redaction import of_text as redacted
     from vllm_ci.system.home import home
 
     remedy = error.remedy

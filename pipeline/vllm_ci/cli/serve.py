@@ -65,7 +65,7 @@ def serve(context: click.Context, /, *, name: str | None, as_json: bool, **_: An
 
 def _with_log(error: ErroredError, name: str, secrets: tuple[str, ...]) -> ErroredError:
     """Write the log of an error to a file, add its path to the error, and remove secrets from both."""
-    from vllm_ci.report.folder import redacted
+    from vllm_ci.report.redaction import of_text as redacted
     from vllm_ci.system.home import home
 
     remedy = error.remedy

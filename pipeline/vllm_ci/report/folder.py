@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,9 +11,7 @@ from pathlib import Path
 from vllm_ci.domain.errors import ErroredError
 from vllm_ci.domain.plain_json import dumps
 from vllm_ci.domain.report import Report
-from vllm_ci.report import ctrf, document, html, junit, summary
-
-HIDDEN = "***"
+from vllm_ci.report import ctrf, document, html, junit, redaction, summary
 
 
 def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Iterable[str] = ()) -> Path:
@@ -24,7 +21,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
         parent: Folder of all runs; created if it does not exist.
         report: The report to write.
         logs: Additional logs by name; those of the stages are in the report.
-        secrets: Values that must not appear in the folder; they are replaced by ``***``.
+        secrets: Values that must not appear in the folder; they are replaced by ``***`` in all output of programs.
 
     Returns:
         The new folder, ``<time>-<commit>``.
@@ -32,6 +29,7 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     Raises:
         ErroredError: It cannot be written (no space, no permission).
     """
+    hidden = tuple(secrets)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _stay_out_of_git(parent)
@@ -39,11 +37,12 @@ def write(parent: Path, report: Report, logs: Mapping[str, str], *, secrets: Ite
     except OSError as error:
         raise _cannot(parent, error) from error
     try:
-        # Before they are rendered: a page has a secret in other characters, or only a part of it.
-        shown = {name: redacted(text, secrets) for name, text in logs.items()}
-        for name, text in _files(report, shown).items():
+        # Before they are rendered: a page has a secret in other characters, or a part of it.
+        # One like `test` is in names of fields as well.
+        shown = {name: redaction.of_text(text, hidden) for name, text in logs.items()}
+        for name, text in _files(redaction.redacted(report, hidden), shown).items():
             (made / name).parent.mkdir(exist_ok=True)
-            (made / name).write_text(redacted(text, secrets), encoding="utf-8", errors="backslashreplace")
+            (made / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         made.chmod(0o755)
         return _appear(made, parent, _name(report))
     except OSError as error:
@@ -69,17 +68,6 @@ def _files(report: Report, logs: Mapping[str, str]) -> dict[str, str]:
     }
     files |= {f"logs/{stage.name}.log": stage.log for stage in report.stages}
     return files | {f"logs/{name}.log": text for name, text in logs.items()}
-
-
-def redacted(text: str, secrets: Iterable[str]) -> str:
-    """``text`` with every secret replaced by ``***``."""
-    for value in sorted(secrets, key=len, reverse=True):
-        if value:
-            text = text.replace(value, HIDDEN)
-            # The secret escaped as in a JSON string.
-            for ascii_only in (True, False):
-                text = text.replace(json.dumps(value, ensure_ascii=ascii_only)[1:-1], HIDDEN)
-    return text
 
 
 def _name(report: Report) -> str:

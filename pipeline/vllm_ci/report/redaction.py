@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from vllm_ci.domain.report import Case, Problem, Report, StageResult
-from vllm_ci.report.folder import redacted as redacted_text
+
+HIDDEN = "***"
+
+
+def of_text(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with every secret replaced by ``***``."""
+    for value in sorted(secrets, key=len, reverse=True):
+        if value:
+            text = text.replace(value, HIDDEN)
+            # The secret escaped as in a JSON string.
+            for ascii_only in (True, False):
+                text = text.replace(json.dumps(value, ensure_ascii=ascii_only)[1:-1], HIDDEN)
+    return text
 
 
 def redacted(report: Report, secrets: Iterable[str]) -> Report:
@@ -17,6 +30,7 @@ def redacted(report: Report, secrets: Iterable[str]) -> Report:
         return report
     return replace(
         report,
+        hardware=_value(report.hardware, hidden),
         server=_value(report.server, hidden),
         skipped=_value(report.skipped, hidden),
         stages=tuple(_stage(stage, hidden) for stage in report.stages),
@@ -27,8 +41,8 @@ def redacted(report: Report, secrets: Iterable[str]) -> Report:
 def _stage(stage: StageResult, hidden: tuple[str, ...]) -> StageResult:
     return replace(
         stage,
-        message=redacted_text(stage.message, hidden),
-        log=redacted_text(stage.log, hidden),
+        message=of_text(stage.message, hidden),
+        log=of_text(stage.log, hidden),
         metrics=_value(stage.metrics, hidden),
         facts=_value(stage.facts, hidden),
         cases=tuple(_case(case, hidden) for case in stage.cases),
@@ -38,23 +52,24 @@ def _stage(stage: StageResult, hidden: tuple[str, ...]) -> StageResult:
 def _case(case: Case, hidden: tuple[str, ...]) -> Case:
     return replace(
         case,
-        name=redacted_text(case.name, hidden),  # a parametrized test has its parameters in it
-        message=redacted_text(case.message, hidden),
-        details=redacted_text(case.details, hidden),
+        name=of_text(case.name, hidden),  # a parametrized test has its parameters in it
+        message=of_text(case.message, hidden),
+        details=of_text(case.details, hidden),
         properties=_value(case.properties, hidden),
     )
 
 
 def _problem(problem: Problem, hidden: tuple[str, ...]) -> Problem:
-    texts = {each.name: redacted_text(getattr(problem, each.name), hidden) for each in fields(problem) if each.name != "step"}
+    texts = {each.name: of_text(getattr(problem, each.name), hidden) for each in fields(problem) if each.name != "step"}
     return replace(problem, **texts)
 
 
 def _value(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, str):
-        return redacted_text(value, hidden)
+        return of_text(value, hidden)
     if isinstance(value, Mapping):
-        return {redacted_text(str(key), hidden): _value(inner, hidden) for key, inner in value.items()}
+        return {of_text(str(key), hidden): _value(inner, hidden) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_value(inner, hidden) for inner in value]
-    return value
+    # Anything else is written as its text.
+    return value if value is None or isinstance(value, bool | int | float) else of_text(str(value), hidden)

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from unit.report.pages import report as page_report
 from vllm_ci.domain.commit import Commit
 from vllm_ci.domain.errors import ConfigError, ErroredError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.report import Case, CaseStatus, Problem, Report, StageResult, Verdict
-from vllm_ci.report import document, folder, html
+from vllm_ci.report import document, files, folder, html
 
 CASES = (
     Case(name="a::passes", status=CaseStatus.PASSED, seconds=0.25, properties={"ttft_ms": 12.5, "model": "tiny"}),
@@ -109,6 +114,22 @@ def test_a_secret_in_a_line_of_a_log_is_not_on_the_page_in_other_characters_or_i
     assert "ERROR cannot log in with ***" in page
     for part in ("p&amp;ss", "ord&#34;1", "hf_abcdefgh"):
         assert part not in page
+
+
+@pytest.mark.parametrize("secret", ["test", "1", "key", "none", "name", "a"])
+def test_a_secret_that_is_an_ordinary_word_leaves_every_file_readable(secret: str, tmp_path: Path) -> None:
+    """A key called `test` is usual for a server on one's own machine."""
+    made = replace(page_report(9), server={"note": f"it is <{secret}>"})
+    written = folder.write(tmp_path, made, {"server": f"the key is {secret}"}, secrets=[secret])
+    read = files.read(written).report
+    assert read.server == {"note": "it is <***>"}
+    assert (read.verdict, read.image, read.layers) == (made.verdict, made.image, made.layers)
+    assert len(ET.fromstring((written / "junit.xml").read_text()).findall("testsuite/testcase")) == 10
+    assert len(json.loads((written / "ctrf.json").read_text())["results"]["tests"]) == 10
+    page = (written / "report.html").read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page, "its policy allows its own script"
+    assert secret not in (written / "logs" / "server.log").read_text()
 
 
 def test_a_folder_that_cannot_be_written_is_errored_with_a_remedy(tmp_path: Path) -> None:
