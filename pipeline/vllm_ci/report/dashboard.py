@@ -112,8 +112,9 @@ def read(folder: Path, most: int) -> tuple[list[Run], list[str]]:
         if path.parent.is_symlink():
             continue
         try:
+            path.parent.name.encode()  # its address; a name that is no UTF-8 has none
             found.append(_run(path, files.read(path).report, names))
-        except (VllmCiError, OSError) as error:
+        except (VllmCiError, OSError, UnicodeEncodeError) as error:
             left_out.append(f"{path.parent.name}: {str(error).splitlines()[0][:200]}")
     found.sort(key=lambda run: (run.started_at, run.name), reverse=True)
     if len(found) > most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_one_report_with_a_figure_that_nothing_can_have_does_not_take_the_page_f
     assert "2026-11-22" in dashboard_page.render(dashboard.Dashboard(title="x", runs=runs, notes=notes), {})
     compared = CliRunner().invoke(root, ["report", "compare", str(file), str(file)])
     assert isinstance(compared.exception, ConfigError) == left_out, compared.output
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_left_out(tmp_path: Path) -> None:
+    stored(tmp_path, 1)
+    shutil.copytree(tmp_path / "latest", os.fsdecode(os.fsencode(tmp_path) + b"/99991231-\xff"))
+    runs, notes = dashboard.read(tmp_path, 10)
+    assert (len(runs), len(notes)) == (1, 1)
+    page = dashboard_page.write(dashboard.Dashboard(title="x", runs=runs, notes=notes), tmp_path / "site", pages=9)
+    assert "99991231-\\udcff: " in page.read_text()
 
 
 def test_a_case_that_fails_in_one_run_of_an_image_and_passes_in_another_is_flaky(tmp_path: Path) -> None:
