@@ -54,15 +54,21 @@ class Fold:
             _echo(self._lines[1])
 
 
-def tell(report: Report, folder: Path) -> None:
-    """Tell the provider the result; a file of the provider that cannot be written is a note, not an error."""
+def tell(report: Report, folder: Path, project: Path | None) -> None:
+    """Tell the provider the result; a file of the provider that cannot be written is a note, not an error.
+
+    Args:
+        report: The result, without secrets.
+        folder: The report's folder.
+        project: Folder of the configuration, if there is one.
+    """
     from vllm_ci.ci import outputs, telling
 
     if current.provider() is Provider.NONE and not os.environ.get(outputs.FILE):
         return
 
     try:
-        for line in telling.tell(report, folder, _checkout()):
+        for line in telling.tell(report, folder, _checkout(project or Path.cwd()), project):
             _echo(line)
     except OSError as error:
         _echo(f"vllm-ci: the summary or the outputs of this job cannot be written: {error}")
@@ -79,14 +85,14 @@ def tell_outputs(values: Mapping[str, str]) -> None:
         _echo(f"vllm-ci: the outputs of this job cannot be written: {error}")
 
 
-def _checkout() -> Path:
+def _checkout(folder: Path) -> Path:
     from vllm_ci.domain.errors import VllmCiError
     from vllm_ci.system import vcs
 
     try:
-        return vcs.root(Path.cwd())
+        return vcs.root(folder)
     except VllmCiError:  # a server given by its URL can be tested anywhere
-        return Path.cwd()
+        return folder
 
 
 def _echo(line: str) -> None:

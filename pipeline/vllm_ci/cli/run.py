@@ -193,7 +193,14 @@ def _run(context: click.Context, stages: tuple[str, ...], as_json: bool, duratio
                 return await steps.run(engine, opened.project, source, record.emit, variants, record, function=function)
 
     usual = usual_durations(directory, engine=name, of_commit=True)
-    closing = _Closing(directory=directory, secrets=opened.secrets, as_json=as_json, durations=durations, usual=usual)
+    closing = _Closing(
+        directory=directory,
+        secrets=opened.secrets,
+        as_json=as_json,
+        project=opened.loaded.folder,
+        durations=durations,
+        usual=usual,
+    )
     return _reported(main, screen, closing)
 
 
@@ -213,7 +220,13 @@ def _test(context: click.Context, url: str, grpc: str, stages: tuple[str, ...], 
 
     foreign = open_foreign(context, url, grpc, stages)
     key = os.environ.get(foreign.context.api_key_env, "") if foreign.context.api_key_env else ""
-    closing = _Closing(directory=foreign.report_directory, secrets=(key,), as_json=as_json, durations=durations)
+    closing = _Closing(
+        directory=foreign.report_directory,
+        secrets=(key,),
+        as_json=as_json,
+        project=foreign.folder,
+        durations=durations,
+    )
     try:
         contact(foreign.context, foreign.ca_file)
     except ErroredError as error:
@@ -260,6 +273,7 @@ class _Closing:
         directory: Directory with a subdirectory per run.
         secrets: Values that must not appear anywhere.
         as_json: Print the summary on standard output.
+        project: Folder of the configuration, if there is one.
         durations: Number of slowest cases to show.
         usual: Seconds that steps usually take.
         stdout: The real standard output, while it is redirected for the pipeline.
@@ -269,6 +283,7 @@ class _Closing:
     directory: Path
     secrets: tuple[str, ...]
     as_json: bool
+    project: Path | None
     durations: int = 0
     usual: Mapping[str, float] = field(default_factory=dict)
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
@@ -288,7 +303,7 @@ class _Closing:
         report = redaction.redacted(result.report, self.secrets)
         written = folder.write(self.directory, report, result.logs, secrets=self.secrets)
         shown(report, str(written))
-        ci_log.tell(report, written)
+        ci_log.tell(report, written, self.project)
         if self.as_json:
             with redirect_stdout(self.stdout):
                 print_json(document.summary(report, str(written)))

@@ -169,6 +169,16 @@ def test_an_annotation_is_at_the_line_of_the_user_s_test(tmp_path: Path) -> None
     assert unknown.line == 1
 
 
+def test_an_annotation_of_a_project_in_a_folder_of_the_repository_is_at_the_file_there(tmp_path: Path) -> None:
+    for folder in ("tests", "serving/tests"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "test_own.py").touch()
+    (found,) = telling.failures(report(), tmp_path, tmp_path / "serving")
+    assert (found.path, found.line) == ("serving/tests/test_own.py", 12)
+    (elsewhere,) = telling.failures(report(), tmp_path / "serving", tmp_path)
+    assert (elsewhere.path, elsewhere.line) == ("", 0)
+
+
 @pytest.mark.parametrize("name", ["../secret.py::x", "/etc/x.py::x", "absent.py::x", "tests::x", ""])
 def test_an_annotation_names_only_files_of_the_work_tree(tmp_path: Path, name: str) -> None:
     (tmp_path / "work").mkdir()
@@ -185,9 +195,8 @@ def test_a_problem_is_one_annotation(tmp_path: Path) -> None:
 
 def test_github_gets_outputs_and_a_summary(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
-    lines = telling.tell(
-        report(), Path("/runs/1"), tmp_path, {"GITHUB_ACTIONS": "true", **{name: str(file) for name, file in files.items()}}
-    )
+    env = {"GITHUB_ACTIONS": "true", **{name: str(file) for name, file in files.items()}}
+    lines = telling.tell(report(), Path("/runs/1"), tmp_path, env=env)
     assert lines == ["::error title=unit%3A failed::round != flat%0Aunit: tests/test_own.py::test_flat"]
     found = dict(re.findall(r"(\w+)<<(?:end-\w+)\n(.*)\nend-\w+\n", files["GITHUB_OUTPUT"].read_text()))
     digest = "sha256:" + "b" * 64
@@ -196,7 +205,7 @@ def test_github_gets_outputs_and_a_summary(tmp_path: Path) -> None:
 
 
 def test_azure_gets_outputs_and_a_summary(tmp_path: Path) -> None:
-    lines = telling.tell(report(), Path("/runs/1"), tmp_path, {"TF_BUILD": "True"})
+    lines = telling.tell(report(), Path("/runs/1"), tmp_path, env={"TF_BUILD": "True"})
     assert "##vso[task.setvariable variable=verdict;isOutput=true;]failed" in lines
     assert lines[-1] == "##vso[task.uploadsummary]/runs/1/summary.md"
 
