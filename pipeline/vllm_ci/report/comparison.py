@@ -104,7 +104,10 @@ def compare(older: Sequence[Report], newer: Sequence[Report]) -> Comparison:
     digests = [report.image.digest if report.image else "" for report in (older[0], newer[0])]
     same_image = digests[0] == digests[1] != ""
     keys = list({**before, **after})
-    found = [_changed(key, before.get(key, []), after.get(key, []), same_image=same_image) for key in keys]
+    found = [
+        _changed(key, before.get(key, []), after.get(key, []), same_image=same_image, whole=before.get((key[0], ""), []))
+        for key in keys
+    ]
     order = list(Change)
     cases = sorted((each for each in found if each), key=lambda each: (order.index(each.change), each.stage, each.name))
     as_before = [key for key, each in zip(keys, found, strict=True) if each is None and key[1]]
@@ -143,10 +146,14 @@ def _results(reports: Iterable[Report], stages: set[str]) -> dict[Key, list[Case
     return found
 
 
-def _changed(key: Key, before: Sequence[Case], after: Sequence[Case], *, same_image: bool) -> ChangedCase | None:
+def _changed(
+    key: Key, before: Sequence[Case], after: Sequence[Case], *, same_image: bool, whole: Sequence[Case]
+) -> ChangedCase | None:
     change = _change(before, after, same_image=same_image)
     if change is None:
         return None
+    if change is Change.NEW and not before and _bad(whole) == len(whole) > 0:
+        change = Change.UNDECIDED  # the older runs broke off before it, and might have failed it as well
     bad = [next((case for case in side if case.status is not CaseStatus.PASSED), None) for side in (after, before)]
     said = next((case.message for case in bad if case and case.message), "")
     return ChangedCase(

@@ -122,6 +122,13 @@ def test_a_stage_that_broke_as_a_whole_is_a_new_failure_with_its_message() -> No
     assert found.verdict is Verdict.FAILED
 
 
+def test_a_failure_of_a_stage_that_broke_as_a_whole_in_the_older_run_is_not_called_new() -> None:
+    whole = StageResult(name="streaming", verdict=Verdict.ERRORED, seconds=0, message="the server did not start")
+    found = compare([replace(run({}), stages=(whole,))], [run({"x": F, "y": P}, letter="b")])
+    assert changes(found) == {"x": Change.UNDECIDED, "": Change.FIXED}
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
 def test_only_stages_of_both_are_compared_and_the_others_are_named() -> None:
     found = compare([run({"x": P}, stage="security")], [run({"x": F}, letter="b")])
     assert (found.cases, found.only_older, found.only_newer) == ((), ("security",), ("streaming",))
