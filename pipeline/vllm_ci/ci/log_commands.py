@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from vllm_ci.ci.current import Provider
 
-# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it. Both take a
-# carriage return alone for the end of a line (.NET, TextReader.ReadLine).
+# GitHub reads `::name ...::` at the start of a line, GitHub and Azure `##[name]` and `##vso[name]` anywhere in it, TeamCity
+# `##teamcity[name]`. GitHub and Azure take a carriage return alone for the end of a line (.NET, TextReader.ReadLine).
 _AT_START = re.compile(r"(^|\r)(\s*):(?=:)", re.MULTILINE)
-_ANYWHERE = re.compile(r"##(?=(?:vso)?\[)", re.IGNORECASE)
+_ANYWHERE = re.compile(r"##(?=(?:vso|teamcity)?\[)", re.IGNORECASE)
 # GitLab's runner reads section marks anywhere in a line.
 _SECTION = re.compile(r"section_(start|end):(?=\d)")
 

@@ -39,12 +39,13 @@ COMMANDS = (
     "##[error]x",
     "x ##vso[task.setvariable variable=a]b",
     "##VSO[task.complete result=Succeeded;]",
+    "##teamcity[buildStatus status='SUCCESS']",
     "%0A::error::x",
     "\x1b[0Ksection_start:1:x\r",
 )
 # As the runners find commands: actions/runner ActionCommand.TryParseV2 and TryParse; azure-pipelines-agent Command.TryParse.
 GITHUB_COMMAND = re.compile(r"(?:^|\r)\s*::\s*[\w-]+.*?::|##\[", re.MULTILINE)
-AZURE_COMMAND = re.compile(r"##(vso)?\[", re.IGNORECASE)
+AZURE_COMMAND = re.compile(r"##(vso|teamcity)?\[", re.IGNORECASE)
 GITLAB_SECTION = re.compile(r"section_(start|end):\d+:")
 
 
