@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
@@ -168,7 +169,7 @@ def to(address: str, text: str, *, code: bool = False) -> Markup:
 
 def log_page(path: str) -> str:
     """Address of a log from the page; empty for anything else, such as an address elsewhere."""
-    return path if _LOG.fullmatch(path) else ""
+    return quote(path, errors="replace") if _LOG.fullmatch(path) else ""
 
 
 def section(stage: str) -> str:
@@ -210,7 +211,7 @@ def cases(count: int) -> str:
 def linked(text: str) -> Markup:
     """HTML of a text, with links where it has addresses of pages."""
     pieces = [
-        f'<a href="{escape(piece)}" rel="noreferrer">{escape(piece)}</a>' if number % 2 else str(escape(piece))
+        f'<a href="{escape(piece)}" rel="noreferrer">{escape(piece)}</a>' if number % 2 else str(escape(visible(piece)))
         for number, piece in enumerate(_ADDRESS.split(text))
     ]
     return Markup("".join(pieces))  # noqa: S704 - escaped above
@@ -218,7 +219,7 @@ def linked(text: str) -> Markup:
 
 def ticked(text: str) -> Markup:
     """HTML of a text, with the parts between backticks as code."""
-    pieces = [str(escape(piece)) for piece in text.split("`")]
+    pieces = [str(escape(visible(piece))) for piece in text.split("`")]
     return Markup("".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)))  # noqa: S704
 
 

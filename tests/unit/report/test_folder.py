@@ -185,6 +185,19 @@ def test_what_a_problem_says_is_shown_as_text_and_code_and_never_trusted() -> No
     assert "set <code>a</code> to 1" in page
 
 
+def test_nothing_that_a_problem_or_a_rule_says_is_invisible_or_turns_the_text_around() -> None:
+    odd = "\x1b[31m\u202e\u200b"
+    said = dict.fromkeys(("summary", "cause", "explanation", "change"), f"a `{odd}` {odd}")
+    case = Case(
+        name="a::b", status=CaseStatus.FAILED, properties={"cause": {"id": odd, "title": odd, "rule": odd}}, message=odd
+    )
+    stage = StageResult(name="streaming", verdict=Verdict.FAILED, seconds=1, cases=(case,))
+    made = replace(REPORT, problem=Problem(step="server", log=f"logs/{odd}.log", **said), stages=(stage,))
+    page = html.from_report(made)
+    assert not re.search("[\x1b\u202e\u200b]", page)
+    assert page.count("\\u202e") >= 9
+
+
 def test_a_report_with_a_problem_survives_json_and_is_never_passed() -> None:
     passed = StageResult(name="unit", verdict=Verdict.PASSED, seconds=1.0)
     report = replace(REPORT, stages=(passed,), problem=Problem(step="interrupted", summary="interrupted by SIGTERM"))
