@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_ci.cli import keeper
+from vllm_ci.cli.output import say
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.plan import Plan, names
 from vllm_ci.deploy.target import Current
@@ -91,7 +92,7 @@ def result(found: Deployment | None, release: Release, channel: str, current: Cu
     if found is None:
         click.echo(f"{channel} serves {release.commit[:12]} already: nothing to change")
     elif found.phase == "live" and found.reason:
-        click.echo(f"{found.reason}: vllm-ci deploy status {channel}")
+        say(f"{found.reason}: vllm-ci deploy status {channel}")
     elif found.phase == "returned":
         raise FailedError(
             f"{found.release.commit[:12]} does not serve for {channel}: {found.exposure}",
@@ -142,13 +143,13 @@ def write_picture(file: Path, found: Deployment | None, course: Course | None, c
 
 def show(current: Current, found: Deployment | None, channel: str, started: Starts) -> None:
     """Print what runs."""
-    click.echo(f"channel   {channel}")
-    click.echo(f"address   {current.address or 'none'}")
+    say(f"channel   {channel}")
+    say(f"address   {current.address or 'none'}")
     if found is not None:
         state = f"{found.phase}{'' if found.ended else f', step `{found.step.name}`'}"
-        click.echo(f"last      {found.plan.strategy} to {found.release.commit[:12]}: {'live' if found.kept else state}")
+        say(f"last      {found.plan.strategy} to {found.release.commit[:12]}: {'live' if found.kept else state}")
         if found.reason:
-            click.echo(f"reason    {' '.join(found.reason.split())}")
+            say(f"reason    {' '.join(found.reason.split())}")
     running = {each.revision for each in current.replicas} | current.route.revisions
     for name, each in sorted(current.revisions.items()):
         if name not in running:  # kept to go back to
@@ -156,17 +157,17 @@ def show(current: Current, found: Deployment | None, channel: str, started: Star
         share = current.route.weights.get(name, 0)
         copies = f", {current.route.mirror_percent} % copied" if current.route.mirror == name else ""
         ready = f"{current.ready(name)} of {current.wanted.get(name, 0)} ready"
-        click.echo(f"revision  {name}  {share:>3} %{copies}  {ready}  {each.image.digest[:19]}")
+        say(f"revision  {name}  {share:>3} %{copies}  {ready}  {each.image.digest[:19]}")
     for replica in current.replicas:
         restarts = f"  {replica.restarts} restarts" if replica.restarts else ""
         message = f"  {replica.message.splitlines()[0]}" if replica.message else ""
-        click.echo(f"replica   {replica.name}  {replica.state}  {replica.url}{restarts}{message}")
+        say(f"replica   {replica.name}  {replica.state}  {replica.url}{restarts}{message}")
     if current.asleep:
-        click.echo("scaled to zero, wakes on a request")
+        say("scaled to zero, wakes on a request")
     elif not current.replicas:
-        click.echo("nothing runs")
+        say("nothing runs")
     if started.last:
-        click.echo(f"start     {_start_line(started.last)}")
+        say(f"start     {_start_line(started.last)}")
 
 
 def _start_line(start: Start) -> str:
