@@ -128,6 +128,7 @@ EVENTS: dict[str, tuple[dict[str, str], str, str]] = {
     "Buildkite branch": ({"CI": "true", "BUILDKITE_PULL_REQUEST": "false"}, "", ""),
     "Buildkite pull request": ({"CI": "true", "BUILDKITE_PULL_REQUEST": "7"}, "", "7"),
     "CircleCI pull request": ({"CI": "true", "CIRCLE_PULL_REQUEST": "https://github.com/a/b/pull/7"}, "", "7"),
+    "CircleCI pull request of a fork, without its URL": ({"CI": "true", "CIRCLECI": "true", "CIRCLE_PR_NUMBER": "7"}, "", "7"),
     "Bitbucket pull request": ({"CI": "true", "BITBUCKET_PR_ID": "7"}, "", "7"),
     "no CI, detached": ({}, "", ""),
 }  # fmt: skip
