@@ -193,9 +193,18 @@ def _collected(store: Store, wanted: _Wanted, emit: Emit) -> Version:
             "libraries": masking.versions(),
         }
         made = store.finish("collected", folder, facts)
-    until = None if wanted.keep is None or tally.oldest is None else (tally.oldest + wanted.keep).isoformat()
-    store.remember(wanted.key(), {"version": made.folder.name, "until": until})
+    store.remember(wanted.key(), {"version": made.folder.name, "until": _until(tally.oldest, wanted.keep)})
     return made
+
+
+def _until(oldest: datetime | None, keep: timedelta | None) -> str | None:
+    """When the first row will be too old; ``None`` for never, also beyond the last date that there is."""
+    if oldest is None or keep is None:
+        return None
+    try:
+        return (oldest + keep).isoformat()
+    except OverflowError:
+        return None
 
 
 def _belongs(identity: str, kept: _Kept) -> dict[str, Any]:

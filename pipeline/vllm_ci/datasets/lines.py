@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,18 +97,29 @@ def read(path: Path, limits: Limits, *, expected: str) -> Iterator[tuple[int, di
 def parsed(line: bytes, limits: Limits) -> dict[str, Any] | Unusable:
     """The object that JSON text describes, or why it cannot be used."""
     try:
-        found = json.loads(line.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
-        check_values(found, limits.depth)
+        found = value(line.decode("utf-8"), limits)
     except Unusable as error:
         return error
     except UnicodeDecodeError as error:
         return Unusable(reason="not-utf-8", detail=f"byte {error.start + 1} is not UTF-8")
-    except RecursionError:
-        return Unusable(reason="too-deep", detail=f"nested more than {limits.depth} levels deep")
-    except ValueError as error:
-        return Unusable(reason="not-json", detail=f"not JSON: {_short(error)}")
     if not isinstance(found, dict):
         return Unusable(reason="not-object", detail="not a JSON object")
+    return found
+
+
+def value(text: str, limits: Limits) -> Any:
+    """The value that JSON text describes.
+
+    Raises:
+        Unusable: It describes none that can be written again.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        check_values(found, limits.depth)
+    except RecursionError as error:
+        raise Unusable(reason="too-deep", detail=f"nested more than {limits.depth} levels deep") from error
+    except ValueError as error:
+        raise Unusable(reason="not-json", detail=f"not JSON: {_short(error)}") from error
     return found
 
 
@@ -128,7 +140,7 @@ def _constant(name: str) -> None:
 
 
 def check_values(found: Any, depth: int) -> None:
-    """Refuse nesting that is too deep, and text that no tokenizer and no file can hold."""
+    """Refuse nesting that is too deep, and text and numbers that no tokenizer and no file can hold."""
     open_: list[tuple[Any, int]] = [(found, 1)]
     while open_:
         value, level = open_.pop()
@@ -136,6 +148,8 @@ def check_values(found: Any, depth: int) -> None:
             raise Unusable(reason="too-deep", detail=f"nested more than {depth} levels deep")
         if isinstance(value, str):
             _check_text(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise Unusable(reason="not-json", detail="a number is too large")
         elif isinstance(value, dict):
             open_.extend((each, level + 1) for pair in value.items() for each in pair)
         elif isinstance(value, list):

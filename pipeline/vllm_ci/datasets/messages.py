@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_ci.datasets import lines
 from vllm_ci.datasets.lines import Unusable
 from vllm_ci.datasets.record import Limits
 
@@ -63,22 +64,22 @@ def conversation(messages: Any, limits: Limits, *, tools: Any = None, rejected: 
         raise Unusable(reason="bad-messages", detail="messages is not a list of messages")
     if len(messages) > limits.messages:
         raise Unusable(reason="too-many-messages", detail=f"{len(messages)} messages, more than {limits.messages}")
-    kept = tuple(_message(each, f"message {number}") for number, each in enumerate(messages, 1))
+    kept = tuple(_message(each, f"message {number}", limits) for number, each in enumerate(messages, 1))
     if kept[-1]["role"] != "assistant":
         raise Unusable(reason="no-answer", detail="the last message is not of the assistant")
     if not any(each["role"] == "user" for each in kept[:-1]):
         raise Unusable(reason="no-question", detail="no message of the user comes before the answer")
-    return Conversation(messages=kept, tools=_tools(tools), rejected=None if rejected is None else _answer(rejected))
+    return Conversation(messages=kept, tools=_tools(tools), rejected=None if rejected is None else _answer(rejected, limits))
 
 
-def _answer(value: Any) -> Message:
-    made = _message(value, "rejected")
+def _answer(value: Any, limits: Limits) -> Message:
+    made = _message(value, "rejected", limits)
     if made["role"] != "assistant":
         raise Unusable(reason="bad-messages", detail="the rejected answer is not of the assistant")
     return made
 
 
-def _message(value: Any, where: str) -> Message:
+def _message(value: Any, where: str, limits: Limits) -> Message:
     if not isinstance(value, dict):
         raise Unusable(reason="bad-messages", detail=f"{where} is not an object")
     role = {"developer": "system"}.get(str(value.get("role")), value.get("role"))
@@ -86,7 +87,7 @@ def _message(value: Any, where: str) -> Message:
         raise Unusable(reason="bad-role", detail=f"the role of {where} is not one of {', '.join(_ROLES)}")
     made: Message = {"role": role, "content": _content(value.get("content"), where)}
     if calls := value.get("tool_calls"):
-        made["tool_calls"] = _calls(calls, where)
+        made["tool_calls"] = _calls(calls, where, limits)
     if role == "tool" and isinstance(value.get("tool_call_id"), str):
         made["tool_call_id"] = value["tool_call_id"]
     if not made["content"].strip() and "tool_calls" not in made:
@@ -104,7 +105,7 @@ def _content(value: Any, where: str) -> str:
     return "".join(part["text"] for part in value)
 
 
-def _calls(value: Any, where: str) -> list[dict[str, Any]]:
+def _calls(value: Any, where: str, limits: Limits) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
         raise Unusable(reason="bad-messages", detail=f"tool_calls of {where} is not a list of calls")
     made = []
@@ -115,9 +116,10 @@ def _calls(value: Any, where: str) -> list[dict[str, Any]]:
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments or "{}")
-            except (ValueError, RecursionError) as error:
-                raise Unusable(reason="bad-messages", detail=f"the arguments of a tool call of {where} are not JSON") from error
+                arguments = lines.value(arguments or "{}", limits)
+            except Unusable as error:
+                detail = f"the arguments of a tool call of {where}: {error.detail}"
+                raise Unusable(reason="bad-messages", detail=detail) from error
         made.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return made
 

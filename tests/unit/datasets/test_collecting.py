@@ -101,6 +101,13 @@ def test_a_row_that_became_too_old_is_dropped_by_the_same_call_later(write: Writ
     assert questions(later) == ["new"]
 
 
+def test_a_row_of_the_last_year_that_there_is_never_becomes_too_old(write: Write, store: Path) -> None:
+    rows = [{**chat("one"), "time": "9999-12-31T23:59:59Z"}]
+    made = collect([Source(path=write("a.jsonl", rows))], into=store, keep_days=30, now=NOW)
+    assert (made.rows, made.changed) == (1, True)
+    assert not collect([Source(path=write("a.jsonl", rows))], into=store, keep_days=30, now=NOW).changed
+
+
 def test_a_removed_user_is_out_of_all_versions_and_stays_out(write: Write, store: Path) -> None:
     both = logged("shared", "ann")
     first = write("a.jsonl", [logged("hers", "ann"), logged("his", "bob"), both, {**both, "key": "bob"}])

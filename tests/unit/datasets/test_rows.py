@@ -31,6 +31,12 @@ def said(row: shapes.Row) -> list[tuple[str, str]]:
     return [(each["role"], each["content"]) for each in row.conversation.messages]
 
 
+def called(arguments: str) -> dict[str, Any]:
+    """A row whose answer is a tool call."""
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+
 def reason(found: Mapping[str, Any], requests: Mapping[str, Any] | None = None) -> str:
     with pytest.raises(Unusable) as caught:
         shapes.row(found, requests or {}, Limits())
@@ -102,6 +108,14 @@ def test_a_logged_request_belongs_to_its_key_and_its_user() -> None:
         ({"conversations": [{"from": "alien", "value": "q"}]}, "bad-role"),
         ({"conversations": "x"}, "bad-messages"),
         ({**COMPLETION, "choices": []}, "no-question"),
+        (called("{broken"), "bad-messages"),
+        (called('{"a": NaN}'), "bad-messages"),
+        (called('{"a": 1e999}'), "bad-messages"),
+        (called('{"a": "\\ud800"}'), "bad-messages"),
+        (called('{"a": "\\u0000"}'), "bad-messages"),
+        (called('{"a": 1, "a": 2}'), "bad-messages"),
+        (called("[" * 200 + "]" * 200), "bad-messages"),
+        ({"prompt": "q", "chosen": "a", "rejected": called('{"a": Infinity}')["messages"][1:]}, "bad-messages"),
     ],
 )
 def test_a_row_that_is_no_conversation_has_a_reason(row: dict[str, Any], expected: str) -> None:
@@ -120,6 +134,7 @@ def test_a_row_that_is_no_conversation_has_a_reason(row: dict[str, Any], expecte
         (b'{"\\udc00": 1}', "bad-text"),
         (b'{"a": "\xff"}', "not-utf-8"),
         (b'{"a": NaN}', "not-json"),
+        (b'{"a": [-1e999]}', "not-json"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not-json"),
         (b'{"consent": false, "consent": true}', "repeated-key"),
         (b'{"a": "' + b"x" * (2 << 20) + b'"}', "too-long"),
