@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from vllm_ci.datasets.lines import Unusable
@@ -45,6 +45,7 @@ _TOKENS = re.compile(
 )
 # The patterns take time that grows with the square of what they can match.
 _LONGEST_WORD = 2048
+_SHORT = 64
 _UNBROKEN = re.compile(rf"[!-~]{{{_LONGEST_WORD + 1}}}")
 _WORD = re.compile(r"[A-Za-z0-9+/_=-]{32,}")
 
@@ -57,14 +58,15 @@ class Masked:
     found: Counter[str]
 
 
-def mask(text: str, regions: tuple[str, ...] = ("US",)) -> Masked:
+def mask(text: str, regions: tuple[str, ...] = ("US",), name: str = "") -> Masked:
     """Replace secrets and personal data in ``text``.
 
     Args:
         text: Any text.
         regions: Countries (ISO 3166) whose national telephone numbers are found; those with +, everywhere.
+        name: What the text is the value of, as in an object: a password is known by it.
     """
-    spans = _without_overlaps([*_secrets(text), *_personal(text, regions)])
+    spans = _without_overlaps([*_secrets(text), *_named(name, text), *_personal(text, regions)])
     pieces, at = [], 0
     for start, end, kind in spans:
         pieces += [text[at:start], f"[{kind}]"]
@@ -73,22 +75,25 @@ def mask(text: str, regions: tuple[str, ...] = ("US",)) -> Masked:
 
 
 def mask_conversation(conversation: Conversation, regions: tuple[str, ...]) -> tuple[Conversation, Counter[str]]:
-    """Mask all texts of a conversation: messages, arguments of calls, descriptions of tools, a rejected answer.
+    """Mask all texts of a conversation: messages, arguments of calls and their names, descriptions of tools, a rejected answer.
 
     Raises:
-        Unusable: A text is too long to be searched.
+        Unusable: A text is too long to be searched, or two names in an object are the same once they are masked.
     """
     found: Counter[str] = Counter()
 
-    def masked(value: Any) -> Any:
+    def masked(value: Any, name: str = "") -> Any:
         if isinstance(value, str):
             if _UNBROKEN.search(value):
                 raise Unusable(reason="unbroken", detail=f"more than {_LONGEST_WORD} characters without a space")
-            made = mask(value, regions)
+            made = (_short if len(value) <= _SHORT else mask)(value, regions, name)
             found.update(made.found)
             return made.text
         if isinstance(value, dict):
-            return {key: each if key in ("role", "type") else masked(each) for key, each in value.items()}
+            whole = {masked(key): masked(each, key) for key, each in value.items()}
+            if len(whole) != len(value):
+                raise Unusable(reason="repeated-key", detail="an object has one key twice when secrets in keys are masked")
+            return whole
         return [masked(each) for each in value] if isinstance(value, list) else value
 
     rejected = None if conversation.rejected is None else masked(conversation.rejected)
@@ -99,6 +104,12 @@ def mask_conversation(conversation: Conversation, regions: tuple[str, ...]) -> t
         rejected=rejected,
     )
     return made, found
+
+
+@lru_cache(maxsize=4096)
+def _short(text: str, regions: tuple[str, ...], name: str) -> Masked:
+    """As :func:`mask`, for texts that are in every row: roles, types, names of arguments."""
+    return mask(text, regions, name)
 
 
 def versions() -> dict[str, str]:
@@ -168,6 +179,15 @@ def _secrets(text: str) -> Iterator[Span]:
     for match in _WORD.finditer(text):
         if _random(match[0]):
             yield *match.span(), "SECRET"
+
+
+def _named(name: str, text: str) -> Iterator[Span]:
+    """The value of a name such as ``password``, found as it would be in ``password: value``."""
+    before = f"{name}: "
+    for match in _NAMED.finditer(before + text) if name else ():
+        start, end = match.span("value")
+        if start >= len(before):
+            yield start - len(before), end - len(before), "SECRET"
 
 
 def _random(word: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,37 @@ def test_arguments_of_calls_descriptions_of_tools_and_rejected_answers_are_maske
     masked, found = masking.mask_conversation(made, ())
     assert "joe" not in json.dumps(masked.to_json())
     assert found == {"EMAIL": 3}
+
+
+def masked_arguments(arguments: object) -> Any:
+    call = {"function": {"name": "send", "arguments": json.dumps(arguments)}}
+    rows = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    made, _ = masking.mask_conversation(messages.conversation(rows, Limits()), ("US",))
+    assert [each["role"] for each in made.messages] == ["user", "assistant"]
+    return made.messages[1]["tool_calls"][0]["function"]["arguments"]
+
+
+@pytest.mark.parametrize("name", ["role", "type", "content", "to"])
+def test_arguments_are_masked_whatever_their_names(name: str) -> None:
+    assert masked_arguments({name: "joe@example.com", "deep": [{name: "joe@example.com"}]}) == {
+        name: "[EMAIL]",
+        "deep": [{name: "[EMAIL]"}],
+    }
+
+
+def test_names_of_arguments_are_masked_unless_two_would_be_one() -> None:
+    assert masked_arguments({"joe@example.com": {"ann@example.com": 1}}) == {"[EMAIL]": {"[EMAIL]": 1}}
+    with pytest.raises(Unusable, match="one key twice") as caught:
+        masked_arguments({"joe@example.com": 1, "ann@example.com": 2})
+    assert caught.value.reason == "repeated-key"
+
+
+def test_an_argument_is_a_secret_by_its_name_as_in_a_text() -> None:
+    arguments = {"db_password": "correcthorse", "api_key": "abcdefgh", "hint": "correcthorse", "password_hint": "correcthorse"}
+    secret = {"db_password": "[SECRET]", "api_key": "[SECRET]"}
+    assert masked_arguments(arguments) == {**arguments, **secret}
+    assert masking.mask("db_password: correcthorse").text == "db_password: [SECRET]"
+    assert masked_arguments({"password": {"type": "string"}}) == {"password": {"type": "string"}}
 
 
 def test_text_that_cannot_be_searched_in_time_is_not_taken() -> None:
