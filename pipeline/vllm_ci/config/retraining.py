@@ -190,6 +190,14 @@ class RetrainConfig(Section):
     license: str = ""
     """Licence of the new version, e.g. `Apache-2.0`."""
 
+    @model_validator(mode="after")
+    def _two_aliases(self) -> RetrainConfig:
+        if self.champion == self.challenger:
+            raise ValueError(
+                f"champion and challenger are one alias, {self.champion}: each new version would be in use at once"
+            )
+        return self
+
 
 def read(path: Path) -> RetrainConfig:
     """Read and validate a file.

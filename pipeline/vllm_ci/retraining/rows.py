@@ -7,7 +7,6 @@ one message of the user and one of the assistant each), or as a conversation wit
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,8 @@ def read(place: Path, *, answers: bool = True, preferences: bool = False) -> lis
         if not line.strip():
             continue
         try:
-            found.append(_preference(line) if preferences else _row(json.loads(line), answers=answers))
-        except (Unusable, ValueError, RecursionError) as error:
+            found.append(_preference(_object(line)) if preferences else _row(_object(line), answers=answers))
+        except (Unusable, ValueError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
         raise FailedError(
@@ -79,7 +78,8 @@ def check(folder: Path, *, preferences: bool = False) -> dict[str, int]:
         preferences: The rows are preferences.
 
     Raises:
-        FailedError: A file is missing or has no rows, a line is not a row, or a question is in two files.
+        FailedError: A file is missing or has no rows, a line is not a row, a question is in two files, or a test row is there
+            twice.
     """
     counts: dict[str, int] = {}
     asked: dict[str, dict[str, str]] = {}
@@ -92,6 +92,8 @@ def check(folder: Path, *, preferences: bool = False) -> dict[str, int]:
             raise FailedError(
                 f"{name} has no rows", why="there is nothing to train on or to test with", remedy=f"add rows to {place}"
             )
+        if name == TEST:
+            _check_once(rows)
         counts[name] = len(rows)
         asked[name] = {_question(each.messages): each.id for each in rows}
     held = asked[TEST]
@@ -106,8 +108,32 @@ def check(folder: Path, *, preferences: bool = False) -> dict[str, int]:
     return counts
 
 
-def _row(value: Any, *, answers: bool) -> Row:
-    found = value.get("messages") if isinstance(value, dict) else None
+def _check_once(rows: Sequence[Row]) -> None:
+    """Each test row counts once: the same row again would make a difference of one row look like one of many."""
+    first: dict[bytes, int] = {}
+    again: list[str] = []
+    for number, row in enumerate(rows, 1):
+        before = first.setdefault(strict.canonical([row.asked, row.expected, row.rejected]), number)
+        if before != number:
+            again.append(f"row {number} is row {before}")
+    if again:
+        raise FailedError(
+            f"rows of {TEST} that are there before: {len(again)}",
+            why=f"models are compared by how many rows they answer: {', '.join(again[:_MOST_NAMED])}",
+            remedy="keep each row once",
+        )
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The object of a line, read as strictly as collected rows: the training program and the server read it once more."""
+    value = lines.parsed(line.strip(), Limits())
+    if isinstance(value, Unusable):
+        raise value
+    return value
+
+
+def _row(value: Mapping[str, Any], *, answers: bool) -> Row:
+    found = value.get("messages")
     if not isinstance(found, list) or len(found) < 2:
         raise ValueError("it has no `messages` with a question and an answer")
     if not all(_is_message(each) for each in found):
@@ -117,16 +143,13 @@ def _row(value: Any, *, answers: bool) -> Row:
     if last["role"] != "assistant" or (answers and not text.strip()):
         raise ValueError("the last message is not an answer of the assistant")
     tools = value.get("tools") or ()
-    if not isinstance(tools, list | tuple):
-        raise ValueError("`tools` is not a list")  # noqa: TRY004 - a reason like the others
+    if not isinstance(tools, list | tuple) or not all(isinstance(each, dict) for each in tools):
+        raise ValueError("`tools` is not a list of objects")
     return Row(id=str(value.get("id") or _name(found)), messages=found[:-1], expected=text, tools=tuple(tools))
 
 
-def _preference(line: bytes) -> Row:
+def _preference(value: Mapping[str, Any]) -> Row:
     limits = Limits()
-    value = lines.parsed(line.strip(), limits)
-    if isinstance(value, Unusable):
-        raise value
     if "messages" in value and "rejected" in value:
         found = messages.conversation(value["messages"], limits, tools=value.get("tools"), rejected=value["rejected"])
     else:
@@ -150,7 +173,8 @@ def _preference(line: bytes) -> Row:
 def _is_message(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         return False
-    return isinstance(value.get("content"), str) or bool(value.get("tool_calls"))
+    content = value.get("content")
+    return isinstance(content, str) or (content is None and bool(value.get("tool_calls")))
 
 
 def _name(messages: Sequence[Mapping[str, Any]]) -> str:

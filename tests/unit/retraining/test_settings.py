@@ -54,6 +54,7 @@ def test_a_short_file_has_sensible_values(tmp_path: Path) -> None:
         ("train: {image: nothing}", "no image spec nothing"),
         ("validate: {confidence: 1}", r"validate\.confidence is not valid"),
         ("champion: No", "champion is not valid"),
+        ("challenger: champion", "champion and challenger are one alias"),
     ],
 )
 def test_a_setting_that_is_not_valid_is_named_with_its_line(tmp_path: Path, line: str, message: str) -> None:
