@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import NormalDist, fmean
 
 _RESAMPLES = 2000
@@ -48,7 +47,8 @@ class Comparison:
         won: Rows that only the challenger got right.
         lost: Rows that only the champion got right.
         p_better: Probability of so many rows won, or more, if both were equally good (McNemar, exact, one-sided).
-        loss_change: Mean loss of the challenger less that of the champion, per token of the answer; ``None`` if not measured.
+        loss_change: Mean loss of the challenger less that of the champion, per token of the answer; ``None`` if it is
+            not measured, or not a number in a row.
         confidence: Of all intervals.
     """
 
@@ -98,7 +98,7 @@ def compare(
         won=won,
         lost=lost,
         p_better=mcnemar(won, lost),
-        loss_change=bootstrap(losses, confidence, seed) if losses else None,
+        loss_change=bootstrap(losses, confidence, seed) if losses and all(map(math.isfinite, losses)) else None,
         confidence=confidence,
     )
 
@@ -106,8 +106,11 @@ def compare(
 def mcnemar(won: int, lost: int) -> float:
     """Probability that at least ``won`` of the rows that differ are won, if each is as likely lost; 1 when none differ."""
     count = won + lost
-    ways = sum(math.comb(count, each) for each in range(won, count + 1))
-    return float(Fraction(ways, 2**count))
+    ways, term = 0, math.comb(count, won)
+    for each in range(won, count + 1):
+        ways += term
+        term = term * (count - each) // (each + 1)
+    return float(ways / 2**count)
 
 
 def wilson(right: int, rows: int, confidence: float) -> Estimate:

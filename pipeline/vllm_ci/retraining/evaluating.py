@@ -203,9 +203,18 @@ def is_right(expected: str, answer: str, match: Match) -> bool:
     if match == "exact":
         return False
     try:
-        return bool(json.loads(expected) == json.loads(answer))
+        return _same(json.loads(expected), json.loads(answer))
     except (ValueError, RecursionError):
         return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: ``true`` is not 1, which Python takes for the same; 1.0 is."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def preference_loss(chosen: float, rejected: float) -> float:

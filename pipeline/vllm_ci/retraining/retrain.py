@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 
 from vllm_ci.domain.commit import Commit
+from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.events import Emit, Finished, Progress, Started
 from vllm_ci.domain.project import Project
 from vllm_ci.engine import Engine
@@ -91,6 +92,11 @@ class Retraining:
         """Rows are preferences."""
         return self.plan.training.objective == "dpo"
 
+    @property
+    def _kind(self) -> Mapping[str, str]:
+        """Part of what a result is made from: the same bytes may be conversations to one plan and preferences to another."""
+        return {"rows": "preferences"} if self._prefers else {}
+
     async def _validated(self, done: Retrained, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
         data, trained = done.steps
         served = Served(engine=self.engine, project=self.project, source=self.source, emit=self.emit, plan=self.plan)
@@ -98,7 +104,7 @@ class Retraining:
         folders = {"champion": champion.folder, "challenger": trained.folder / "model"}
         results: dict[str, Result] = {}
         for who, folder in folders.items():
-            inputs = {**await served.inputs(), "model": store.digest_of(folder), "data": data.digest}
+            inputs = {**await served.inputs(), **self._kind, "model": store.digest_of(folder), "data": data.digest}
             results[who] = await self._step(answering.STEP, inputs, partial(served.make, folder, who, held), who)
         answers = {who: answers_of(each) for who, each in results.items()}
         comparison = self._compared(answers["champion"], answers["challenger"])
@@ -189,12 +195,14 @@ class Retraining:
                     rows.write(out / place.name, rows.read(place, preferences=True))
                 else:
                     shutil.copyfile(place, out / place.name)
+                if digest_of_file(place) != inputs[place.name]:
+                    raise FailedError(f"{place} changed while it was read", remedy="retrain again when nothing writes to it")
             return rows.check(out, preferences=self._prefers)
 
         async def make(out: Path, _: Path) -> Mapping[str, object]:
             return {"rows": await anyio.to_thread.run_sync(copied, out)}
 
-        made_from = {"files": inputs, "versions": dict(found.versions), **({"rows": "preferences"} if self._prefers else {})}
+        made_from = {"files": inputs, "versions": dict(found.versions), **self._kind}
         result = await self._step(store.DATA_STEP, made_from, make)
         return result, {"training data": result.digest, **found.versions}
 

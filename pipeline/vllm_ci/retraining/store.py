@@ -134,23 +134,29 @@ def read(place: Path, *, step: str, key: str) -> Result:
     differing = sorted(path for path in {*expected, *found} if expected.get(path) != found.get(path))
     if problem or differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise TamperedStepError(
-            f"the result of {step} was altered: {problem or ', '.join(differing[:3]) + more}",
-            why=f"the files in {place} are not those that the step wrote",
-            remedy=f"do not use them; delete {place}, then run vllm-ci retrain again",
-        )
+        raise _tampered(place, step, problem or ", ".join(differing[:3]) + more)
     with suppress(OSError):
         os.utime(place / _RECORD)  # it was used
     return Result(step=step, key=key, digest=_over(found), folder=place / _FILES, facts=facts, cached=True)
+
+
+def _tampered(place: Path, step: str, problem: str) -> TamperedStepError:
+    return TamperedStepError(
+        f"the result of {step} was altered: {problem}",
+        why=f"the files in {place} are not those that the step wrote",
+        remedy=f"do not use them; delete {place}, then run vllm-ci retrain again",
+    )
 
 
 def again(found: Result) -> None:
     """Check the files of a result once more, before something is decided with them.
 
     Raises:
-        TamperedStepError: They were altered since.
+        TamperedStepError: They were altered since, perhaps together with the record that lists them.
     """
-    read(found.folder.parent, step=found.step, key=found.key)
+    place = found.folder.parent
+    if read(place, step=found.step, key=found.key).digest != found.digest:
+        raise _tampered(place, found.step, f"its files are not those with the digest {found.digest[:19]}")
 
 
 def with_digest(step: str, digest: str) -> Result | None:

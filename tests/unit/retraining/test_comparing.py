@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,12 @@ def test_mcnemar_gives_known_values(won: int, lost: int, p: float) -> None:
 
 def test_mcnemar_of_many_rows_is_exact() -> None:
     assert 0 < mcnemar(3000, 1000) < 1e-200
+
+
+def test_mcnemar_of_very_many_rows_takes_no_time() -> None:
+    begun = time.process_time()
+    assert mcnemar(10_050, 9_950) == pytest.approx(0.242, abs=0.002)
+    assert time.process_time() - begun < 5
 
 
 def test_wilson_gives_known_values() -> None:
@@ -116,6 +124,14 @@ def test_a_rising_loss_is_refused_although_the_accuracy_is_better() -> None:
 def test_a_loss_that_was_not_measured_is_refused() -> None:
     champion, challenger = rows(60, 0, 30, 10)
     assert refused(compare(champion, challenger)) == ["loss"]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_in_one_row_is_refused(loss: float) -> None:
+    champion, challenger = rows(60, 0, 30, 10)
+    losses = [1.0] * len(champion)
+    found = compare(champion, challenger, champion_loss=losses, challenger_loss=[*losses[:-1], loss])
+    assert refused(found) == ["loss"]
 
 
 def test_another_policy_has_another_digest() -> None:

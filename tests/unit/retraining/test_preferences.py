@@ -154,6 +154,20 @@ def test_preferences_are_not_trained_on_as_conversations_nor_the_other_way_round
     assert "train" not in desk.engine.ran
 
 
+def test_answers_to_the_same_rows_as_conversations_are_not_taken_for_preferences(preferring: Desk) -> None:
+    """The champion would be judged by what it writes, and the trained model by which answer it prefers."""
+    for name in ("train.jsonl", "test.jsonl"):
+        found = rows.read(preferring.data / name, preferences=True)
+        rows.write(preferring.data / name, found)
+    first = preferring.run(training=Training())
+    assert first.comparison is not None
+    done = preferring.run()
+    assert [each.cached for each in done.steps] == [False, False, False, False]
+    assert done.steps[0].digest == first.steps[0].digest
+    (line, *_) = (done.steps[2].folder / "answers.jsonl").read_text().splitlines()
+    assert json.loads(line)["answer"] in ("chosen", "rejected")
+
+
 def test_a_server_that_fails_while_it_is_asked_leaves_its_log(preferring: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_question: str, _share: int) -> bool:
         raise RuntimeError("the engine died")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -14,9 +17,11 @@ from unit.retraining import toy
 from unit.retraining.conftest import Desk
 from vllm_ci.domain.errors import ConfigError, ErroredError, FailedError, UsageError
 from vllm_ci.domain.events import Finished
+from vllm_ci.domain.program import ServiceSpec
 from vllm_ci.evidence.predicates import evaluation
 from vllm_ci.evidence.statement import EVALUATION, PROVENANCE
 from vllm_ci.models import aliases, history, reading
+from vllm_ci.models.files import digest_of_file
 from vllm_ci.models.naming import ModelRef, parse
 from vllm_ci.models.policy import AliasPolicy
 from vllm_ci.models.trained import trained_on
@@ -152,6 +157,28 @@ def test_a_file_that_is_altered_while_the_models_are_compared_is_noticed(desk: D
     assert heads(desk) == {}
 
 
+def test_a_file_that_is_altered_together_with_its_record_is_noticed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = toy.ToyEngine.serve
+
+    @asynccontextmanager
+    async def serve(engine: toy.ToyEngine, spec: ServiceSpec) -> AsyncIterator[toy.ToyService]:
+        async with plain(engine, spec) as service:
+            yield service
+        if engine.ran.count(spec.name) < 2:
+            return
+        place = desk.results("train")[0]
+        weights = place / "files" / "model" / toy.PART
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+        record = json.loads((place / "step.json").read_text())
+        record["files"][f"model/{toy.PART}"] = digest_of_file(weights)
+        (place / "step.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(toy.ToyEngine, "serve", serve)
+    with pytest.raises(TamperedStepError, match="train was altered"):
+        desk.run(promote=True)
+    assert heads(desk) == {}
+
+
 def test_an_altered_evaluation_is_refused_at_the_promotion(desk: Desk) -> None:
     desk.run(promote=True)
     desk.engine.learnt = 100
@@ -233,6 +260,55 @@ def test_broken_rows_are_named_by_their_lines(desk: Desk) -> None:
     with pytest.raises(FailedError, match=r"train\.jsonl that are not conversations: 3") as error:
         desk.run()
     assert all(f"line {number}" in error.value.why for number in (41, 42, 43))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "messages": []}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\\ud800"}], "id": "1"}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\\u0000"}]}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "time": NaN}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": [1]}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [], "tool_calls": [{}]}]}',
+        '\ufeff{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
+    ],
+)
+@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl"])
+def test_a_row_that_a_later_step_could_not_read_is_refused_before_the_training(desk: Desk, name: str, line: str) -> None:
+    place = desk.data / name
+    place.write_text(f"{line}\n{place.read_text()}")
+    with pytest.raises(FailedError, match=rf"lines of {name} that are not conversations: 1") as error:
+        desk.run()
+    assert error.value.why.startswith("line 1: ")
+    assert desk.engine.ran == []
+
+
+def test_data_that_changes_while_it_is_copied_is_not_kept_under_the_name_of_what_it_was(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, before = store.result, (desk.data / "train.jsonl").read_text()
+
+    async def late(*args: Any, **options: Any) -> store.Result:
+        toy.write_rows(desk.data, train=range(50))
+        return await plain(*args, **options)
+
+    monkeypatch.setattr(store, "result", late)
+    with pytest.raises(FailedError, match=r"train\.jsonl changed while it was read"):
+        desk.run()
+    monkeypatch.setattr(store, "result", plain)
+    (desk.data / "train.jsonl").write_text(before)
+    found = desk.run().require().steps[0]
+    assert (found.folder / "train.jsonl").read_text() == before
+
+
+def test_a_test_row_that_is_there_twice_is_no_more_evidence(desk: Desk) -> None:
+    place = desk.data / "test.jsonl"
+    place.write_text("".join(place.read_text().splitlines(keepends=True)[:30] * 2))
+    with pytest.raises(FailedError, match=r"rows of test\.jsonl that are there before: 30") as error:
+        desk.run()
+    assert "row 31 is row 1" in error.value.why
+    assert desk.engine.ran == []
 
 
 def test_an_alias_that_does_not_exist_is_refused_before_anything_is_done(desk: Desk) -> None:
