@@ -25,7 +25,7 @@ from vllm_ci.retraining import curve
 STEP = "train"
 _KILLED = 137
 _LOOK_EVERY_S = 1.0
-_CHECKPOINT = "checkpoint"
+_CHECKPOINT, _BEFORE = "checkpoint", "checkpoint-before"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,9 @@ class Trainer:
             FailedError: The data cannot be trained on.
         """
         goes_on = kept / _CHECKPOINT
-        resumed = goes_on.is_dir()
+        if not goes_on.exists() and (kept / _BEFORE).is_dir():  # killed while a newer one took its place
+            (kept / _BEFORE).rename(goes_on)
+        resumed = (goes_on / COMPLETE).is_file()
         handles = {"programs": self.engine.directory(PROGRAMS), "base": base, "data": data}
         if resumed:
             self.emit(Progress(step=STEP, detail=f"goes on from step {_number(goes_on)}"))
@@ -174,9 +176,18 @@ class Trainer:
             await self.engine.export(output, part)
             newest = part / "checkpoints" / f"checkpoint-{max(steps)}"
             if (newest / COMPLETE).is_file():
-                shutil.rmtree(place, ignore_errors=True)
-                newest.rename(place)
+                _replace(place, newest)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(place: Path, newest: Path) -> None:
+    """Put the newest checkpoint in the place of the one that is kept; whenever this ends, a whole one is there or beside it."""
+    before = place.with_name(_BEFORE)
+    shutil.rmtree(before, ignore_errors=True)
+    if place.exists():
+        place.rename(before)
+    newest.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 # Threads that wait for each other give way to other programs; what vLLM's and other programs' caches say is not asked.
