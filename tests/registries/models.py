@@ -82,8 +82,10 @@ def blob(setup: ModelSetup, digest: str) -> Path:
     return place
 
 
-def gguf(tensors: Mapping[str, int] | None = None, *, version: int = 3, tail: int = 0) -> bytes:
-    """A file with one F32 tensor for each (name, elements)."""
+def gguf(
+    tensors: Mapping[str, int] | None = None, *, version: int = 3, tail: int = 0, moved: Mapping[str, int] | None = None
+) -> bytes:
+    """A file with one F32 tensor for each (name, elements); `moved` has other offsets than those where tensors are."""
     given = {"a": 8} if tensors is None else tensors
 
     def text(value: str) -> bytes:
@@ -94,7 +96,7 @@ def gguf(tensors: Mapping[str, int] | None = None, *, version: int = 3, tail: in
     made += text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("x") + text("y")
     at = 0
     for name, count in given.items():
-        made += text(name) + struct.pack("<IQIQ", 1, count, 0, at)
+        made += text(name) + struct.pack("<IQIQ", 1, count, 0, (moved or {}).get(name, at))
         at += -(-count * 4 // 32) * 32
     made += b"\0" * (-len(made) % 32)
     return made + b"\1" * (at + tail)

@@ -172,7 +172,7 @@ def _config(checkpoint: Checkpoint, name: str, *, source: str, revision: str, li
     licence = licence or str(values.get("general.license") or "")
     descriptor = {
         "name": name,
-        "family": str(settings.get("model_type") or values.get("general.architecture") or ""),
+        "family": _plain(settings.get("model_type") or values.get("general.architecture") or ""),
         "sourceURL": source,
         "revision": revision,
         "licenses": [licence] if licence else [],
@@ -182,13 +182,18 @@ def _config(checkpoint: Checkpoint, name: str, *, source: str, revision: str, li
         "format": "gguf" if gguf else "safetensors",
         "paramSize": _scaled(sum(types.values())),
         "precision": _PRECISIONS.get(main, main.lower()),
-        "quantization": str(method or ""),
+        "quantization": _plain(method or ""),
     }
     return {
         "descriptor": {key: value for key, value in descriptor.items() if value},
         "config": {key: value for key, value in config.items() if value},
         "modelfs": {"type": "layers", "diffIds": [each.digest for each in checkpoint.files]},
     }
+
+
+def _plain(value: object) -> str:
+    """A text that can be written: JSON can name half of a surrogate pair, UTF-8 cannot."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _scaled(count: int) -> str:

@@ -110,11 +110,11 @@ def check(folder: Path, *, code: bool = False) -> Checkpoint:
         if len(found) > _MOST_FILES:
             raise UnsafeModelError(f"{folder} holds more than {_MOST_FILES} files", remedy="name the folder of one checkpoint")
     _check_names([path for path, _, _ in found])
-    weights = {path: safetensors.check(place) for path, place, _ in found if path.endswith(".safetensors")}
+    weights = {path: safetensors.check(place) for path, place, _ in found if path.lower().endswith(".safetensors")}
     for path, place, _ in found:
-        if path.endswith(".json"):
+        if path.lower().endswith(".json"):
             _check_json(path, place)
-        elif not path.endswith(".safetensors"):
+        elif path not in weights:
             _check_plain(path, place)
     if not weights:
         raise UsageError(
@@ -132,12 +132,11 @@ def check_gguf(file: Path) -> Checkpoint:
         UsageError: There is no such file.
         UnsafeModelError: It is not a valid GGUF file.
     """
-    if file.is_symlink():
-        file = file.resolve()
     if not file.is_file() or file.suffix.lower() != ".gguf":
         raise UsageError(f"{file} is not a GGUF file", remedy="name a file that ends with .gguf")
     _check_names([file.name])
-    return Checkpoint(files=_hashed([(file.name, file, "weight")]), weights={}, gguf=gguf.check(file))
+    place = file.resolve()  # caches keep files under their digests, and links to them under their names
+    return Checkpoint(files=_hashed([(file.name, place, "weight")]), weights={}, gguf=gguf.check(place))
 
 
 def check_any(folder: Path, *, code: bool = False) -> Checkpoint:
@@ -180,9 +179,10 @@ def _walk(folder: Path, above: str, depth: int = 0) -> Iterator[tuple[str, Path]
 
 def _kind(path: str, place: Path, *, code: bool) -> Kind:
     kind, size = kind_of(path), place.stat().st_size
-    if kind is None:
+    by_name = PurePosixPath(path).suffix.lower() in _PICKLES  # also LICENSE.npy, whose other half is a document's
+    if kind is None or by_name:
         suspect = pickles.look(place)
-        if suspect or PurePosixPath(path).suffix.lower() in _PICKLES:
+        if suspect or by_name:
             raise _unsafe(path, suspect)
         raise UnsafeModelError(
             f"{path} is not a file of a checkpoint",
@@ -244,10 +244,12 @@ def _check_complete(found: Checkpoint, folder: Path) -> None:
     paths = {each.path for each in found.files}
     if not paths & {"config.json", "adapter_config.json"}:
         raise UsageError(f"{folder} has no config.json", remedy="name the folder of a checkpoint or of an adapter")
-    for index in [path for path in paths if path.endswith(".safetensors.index.json")]:
+    for index in [path for path in paths if path.lower().endswith(".safetensors.index.json")]:
         named = found.read(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise UnsafeModelError(f"{index} has no weight_map", remedy="save or download the checkpoint again")
         above = index.rpartition("/")[0]
-        for tensor, file in named.items() if isinstance(named, dict) else ():
+        for tensor, file in named.items():
             path = f"{above}/{file}" if above else str(file)
             if path not in found.weights or tensor not in found.weights[path].tensors:
                 raise UnsafeModelError(

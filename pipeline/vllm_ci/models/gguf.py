@@ -155,7 +155,7 @@ def _read(reader: _Reader, size: int) -> GgufFacts:
         raise _Broken(f"the alignment is {alignment!r}")
     spans, types = _tensors(reader, tensors, alignment)
     start = -(-reader.at // alignment) * alignment
-    _check_spans(spans, size - start)
+    _check_spans(spans, size - start, alignment)
     return GgufFacts(
         values={key: value for key, value in values.items() if value is not None},
         parameters=sum(types.values()),
@@ -183,11 +183,13 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[list[tuple[in
     return spans, dict(types)
 
 
-def _check_spans(spans: list[tuple[int, int, str]], data_bytes: int) -> None:
-    at = 0
+def _check_spans(spans: list[tuple[int, int, str]], data_bytes: int, alignment: int) -> None:
+    """Tensors follow each other, each filled up to the alignment (``docs/gguf.md``, "File Structure"), up to the file's end."""
+    at = next_at = 0
     for begin, end, name in sorted(spans):
-        if begin < at:
-            raise _Broken(f"tensor {name[:80]!r} overlaps the tensor before it")
-        at = end
-    if at > data_bytes:
+        if begin != next_at:
+            what = "overlaps the tensor before it" if begin < next_at else f"leaves {begin - at} bytes before it to no tensor"
+            raise _Broken(f"tensor {name[:80]!r} {what}")
+        at, next_at = end, -(-end // alignment) * alignment
+    if not at <= data_bytes < at + alignment:
         raise _Broken(f"its tensors take {at} bytes, and {max(data_bytes, 0)} follow the header")

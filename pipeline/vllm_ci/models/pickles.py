@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 _SCANNED_BYTES = 64 << 20
 _MOST_OPCODES = 2_000_000
+_ARRAYS = {b"\x93NUMPY": "a NumPy file", b"\x89HDF\r\n\x1a\n": "an HDF5 file"}
 # Opcodes that import something or call it.
 _IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
 _IMPORTED = re.compile(r"[A-Za-z_][\w]*(\.[\w<>]+)+")
@@ -43,6 +44,8 @@ def look(path: Path) -> Suspect | None:
         return _zip(path)
     if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")):
         return Suspect(kind="archive", detail=_outside(_tar_names(path)) or "an archive or a compressed file")
+    if array := next((name for magic, name in _ARRAYS.items() if head.startswith(magic)), ""):
+        return Suspect(kind="pickle", detail=f"{array}, whose elements can be pickles")
     with path.open("rb") as stream:
         found = scan(stream.read(_SCANNED_BYTES))
     return Suspect(kind="pickle", detail=found) if found else None

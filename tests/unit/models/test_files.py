@@ -14,7 +14,7 @@ import pytest
 
 from registries.models import checkpoint, gguf, safetensors
 from vllm_ci.domain.errors import UsageError
-from vllm_ci.models import files, pickles
+from vllm_ci.models import artifact, files, pickles
 from vllm_ci.models.refusals import UnsafeModelError
 
 
@@ -103,6 +103,29 @@ def test_an_archive_with_paths_outside_is_refused_with_the_path(name: str, conte
     assert name in said
 
 
+@pytest.mark.parametrize("name", ["LICENSE.npy", "readme.bin", "vocab.txt", "model.npz", "notice.h5"])
+@pytest.mark.parametrize("content", [b"\x93NUMPY\1\0\x10\0{'descr': '|O'}\n" + EVIL[4], b"\x89HDF\r\n\x1a\n\0\0"])
+def test_arrays_that_can_hold_pickles_are_refused_under_any_name(name: str, content: bytes, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    (folder / name).write_bytes(content)
+    assert f"{name} is a pickle or another format that runs code" in refused(folder)
+
+
+def test_a_file_of_a_pickles_name_is_refused_whatever_it_is_called_before_the_dot(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    (folder / "LICENSE.pt").write_text("free")
+    assert "LICENSE.pt is a pickle or another format that runs code: by its name" in refused(folder)
+
+
+def test_names_in_capitals_are_checked_like_others(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    (folder / "EXTRA.SAFETENSORS").write_bytes(b"junk")
+    assert "EXTRA.SAFETENSORS is not a valid safetensors file" in refused(folder)
+    (folder / "EXTRA.SAFETENSORS").unlink()
+    (folder / "Vocab.JSON").write_text("junk")
+    assert "Vocab.JSON is not JSON" in refused(folder)
+
+
 def test_texts_and_tokenizers_are_no_pickles(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     (folder / "merges.txt").write_text("cat\nfoo\nbar\n. .\n")
@@ -170,6 +193,16 @@ def test_a_checkpoint_with_a_missing_part_is_refused(tmp_path: Path) -> None:
     assert "model-00002-of-00002.safetensors holds b, and it does not" in refused(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"z": "model-00001-of-00002.safetensors"}}))
     assert "holds z" in refused(folder)
+    for content in ("[]", "{}", '{"weight_map": ["a"]}'):
+        (folder / "model.safetensors.index.json").write_text(content)
+        assert "model.safetensors.index.json has no weight_map" in refused(folder)
+
+
+def test_a_text_that_cannot_be_written_is_no_reason_to_end(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    (folder / "config.json").write_text('{"model_type": "a\\ud800", "quantization_config": {"quant_method": "\\udfff"}}')
+    made, _ = artifact.make(files.check(folder), "chat")
+    assert (made.facts["family"], made.facts["quantization"]) == ("a?", "?")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -183,6 +216,9 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_gguf_file_is_a_checkpoint_of_one_file(tmp_path: Path) -> None:
     (tmp_path / "m.Q8.gguf").write_bytes(gguf())
     assert [each.path for each in files.check_gguf(tmp_path / "m.Q8.gguf").files] == ["m.Q8.gguf"]
+    (tmp_path / "link.gguf").symlink_to((tmp_path / "m.Q8.gguf").rename(tmp_path / "5f1c"))
+    (linked,) = files.check_gguf(tmp_path / "link.gguf").files
+    assert (linked.path, linked.size) == ("link.gguf", len(gguf()))
     (tmp_path / "bad.gguf").write_bytes(EVIL[2])
     with pytest.raises(UnsafeModelError):
         files.check_gguf(tmp_path / "bad.gguf")

@@ -121,6 +121,28 @@ def test_broken_gguf_files_are_refused(content: bytes, tmp_path: Path) -> None:
         gguf.check(written(tmp_path, content, "m.gguf"))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gguf_bytes({"a": 8, "b": 5}, tail=4096), "take 52 bytes, and 4160"),
+        (gguf_bytes({"a": 8, "b": 5}, tail=32), "take 52 bytes, and 96"),
+        (gguf_bytes({"a": 8, "b": 8, "c": 8}, moved={"c": 32}), "overlaps the tensor before it"),
+        (gguf_bytes({"a": 8, "b": 8}, moved={"b": 96}, tail=64), "leaves 64 bytes before it to no tensor"),
+        (gguf_bytes({"a": 8}, moved={"a": 32}, tail=32), "leaves 32 bytes before it to no tensor"),
+    ],
+)
+def test_a_gguf_file_that_its_tensors_do_not_cover_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeModelError) as caught:
+        gguf.check(written(tmp_path, content, "m.gguf"))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 12])
+def test_the_last_tensor_of_a_gguf_file_need_not_be_filled_up(cut: int, tmp_path: Path) -> None:
+    content = gguf_bytes({"a": 8, "b": 5})
+    assert gguf.check(written(tmp_path, content[: len(content) - cut], "m.gguf")).parameters == 13
+
+
 @given(at=st.integers(4, 300), value=st.binary(min_size=1, max_size=8))
 def test_changed_gguf_bytes_never_crash_the_check(at: int, value: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     content = bytearray(gguf_bytes({"a": 8, "b": 5}))
