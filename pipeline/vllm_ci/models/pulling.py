@@ -87,14 +87,7 @@ def pull(setup: ModelSetup, ref: ModelRef, *, now: datetime | None = None, emit:
     """
     record = history.find(setup.ledger.read(), ref)
     with setup.open() as repository, step(emit, "model", f"{record.model}@v{record.version}") as done:
-        try:
-            model = reading.read(repository, record.digest)
-        except DigestError as error:
-            raise TamperedModelError(
-                f"{record.model}@v{record.version} was altered: its manifest or configuration",
-                why=error.message,
-                remedy="do not use it; add the model again from its source",
-            ) from error
+        model = reading.recorded(repository, record)
         found = evidence.findings(setup, repository, model, now=now or datetime.now(UTC))
         signatures = found.of(MODEL_SIGNATURE)
         if not signatures:

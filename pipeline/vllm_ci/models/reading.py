@@ -100,17 +100,36 @@ def read(repository: Repository, digest: str) -> Model:
     return artifact.parse(manifest, repository.blob(manifest.json["config"]["digest"]))
 
 
+def recorded(repository: Repository, record: ModelRecord) -> Model:
+    """As :func:`read`, for a version of the ledger.
+
+    Raises:
+        NotFoundError: It is not there.
+        TamperedModelError: Its manifest or configuration was altered.
+        UnsafeModelError: It is not a model, or not one that can be used.
+    """
+    try:
+        return read(repository, record.digest)
+    except DigestError as error:
+        raise TamperedModelError(
+            f"{record.model}@v{record.version} was altered: its manifest or configuration",
+            why=error.message,
+            remedy="do not use it; add the model again from its source",
+        ) from error
+
+
 def look(setup: ModelSetup, ref: ModelRef, *, files: bool = False, now: datetime | None = None, emit: Emit = ignore) -> Known:
     """A version, what is attached to it, and its files checked if asked.
 
     Raises:
         UsageError: There is no such version.
         NotFoundError: It is not in the repository any more.
+        TamperedModelError: Its manifest or configuration was altered.
     """
     records = setup.ledger.read()
     record = history.find(records, ref)
     with setup.open() as repository:
-        model = read(repository, record.digest)
+        model = recorded(repository, record)
         problems: tuple[str, ...] = ()
         if files:
             with step(emit, "verify", f"{len(model.layers)} files") as done:

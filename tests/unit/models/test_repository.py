@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ def test_a_tampered_manifest_or_configuration_is_refused(part: str, setup: Model
     done = add(setup, checkpoint(tmp_path / "c"))
     place = blob(setup, done.model.digest if part == "manifest" else done.model.manifest.json["config"]["digest"])
     place.write_bytes(place.read_bytes().replace(b"chat", b"evil").replace(b"weight", b"wEight"))
-    with pytest.raises(TamperedModelError, match="manifest or configuration"):
-        pulling.pull(setup, CHAT, now=NOW)
+    for check in (pulling.pull, partial(reading.look, files=True)):
+        with pytest.raises(TamperedModelError, match="manifest or configuration"):
+            check(setup, CHAT, now=NOW)
 
 
 def test_a_model_that_nobody_trusted_signed_is_not_pulled(setup: ModelSetup, tmp_path: Path) -> None:
