@@ -12,7 +12,7 @@ import click
 from vllm_ci.cli import options, watching
 from vllm_ci.cli.drift import drift_command
 from vllm_ci.cli.options import config_option, option
-from vllm_ci.cli.output import json_option, print_json
+from vllm_ci.cli.output import json_option, print_json, say
 from vllm_ci.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -251,7 +251,9 @@ def _show_removed(made: Removed, verb: str) -> None:
         click.echo(f"{verb} a copy of a retraining: {place}")
     for model in made.models:
         pointing = f" ({', '.join(model.aliases)})" if model.aliases else ""
-        click.echo(f"trained on their rows: {model.model}@v{model.version}{pointing} {model.digest}")
+        seen = "perhaps trained on their rows" if model.problem else "trained on their rows"
+        why = f": {model.problem}" if model.problem else ""
+        say(f"{seen}: {model.model}@v{model.version}{pointing} {model.digest}{why}")
 
 
 def _version(store: Path, kind: Kind, named: str) -> Path:

@@ -11,6 +11,7 @@ from vllm_ci.config import models, releases, request_logs
 from vllm_ci.config.load import Loaded
 from vllm_ci.datasets import removing
 from vllm_ci.datasets.removing import Removal
+from vllm_ci.datasets.store import Store
 from vllm_ci.models.trained import Trained, trained_on
 from vllm_ci.retraining import store as results
 
@@ -56,15 +57,21 @@ def remove(users: Sequence[str], *, store: Path, dry_run: bool, loaded: Loaded |
         RegistryError: The registry broke or refused; the rows are deleted by then.
     """
     wanted = frozenset(removing.owners(users))
-    requests = {} if loaded is None else _requests(loaded, wanted, dry_run=dry_run)
+    requests = {} if loaded is None else _requests(loaded, wanted, dry_run=True)
     if not store.is_dir() and any(requests.values()):
-        nothing = Removal(owners=tuple(sorted(wanted)), versions=(), earlier=(), dry_run=dry_run)
-        return Removed(removal=nothing, requests=requests)
+        if dry_run:
+            nothing = Removal(owners=tuple(sorted(wanted)), versions=(), earlier=(), dry_run=True)
+            return Removed(removal=nothing, requests=requests)
+        Store(folder=store).create()  # so that what is collected later leaves the rows out
     removal = removing.remove(users, store=store, dry_run=dry_run)
+    if loaded is not None and not dry_run:
+        requests = _requests(loaded, wanted, dry_run=False)
     seen = {each.digest for each in (*removal.versions, *removal.earlier)}
     copies = results.holding(seen)
-    for each in () if dry_run else copies:
-        results.delete(each)
+    if not dry_run:
+        for each in copies:
+            results.delete(each)
+        results.delete_parts()
     found = tuple(trained_on(models.of(releases.of(loaded)), seen)) if seen and loaded is not None else ()
     return Removed(removal=removal, requests=requests, results=tuple(copies), models=found)
 

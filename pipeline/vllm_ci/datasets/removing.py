@@ -101,8 +101,7 @@ def remove(users: Sequence[str], *, store: Path, dry_run: bool = False, now: dat
         found = tuple(_holding(place, frozenset(wanted)))
         if not dry_run:
             _note(place, wanted, found, now or datetime.now(UTC))
-            for each in found:
-                place.delete(store / each.kind / each.digest.removeprefix("sha256:"))
+            place.delete(store / each.kind / each.digest.removeprefix("sha256:") for each in found)
     return Removal(owners=wanted, versions=found, earlier=earlier, dry_run=dry_run)
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,17 @@ class Store:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
         """A temporary folder for a new version; nothing is removed meanwhile."""
+        self.create()
+        with hold(self.folder / ".lock", shared=True), scratch.folder("version-", parent=self.folder / "tmp") as made:
+            (made / "version").mkdir()
+            yield made / "version"
+
+    def create(self) -> None:
+        """Make the folder, unless it is there.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _ignore(self.folder)
@@ -60,9 +71,6 @@ class Store:
             raise UsageError(
                 f"cannot write to {self.folder}: {error.strerror}", remedy="name another folder with --store"
             ) from error
-        with hold(self.folder / ".lock", shared=True), scratch.folder("version-", parent=self.folder / "tmp") as made:
-            (made / "version").mkdir()
-            yield made / "version"
 
     @contextlib.contextmanager
     def alone(self, name: str = ".lock") -> Iterator[None]:
@@ -110,11 +118,12 @@ class Store:
     def _note(self, key: Mapping[str, Any]) -> Path:
         return self.folder / "known" / f"{hashlib.sha256(canonical(key)).hexdigest()}.json"
 
-    def delete(self, version: Path) -> None:
-        """Delete a version; it is gone at once, and its files soon after."""
+    def delete(self, versions: Iterable[Path]) -> None:
+        """Delete versions, and what processes that were killed left of others; each is gone at once, its files soon after."""
         with scratch.folder("deleted-", parent=self.folder / "tmp") as grave:
-            version.rename(grave / version.name)
-            shutil.rmtree(grave / version.name)
+            for each in versions:
+                each.rename(grave / each.name)
+                shutil.rmtree(grave / each.name)
 
 
 def load(folder: Path) -> Version:

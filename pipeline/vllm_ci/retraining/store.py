@@ -27,7 +27,7 @@ from vllm_ci.system.home import home
 
 DATA_STEP, ANSWERS_STEP = "data", "answers"
 """Steps whose results hold rows."""
-_RECORD, _FILES = "step.json", "files"
+_RECORD, _FILES, _DELETED = "step.json", "files", "deleted"
 _FORMAT = "vllm-ci/retraining/v1"
 
 
@@ -90,7 +90,7 @@ async def result(step: str, inputs: Mapping[str, object], make: Make, *, waiting
     key = key_of(step, inputs)
     place = home() / "retraining" / step / key
     async with _held(place.with_name(f".{key}.lock"), waiting):
-        if (place / _RECORD).is_file():
+        if (place / _RECORD).is_file() and not (place / _DELETED).exists():
             return await anyio.to_thread.run_sync(partial(read, place, step=step, key=key))
         return await _made(place, step, key, inputs, make)
 
@@ -165,12 +165,13 @@ def with_digest(step: str, digest: str) -> Result | None:
     Raises:
         TamperedStepError: Files of it were altered.
     """
-    place = next((each for each in _finished(step) if _over(_recorded(each)["files"]) == digest), None)
+    found = (each for each in _finished(step) if not (each / _DELETED).exists())
+    place = next((each for each in found if _over(_recorded(each)["files"]) == digest), None)
     return None if place is None else read(place, step=step, key=place.name)
 
 
 def holding(digests: Collection[str]) -> list[Path]:
-    """Finished results with rows of these data sets: copies of prepared data, and answers to their rows."""
+    """Results with rows of these data sets, also half deleted ones: copies of prepared data, and answers to their rows."""
     found = {place: _recorded(place) for step in (DATA_STEP, ANSWERS_STEP) for place in _finished(step)}
     data = {place for place, record in found.items() if set(_values(record["inputs"].get("versions"))) & set(digests)}
     copied = {_over(found[place]["files"]) for place in data}
@@ -181,6 +182,8 @@ def holding(digests: Collection[str]) -> list[Path]:
 def delete(place: Path) -> None:
     """Delete a result, or what is left of one that nobody makes any more.
 
+    Its record goes last: should this be interrupted, it still says whose rows the remaining files hold.
+
     Raises:
         LockedError: Another process makes it.
         ErroredError: It cannot be deleted.
@@ -188,6 +191,9 @@ def delete(place: Path) -> None:
     with filelock.hold(place.with_name(f".{place.name}.lock"), timeout_s=0):
         try:
             if place.exists():
+                (place / _DELETED).touch()
+                if (place / _FILES).exists():
+                    shutil.rmtree(place / _FILES)
                 shutil.rmtree(place)
         except OSError as error:
             raise ErroredError(
@@ -195,6 +201,14 @@ def delete(place: Path) -> None:
             ) from error
         for name in ("part", "kept"):
             shutil.rmtree(place.with_name(f".{place.name}.{name}"), ignore_errors=True)
+
+
+def delete_parts() -> None:
+    """Delete what killed processes left of results with rows; nothing says any more whose rows they are."""
+    for step in (DATA_STEP, ANSWERS_STEP):
+        for part in sorted((home() / "retraining" / step).glob(".*.part")):
+            with suppress(filelock.LockedError), filelock.hold(part.with_suffix(".lock"), timeout_s=0):
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _finished(step: str) -> list[Path]:

@@ -15,7 +15,6 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Outcome, Program
 from vllm_ci.engines.host_directory import HostDirectory
 from vllm_ci.programs.train_model import COMPLETE
-from vllm_ci.retraining import training
 from vllm_ci.retraining.training import Trainer, Training
 
 FILES = ("model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
@@ -97,7 +96,7 @@ def test_killed_while_a_checkpoint_is_replaced_the_next_try_has_a_whole_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", renamed)
-        patched.setattr(training.shutil, "rmtree", removed)
+        patched.setattr(shutil, "rmtree", removed)
         try:
             anyio.run(trainer._keep, saved(tmp_path / "two", 2), kept)
         except Killed:
