@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _KNOWN = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
+# What the configuration is made of; any other property of a Llama would be lost, such as the scaling of its positions.
+_USED = (
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+)
 _CONTROL = 3  # gguf.TokenType
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER_NAMES = {
@@ -40,6 +56,13 @@ _ENDS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_to
 
 class Unusable(Exception):
     """Why no checkpoint can be written."""
+
+
+class Facts(dict[str, Any]):
+    """What the file says; what it does not say ends the conversion."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Unusable(f"the GGUF file does not say {name}")
 
 
 def main(wheels: Path, out: Path) -> None:
@@ -73,20 +96,21 @@ def convert(source: Path, out: Path) -> None:
     """
     import gguf
 
-    reader = gguf.GGUFReader(source)
-    facts = {name: field.contents() for name, field in reader.fields.items()}
-    if others := {name: facts.get(name) for name, known in _KNOWN.items() if facts.get(name) != known}:
-        said = ", ".join(f"{name} is {value}, not {_KNOWN[name]}" for name, value in others.items())
-        raise Unusable(f"the GGUF file is of a kind that is not converted: {said}")
+    try:
+        reader = gguf.GGUFReader(source)
+        facts = Facts({name: field.contents() for name, field in reader.fields.items()})
+    except (ValueError, LookupError, OverflowError) as error:
+        raise Unusable(f"the GGUF file cannot be read: {error}") from error
+    check(facts)
     config = config_of(facts, tied=all(each.name != "output.weight" for each in reader.tensors))
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     tensors: dict[str, tuple[list[int], bytes]] = {}
     for each in reader.tensors:
         values = gguf.quants.dequantize(each.data, each.tensor_type)
-        kind = each.name.split(".")[-2]
+        name, kind = _name(each.name), each.name.split(".")[-2]
         if kind in heads:
             values = in_halves(values, heads[kind])
-        tensors[_name(each.name)] = list(values.shape), bfloat16(values)
+        tensors[name] = list(values.shape), bfloat16(values)
     write_safetensors(out / "model.safetensors", tensors)
     tokenizer_of(facts).save(str(out / "tokenizer.json"))
     tokens = facts["tokenizer.ggml.tokens"]
@@ -97,16 +121,42 @@ def convert(source: Path, out: Path) -> None:
     _write(out / "tokenizer_config.json", {**marks, **described, "chat_template": facts["tokenizer.chat_template"]})
 
 
+def check(facts: Facts) -> None:
+    """Everything that the file says of its model is part of what is written.
+
+    Raises:
+        Unusable: Something is not.
+    """
+    _require(f"{name} is {facts.get(name)}, not {known}" for name, known in _KNOWN.items() if facts.get(name) != known)
+    size = facts["llama.embedding_length"] // facts["llama.attention.head_count"]
+    expected: dict[str, object] = {
+        "llama.attention.key_length": size,
+        "llama.attention.value_length": size,
+        "llama.rope.dimension_count": size,
+        "llama.vocab_size": len(facts["tokenizer.ggml.tokens"]),
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_eos_token": False,
+    }
+    _require(f"{name} is {facts[name]}, not {known}" for name, known in expected.items() if facts.get(name, known) != known)
+    used = {f"llama.{name}" for name in _USED}
+    _require(f"{name} is {value}" for name, value in facts.items() if name.startswith("llama.") and name not in used)
+
+
+def _require(others: Iterable[str]) -> None:
+    if said := ", ".join(others):
+        raise Unusable(f"the GGUF file is of a kind that is not converted: {said}")
+
+
 def _name(tensor: str) -> str:
     """Hugging Face's name of a tensor."""
-    *layer, kind, part = tensor.split(".")
     try:
+        *layer, kind, part = tensor.split(".")
         return f"model.layers.{layer[1]}.{_LAYER_NAMES[kind]}.{part}" if layer else f"{_NAMES[kind]}.{part}"
-    except KeyError as error:
+    except (ValueError, LookupError) as error:
         raise Unusable(f"the GGUF file has a tensor that no Llama has: {tensor}") from error
 
 
-def config_of(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+def config_of(facts: Facts, *, tied: bool) -> dict[str, Any]:
     """``config.json`` of Hugging Face's Llama."""
     width, heads = facts["llama.embedding_length"], facts["llama.attention.head_count"]
     return {
@@ -146,7 +196,7 @@ def bfloat16(values: np.ndarray) -> bytes:
     return upper
 
 
-def tokenizer_of(facts: dict[str, Any]) -> Tokenizer:
+def tokenizer_of(facts: Facts) -> Tokenizer:
     """The byte-level BPE tokenizer; the pre-tokenizer ``smollm`` takes digits one by one."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
