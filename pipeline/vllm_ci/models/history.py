@@ -51,6 +51,17 @@ def earlier(records: Records, model: str, alias: str) -> tuple[int, ...]:
     return tuple(reversed(pile[:-1]))
 
 
+def undone(records: Records, model: str, alias: str, version: int) -> ModelRecord | None:
+    """The rollback by which an alias left a version, unless somebody pointed it there again."""
+    found: ModelRecord | None = None
+    for record in moves(records, model, alias):
+        if record.version == version:
+            found = None
+        elif record.action == "rollback" and record.previous == version:
+            found = record
+    return found
+
+
 def was(records: Records, model: str, alias: str, version: int) -> bool:
     """Whether an alias ever pointed to a version."""
     return any(each.version == version for each in moves(records, model, alias))

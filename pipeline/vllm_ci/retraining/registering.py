@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vllm_ci.domain.errors import FailedError
 from vllm_ci.domain.events import Emit
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence.attachment import attach
@@ -14,7 +15,7 @@ from vllm_ci.evidence.predicates import evaluation
 from vllm_ci.evidence.predicates.evaluation import Evaluation
 from vllm_ci.evidence.refusals import MalformedError
 from vllm_ci.evidence.statement import EVALUATION, Statement
-from vllm_ci.models import adding, aliases, evidence, files
+from vllm_ci.models import adding, aliases, evidence, files, history
 from vllm_ci.models.adding import Added
 from vllm_ci.models.aliases import AliasMove
 from vllm_ci.models.evidence import Origin
@@ -72,6 +73,8 @@ class Registration:
     def move(self, version: int, alias: str, *, evaluated: bool, emit: Emit) -> AliasMove:
         """Point an alias to a version by its policy; every file and all evidence is read again first.
 
+        Nobody is asked, so what somebody rolled back stays so: the same data gives the same figures each night.
+
         Args:
             version: Number of the version.
             alias: Its name.
@@ -79,9 +82,15 @@ class Registration:
             emit: Told of each step.
 
         Raises:
-            FailedError: The policy refuses.
+            FailedError: The policy refuses, or the alias was rolled back from this version.
         """
         setup = self.setup
+        if back := history.undone(setup.ledger.read(), self.name, alias, version):
+            raise FailedError(
+                f"{self.name}@{alias} was rolled back from v{version} by {back.by.partition(' <')[0]}",
+                why=back.reason or "no reason was given",
+                remedy=f"change the data or the settings, or put it back: vllm-ci model alias {self.name} {alias}=v{version}",
+            )
         if evaluated:
             strict = replace(setup.policy(alias), evaluation=True)
             setup = replace(setup, aliases={**setup.aliases, alias: strict})

@@ -90,7 +90,14 @@ def test_promotion_moves_the_champion_and_it_can_go_back(desk: Desk) -> None:
     better = desk.run(promote=True).require()
     assert better.compared == "chat@v1"
     assert heads(desk) == {"challenger": 2, "champion": 2}
-    assert aliases.rollback(desk.setup, "chat", "champion").require().record.version == 1
+    assert aliases.rollback(desk.setup, "chat", "champion", reason="rude").require().record.version == 1
+    with pytest.raises(FailedError, match=r"chat@champion was rolled back from v2 by .+") as undone:
+        desk.run(promote=True)
+    assert undone.value.why == "rude"
+    assert heads(desk)["champion"] == 1
+    aliases.move(desk.setup, parse("chat@v2"), "champion").require()
+    aliases.move(desk.setup, parse("chat@v1"), "champion").require()
+    assert desk.run(promote=True).require().moves[-1].changed
 
 
 @pytest.mark.parametrize("learnt", [5, 22])
