@@ -22,8 +22,10 @@ from vllm_ci.domain.errors import FailedError, UsageError
 from vllm_ci.domain.events import Emit, Progress, ignore, step
 
 # Counts up when the same rows give another result.
-FORMAT = 2
+FORMAT = 3
 _TOLD_EVERY = 2000
+# Comes after the names of rows, so that of two that are equally alike the one of this version is named.
+_BEFORE = "~"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +122,11 @@ def _key(collected: Collected, chat: ChatFormat, options: _Options) -> dict[str,
 
 
 def _known(store: Store, key: Mapping[str, Any]) -> Version | None:
-    """The result of the same input, unless a row of it was put into a test set since."""
+    """The result of the same input, unless rows were put into a test set since: they, or their like, may be in its training."""
     note = store.remembered(key)
     if note is None or not (folder := store.folder / "prepared" / note["version"]).is_dir():
         return None
-    found, held = stores.load(folder), splitting.held_out(store)
-    index = stores.rows(folder / "index.jsonl")
-    return None if any(each["split"] != "test" and each["key"] in held for each in index) else found
+    return stores.load(folder) if note.get("held") == splitting.held_digest(store) else None
 
 
 def _prepared(
@@ -136,7 +136,7 @@ def _prepared(
         before = stores.load(collected.folder)  # a request for deletion may have come in the meantime
         tally = _Tally()
         placed = _place(store, collected, options, tally)
-        _drop_near(placed, options, tally)
+        _drop_near(placed, _tested_before(store, placed), options, tally)
         with _Writers(folder) as out:
             for number, row in enumerate(stores.rows(collected.folder / "rows.jsonl"), 1):
                 if number % _TOLD_EVERY == 0:
@@ -151,7 +151,7 @@ def _prepared(
         tested = (each.key for each in placed.values() if each.split == "test")
         splitting.hold_out(store, tested, options.fractions, options.by)
         made = store.finish("prepared", folder, facts)
-    store.remember(key, {"version": made.folder.name})
+    store.remember(key, {"version": made.folder.name, "held": splitting.held_digest(store)})
     return made
 
 
@@ -184,13 +184,34 @@ def _declared(rows: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
     return made
 
 
-def _drop_near(placed: dict[str, _Placed], options: _Options, tally: _Tally) -> None:
+def _tested_before(store: Store, placed: Mapping[str, _Placed]) -> dict[str, _Placed]:
+    """Rows of earlier test sets that are not in this data: a model may still be tested with them."""
+    made: dict[str, _Placed] = {}
+    for folder in store.versions("prepared"):
+        version = stores.load(folder)
+        rows = {f"{_BEFORE}{row['id']}": row for row in stores.rows(folder / "test.jsonl") if row["id"] not in placed}
+        index = ((f"{_BEFORE}{each['id']}", each) for each in stores.rows(folder / "index.jsonl"))
+        for name, each in index:
+            if name in rows and name not in made:
+                made[name] = _Placed(
+                    file=f"{version.digest[:19]}, {each['file']}",
+                    line=each["line"],
+                    owners=[],
+                    split="test",
+                    key=each["key"],
+                    sequences=near.sequences(splitting.question(of_row(rows[name]))),
+                )
+    return made
+
+
+def _drop_near(placed: dict[str, _Placed], before: Mapping[str, _Placed], options: _Options, tally: _Tally) -> None:
     """Drop rows that are almost a row of a split that must stay unseen: the test set stays whole."""
     for held, others in (("test", ("train", "validation")), ("validation", ("train",))):
-        index = near.Index({name: each.sequences for name, each in placed.items() if each.split == held}, options.near)
+        unseen = {name: each for name, each in {**placed, **before}.items() if each.split == held}
+        index = near.Index({name: each.sequences for name, each in unseen.items()}, options.near)
         for name, row in list(placed.items()):
             if row.split in others and (found := index.nearest(row.sequences)):
-                other, value = placed[found[0]], found[1]
+                other, value = unseen[found[0]], found[1]
                 detail = f"{value:.0%} the same as a row of the {held} set: {other.file}:{other.line}"
                 tally.dropped.append(Dropped(file=row.file, line=row.line, reason="near-duplicate", detail=detail))
                 del placed[name]

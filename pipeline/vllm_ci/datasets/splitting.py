@@ -72,6 +72,11 @@ def held_out(store: Store) -> frozenset[str]:
     return frozenset(path.read_text(encoding="ascii").split()) if path.is_file() else frozenset()
 
 
+def held_digest(store: Store) -> str:
+    """Digest of the keys of all rows that were ever in a test set."""
+    return hashlib.sha256("\n".join(sorted(held_out(store))).encode()).hexdigest()
+
+
 def hold_out(store: Store, keys: Iterable[str], fractions: Fractions, by: By) -> None:
     """Add keys of a test set; the folder keeps the rule that made it."""
     if not _rule(store).is_file():

@@ -126,6 +126,24 @@ def test_rows_of_an_earlier_test_file_never_come_into_training(write: Write, sto
     assert not prepare(collected(write, store, rows), model=model, into=store, fractions=only_declared).changed
 
 
+def test_rows_almost_like_those_of_an_earlier_test_file_never_come_into_training(
+    write: Write, store: Path, model: Path
+) -> None:
+    rows = [ticket(number) for number in range(30)]
+    like = [chat(row["messages"][0]["content"] + " please", "other") for row in rows[:10]]
+    only_declared = Fractions(train=1, validation=0, test=0)
+    alone = prepare(collected(write, store, [*like, *rows[10:]]), model=model, into=store, fractions=only_declared)
+    assert alone.rows["train"] == 30
+    held = prepare(collected(write, store, rows[10:], test=rows[:10]), model=model, into=store, fractions=only_declared)
+    later = prepare(collected(write, store, [*like, *rows[10:]]), model=model, into=store, fractions=only_declared)
+    assert dropped(later, "near-duplicate") == [("a.jsonl", line) for line in range(1, 11)]
+    assert (later.rows["train"], later.rows["test"]) == (20, 0)
+    details = [row["detail"] for row in lines_of(later.folder / "dropped.jsonl")]
+    assert all(f"of the test set: {held.digest[:19]}, test.jsonl:" in each for each in details)
+    again = prepare(collected(write, store, [*like, *rows[10:]]), model=model, into=store, fractions=only_declared)
+    assert (again.changed, again.digest) == (False, later.digest)
+
+
 def test_other_fractions_for_the_same_folder_are_refused(write: Write, store: Path, model: Path) -> None:
     rows = collected(write, store, [ticket(number) for number in range(20)])
     prepare(rows, model=model, into=store)
