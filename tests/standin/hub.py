@@ -27,6 +27,7 @@ class Hub:
         altered: Files that are sent with other bytes than the listing says.
         cut_once: Files whose first answer breaks in the middle.
         gated: The listing is refused.
+        outside: A path that is listed and leads out of the model's folder; empty for none.
         asked: Paths of the files that were sent.
     """
 
@@ -35,6 +36,7 @@ class Hub:
     altered: set[str] = field(default_factory=set)
     cut_once: set[str] = field(default_factory=set)
     gated: bool = False
+    outside: str = ""
     asked: list[str] = field(default_factory=list)
 
     def files(self) -> list[str]:
@@ -48,6 +50,8 @@ class Hub:
             if path.endswith(LARGE):
                 sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             siblings.append(sibling)
+        if self.outside:
+            siblings.append({"rfilename": self.outside, "size": 2, "blobId": _git_id(b"{}")})
         facts = {"_id": "1", "id": "org/name", "modelId": "org/name", "private": False, "tags": [], "downloads": 0, "likes": 0}
         return {**facts, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "apache-2.0"}}
 

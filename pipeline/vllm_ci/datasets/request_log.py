@@ -139,6 +139,8 @@ class RequestLog:
         if not self.folder.is_dir():
             return 0
         with self._locked(), _explained(self.folder):
+            if not dry_run:
+                self._delete_parts()
             return sum(_without(each, owners, dry_run=dry_run) for key in self._keys() for each in self._files(key))
 
     def summaries(self) -> list[Summary]:
@@ -180,7 +182,13 @@ class RequestLog:
             return files[-1]
         return self.folder / key / f"{now.astimezone(UTC).strftime(_NAMED)}.jsonl"
 
+    def _delete_parts(self) -> None:
+        """Files that were being written when the writer was killed: whoever has the lock writes none."""
+        for each in self.folder.glob("*/.*.part"):
+            each.unlink()
+
     def _prune(self, bounds: Bounds, now: datetime) -> None:
+        self._delete_parts()
         files = sorted((each for key in self._keys() for each in self._files(key)), key=lambda each: each.name)
         total = sum(each.stat().st_size for each in files)
         for each in files:

@@ -53,7 +53,7 @@ def row(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], lim
         Unusable: It describes none, or one that must not be used.
     """
     made = _shaped(found, requests, limits)
-    time = made.time or _time(next((found[name] for name in ("time", "timestamp", "created") if name in found), None))
+    time = _time(next((found[name] for name in ("time", "timestamp", "created") if name in found), None)) or made.time
     return replace(made, owners=made.owners | _named(found), time=time)
 
 

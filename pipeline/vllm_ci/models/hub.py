@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vllm_ci.domain.errors import ConfigError, ErroredError, UsageError
 from vllm_ci.domain.events import Emit, step
 from vllm_ci.models.files import digest_of_file, kind_of
-from vllm_ci.models.refusals import TamperedModelError
+from vllm_ci.models.refusals import TamperedModelError, UnsafeModelError
 from vllm_ci.system.filelock import hold
 from vllm_ci.system.home import home
 
@@ -85,6 +85,7 @@ def downloaded(wanted: HubModel, *, code: bool = False, emit: Emit) -> Iterator[
         UsageError: There is no such model or revision, or this account may not read it.
         ErroredError: The hub cannot be reached.
         TamperedModelError: A file is not what the hub's listing says.
+        UnsafeModelError: The listing has a file outside the model's folder.
     """
     client = _client()
     with step(emit, "hub", f"{wanted.name}@{wanted.revision}") as done:
@@ -92,6 +93,8 @@ def downloaded(wanted: HubModel, *, code: bool = False, emit: Emit) -> Iterator[
         if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
             raise ErroredError(f"the hub gives no commit for {wanted.name}@{wanted.revision}", remedy="check HF_ENDPOINT")
         files = [each for each in info.siblings or () if _is_wanted(each.rfilename, code=code)]
+        for each in files:
+            _check_path(each.rfilename)
         done(f"{info.sha[:12]}, {len(files)} of {len(info.siblings or ())} files")
     if not any(each.rfilename.endswith((".safetensors", ".gguf")) for each in files):
         raise UsageError(
@@ -127,6 +130,15 @@ def _is_wanted(path: str, *, code: bool) -> bool:
     hidden = any(part.startswith(".") for part in path.split("/"))
     kind = kind_of(path)
     return not hidden and kind is not None and (kind != "code" or code)
+
+
+def _check_path(path: str) -> None:
+    """The name of a file is a place in the model's folder."""
+    if PurePosixPath(path).is_absolute() or str(PurePosixPath(path)) != path or "\\" in path:
+        raise UnsafeModelError(
+            f"the hub lists a file outside the model's folder: {path!r}",
+            remedy="check HF_ENDPOINT: the hub or a mirror is broken or hostile",
+        )
 
 
 def _fetch(client: Any, wanted: HubModel, commit: str, folder: Path, file: Any) -> None:

@@ -141,6 +141,25 @@ def test_rows_of_a_user_are_removed_from_the_rows_of_every_key(tmp_path: Path) -
     assert {file.stat().st_mode & 0o777 for file in log.folder.glob("*/*.jsonl")} == {0o600}
 
 
+def test_what_a_killed_removal_left_is_neither_kept_nor_older_than_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RequestLog(folder=tmp_path / "log")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for clean in (lambda: log.remove(frozenset({owner("bob")}), dry_run=False), lambda: log.prune(Bounds(), now=NOW)):
+        add(log, row(user="alice"), row(user="bob"))
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                log.remove(frozenset({owner("alice")}), dry_run=False)
+        assert list(log.folder.glob("*/.*"))
+        clean()
+        assert not list(log.folder.glob("*/.*"))
+
+
 def test_a_copy_holds_only_the_rows_of_the_keys_that_are_named(tmp_path: Path) -> None:
     log = RequestLog(folder=tmp_path / "log")
     add(log, row(), row("team-b"), row())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_a_logged_request_belongs_to_its_key_and_its_user() -> None:
     assert reason({**LOGGED, "time": None}) == "bad-time"
     assert reason({**LOGGED, "time": "yesterday"}) == "bad-time"
     assert reason({**LOGGED, "response": {"error": "x"}}) == "no-answer"
+
+
+def test_the_age_of_a_row_is_what_the_row_says_and_not_what_the_answer_in_it_says() -> None:
+    said_time = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert shapes.row(LOGGED, {}, Limits()).time == said_time
+    answer = {**COMPLETION, "request": REQUEST}
+    assert shapes.row(answer, {}, Limits()).time == datetime.fromtimestamp(1_700_000_000, UTC)
+    assert shapes.row({**answer, "time": "2026-01-02T03:04:05Z"}, {}, Limits()).time == datetime(
+        2026, 1, 2, 3, 4, 5, tzinfo=UTC
+    )
+    batch = {"custom_id": "1", "response": {"status_code": 200, "body": COMPLETION}}
+    assert shapes.row(batch, {"1": {"body": REQUEST}}, Limits()).time == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,15 @@ def test_a_download_that_breaks_goes_on_and_altered_files_are_refused_by_name(ca
         good(call("add", "chat", "--hub", "org/name@main", HF_ENDPOINT=hub.url))
 
 
+@pytest.mark.parametrize("path", ["/tmp/outside.json", "a//b.json", "a\\b.json"])
+def test_a_hub_that_lists_a_path_outside_is_refused(call: Call, tmp_path: Path, path: str) -> None:
+    with hubs.serving(checkpoint(tmp_path / "c")) as hub:
+        hub.outside = path
+        done = call("add", "chat", "--hub", "org/name@main", HF_ENDPOINT=hub.url)
+        assert (done.returncode, "lists a file outside the model's folder" in done.stderr) == (1, True), done.stderr
+        assert hub.asked == []
+
+
 def test_what_a_hub_does_not_give_is_said(call: Call, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     with hubs.serving(folder) as hub:
