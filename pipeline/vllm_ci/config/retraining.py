@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from vllm_ci.config import load, request_logs
 from vllm_ci.config.paths import OfMachine
 from vllm_ci.config.section import Section
+from vllm_ci.datasets import loading
 from vllm_ci.datasets.collecting import collect
 from vllm_ci.datasets.preparing import prepare
 from vllm_ci.datasets.record import Fractions, Source, Split
@@ -296,8 +297,9 @@ def _prepared(folder: Path, path: Path, *, preferences: bool) -> Callable[[Path,
             f"{path}: data.folder: there is no folder {folder}",
             remedy=f"make it, with {rows.TRAIN} and {rows.TEST} in it, or name another one",
         )
+    loading.digests(folder)
     rows.check(folder, preferences=preferences)
-    return lambda _base, _emit: DataSet(folder=folder)
+    return lambda _base, _emit: DataSet(folder=folder, versions=loading.digests(folder))
 
 
 def _image(named: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from vllm_ci.datasets import store
@@ -28,6 +29,25 @@ def prepared(folder: Path) -> Prepared:
         TamperedError: A file was altered.
     """
     return as_prepared(_of_kind(folder, "prepared"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digests of prepared data and of what it is made from, by name, if the folder is a version or a copy of one; else none.
+
+    Raises:
+        TamperedError: A file was altered.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        manifest = None
+    inside = store.is_version(folder)
+    if not inside and not (isinstance(manifest, dict) and manifest.get("kind") == "prepared" and "facts" in manifest):
+        return {}
+    found = store.load(folder, copy=not inside)
+    if found.kind != "prepared":
+        raise UsageError(f"{folder} is {found.kind} data, not prepared", remedy="prepare it: vllm-ci data prepare")
+    return {"collected data": found.facts["collected"], "prepared data": found.digest}
 
 
 def as_collected(version: Version, *, earlier: tuple[str, ...] = ()) -> Collected:

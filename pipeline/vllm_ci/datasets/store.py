@@ -126,8 +126,12 @@ class Store:
                 shutil.rmtree(grave / each.name)
 
 
-def load(folder: Path) -> Version:
+def load(folder: Path, *, copy: bool = False) -> Version:
     """Read a version, and compare every file with its manifest.
+
+    Args:
+        folder: Its folder.
+        copy: The folder may have another name than the version.
 
     Raises:
         UsageError: It is not the folder of a version.
@@ -140,7 +144,7 @@ def load(folder: Path) -> Version:
         )
     text = manifest.read_bytes()
     name = hashlib.sha256(text).hexdigest()
-    if name != folder.resolve().name:
+    if not copy and name != folder.resolve().name:
         raise _tampered(folder, manifest, "it is not the manifest of this version")
     found = json.loads(text)
     files: dict[str, dict[str, Any]] = found["files"]
@@ -153,6 +157,11 @@ def load(folder: Path) -> Version:
         if place.stat().st_size != wanted["bytes"] or digest_of(place) != wanted["digest"]:
             raise _tampered(folder, place, f"its digest is not {wanted['digest'][:19]}")
     return Version(kind=found["kind"], folder=folder, digest=f"sha256:{name}", facts=found["facts"])
+
+
+def is_version(folder: Path) -> bool:
+    """Whether a folder has the name of a version and its manifest."""
+    return bool(_HEX.fullmatch(folder.resolve().name)) and (folder / "manifest.json").is_file()
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -140,7 +140,8 @@ def _row(value: Mapping[str, Any], *, answers: bool) -> Row:
         raise ValueError("a message has no role, or no text as its content")
     last = found[-1]
     text = last.get("content") or ""
-    if last["role"] != "assistant" or (answers and not text.strip()):
+    called = bool(last.get("tool_calls")) and not answers
+    if last["role"] != "assistant" or not (text.strip() or called):
         raise ValueError("the last message is not an answer of the assistant")
     tools = value.get("tools") or ()
     if not isinstance(tools, list | tuple) or not all(isinstance(each, dict) for each in tools):

@@ -40,7 +40,7 @@ SMOLLM2: dict[str, Any] = {
 def test_a_model_that_is_known_is_taken() -> None:
     gguf_model.check(gguf_model.Facts(SMOLLM2))
     gguf_model.check(gguf_model.Facts({**SMOLLM2, "llama.attention.key_length": 64}))
-    assert gguf_model.config_of(gguf_model.Facts(SMOLLM2), tied=True)["head_dim"] == 64
+    assert converted_as(gguf_model.Facts(SMOLLM2))["head_dim"] == 64
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,16 @@ def test_what_a_file_says_and_the_checkpoint_would_not_is_refused_by_name(change
     assert said in str(caught.value)
 
 
+def converted_as(facts: gguf_model.Facts) -> dict[str, Any]:
+    gguf_model.check(facts)
+    return gguf_model.config_of(facts, tied=True)
+
+
 @pytest.mark.parametrize("name", ["llama.embedding_length", "llama.rope.freq_base", "tokenizer.ggml.padding_token_id"])
 def test_what_a_file_does_not_say_is_refused_by_name(name: str) -> None:
     facts = gguf_model.Facts({key: value for key, value in SMOLLM2.items() if key != name})
     with pytest.raises(gguf_model.Unusable, match=f"the GGUF file does not say {name}"):
-        _ = gguf_model.check(facts), gguf_model.config_of(facts, tied=True)
+        converted_as(facts)
 
 
 @pytest.mark.parametrize("tensor", ["weight", "rope_freqs.weight", "blk", "blk.0.attn_k_norm.weight"])

@@ -278,6 +278,7 @@ def test_broken_rows_are_named_by_their_lines(desk: Desk) -> None:
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "time": NaN}',
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": [1]}',
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [], "tool_calls": [{}]}]}',
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}',
         '\ufeff{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
     ],
 )

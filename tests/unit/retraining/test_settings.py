@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from registries.models import checkpoint
 from unit.retraining import toy
 from vllm_ci.cli.retrain import _in_source
 from vllm_ci.config import retraining
+from vllm_ci.datasets.store import Store
 from vllm_ci.domain.errors import ConfigError, FailedError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.domain.program import Outcome, Program
@@ -114,6 +117,36 @@ def test_given_data_takes_the_place_of_what_the_file_names(tmp_path: Path) -> No
     (given / "test.jsonl").unlink()
     with pytest.raises(FailedError, match=r"test\.jsonl has no rows"):
         retraining.plan(retraining.read(place), place, data=given)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_given_data_that_is_a_version_is_compared_with_its_manifest_and_named(tmp_path: Path, *, copied: bool) -> None:
+    with Store(folder=tmp_path / "store").writing() as folder:
+        (folder / "test.jsonl").write_text(json.dumps(toy.row(100)) + "\n")
+        (folder / "train.jsonl").write_text(json.dumps(toy.row(1)) + "\n")
+        made = Store(folder=tmp_path / "store").finish("prepared", folder, {"collected": "sha256:" + "c" * 64})
+    given = made.folder
+    if copied:
+        given = Path(shutil.copytree(made.folder, tmp_path / "copy"))
+    place = written(tmp_path, GOOD)
+    plan = retraining.plan(retraining.read(place), place, data=given)
+    found = plan.data(tmp_path, lambda _: None)
+    assert found.versions == {"prepared data": made.digest, "collected data": "sha256:" + "c" * 64}
+    (given / "train.jsonl").chmod(0o644)
+    (given / "train.jsonl").write_text(json.dumps(toy.row(2)) + "\n")
+    for call in (
+        lambda: plan.data(tmp_path, lambda _: None),
+        lambda: retraining.plan(retraining.read(place), place, data=given),
+    ):
+        with pytest.raises(FailedError, match=r"train\.jsonl was altered"):
+            call()
+
+
+def test_a_folder_with_a_manifest_of_another_program_is_a_folder(tmp_path: Path) -> None:
+    place = written(tmp_path, GOOD)
+    for content in ("{}", "[]", "x", '{"kind": "prepared"}'):
+        (tmp_path / "data" / "manifest.json").write_text(content)
+        assert retraining.plan(retraining.read(place), place).data(tmp_path, lambda _: None).versions == {}
 
 
 def test_a_spec_of_the_checkout_is_named_by_its_place_in_it(tmp_path: Path) -> None:
