@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from vllm_ci.models.adding import Added
 from vllm_ci.models.aliases import AliasMove
 from vllm_ci.models.evidence import Origin
 from vllm_ci.models.naming import ModelRef
+from vllm_ci.models.refusals import UnsafeModelError
 from vllm_ci.models.setup import ModelSetup
 from vllm_ci.release.policy import Decision
 
@@ -37,6 +38,7 @@ class Registration:
         found: The evaluation.
         decision: Its rules.
         reason: For the records.
+        code: Digests of the base model's Python files, which somebody reviewed: they are taken as they are.
     """
 
     setup: ModelSetup
@@ -47,6 +49,7 @@ class Registration:
     found: Evaluation
     decision: Decision
     reason: str
+    code: Collection[str] = ()
 
     def add(self, emit: Emit) -> Added:
         """Add it as the next version, with its evaluation; what is there already stays as it is.
@@ -55,7 +58,9 @@ class Registration:
             RegistryError: The registry broke or refused.
             UnsafeModelError: A file is not what it should be.
         """
-        checkpoint = files.check(self.folder)
+        checkpoint = files.check(self.folder, code=bool(self.code))
+        if other := next((each.path for each in checkpoint.files if each.kind == "code" and each.digest not in self.code), ""):
+            raise UnsafeModelError(f"{other} is code that the base model does not have", remedy="do not use the trained model")
         added = adding.add(self.setup, self.name, checkpoint, self.origin, licence=self.licence, reason=self.reason, emit=emit)
         self._attach(added)
         return added

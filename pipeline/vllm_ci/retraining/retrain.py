@@ -85,7 +85,7 @@ class Retraining:
         files = trained.folder / "model"
         if store.digest_of(files) == store.digest_of(champion.folder):
             return done
-        return await self._validated(done, champion, versions)
+        return await self._validated(done, base, champion, versions)
 
     @property
     def _prefers(self) -> bool:
@@ -97,7 +97,7 @@ class Retraining:
         """Part of what a result is made from: the same bytes may be conversations to one plan and preferences to another."""
         return {"rows": "preferences"} if self._prefers else {}
 
-    async def _validated(self, done: Retrained, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
+    async def _validated(self, done: Retrained, base: Pulled, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
         data, trained = done.steps
         served = Served(engine=self.engine, project=self.project, source=self.source, emit=self.emit, plan=self.plan)
         held = rows.read(data.folder / rows.TEST, preferences=self._prefers)
@@ -115,7 +115,7 @@ class Retraining:
             return done
         for each in done.steps:  # what was read before the training may have been altered since
             await anyio.to_thread.run_sync(store.again, each)
-        return await anyio.to_thread.run_sync(partial(self._registered, done, champion, versions))
+        return await anyio.to_thread.run_sync(partial(self._registered, done, base, champion, versions))
 
     def _compared(self, champion: list[Answered], challenger: list[Answered]) -> Comparison:
         return compare(
@@ -131,7 +131,7 @@ class Retraining:
         self.emit(Started(step="validate", detail=f"{len(decision.rules)} rules"))
         self.emit(Finished(step="validate", seconds=0.0, detail=f"{said}: {'blessed' if decision.allowed else 'not blessed'}"))
 
-    def _registered(self, done: Retrained, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
+    def _registered(self, done: Retrained, base: Pulled, champion: Pulled, versions: Mapping[str, str]) -> Retrained:
         data, trained, old, new = done.steps
         assert done.comparison is not None  # noqa: S101 - both were set together
         assert done.decision is not None  # noqa: S101
@@ -153,6 +153,7 @@ class Retraining:
             found=found,
             decision=done.decision,
             reason=self.plan.reason or f"retrained from {self.plan.base}",
+            code=frozenset(each.digest for each in base.model.layers if each.kind == "code"),
         )
         added = registration.add(self.emit)
         version = added.record.version
