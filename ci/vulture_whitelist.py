@@ -150,6 +150,7 @@ _.gradient_checkpointing
 
 # Called by pydantic.
 _._one_way
+_._two_aliases
 
 # Called by benchmarks/overhead.py.
 _.processor_s
