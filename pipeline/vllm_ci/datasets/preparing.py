@@ -185,11 +185,12 @@ def _declared(rows: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
 
 
 def _tested_before(store: Store, placed: Mapping[str, _Placed]) -> dict[str, _Placed]:
-    """Rows of earlier test sets that are not in this data: a model may still be tested with them."""
+    """Rows of earlier test sets that are not in the one of this data: a model may still be tested with them."""
     made: dict[str, _Placed] = {}
+    tested = {name for name, each in placed.items() if each.split == "test"}
     for folder in store.versions("prepared"):
         version = stores.load(folder)
-        rows = {f"{_BEFORE}{row['id']}": row for row in stores.rows(folder / "test.jsonl") if row["id"] not in placed}
+        rows = {f"{_BEFORE}{row['id']}": row for row in stores.rows(folder / "test.jsonl") if row["id"] not in tested}
         index = ((f"{_BEFORE}{each['id']}", each) for each in stores.rows(folder / "index.jsonl"))
         for name, each in index:
             if name in rows and name not in made:

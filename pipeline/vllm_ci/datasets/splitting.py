@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -25,8 +26,8 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|\w+"
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Words in small letters, without punctuation."""
-    return tuple(_WORD.findall(text.casefold()))
+    """Words in small letters, without punctuation; a letter and its accent are one, however the text writes them."""
+    return tuple(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
 
 
 def question(conversation: Conversation, by: By = "prompt") -> str:
@@ -38,7 +39,7 @@ def question(conversation: Conversation, by: By = "prompt") -> str:
 
 
 def key(conversation: Conversation, by: By) -> str:
-    """The hash that decides: 32 hexadecimal digits; the same whatever the case, spaces and punctuation."""
+    """The hash that decides: 32 hexadecimal digits; the same whatever the case, spaces, punctuation and form of accents."""
     text = question(conversation, by)
     return hashlib.sha256("\n".join(words(text) or (text,)).encode()).hexdigest()[:32]
 

@@ -7,6 +7,7 @@ one message of the user and one of the assistant each), or as a conversation wit
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,5 +184,6 @@ def _name(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _question(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What is asked, without differences in spaces and case."""
-    return "\n".join(f"{each['role']}: {' '.join((each.get('content') or '').split()).casefold()}" for each in messages)
+    """What is asked, without differences in spaces, case and the form of accents."""
+    asked = ((each["role"], unicodedata.normalize("NFC", each.get("content") or "")) for each in messages)
+    return "\n".join(f"{role}: {' '.join(text.split()).casefold()}" for role, text in asked)

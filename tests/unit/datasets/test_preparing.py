@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -272,6 +273,15 @@ def test_a_split_depends_on_the_words_alone(text: str) -> None:
     spaced = replace(row, messages=({"role": "user", "content": f"  {text}\n"}, {"role": "assistant", "content": "b"}))
     if splitting.words(text):
         assert splitting.key(row, "opening") == splitting.key(spaced, "prompt")
+
+
+def test_a_letter_and_its_accent_are_one_however_they_are_written(write: Write, store: Path, model: Path) -> None:
+    asked = [f"\u00bfC\u00f3mo est\u00e1 el caf\u00e9 n\u00famero {number}?" for number in range(20)]
+    rows = [chat(unicodedata.normalize(form, each), form) for each in asked for form in ("NFC", "NFD")]
+    made = prepare(collected(write, store, rows), model=model, into=store, near=1)
+    seen = [{unicodedata.normalize("NFC", text) for text in questions(made, split)} for split in SPLITS]
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 20
+    assert made.dropped == {}
 
 
 def test_shares_of_the_splits_are_about_the_fractions() -> None:

@@ -30,6 +30,8 @@ from vllm_ci.retraining import store
 from vllm_ci.retraining.store import TamperedStepError
 from vllm_ci.retraining.training import Training
 
+ANSWER = {"role": "assistant", "content": "a"}
+
 
 def heads(desk: Desk) -> dict[str, int]:
     return history.aliases(desk.setup.ledger.read(), "chat")
@@ -259,6 +261,10 @@ def test_test_rows_that_are_trained_on_are_named(desk: Desk) -> None:
     with pytest.raises(FailedError, match=r"questions of test\.jsonl that are in train\.jsonl as well: 3"):
         desk.run()
     assert "train" not in desk.engine.ran
+    for name, text in (("train", "caf\u00e9"), ("test", "Cafe\u0301")):  # the accent as a character of its own
+        (desk.data / f"{name}.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": text}, ANSWER]}) + "\n")
+    with pytest.raises(FailedError, match=r"in train\.jsonl as well: 1"):
+        desk.run()
 
 
 def test_broken_rows_are_named_by_their_lines(desk: Desk) -> None:
