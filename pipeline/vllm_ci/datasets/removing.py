@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_ci.datasets import store as stores
 from vllm_ci.datasets.messages import canonical
-from vllm_ci.datasets.shapes import owner
+from vllm_ci.datasets.shapes import pseudonyms
 from vllm_ci.datasets.store import Kind, Store
 from vllm_ci.domain.errors import UsageError
 
@@ -74,7 +74,7 @@ def owners(users: Sequence[str]) -> tuple[str, ...]:
     """
     if not all(user.strip() for user in users):
         raise UsageError("the name of a user is empty", remedy="write the user or key as the rows name it")
-    return tuple(sorted({owner(user) for user in users}))
+    return tuple(sorted({each for user in users for each in pseudonyms(user)}))
 
 
 def remove(users: Sequence[str], *, store: Path, dry_run: bool = False, now: datetime | None = None) -> Removal:
@@ -97,7 +97,7 @@ def remove(users: Sequence[str], *, store: Path, dry_run: bool = False, now: dat
     if not store.is_dir():
         raise UsageError(f"{store} is not a folder of data sets", remedy="name the folder that collect wrote to")
     with place.alone():
-        earlier = tuple(_noted(place, frozenset(wanted)))
+        earlier = tuple(dict.fromkeys(_noted(place, frozenset(wanted))))
         found = tuple(_holding(place, frozenset(wanted)))
         if not dry_run:
             _note(place, wanted, found, now or datetime.now(UTC))

@@ -7,6 +7,7 @@ request log of the gateway. `docs/datasets.md` describes them.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,6 +40,15 @@ class Row:
 def owner(name: str) -> str:
     """Pseudonym of a user or key: the same in every file and version."""
     return hashlib.sha256(b"vllm-ci owner\0" + name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def pseudonyms(name: str) -> frozenset[str]:
+    """Pseudonyms that stand for a user or key: of the name as it is written, and without spaces around it and forms of accents.
+
+    Rows and requests to delete have both, so they meet however each was written. Case is part of a name: ids differ in it.
+    """
+    plain = unicodedata.normalize("NFC", name).strip()
+    return frozenset(owner(each) for each in (name, plain) if each)
 
 
 def row(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], limits: Limits) -> Row:
@@ -164,7 +174,7 @@ def _answered(value: Any) -> list[Any]:
 
 
 def _owners(names: list[Any]) -> frozenset[str]:
-    return frozenset(owner(str(name)) for name in names if isinstance(name, str | int) and str(name))
+    return frozenset(each for name in names if isinstance(name, str | int) for each in pseudonyms(str(name)))
 
 
 def _time(value: Any) -> datetime | None:

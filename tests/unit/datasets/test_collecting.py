@@ -126,6 +126,17 @@ def test_a_removed_user_is_out_of_all_versions_and_stays_out(write: Write, store
     assert [each.digest for each in removing.remove(["ann"], store=store).earlier] == [old.digest]
 
 
+@pytest.mark.parametrize("written", ["zo\u00eb", " zo\u00eb\n", "zoe\u0308"])
+@pytest.mark.parametrize("asked", ["zo\u00eb", "zo\u00eb ", "zoe\u0308"])
+def test_a_removed_user_is_found_whatever_spaces_and_accents_the_name_has(
+    write: Write, store: Path, written: str, asked: str
+) -> None:
+    rows = [chat("hers", user=written), chat("also hers", metadata={"user_id": written}), chat("not hers", user="Zo\u00eb")]
+    collect([Source(path=write("a.jsonl", rows))], into=store)
+    assert [each.rows for each in removing.remove([asked], store=store).versions] == [2]
+    assert questions(collect([Source(path=write("a.jsonl", rows))], into=store)) == ["not hers"]
+
+
 def test_a_version_with_an_altered_file_is_refused_by_name(write: Write, store: Path) -> None:
     made = collect([Source(path=write("a.jsonl", [ticket(1), ticket(2)]))], into=store)
     for name in ("rows.jsonl", "index.jsonl", "manifest.json"):
