@@ -249,11 +249,16 @@ def _take(source: Source, label: str, wanted: _Wanted, tally: _Tally, out: Binar
             )
 
 
-def _requests(source: Source, wanted: _Wanted) -> dict[str, dict[str, Any]]:
+def _requests(source: Source, wanted: _Wanted) -> dict[str, dict[str, Any] | None]:
+    """Requests of a batch by their ``custom_id``; ``None`` for one that several different requests have."""
+    made: dict[str, dict[str, Any] | None] = {}
     if source.requests is None:
-        return {}
-    read = lines.read(source.requests, wanted.limits, expected=wanted.digests[source.requests])
-    return {str(found.get("custom_id")): found for _, found in read if isinstance(found, dict)}
+        return made
+    for _, found in lines.read(source.requests, wanted.limits, expected=wanted.digests[source.requests]):
+        if isinstance(found, dict) and isinstance(found.get("custom_id"), str | int):
+            name = str(found["custom_id"])
+            made[name] = found if made.get(name, found) == found else None
+    return made
 
 
 def _keep(row: Row, source: Source, label: str, line: int, wanted: _Wanted, tally: _Tally, out: BinaryIO) -> None:

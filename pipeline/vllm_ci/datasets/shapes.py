@@ -51,12 +51,12 @@ def pseudonyms(name: str) -> frozenset[str]:
     return frozenset(owner(each) for each in (name, plain) if each)
 
 
-def row(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], limits: Limits) -> Row:
+def row(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any] | None], limits: Limits) -> Row:
     """The row that an object describes.
 
     Args:
         found: Object of one line.
-        requests: Requests of a batch, by their ``custom_id``.
+        requests: Requests of a batch, by their ``custom_id``; ``None`` for one that is not unique.
         limits: Bounds of a row.
 
     Raises:
@@ -80,7 +80,7 @@ def _named(found: Mapping[str, Any]) -> frozenset[str]:
     return _owners(users)
 
 
-def _shaped(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], limits: Limits) -> Row:
+def _shaped(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any] | None], limits: Limits) -> Row:
     if "consent" in found or ("request" in found and "response" in found):
         return _gateway(found, limits)
     if "custom_id" in found:
@@ -117,13 +117,15 @@ def _gateway(found: Mapping[str, Any], limits: Limits) -> Row:
     return _exchange(found.get("request"), found.get("response"), limits)
 
 
-def _batch(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]], limits: Limits) -> Row:
+def _batch(found: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any] | None], limits: Limits) -> Row:
     response = found.get("response")
     if found.get("error") or not isinstance(response, dict) or response.get("status_code") != 200:
         raise Unusable(reason="failed-request", detail="the request of the batch failed")
-    asked = requests.get(str(found["custom_id"]))
-    if asked is None:
+    name = str(found["custom_id"])
+    if name not in requests:
         raise Unusable(reason="no-question", detail="the input of the batch has no request with this custom_id")
+    if (asked := requests[name]) is None:
+        raise Unusable(reason="no-question", detail="the input of the batch has several requests with this custom_id")
     return _exchange(asked.get("body"), response.get("body"), limits)
 
 

@@ -187,6 +187,18 @@ def test_a_batch_is_joined_with_its_input(write: Write, store: Path) -> None:
     assert dropped(made) == [("out.jsonl", 2, "no-question")]
 
 
+def test_an_answer_of_a_batch_is_not_joined_with_one_of_several_questions(write: Write, store: Path) -> None:
+    def request(name: object, question: str) -> dict[str, Any]:
+        return {"custom_id": name, "body": {"messages": [{"role": "user", "content": question}]}}
+
+    rows = [request("1", "q"), request("2", "x"), request("1", "other"), request("2", "x"), request(None, "y"), request(3, "z")]
+    body = {"choices": [{"message": {"role": "assistant", "content": "a"}}]}
+    answers = [{"custom_id": each, "response": {"status_code": 200, "body": body}} for each in ("1", "2", None, 3)]
+    made = collect([Source(path=write("out.jsonl", answers), requests=write("in.jsonl", rows))], into=store)
+    assert questions(made) == ["x", "z"]
+    assert dropped(made) == [("out.jsonl", 1, "no-question"), ("out.jsonl", 3, "no-question")]
+
+
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
