@@ -66,7 +66,7 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     if not content.startswith(b"{"):
         raise _refused(path, "its header does not begin with '{'")
     try:
-        value: dict[str, Any] = json.loads(content, object_pairs_hook=pairs)
+        value: dict[str, Any] = json.loads(content.decode("utf-8"), object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise _refused(path, f"its header is not valid JSON: {error}") from error
     metadata = value.pop("__metadata__", {})

@@ -110,6 +110,8 @@ async def _made(place: Path, step: str, key: str, inputs: Mapping[str, object], 
         part.rename(place)
         shutil.rmtree(kept, ignore_errors=True)
     except OSError as error:
+        if error.filename and not Path(str(error.filename)).is_relative_to(place.parent):
+            raise  # a file that the step reads
         raise ErroredError(
             f"the result of {step} cannot be kept in {place.parent}",
             why=str(error),

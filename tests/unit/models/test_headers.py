@@ -71,6 +71,8 @@ def test_a_header_that_does_not_fit_its_file_is_refused(changed: dict[str, objec
         safetensors_bytes(TWO)[:-1],
         struct.pack("<Q", 20) + b'{"a":{},"a":{},"b":0',
         struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995,
+        struct.pack("<Q", 4) + "{}".encode("utf-16-le"),
+        struct.pack("<Q", 8) + "{}".encode("utf-32-le"),
     ],
 )
 def test_broken_files_are_refused(content: bytes, tmp_path: Path) -> None:

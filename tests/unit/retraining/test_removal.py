@@ -8,6 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +21,7 @@ from vllm_ci.datasets import removing
 from vllm_ci.datasets.collecting import collect
 from vllm_ci.datasets.record import Source
 from vllm_ci.datasets.request_log import Bounds, RequestLog
+from vllm_ci.domain.errors import ErroredError
 from vllm_ci.models import trained
 from vllm_ci.retraining import store as results
 from vllm_ci.system import filelock
@@ -100,6 +102,21 @@ def test_killed_while_it_deletes_a_copy_a_second_call_finds_it(desk: Desk, monke
     results.delete(data)
     assert data not in results.holding([REMOVED])
     assert not data.exists()
+
+
+def test_a_file_that_a_step_reads_and_is_gone_is_named_and_not_the_folder_of_results(desk: Desk) -> None:
+    async def reads(out: Path, _: Path) -> dict[str, object]:
+        shutil.copyfile(desk.data / "gone.jsonl", out / "gone.jsonl")
+        return {}
+
+    async def writes(out: Path, _: Path) -> dict[str, object]:
+        (out / "no" / "folder").write_text("x")
+        return {}
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
+        anyio.run(lambda: results.result("step", {}, reads, waiting=print))
+    with pytest.raises(ErroredError, match="the result of step cannot be kept"):
+        anyio.run(lambda: results.result("step", {}, writes, waiting=print))
 
 
 def test_a_copy_that_was_never_finished_is_deleted_unless_somebody_makes_it(project: Desk) -> None:
