@@ -16,7 +16,7 @@ from vllm_ci.models.naming import ModelRef
 from vllm_ci.models.record import ModelRecord
 from vllm_ci.models.refusals import TamperedModelError
 from vllm_ci.models.setup import ModelSetup
-from vllm_ci.registry.errors import DigestError, NotFoundError
+from vllm_ci.registry.errors import DigestError, NameUnknownError, NotFoundError
 from vllm_ci.registry.repository import Repository
 from vllm_ci.release.show import evidence_json
 
@@ -124,12 +124,21 @@ def look(setup: ModelSetup, ref: ModelRef, *, files: bool = False, now: datetime
     Raises:
         UsageError: There is no such version.
         NotFoundError: It is not in the repository any more.
-        TamperedModelError: Its manifest or configuration was altered.
+        TamperedModelError: Its manifest or configuration was altered, or is missing and the files were to be checked.
     """
     records = setup.ledger.read()
     record = history.find(records, ref)
     with setup.open() as repository:
-        model = recorded(repository, record)
+        try:
+            model = recorded(repository, record)
+        except NotFoundError as error:
+            if not files or isinstance(error, NameUnknownError):
+                raise
+            raise TamperedModelError(
+                f"{record.model}@v{record.version} is missing in {repository.name}",
+                why=error.message,
+                remedy="add the model again from its source",
+            ) from error
         problems: tuple[str, ...] = ()
         if files:
             with step(emit, "verify", f"{len(model.layers)} files") as done:

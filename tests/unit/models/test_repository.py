@@ -30,6 +30,7 @@ from vllm_ci.models.evidence import Origin
 from vllm_ci.models.refusals import TamperedModelError, UnsafeModelError
 from vllm_ci.models.setup import ModelSetup
 from vllm_ci.registry.access import Access
+from vllm_ci.registry.errors import NotFoundError
 from vllm_ci.registry.manifest import Manifest
 
 CHAT = naming.parse("chat")
@@ -108,6 +109,18 @@ def test_a_tampered_manifest_or_configuration_is_refused(part: str, setup: Model
     for check in (pulling.pull, partial(reading.look, files=True)):
         with pytest.raises(TamperedModelError, match="manifest or configuration"):
             check(setup, CHAT, now=NOW)
+
+
+@pytest.mark.parametrize("part", ["manifest", "config"])
+def test_a_version_that_is_missing_is_a_finding_when_its_files_are_checked(
+    part: str, setup: ModelSetup, tmp_path: Path
+) -> None:
+    done = add(setup, checkpoint(tmp_path / "c"))
+    blob(setup, done.model.digest if part == "manifest" else done.model.manifest.json["config"]["digest"]).unlink()
+    with pytest.raises(TamperedModelError, match="chat@v1 is missing in"):
+        reading.look(setup, CHAT, files=True, now=NOW)
+    with pytest.raises(NotFoundError):
+        reading.look(setup, CHAT, now=NOW)
 
 
 def test_a_model_that_nobody_trusted_signed_is_not_pulled(setup: ModelSetup, tmp_path: Path) -> None:
