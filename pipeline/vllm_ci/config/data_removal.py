@@ -14,6 +14,7 @@ from vllm_ci.datasets.removing import Removal
 from vllm_ci.datasets.store import Store
 from vllm_ci.models.trained import Trained, trained_on
 from vllm_ci.retraining import store as results
+from vllm_ci.system import scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def remove(users: Sequence[str], *, store: Path, dry_run: bool, loaded: Loaded |
         for each in copies:
             results.delete(each)
         results.delete_parts()
+        with scratch.folder():  # which deletes copies of request logs that killed commands left
+            pass
     found = tuple(trained_on(models.of(releases.of(loaded)), seen)) if seen and loaded is not None else ()
     return Removed(removal=removal, requests=requests, results=tuple(copies), models=found)
 

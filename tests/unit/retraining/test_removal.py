@@ -124,10 +124,14 @@ def test_a_copy_that_was_never_finished_is_deleted_unless_somebody_makes_it(proj
     for key in ("a" * 64, "b" * 64):
         (place / f".{key}.part" / "files").mkdir(parents=True)
         (place / f".{key}.part" / "files" / "train.jsonl").write_text("alice")
+    copied = project.folder / "home" / "tmp" / "requests-1" / "requests-production.jsonl"
+    copied.parent.mkdir(parents=True)
+    copied.write_text("alice")
     collect([Source(path=rows_of("alice", project.folder))], into=Path("data-sets"))
     with filelock.hold(place / f".{'b' * 64}.lock"):
         data_removal.remove(["alice"], store=Path("data-sets"), dry_run=False, loaded=None)
     assert [each.name for each in place.glob(".*.part")] == [f".{'b' * 64}.part"]
+    assert not copied.exists()
 
 
 def test_a_version_that_is_gone_or_not_verified_is_named_and_hides_no_other(desk: Desk) -> None:
