@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 # pytester forgets the modules that a run inside of a test imports first. Of a second copy, httpx does not know the exceptions,
 # and yaml's C part cannot be imported twice.
@@ -23,6 +25,13 @@ def pytest_configure() -> None:
     settings.register_profile("repeatable", derandomize=not long_run(), database=None, deadline=None)
     settings.load_profile("repeatable")
     _reset_signals()
+    # Half of the time to collect the tests goes into their assertions if nothing is kept.
+    sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """Keep nothing of what tests import: a file that is written again within a second would not be read again."""
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 
 def _reset_signals() -> None:

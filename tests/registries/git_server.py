@@ -51,7 +51,7 @@ def git_server(root: Path) -> Iterator[GitServer]:
 
     Handler.root, Handler.users = root, users
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield GitServer(port=server.server_address[1], root=root, users=users)

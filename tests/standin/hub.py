@@ -125,7 +125,7 @@ def serving(folder: Path) -> Iterator[Hub]:
     """The hub, while the context lasts."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.hub = Hub(folder, url=f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield server.hub

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import vllm_ci
 
 PACKAGE = Path(vllm_ci.__file__).parent
@@ -41,6 +43,7 @@ def test_importing_the_package_loads_the_standard_library_only() -> None:
     assert {name for name in done.stdout.split() if name.split(".")[0] not in sys.stdlib_module_names} == {"vllm_ci"}
 
 
+@pytest.mark.slow
 def test_the_help_of_the_command_line_loads_no_pipeline() -> None:
     code = "import sys; from vllm_ci.cli import root; root.main(['--help'], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run(

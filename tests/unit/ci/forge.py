@@ -107,7 +107,7 @@ def forge() -> Iterator[Forge]:
     handler = type("Handler", (_Handler,), {"forge": made})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         made.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield made
         server.shutdown()

@@ -11,6 +11,8 @@ import pytest
 
 import failing
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[3] / "ci/alone.sh"
 PASSES = "def test_good():\n    pass\n"
 FAILS = "def test_bad():\n    assert False\n"

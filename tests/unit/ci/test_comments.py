@@ -18,6 +18,8 @@ from vllm_ci.ci import comments
 from vllm_ci.domain.report import Report
 from vllm_ci.report import folder
 
+pytestmark = pytest.mark.slow
+
 PROVIDERS = ("github", "gitlab")
 
 

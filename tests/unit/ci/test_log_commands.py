@@ -57,6 +57,7 @@ def test_text_of_others_is_no_command(text: str) -> None:
     assert found.replace(" ", "") == text.replace(" ", "")
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=":# [vso]\n\r\tsection_start1x", max_size=60))
 def test_no_combination_of_their_parts_is_a_command(text: str) -> None:
     found = log_commands.harmless(text)
@@ -240,6 +241,7 @@ def test_the_summary_shows_foreign_text_as_code_only() -> None:
     assert all(line.count("|") in {0, 9} for line in spans.splitlines())
 
 
+@pytest.mark.slow
 def test_a_run_under_github_actions_folds_its_progress_and_tells_the_result(tmp_path: Path) -> None:
     files = {name: str(tmp_path / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "GITLAB_", "CI_", "JENKINS_"))}
@@ -264,6 +266,7 @@ def test_a_run_under_github_actions_folds_its_progress_and_tells_the_result(tmp_
     assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text().startswith("### vllm-ci: passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "end"), [({"GITHUB_ACTIONS": "true"}, "::endgroup::"), ({"GITLAB_CI": "true"}, "section_end:")]
 )
@@ -300,6 +303,7 @@ def test_an_error_of_the_configuration_that_a_run_meets_is_not_in_the_folded_par
     assert "the overlay" not in folded
 
 
+@pytest.mark.slow
 def test_a_file_of_the_provider_that_cannot_be_written_does_not_change_the_result(tmp_path: Path) -> None:
     env = {**os.environ, "CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": str(tmp_path / "no" / "file")}
     env |= {"PYTHONPATH": str(Path(vllm_ci.__file__).parents[1]), "VLLM_CI_HOME": str(tmp_path / "home")}
@@ -316,6 +320,7 @@ def test_a_file_of_the_provider_that_cannot_be_written_does_not_change_the_resul
     assert "outputs of this job cannot be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_job_with_a_terminal_has_lines_in_its_log_and_no_moving_display() -> None:
     """act and some runners give a job a terminal; what moves the cursor would hide the line that ends the group."""
     program = (

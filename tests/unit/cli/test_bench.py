@@ -22,6 +22,7 @@ def url() -> Iterator[str]:
         yield found
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_and_its_counters_agree(url: str) -> None:
     ended = CliRunner().invoke(
         root, ["bench", "--url", f"{url}/v1", "--duration", "1.5", "--warm-up", "0.2", "--json", "--ttft", "10000"]
@@ -35,12 +36,14 @@ def test_a_server_is_measured_and_its_counters_agree(url: str) -> None:
     assert document["server_counters"]["requests"] >= document["figures"]["requests"]
 
 
+@pytest.mark.slow
 def test_the_table_shows_how_many_requests_a_missing_percentile_needs(url: str) -> None:
     ended = CliRunner().invoke(root, ["bench", "--url", url, "--duration", "1", "--warm-up", "0", "--rate", "20"])
     assert "p99 from 662" in ended.stdout
     assert "send lag" in ended.stdout
 
 
+@pytest.mark.slow
 def test_prompts_that_the_server_has_seen_before_are_said(url: str) -> None:
     arguments = ["bench", "--url", url, "--duration", "1", "--warm-up", "0", "--rate", "20"]
     said = "of the prompt tokens were cached from earlier requests: an earlier run had the same --seed"
@@ -93,6 +96,7 @@ def test_without_a_url_nothing_is_measured() -> None:
     assert "no server to measure" in str(CliRunner().invoke(root, ["bench"]).exception)
 
 
+@pytest.mark.slow
 def test_two_servers_are_compared_and_the_answer_says_what_it_is_worth(url: str, tmp_path: Path) -> None:
     with running(Double) as (other, _):
         arguments = ["--url", url, "--url", other, "--rounds", "3", "--duration", "3", "--report-dir", str(tmp_path)]
@@ -103,6 +107,7 @@ def test_two_servers_are_compared_and_the_answer_says_what_it_is_worth(url: str,
     assert json.loads(stored.read_text())["kind"] == "comparison"
 
 
+@pytest.mark.slow
 def test_a_file_with_arrival_times_is_sent_at_them(url: str, tmp_path: Path) -> None:
     lines = [{"prompt": "hello", "max_tokens": 2, "at_s": 100 + number / 10} for number in range(12)]
     (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, lines)))

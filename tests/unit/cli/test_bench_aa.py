@@ -64,6 +64,7 @@ def test_a_configuration_cannot_make_an_image_its_own_baseline(tmp_path: Path, m
         call("run", "--stage", "performance")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "least"), [(0.02, 0.95), (0.07, 0.7)])
 def test_power_falls_with_the_noise(noise: float, least: float) -> None:
     spec = PerformanceSpec()

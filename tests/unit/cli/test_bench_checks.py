@@ -65,6 +65,7 @@ def test_options_without_effect_are_refused_before_anything_is_sent(arguments: l
     assert said in refused(*arguments)
 
 
+@pytest.mark.slow
 def test_options_of_the_environment_may_be_without_effect(double: tuple[str, Double], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_ROUNDS", "4")
     assert CliRunner().invoke(root, ["bench", "--url", double[0], "--duration", "0.5"]).exit_code in (0, 4)
@@ -88,6 +89,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_load(double: t
     assert server.counts["requests"] == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_end_does_not_take_the_result(
     double: tuple[str, Double], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_take_the_result(
     assert "No space left on device" in str(ended.exception)
 
 
+@pytest.mark.slow
 def test_a_reader_who_goes_away_does_not_take_the_stored_result(double: tuple[str, Double], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vllm_ci", "bench", "--url", double[0], "--duration", "5", "--report-dir", str(tmp_path)]
     reading, writing = os.pipe()
@@ -114,6 +117,7 @@ def test_a_reader_who_goes_away_does_not_take_the_stored_result(double: tuple[st
     assert b"Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_name_of_a_model_is_shown_as_text_and_not_obeyed() -> None:
     class Named(Double):
         model = "[/red]:smile:\x1b[31m"
@@ -124,6 +128,7 @@ def test_the_name_of_a_model_is_shown_as_text_and_not_obeyed() -> None:
     assert "\x1b" not in ended.output
 
 
+@pytest.mark.slow
 def test_gauges_without_a_value_leave_the_document_valid_json() -> None:
     class Unknown(Double):
         def got(self, place: str) -> Response:

@@ -21,6 +21,8 @@ from doubles.running import running
 from standin.crowded import Crowded
 from vllm_ci.cli import root
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT / 'tests'}"}
 

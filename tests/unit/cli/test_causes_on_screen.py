@@ -52,6 +52,7 @@ def screen(*stages: StageResult, width: int = 80, height: int = 24, terminal: bo
     return output.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (132, 40), (132, 24), (80, 60)])
 @pytest.mark.parametrize(("cases", "causes"), [(1, 1), (50, 1), (50, 3), (400, 40), (400, 400)])
 def test_the_end_of_a_run_fits_on_the_screen(cases: int, causes: int, width: int, height: int) -> None:

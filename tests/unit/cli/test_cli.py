@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from vllm_ci import cli
 from vllm_ci.cli import COMMANDS, root
 
+pytestmark = pytest.mark.slow
+
 
 def call(*arguments: str, env: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(root, arguments, env=env, standalone_mode=True, catch_exceptions=False)

@@ -167,6 +167,7 @@ UNREACHED: dict[str, tuple[Callable[[], Any], str, str, str, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNREACHED)
 def test_a_server_that_cannot_be_reached_is_said_in_time(name: str) -> None:
     serve, url, what, remedy, most_s = UNREACHED[name]
@@ -195,6 +196,7 @@ class ChatIsTooMuch(Double):
         return await super().routed(request, connection)
 
 
+@pytest.mark.slow
 def test_a_surface_that_is_always_refused_does_not_keep_the_other_one_from_being_tested() -> None:
     begun = time.monotonic()
     with running(ChatIsTooMuch) as (url, _):
@@ -208,6 +210,7 @@ def test_a_rate_limit_is_waited_for_and_then_inconclusive() -> None:
         contact(of(f"http://127.0.0.1:{port}"), None)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_message_and_a_report(tmp_path: Path) -> None:
     done = command(tmp_path, "--url", f"http://127.0.0.1:{closed_port()}/v1", "--json")
     assert done.returncode == 3
@@ -225,6 +228,7 @@ def test_options_for_a_server_are_refused_without_its_url(option: str, tmp_path:
     assert f"{option} has no effect here" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_says_that_the_key_is_wrong(tmp_path: Path) -> None:
     with running(lambda: Double(key="right")) as (url, _):
         done = command(tmp_path, "--url", f"{url}/v1", "--api-key-env", KEY, **{KEY: "wrong"})

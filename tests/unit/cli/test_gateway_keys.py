@@ -86,6 +86,7 @@ def data(*words: str) -> Result:
     return CliRunner().invoke(root, ["data", *words], catch_exceptions=False, standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_the_request_log_is_collected_and_a_deletion_request_reaches_it(project: Path) -> None:
     called("add", "production", "team-a", "--consent")
     called("add", "production", "team-b")

@@ -136,6 +136,7 @@ def test_an_http_server_speaks_no_grpc() -> None:
     assert "--url" in error.remedy
 
 
+@pytest.mark.slow
 def test_a_service_without_reflection_is_tested_with_the_messages_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smg_grpc_proto", grpc_run.package())
     found = grpc_run.run(Undescribed, ["test_facts.py", "test_generation.py::test_tokens_are_of_the_vocabulary"], patient=True)
@@ -145,6 +146,7 @@ def test_a_service_without_reflection_is_tested_with_the_messages_of_the_package
         assert f"but without the service {ENGINE}" in refused(address).message
 
 
+@pytest.mark.slow
 def test_tls_is_used_and_the_authority_must_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     own = authority.issue_cert("127.0.0.1")
@@ -162,6 +164,7 @@ def test_tls_is_used_and_the_authority_must_be_trusted(tmp_path: Path, monkeypat
     assert set(found.statuses.values()) == {"passed"}, found.messages
 
 
+@pytest.mark.slow
 def test_a_slow_service_gets_longer_deadlines() -> None:
     class Slow(GrpcDouble):
         token_s = 0.15
@@ -170,6 +173,7 @@ def test_a_slow_service_gets_longer_deadlines() -> None:
         assert reached(parse(address), stack=stack).slowness > 1.5
 
 
+@pytest.mark.slow
 def test_the_run_reports_the_stage(tmp_path: Path) -> None:
     with running(GrpcDouble) as (address, _):
         done = command(tmp_path, "--grpc", address, "-k", "test_health.py", "--json")
@@ -179,6 +183,7 @@ def test_the_run_reports_the_stage(tmp_path: Path) -> None:
     assert found["commit"] is None
 
 
+@pytest.mark.slow
 def test_a_broken_service_fails_the_run_and_says_how_to_repeat_it(tmp_path: Path) -> None:
     class Lying(GrpcDouble):
         def health(self, service: str) -> int | None:  # noqa: ARG002
@@ -193,6 +198,7 @@ def test_a_broken_service_fails_the_run_and_says_how_to_repeat_it(tmp_path: Path
     assert "vllm-ci test --grpc 127.0.0.1:50051 -k" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_service_that_is_not_there_ends_the_command_with_one_message(tmp_path: Path) -> None:
     done = command(tmp_path, "--grpc", f"127.0.0.1:{closed_port()}", "--json")
     assert done.returncode == 3

@@ -26,6 +26,7 @@ except Interrupted as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prefix", "number", "expected"),
     [

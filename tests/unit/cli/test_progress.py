@@ -141,6 +141,7 @@ def test_the_slowest_cases_are_shown_when_asked_for() -> None:
     assert output.getvalue().count("test_4") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_neither_the_run_nor_its_json() -> None:
     program = (
         "from vllm_ci.cli import progress\n"

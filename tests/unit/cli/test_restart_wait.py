@@ -28,6 +28,7 @@ class IsStartedAgain(Double):
         return await super().routed(request, connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wait", "not_run"), [("30", False), ("0", True)])
 def test_the_other_cases_are_run_on_the_server_that_was_started_again(tmp_path: Path, wait: str, not_run: bool) -> None:
     arguments = ("--stage", "integration", "-k", "test_errors", "--restart-wait", wait)

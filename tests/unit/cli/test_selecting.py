@@ -20,6 +20,8 @@ from vllm_ci.domain.image import ImageRef
 from vllm_ci.evidence.predicates import test_result
 from vllm_ci.report import document
 
+pytestmark = pytest.mark.slow
+
 _PACKAGE = Path(vllm_ci.__file__).parents[1]
 
 

@@ -40,6 +40,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_servers_are_listed_while_they_run_and_stopped_by_name() -> None:
     one, two = hold("one"), hold("two")
     assert [(each["name"], each["pid"]) for each in servers.running()] == [("one", one.pid), ("two", two.pid)]
@@ -51,6 +52,7 @@ def test_servers_are_listed_while_they_run_and_stopped_by_name() -> None:
     assert servers.running() == []
 
 
+@pytest.mark.slow
 def test_a_name_in_use_is_refused() -> None:
     process = hold("one")
     with pytest.raises(UsageError, match="server stop one"), servers.register("one"):
@@ -121,6 +123,7 @@ def test_fifty_processes_at_once_never_have_one_name_together(tmp_path: Path) ->
     assert servers.running() == []
 
 
+@pytest.mark.slow
 def test_a_server_is_listed_all_the_time_while_it_changes_what_others_may_know() -> None:
     code = (
         "from vllm_ci.cli import servers\n"

@@ -148,6 +148,7 @@ def test_findings_that_are_known_of_the_version_can_be_accepted_in_one_entry(tmp
     assert entry == AcceptedKnown(known="vllm", up_to="low", reason="r", until=dt.date(2027, 12, 31))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "why"),
     [

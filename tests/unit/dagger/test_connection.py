@@ -39,6 +39,7 @@ def gone(program: Path) -> bool:
     return not Path("/proc", program.with_name("started").read_text().strip()).exists()
 
 
+@pytest.mark.slow
 async def test_an_engine_that_does_not_answer_is_given_up(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dagger_caller, "_PATIENCE_S", 1.0)
     with pytest.raises(EngineError, match="no Dagger engine answers at unix:///nowhere"):
@@ -47,6 +48,7 @@ async def test_an_engine_that_does_not_answer_is_given_up(program: Path, monkeyp
     assert gone(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 async def test_whoever_waits_for_an_engine_may_stop_waiting(program: Path, after_s: float) -> None:
     begun = time.monotonic()

@@ -19,6 +19,8 @@ import pytest
 
 from vllm_ci.engines import guard
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(guard.__file__)
 SERVE = (
     "import http.server, sys, os\n"

@@ -12,6 +12,8 @@ import pytest
 
 from vllm_ci.engines import dagger_look
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:

@@ -250,6 +250,7 @@ def test_errors_of_ours_pass_as_they_are() -> None:
         raise ServiceError("died")
 
 
+@pytest.mark.slow
 def test_without_the_sdk_the_engine_says_what_to_install() -> None:
     code = "import sys; sys.modules['dagger'] = None; from vllm_ci.engines import open_engine; open_engine('dagger')"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -257,6 +258,7 @@ def test_without_the_sdk_the_engine_says_what_to_install() -> None:
     assert "vllm-ci[dagger]" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line_loads_without_dagger() -> None:
     code = (
         "import sys; sys.modules['dagger'] = None\n"

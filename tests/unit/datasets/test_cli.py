@@ -26,6 +26,7 @@ def answer(*words: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_poisoned_data_set_is_caught_row_by_row(write: Write, store: Path, model: Path) -> None:
     good = [ticket(number) for number in range(70)]
     held = [ticket(number) for number in range(100, 120)]
@@ -82,6 +83,7 @@ def test_the_second_call_says_that_nothing_changed_and_the_card_is_printed(write
     assert answer("data", "card", made.stdout.split()[-1])["prepared"]["rows"]["train"] > 0
 
 
+@pytest.mark.slow
 def test_a_removed_user_is_named_with_the_versions_that_held_rows(write: Write, store: Path, model: Path) -> None:
     rows = [{**ticket(number), "user": "ann" if number == 3 else "bob"} for number in range(30)]
     path = write("a.jsonl", rows)

@@ -167,6 +167,7 @@ collect([Source(path=Path(sys.argv[1]))], into=Path(sys.argv[2]), emit=emit)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_collection_leaves_no_version_and_the_next_one_is_the_same(write: Write, store: Path, tmp_path: Path) -> None:
     path = write("a.jsonl", [chat(f"q{number}") for number in range(2100)])
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path), str(store)], check=False, timeout=120)

@@ -37,6 +37,7 @@ def exchanges_of(seed: int, count: int) -> list[Exchange]:
     return [exchange(draw) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_looks_at_requests_like_the_training_data_raise_at_most_one_false_alarm_in_a_hundred() -> None:
     looks = [drift.look(exchanges_of(seed, 200), exchanges_of(seed + 10_000, 100)) for seed in range(200)]
     alarms = sum(each.outcome is Outcome.DRIFT for each in looks)
@@ -45,6 +46,7 @@ def test_looks_at_requests_like_the_training_data_raise_at_most_one_false_alarm_
     assert all(each.outcome is not Outcome.INCONCLUSIVE for each in looks)
 
 
+@pytest.mark.slow
 def test_p_values_are_small_as_often_as_they_say() -> None:
     looks = [drift.look(exchanges_of(seed, 200), exchanges_of(seed + 10_000, 100)) for seed in range(100)]
     for name in ("question length", "vocabulary", "answer length"):
@@ -72,6 +74,7 @@ CHANGES: dict[str, Callable[[Exchange], Exchange]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_kind_of_drift_is_found_and_named(name: str) -> None:
     found = drift.look(exchanges_of(1, 400), [CHANGES[name](each) for each in exchanges_of(2, 200)])
@@ -81,6 +84,7 @@ def test_each_kind_of_drift_is_found_and_named(name: str) -> None:
     assert any(reason.startswith(name) for reason in found.reasons)
 
 
+@pytest.mark.slow
 def test_a_difference_that_is_significant_and_too_small_to_matter_is_no_drift() -> None:
     trained = [Exchange(question="x" * (100 + number % 100), answer="yes") for number in range(4000)]
     requests = [replace(each, question=each.question + "x" * 10) for each in trained[:2000]]

@@ -125,6 +125,7 @@ def test_hostile_text_takes_bounded_time(piece: str) -> None:
     assert time.process_time() - begun < 5
 
 
+@pytest.mark.slow
 @given(st.text(max_size=100))
 @settings(max_examples=40)
 def test_masking_any_text_ends_and_masks_nothing_twice(text: str) -> None:

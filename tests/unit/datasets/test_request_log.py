@@ -33,6 +33,7 @@ def whole(body: bytes, *, stream: bool = True) -> dict[str, Any]:
     return answers.whole(body, streamed=stream, limits=Limits())
 
 
+@pytest.mark.slow
 @given(st.lists(_TEXT, min_size=1, max_size=8), st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]))
 def test_pieces_of_a_stream_make_one_answer(pieces: list[str], end: str) -> None:
     events = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": each}) for each in pieces), chunk({}, "stop")]
@@ -45,6 +46,7 @@ def test_pieces_of_a_stream_make_one_answer(pieces: list[str], end: str) -> None
     assert found["id"] == "c1"
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_stream_that_broke_off_anywhere_is_never_an_answer(data: st.DataObject) -> None:
     body = streamed([chunk({"content": "[DONE] ü"}), chunk({}, "stop"), "[DONE]"])
@@ -108,6 +110,7 @@ def add(log: RequestLog, *rows: dict[str, Any], bounds: Bounds | None = None, no
         log.append(each, bounds or Bounds(), consents=lambda: True, now=now)
 
 
+@pytest.mark.slow
 def test_rows_are_deleted_when_they_are_too_old_or_too_many(tmp_path: Path) -> None:
     log, bounds = RequestLog(folder=tmp_path / "log"), Bounds(keep=timedelta(days=10), size_bytes=100_000)
     for day in range(30):

@@ -198,12 +198,14 @@ KEYS = ["messages", "prompt", "completion", "conversations", "chosen", "rejected
         "response", "key", "time", "tools", "user", "metadata"]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5))
 def test_any_object_is_a_row_or_a_reason(found: dict[str, Any]) -> None:
     with contextlib.suppress(Unusable):
         assert shapes.row(found, {}, Limits()).conversation.identity
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 def test_any_bytes_are_rows_or_reasons(tmp_path: Path, content: bytes) -> None:

@@ -131,6 +131,7 @@ conditions = st.lists(
 ).map(lambda texts: tuple(parse(each) for each in texts))
 
 
+@pytest.mark.slow
 @given(conditions, measurements, st.booleans(), st.integers(0, 50), st.integers(1, 3))
 def test_whatever_is_measured_success_needs_data_for_every_condition(
     required: tuple[object, ...], measured: list[Measurement], ended: bool, least: int, failures: int
@@ -150,6 +151,7 @@ def test_opposite_infinities_are_no_data_and_no_crash() -> None:
     assert outcome(BOTH, *windows) is Outcome.INCONCLUSIVE
 
 
+@pytest.mark.slow
 @given(conditions, measurements, st.integers(1, 3))
 def test_a_verdict_of_failure_does_not_change_when_the_time_is_over(
     required: tuple[object, ...], measured: list[Measurement], failures: int

@@ -36,6 +36,8 @@ from vllm_ci.system import vcs
 from vllm_ci.targets import TARGETS
 from vllm_ci.targets.memory import Behaviour, MemoryTarget
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 server: {args: [--max-model-len=512], secrets: [HF_TOKEN]}
 deploy:

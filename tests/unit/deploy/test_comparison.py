@@ -66,6 +66,7 @@ _NAMES = st.sampled_from(["choices", "delta", "text", "message", "index", "tool_
 _VALUES = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(_NAMES, inner) | st.lists(inner))
 
 
+@pytest.mark.slow
 @given(st.binary() | _VALUES.map(lambda value: json.dumps(value).encode()))
 def test_no_body_breaks_the_comparison(body: bytes) -> None:
     answers.said(body)

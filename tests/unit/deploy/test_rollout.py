@@ -173,6 +173,7 @@ async def test_going_back_to_what_is_still_ready_starts_nothing(tmp_path: Path, 
     assert settled(await target.current(), OLD.name)
 
 
+@pytest.mark.slow
 async def test_going_back_waits_for_a_command_that_looks_whether_the_old_release_may_be_ended(
     tmp_path: Path, journal: Journal
 ) -> None:
@@ -332,6 +333,7 @@ async def test_checks_decide_before_and_after(
     assert outcome is Outcome.SUCCESSFUL or done.reason == "the suite said so"
 
 
+@pytest.mark.slow
 async def test_a_target_that_cannot_be_asked_for_a_while_is_forgiven(tmp_path: Path, journal: Journal) -> None:
     target = await served(tmp_path)
     calls = [0]

@@ -51,6 +51,7 @@ def lived(times: Sequence[float], *, start_s: float, last_s: float = 5.0, rule: 
     return started, waited
 
 
+@pytest.mark.slow
 def test_a_deployment_with_a_request_every_few_minutes_is_never_ended() -> None:
     assert lived([each * 300.0 for each in range(1, 288)], start_s=60) == (0, 0)
 
@@ -60,6 +61,7 @@ def test_one_start_is_enough_for_requests_at_once_and_those_that_come_while_it_s
     assert lived(at_once, start_s=60)[0] == 1
 
 
+@pytest.mark.slow
 def test_a_start_that_takes_longer_than_the_idle_time_is_not_wasted_at_once() -> None:
     """Requests every 15 minutes, servers that take 20 minutes to start: it would only start and end servers."""
     times = [each * 900.0 for each in range(1, 96)]
@@ -67,6 +69,7 @@ def test_a_start_that_takes_longer_than_the_idle_time_is_not_wasted_at_once() ->
     assert lived(times, start_s=30)[0] == 95, "where a start is short, memory is free in between"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_day_of_rare_requests_has_at_most_one_start_for_each_gap(seed: int) -> None:
     rnd = random.Random(seed)

@@ -133,6 +133,7 @@ def test_a_rolling_change_goes_back_from_each_moment_without_more_replicas_than_
             assert_kept(made.back(made.steps.index(step)), begin, least, most)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @given(STRATEGIES, changes())
 def test_nobody_reaches_a_new_revision_before_its_checks(strategy: Strategy, change: Change) -> None:
     made = planned(strategy, change)
@@ -143,6 +144,7 @@ def test_nobody_reaches_a_new_revision_before_its_checks(strategy: Strategy, cha
     assert "new" not in first.route.weights
 
 
+@pytest.mark.slow
 @given(STRATEGIES, changes())
 def test_a_plan_is_live_only_when_all_requests_go_to_the_new_revision(strategy: Strategy, change: Change) -> None:
     made = planned(strategy, change)
@@ -154,6 +156,7 @@ def test_a_plan_is_live_only_when_all_requests_go_to_the_new_revision(strategy: 
     assert all(step.route.weights == {"new": 100} for step in made.steps if step.live)
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 50), min_size=1).filter(lambda parts: any(parts.values())),
     st.sampled_from([1, 5, 10]),

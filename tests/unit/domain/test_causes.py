@@ -337,6 +337,7 @@ CASES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(CASES)
 def test_no_case_is_lost_or_counted_twice(cases: list[Case]) -> None:
@@ -345,6 +346,7 @@ def test_no_case_is_lost_or_counted_twice(cases: list[Case]) -> None:
     assert sum(skip.count for skip in skips_of([stage(*cases)])) == sum(case.status is CaseStatus.SKIPPED for case in cases)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(CASES, st.randoms(use_true_random=False))
 def test_the_order_of_cases_makes_no_difference(cases: list[Case], shuffled: random.Random) -> None:
@@ -353,6 +355,7 @@ def test_the_order_of_cases_makes_no_difference(cases: list[Case], shuffled: ran
     assert causes_of(mixed) == causes_of(cases)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(CASES)
 def test_causes_can_be_shown_whatever_a_server_sends(cases: list[Case]) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from typing import NoReturn
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ def no_constant(name: str) -> NoReturn:
     raise AssertionError(f"{name} is not JSON")
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_any_document_can_be_read_by_a_strict_reader_from_utf_8(value: object) -> None:
     text = dumps({"found": value}).encode("utf-8")

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from generated import examples
 from vllm_ci.domain import overlay_path, refs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("pattern", "ref", "ok"),

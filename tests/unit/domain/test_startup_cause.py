@@ -148,6 +148,7 @@ def test_a_log_that_says_nothing_gives_the_exit_code(log: str) -> None:
     assert "exit code 3" in startup_cause(log, exit_code=3).line
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.sampled_from([*Path(__file__).read_text(encoding="utf-8").splitlines(), "Process EngineCore:", "\x00"]), max_size=40

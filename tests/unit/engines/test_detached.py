@@ -33,6 +33,7 @@ def wait(condition: object, seconds: float = 15) -> None:
     assert condition()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_it_goes_on_when_its_starter_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom vllm_ci.engines import detached\n"

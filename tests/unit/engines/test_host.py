@@ -69,6 +69,7 @@ async def test_a_daemon_that_a_program_leaves_is_gone_with_it(tmp_path: Path) ->
     await until_gone(await pid_in(tmp_path / "pid"))
 
 
+@pytest.mark.slow
 async def test_kill_9_of_the_pipeline_ends_its_programs_and_the_next_one_sweeps_its_folder(tmp_path: Path) -> None:
     code = (
         "import anyio, sys\n"
@@ -91,6 +92,7 @@ async def test_kill_9_of_the_pipeline_ends_its_programs_and_the_next_one_sweeps_
     assert not list(work.glob("*/.lock"))
 
 
+@pytest.mark.slow
 async def test_a_command_deaf_to_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEPER
     process = subprocess.Popen(
@@ -104,6 +106,7 @@ async def test_a_command_deaf_to_sigterm_is_killed_after_its_grace(tmp_path: Pat
     assert gone(pid)
 
 
+@pytest.mark.slow
 def test_a_command_that_ends_at_once_is_never_missed() -> None:
     """Forty of them, several at a time: its end can fall before, into and after the first look at it."""
     command = [sys.executable, "-I", "-S", supervise.__file__, "5", "/bin/sh", "-c", "exit 7"]
@@ -128,6 +131,7 @@ async def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Pat
     assert not (tmp_path / "pid").exists()
 
 
+@pytest.mark.slow
 async def test_a_service_that_stops_by_itself_is_seen(tmp_path: Path) -> None:
     spec = ServiceSpec(
         name="web", argv=("python", "-c", SLEEPER, str(tmp_path / "pid")), ready=("test", "-s", str(tmp_path / "pid"))

@@ -61,6 +61,7 @@ def test_the_missing_package_is_named_with_its_extra(statement: Statement, key: 
         verify.payload_of(certified(statement, key), {"ci": WORKFLOW})
 
 
+@pytest.mark.slow
 @installed
 def test_a_run_without_an_identity_says_how_to_get_one(statement: Statement, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "SIGSTORE_ID_TOKEN", "CIRCLECI"):

@@ -16,6 +16,8 @@ from vllm_ci.images import fetch, supply
 from vllm_ci.images.arriving import Arriving
 from vllm_ci.images.lockfile import LockedWheel
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 20.0
 
 

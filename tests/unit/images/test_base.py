@@ -47,6 +47,7 @@ def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "bad.deb", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_tree_says_what_is_installed_leaves_out_what_the_spec_excludes_and_has_its_links(world: World) -> None:
     world.deb("docs", "3", {"./usr/share/doc/docs/copyright": b"c", "./usr/share/doc/docs/manual": b"m", "./usr/bin/gcc": b"g"})
     wanted = Base(

@@ -19,6 +19,8 @@ from vllm_ci.images.store import Store, image_manifest
 from vllm_ci.images.tree import materialise
 from vllm_ci.system.vcs import discover
 
+pytestmark = pytest.mark.slow
+
 
 def built(image: object) -> list[str]:
     return [layer.tier for layer in image.layers if layer.built]  # type: ignore[attr-defined]

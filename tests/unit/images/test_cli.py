@@ -14,6 +14,8 @@ from vllm_ci.images import layer
 from vllm_ci.images.spec_file import host_platform
 from vllm_ci.system.vcs import discover
 
+pytestmark = pytest.mark.slow
+
 SPEC = f"""
 variant: test
 repository: small

@@ -15,6 +15,8 @@ from vllm_ci.domain.image_spec import Base, Overlay, Tier
 from vllm_ci.images.integrity import manifest
 from vllm_ci.images.tree import materialise
 
+pytestmark = pytest.mark.slow
+
 TIERS = (
     Tier(name="first", wheels=("*", "!vllm*", "!other")),
     Tier(name="second", wheels=("other",)),

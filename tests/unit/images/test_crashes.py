@@ -18,6 +18,8 @@ from vllm_ci.domain.errors import BuildError
 from vllm_ci.images import layer, store
 from vllm_ci.images.store import Store
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -65,6 +65,7 @@ def config(world: World, image: BuiltImage) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd", ""])
@@ -92,6 +93,7 @@ def test_a_foreign_base_is_known_by_its_own_tars(
     assert {layer["mediaType"].partition("+")[0] for layer in layers} == {"application/vnd.oci.image.layer.v1.tar"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "history",
     [
@@ -128,6 +130,7 @@ def test_a_hostile_base_is_refused_when_the_image_is_built(world: World, tmp_pat
         based(world, under.path, under.image([tar([file("../evil")])]))
 
 
+@pytest.mark.slow
 def test_paths_through_links_of_a_base_image_are_refused_with_the_place_to_write(world: World, tmp_path: Path) -> None:
     under = Layout(path=tmp_path / "under")
     digest = under.image([tar([folder("srv"), folder("srv/opt"), link("opt", "/srv/opt"), *FIRST])])

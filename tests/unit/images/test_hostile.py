@@ -74,6 +74,7 @@ def check_closed(tree: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_generated_hostile_layers_reach_nothing_outside_the_tree(outside: Path) -> None:
     before = state(outside)
     seen = {"images": 0, "refused": 0, "paths": 0}

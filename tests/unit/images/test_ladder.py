@@ -19,6 +19,8 @@ from vllm_ci.images.tree import materialise
 from vllm_ci.images.vllm import compiling
 from vllm_ci.system.vcs import discover
 
+pytestmark = pytest.mark.slow
+
 TRACKED = {name: content for name, content in VLLM.items() if name.endswith(".py") and "_version" not in name}
 SOURCES = {
     **TRACKED,

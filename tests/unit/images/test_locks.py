@@ -129,6 +129,7 @@ def test_a_package_without_a_wheel_for_the_platform_is_refused() -> None:
         uv.wheel_of({"name": "a", "sdist": {}})
 
 
+@pytest.mark.slow
 def test_locking_keeps_what_fits_and_upgrades_what_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """uv is really called, with an index of nothing and a folder of tiny wheels."""
     from imagery.wheels import write_wheel
@@ -153,6 +154,7 @@ def test_locking_keeps_what_fits_and_upgrades_what_it_is_told_to(tmp_path: Path,
     assert "small-1.0-py3-none-any.whl" in text
 
 
+@pytest.mark.slow
 @pytest.mark.needs_apt
 def test_apt_resolves_for_another_architecture(tmp_path: Path) -> None:
     import shutil

@@ -16,6 +16,8 @@ from vllm_ci.images.export import Output, folder
 from vllm_ci.images.prune import prune
 from vllm_ci.images.spec_file import host_platform
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_build_writes_down_wheels_packages_files_and_locks(world: World) -> None:
     image = world.build()

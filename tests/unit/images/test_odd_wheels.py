@@ -276,6 +276,7 @@ _DAMAGES = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 @given(wheel=wheels())
 def test_generated_wheels_are_installed_as_the_installer_library_does(wheel: RawWheel, tmp_path: Path) -> None:
@@ -303,6 +304,7 @@ def _by_library(path: Path, root: Path) -> Answer:
     return Answer(taken=True, files=_files(root), words="")
 
 
+@pytest.mark.slow
 @pytest.mark.needs_tool
 @pytest.mark.skipif(not UV, reason="uv is not here")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -315,6 +317,7 @@ def test_generated_wheels_are_installed_as_uv_does(wheel: RawWheel, tmp_path: Pa
         assert _comparable(answer.files) == _comparable(theirs.files)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(600), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_archive_is_never_a_fault_of_ours(data: st.DataObject, tmp_path: Path) -> None:
@@ -326,6 +329,7 @@ def test_a_damaged_archive_is_never_a_fault_of_ours(data: st.DataObject, tmp_pat
     ours(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(1000), deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_record_and_no_entry_points_are_a_fault_of_ours(content: bytes) -> None:
@@ -380,6 +384,7 @@ def test_a_declared_script_takes_the_place_of_a_shipped_one(tmp_path: Path) -> N
     assert b"import main" in ours(odd.write("script: shipped and declared", tmp_path)).files["bin/tool"]
 
 
+@pytest.mark.slow
 def test_an_installer_file_in_the_wheel_is_replaced(tmp_path: Path) -> None:
     files = ours(odd.write("dist-info: INSTALLER", tmp_path)).files
     assert files[f"lib/python{PYTHON}/site-packages/{odd.INFO}/INSTALLER"] == b"vllm-ci\n"

@@ -73,6 +73,7 @@ def test_however_a_directory_is_written_its_content_goes_into_the_target(reposit
     assert set(repository.both(source=source)) == {"opt/x/hello.txt", "opt/x/sub/deep.txt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "place"), [("/opt/x", "opt/x"), ("/opt/x/", "opt/x/hello.txt"), ("/opt/x.txt", "opt/x.txt"), ("/x", "x")]
 )
@@ -89,6 +90,7 @@ def test_a_directory_with_one_file_is_still_a_directory(repository: Repository) 
     assert set(repository.both(source="other")) == {"opt/x/x"}
 
 
+@pytest.mark.slow
 def test_patterns_signs_in_names_are_just_signs(repository: Repository) -> None:
     repository.commit({"f*/a": b"1", "fx/b": b"2", ":(top)c/d": b"3", "[f]/e": b"4"})
     assert set(repository.both(source="f*")) == {"opt/x/a"}
@@ -96,6 +98,7 @@ def test_patterns_signs_in_names_are_just_signs(repository: Repository) -> None:
     assert set(repository.both(source="[f]")) == {"opt/x/e"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "near"), [("fils", "files"), ("files/helo.txt", "files/hello.txt"), ("Files/sub", "files")])
 @pytest.mark.parametrize("dirty", [False, True])
 def test_a_missing_path_names_the_nearest(repository: Repository, source: str, near: str, dirty: bool) -> None:
@@ -109,6 +112,7 @@ def test_an_overlay_of_which_nothing_is_left_is_refused(repository: Repository) 
         repository.taken("files", exclude=("*",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -129,6 +133,7 @@ def test_names_that_an_image_cannot_hold_are_refused_unless_excluded(
     assert "opt/x/hello.txt" in repository.taken(dirty=dirty, exclude=(".wh.*", "line*", "caf*"))
 
 
+@pytest.mark.slow
 def test_names_in_other_scripts_are_taken(repository: Repository) -> None:
     repository.commit({"files/caf\u00e9 \u65e5\u672c.txt": b"x"})
     assert "opt/x/caf\u00e9 \u65e5\u672c.txt" in repository.both()
@@ -202,6 +207,7 @@ class TestLfs:
                 repository.taken()
 
 
+@pytest.mark.slow
 def test_files_outside_a_sparse_checkout_come_from_the_commit(repository: Repository) -> None:
     git(repository.root, "sparse-checkout", "set", "--no-cone", "/*", "!/files/hello.txt")
     assert not (repository.root / "files/hello.txt").exists()
@@ -210,6 +216,7 @@ def test_files_outside_a_sparse_checkout_come_from_the_commit(repository: Reposi
     assert repository.contents(dirty=True, source="other")["opt/x/x"] == (0o644, b"changed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
 def test_files_that_git_takes_as_unchanged_come_from_the_commit(repository: Repository, flag: str) -> None:
     git(repository.root, "update-index", flag, "files/hello.txt")
@@ -217,6 +224,7 @@ def test_files_that_git_takes_as_unchanged_come_from_the_commit(repository: Repo
     assert repository.both()["opt/x/hello.txt"] == (0o644, b"hello\n")
 
 
+@pytest.mark.slow
 def test_a_dirty_build_takes_what_is_changed_new_and_gone(repository: Repository) -> None:
     files = repository.root / "files"
     (files / "hello.txt").write_bytes(b"changed\n")
@@ -234,6 +242,7 @@ def test_a_dirty_build_takes_what_is_changed_new_and_gone(repository: Repository
     assert repository.both() == dirty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "committed", "name"),
     [
@@ -273,6 +282,7 @@ def test_what_git_does_to_files_of_a_checkout_changes_no_image(
     assert Repository(root=clone).both() == wanted
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_converted_as_git_add_would(repository: Repository) -> None:
     repository.commit({".gitattributes": b"*.txt text eol=crlf\n"})
     (repository.root / "files/hello.txt").write_bytes(b"one\r\ntwo\r\n")
@@ -282,6 +292,7 @@ def test_a_changed_file_is_converted_as_git_add_would(repository: Repository) ->
     assert repository.both() == dirty
 
 
+@pytest.mark.slow
 def test_a_file_mode_that_the_file_system_cannot_keep_is_the_commits(repository: Repository) -> None:
     (repository.root / "files/hello.txt").chmod(0o755)
     repository.commit({})
@@ -291,6 +302,7 @@ def test_a_file_mode_that_the_file_system_cannot_keep_is_the_commits(repository:
     assert repository.both()["opt/x/hello.txt"][0] == 0o755
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dirty", [False, True])
 def test_a_submodule_is_refused_with_what_to_do(repository: Repository, tmp_path: Path, dirty: bool) -> None:
     other = tmp_path / "library"
@@ -328,6 +340,7 @@ def test_a_link_that_leaves_its_overlay_for_nothing_is_refused(repository: Repos
         repository.taken(dirty=dirty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["hello.txt", "sub", "sub/../hello.txt", "missing", "/usr/bin/env", "./"])
 def test_other_links_are_kept_as_they_are(repository: Repository, link: str) -> None:
     (repository.root / "files/link").symlink_to(link)

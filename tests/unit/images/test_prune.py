@@ -24,6 +24,8 @@ from vllm_ci.images.tree import materialise
 from vllm_ci.system.filelock import LockedError
 from vllm_ci.system.home import LAUNCHERS
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_images_need_stays_and_the_rest_goes(world: World) -> None:
     image = world.build()

@@ -19,6 +19,8 @@ from vllm_ci.images import tree
 from vllm_ci.images.store import Store
 from vllm_ci.registry.layout import Layout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

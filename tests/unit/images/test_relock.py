@@ -12,6 +12,8 @@ from vllm_ci.images import resolver
 from vllm_ci.images.lockfile import read_debs, write_debs
 from vllm_ci.images.spec_file import folders, load
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_shipped_lock_that_mirrors_have_outgrown_is_locked_anew_in_a_copy(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def names(index: Index, only: tuple[str, str] | None = None) -> list[str]:
         return [package.filename for package in packages(index.url, "p", http, only)]
 
 
+@pytest.mark.slow
 def test_of_thousands_of_files_the_one_with_the_name_or_the_hash_is_returned(index: Index) -> None:
     index.page = page(*map(file, range(3000)))
     assert names(index, ("p-7.0-py3-none-any.whl", "0" * 64 + "x")) == ["p-7.0-py3-none-any.whl"]

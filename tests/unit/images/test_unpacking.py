@@ -14,6 +14,8 @@ from vllm_ci.images import layer, members
 from vllm_ci.images.store import Store
 from vllm_ci.images.tree import materialise
 
+pytestmark = pytest.mark.slow
+
 
 def contents(trees: Path) -> dict[str, tuple[int, str]]:
     """Mode and hash of every file of the unpacked layers."""

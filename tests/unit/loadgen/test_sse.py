@@ -80,6 +80,7 @@ def test_one_byte_at_a_time_changes_nothing() -> None:
     assert decode((1, SAMPLE[at : at + 1]) for at in range(len(SAMPLE))) == decode([(1, SAMPLE)])
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(["data: a", "data", "data:b", ":c", "id: 1", "event: e", "", "", "é😀", "\ufeff"]), max_size=12),
     st.lists(st.sampled_from(["\n", "\r", "\r\n"]), min_size=12, max_size=12),

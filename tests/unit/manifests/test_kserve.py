@@ -169,6 +169,7 @@ def test_the_scheduler_gets_the_requests_that_it_reads_and_the_servers_the_rest(
 HOSTILE = st.text(alphabet='${}`"\\ (A.n)-', max_size=16)
 
 
+@pytest.mark.slow
 @given(flag=HOSTILE, value=HOSTILE)
 def test_no_text_becomes_an_action_of_the_template(flag: str, value: str) -> None:
     app = replace(SMALL, args=(flag,), env={"A": value}, kserve=replace(OWN, entry_point=(f"x{flag}",)))
@@ -204,6 +205,7 @@ def executed(folder: Path, template: str, *, tls: bool) -> str:
     return kubectl(folder, *call)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_tool
 @settings(max_examples=5)
 @given(texts=st.lists(HOSTILE, min_size=20, max_size=40))

@@ -15,6 +15,8 @@ from vllm_ci.config.load import load
 from vllm_ci.domain.errors import ConfigError, UsageError
 from vllm_ci.release.publish import publish
 
+pytestmark = pytest.mark.slow
+
 MODULE = ("/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server")
 HUB = {"name": "org/model", "served_name": "m"}
 ROUTE = {"gateway": "public", "hostnames": ["llm.example.com"]}

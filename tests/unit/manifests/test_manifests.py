@@ -178,6 +178,7 @@ def test_gpus_memory_and_shared_memory_are_asked_for() -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in spec["volumes"]
 
 
+@pytest.mark.slow
 def test_an_autoscaled_workload_has_no_number_of_its_own() -> None:
     assert "replicas" not in rendered(FULL)["Deployment/chat-production"]["spec"]
     assert rendered(PLAIN)["Deployment/chat-production"]["spec"]["replicas"] == 1
@@ -199,6 +200,7 @@ def test_the_gateways_namespace_may_connect() -> None:
     assert [next(iter(each.values())) for each in allowed] == ["gateways", "monitoring"]
 
 
+@pytest.mark.slow
 def test_a_rollout_tests_the_new_pods_first_and_waits_for_a_person_where_it_is_told_to() -> None:
     canary = rendered(ROLLOUT)["Rollout/chat-production"]["spec"]["strategy"]["canary"]
     analysis = {"analysis": {"templates": [{"templateName": "chat-production-suites"}]}}
@@ -223,6 +225,7 @@ def test_the_job_of_a_rollout_calls_options_that_exist() -> None:
 HOSTILE = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
+@pytest.mark.slow
 @given(served=HOSTILE, flag=HOSTILE, value=HOSTILE)
 def test_hostile_text_stays_one_value_of_one_object(served: str, flag: str, value: str) -> None:
     app = replace(PLAIN, model=Model(served_name=served, name="m"), args=(flag,), env={"A": value})

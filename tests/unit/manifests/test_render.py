@@ -19,6 +19,8 @@ from vllm_ci.release import history
 from vllm_ci.release.publish import publish
 from vllm_ci.system import yaml_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="world")
 def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:

@@ -19,6 +19,8 @@ from vllm_ci.models.policy import AliasPolicy
 from vllm_ci.models.record import ModelRecord
 from vllm_ci.models.setup import ModelSetup
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="three")
 def _three(setup: ModelSetup, tmp_path: Path) -> ModelSetup:

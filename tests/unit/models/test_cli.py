@@ -71,6 +71,7 @@ def test_a_reason_is_shown_in_one_line_and_not_obeyed_by_the_terminal(call: Call
     assert shown.count(r"new\x1b]0;title\x07    7  forged record") == 2
 
 
+@pytest.mark.slow
 def test_the_story_without_release_settings(call: Call, tmp_path: Path) -> None:
     one, two = checkpoint(tmp_path / "one", 1), checkpoint(tmp_path / "two", 2)
     first = json.loads(good(call("add", "chat", one, "--license", "Apache-2.0", "--json")))
@@ -113,6 +114,7 @@ def test_bad_input_is_refused_with_a_remedy(call: Call, tmp_path: Path) -> None:
         assert "do:  " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_of_a_hub_is_added_by_commit_without_its_pickles(call: Call, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(print))
@@ -129,6 +131,7 @@ def test_a_model_of_a_hub_is_added_by_commit_without_its_pickles(call: Call, tmp
     assert not list((tmp_path / "home/hub").glob("org*")), "the download is removed once it is in the repository"
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_goes_on_and_altered_files_are_refused_by_name(call: Call, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     with hubs.serving(folder) as hub:
@@ -144,6 +147,7 @@ def test_a_download_that_breaks_goes_on_and_altered_files_are_refused_by_name(ca
         good(call("add", "chat", "--hub", "org/name@main", HF_ENDPOINT=hub.url))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/tmp/outside.json", "a//b.json", "a\\b.json"])
 def test_a_hub_that_lists_a_path_outside_is_refused(call: Call, tmp_path: Path, path: str) -> None:
     with hubs.serving(checkpoint(tmp_path / "c")) as hub:
@@ -153,6 +157,7 @@ def test_a_hub_that_lists_a_path_outside_is_refused(call: Call, tmp_path: Path, 
         assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_what_a_hub_does_not_give_is_said(call: Call, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     with hubs.serving(folder) as hub:

@@ -54,6 +54,7 @@ def test_the_artifact_is_a_modelpack(setup: ModelSetup, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_fine_tune_costs_what_changed(setup: ModelSetup, tmp_path: Path) -> None:
     first = add(setup, checkpoint(tmp_path / "one", 1))
     second = add(setup, checkpoint(tmp_path / "two", 2))
@@ -66,6 +67,7 @@ def test_a_fine_tune_costs_what_changed(setup: ModelSetup, tmp_path: Path) -> No
     assert other.pushed_bytes < 3_000, "models share their files"
 
 
+@pytest.mark.slow
 def test_adding_the_same_again_changes_nothing(setup: ModelSetup, tmp_path: Path) -> None:
     first = add(setup, checkpoint(tmp_path / "c"))
     again = add(setup, checkpoint(tmp_path / "c"))
@@ -82,6 +84,7 @@ def test_a_gguf_file_is_added_with_its_facts(setup: ModelSetup, tmp_path: Path) 
     assert done.model.gguf == "m.gguf"
 
 
+@pytest.mark.slow
 def test_a_tampered_file_is_refused_by_name(setup: ModelSetup, tmp_path: Path) -> None:
     done = add(setup, checkpoint(tmp_path / "c"))
     layer = next(each for each in done.model.layers if each.path == "model-00002-of-00002.safetensors")
@@ -129,6 +132,7 @@ def test_a_model_that_nobody_trusted_signed_is_not_pulled(setup: ModelSetup, tmp
         pulling.pull(unsigned(setup), CHAT, now=NOW)
 
 
+@pytest.mark.slow
 def test_a_signature_of_another_model_does_not_count(setup: ModelSetup, tmp_path: Path) -> None:
     """The bundle of one model, attached to another: replayed by someone who may push and has no key."""
     from vllm_ci.evidence.attachment import attach
@@ -146,6 +150,7 @@ def test_a_signature_of_another_model_does_not_count(setup: ModelSetup, tmp_path
     assert "another image" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_signature_is_verified_by_openssfs_own_tool(setup: ModelSetup, tmp_path: Path) -> None:
     add(setup, checkpoint(tmp_path / "c"))
     pulled = pulling.pull(setup, CHAT, now=NOW)
@@ -214,6 +219,7 @@ def test_a_configuration_that_is_no_object_is_refused() -> None:
             artifact.parse(manifest, content)
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_it_is_a_whole_version_or_none_and_runs_again(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c")
     seen = []
@@ -256,6 +262,7 @@ def _die_at(setup: ModelSetup, folder: Path, number: int) -> None:
         os._exit(code)
 
 
+@pytest.mark.slow
 def test_two_who_add_at_once_get_two_versions(setup: ModelSetup, tmp_path: Path) -> None:
     folders = [checkpoint(tmp_path / f"c{seed}", seed) for seed in range(4)]
     found: list[int] = []
@@ -271,6 +278,7 @@ def test_two_who_add_at_once_get_two_versions(setup: ModelSetup, tmp_path: Path)
             assert repository.resolve(made.tag) == made.digest
 
 
+@pytest.mark.slow
 def test_a_version_whose_tag_was_moved_is_not_overwritten(setup: ModelSetup, tmp_path: Path) -> None:
     add(setup, checkpoint(tmp_path / "one", 1))
     second = add(setup, checkpoint(tmp_path / "two", 2))
@@ -280,6 +288,7 @@ def test_a_version_whose_tag_was_moved_is_not_overwritten(setup: ModelSetup, tmp
         add(setup, checkpoint(tmp_path / "one", 1))
 
 
+@pytest.mark.slow
 def test_channels_do_not_see_records_of_models(tmp_path: Path) -> None:
     from registries.releases import world_in
     from vllm_ci.release.past import past
@@ -298,6 +307,7 @@ def test_channels_do_not_see_records_of_models(tmp_path: Path) -> None:
     assert reading.look(setup, CHAT, files=True, now=NOW).problems == ()
 
 
+@pytest.mark.slow
 def test_names_are_looked_up(setup: ModelSetup, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no model chat"):
         reading.look(setup, CHAT, now=NOW)
@@ -356,6 +366,7 @@ def test_skopeo_copies_a_model_with_its_digest(
         assert (target / "blobs/sha256" / layer.digest[7:]).stat().st_size == layer.size
 
 
+@pytest.mark.slow
 def test_a_file_in_the_cache_that_was_changed_is_fetched_again(setup: ModelSetup, tmp_path: Path) -> None:
     add(setup, checkpoint(tmp_path / "c"))
     pulled = pulling.pull(setup, CHAT, now=NOW)
@@ -371,6 +382,7 @@ def test_a_file_in_the_cache_that_was_changed_is_fetched_again(setup: ModelSetup
     assert (again.folder / place.name).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_pulling_into_a_folder_leaves_what_is_there(setup: ModelSetup, tmp_path: Path) -> None:
     add(setup, checkpoint(tmp_path / "c"))
     pulled = pulling.pull(setup, CHAT, now=NOW)
@@ -381,6 +393,7 @@ def test_pulling_into_a_folder_leaves_what_is_there(setup: ModelSetup, tmp_path:
         pulling.copy_to(pulled, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_second_signer_makes_a_version_of_untrusted_signatures_usable(setup: ModelSetup, tmp_path: Path) -> None:
     keys.generate(tmp_path / "other")
     other = replace(

@@ -30,6 +30,8 @@ from vllm_ci.release.record import Release
 from vllm_ci.report import document
 from vllm_ci.targets import revision
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("--stage", "integration")
 
 

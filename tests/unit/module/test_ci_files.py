@@ -73,6 +73,7 @@ def commands(file: Path) -> list[str]:
     return [step["run"].strip() for step in steps(file) if "run" in step]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "file"),
     [

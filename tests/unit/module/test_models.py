@@ -69,6 +69,7 @@ def held(place: Path, called: str = "") -> Any:
     return Folder(place, called)
 
 
+@pytest.mark.slow
 async def test_a_model_is_added_shown_compared_served_and_moved_as_on_the_command_line(
     opened: Open, machine: Machine, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ async def source_of(as_json: Any, model: str, folder: Path) -> Any:
     return [each for each in found if digest.removeprefix("sha256:") in json.dumps(each)]
 
 
+@pytest.mark.slow
 async def test_the_files_of_a_version_are_a_directory_and_its_signature_is_a_file(
     opened: Open, machine: Machine, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ async def test_a_gguf_file_keeps_its_name(opened: Open, machine: Machine, tmp_pa
     assert "--gguf={in.model}/model.Q4_1.gguf" in machine.words
 
 
+@pytest.mark.slow
 async def test_a_policy_that_refuses_ends_the_call_with_its_reasons_and_moves_nothing(opened: Open, tmp_path: Path) -> None:
     await opened().add(name="chat", path=held(checkpoint(tmp_path / "one", 1)), license="GPL-3.0-only")
     with pytest.raises(Ended, match="GPL") as ended:
@@ -152,6 +155,7 @@ async def test_a_pickle_is_refused_and_named_by_its_place_in_the_given_folder(op
     assert "/vllm-ci/in" not in str(ended.value)
 
 
+@pytest.mark.slow
 async def test_an_altered_file_fails_the_verification(opened: Open, project: Path, tmp_path: Path) -> None:
     given = checkpoint(tmp_path / "one", 1)
     added = json.loads(await opened(as_json=True).add(name="chat", path=held(given)))

@@ -273,6 +273,7 @@ def test_the_server_is_a_service_of_dagger_up() -> None:
     assert OBJECTS["VllmCi"].functions["serve"].service
 
 
+@pytest.mark.slow
 def test_the_main_object_loads_nothing_heavy() -> None:
     """Each call imports it twice: for the constructor and for the function."""
     code = "import sys, dagger.mod; before = set(sys.modules); import vllm_ci.module.main; print(*(set(sys.modules) - before))"
@@ -281,6 +282,7 @@ def test_the_main_object_loads_nothing_heavy() -> None:
     assert not {"vllm_ci.config.load", "vllm_ci.module.session", "vllm_ci.engines.dagger"} & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_call_loads_no_report_before_it_has_one() -> None:
     """`build digest` and a call that is refused need neither templates nor reports."""
     code = "import sys, vllm_ci.module.work; print(*sys.modules)"

@@ -87,6 +87,7 @@ async def base(opened: Open, folder: Path) -> None:
     await opened(Models).add(name="base", path=Folder(place))
 
 
+@pytest.mark.slow
 async def test_a_better_model_is_registered_and_promoted_by_the_engine_of_the_session(
     opened: Open, machine: Machine, engine: toy.ToyEngine, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ async def test_a_better_model_is_registered_and_promoted_by_the_engine_of_the_se
     assert records[-1]["reason"] == "more rows"
 
 
+@pytest.mark.slow
 async def test_a_model_that_is_not_better_ends_the_call_and_is_not_registered(
     opened: Open, engine: toy.ToyEngine, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ async def test_a_model_that_is_not_better_ends_the_call_and_is_not_registered(
     assert json.loads(await opened(Models, as_json=True).list(name="chat"))["models"] == []
 
 
+@pytest.mark.slow
 async def test_a_training_that_fails_ends_the_call_as_an_error(opened: Open, engine: toy.ToyEngine, tmp_path: Path) -> None:
     await base(opened, tmp_path)
     engine.problem = (1, {"kind": "memory", "message": "needed 9 GB"})
@@ -131,6 +134,7 @@ async def test_a_training_that_fails_ends_the_call_as_an_error(opened: Open, eng
     assert "registered chat@v1" in await opened().run()
 
 
+@pytest.mark.slow
 async def test_given_data_takes_the_place_of_the_data_that_the_file_names(
     opened: Open, machine: Machine, project: Path, tmp_path: Path
 ) -> None:

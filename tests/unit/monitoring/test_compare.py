@@ -125,6 +125,7 @@ def test_a_wider_margin_tolerates_more() -> None:
     assert compare(BY_NAME["ttft"], before, after, margin=2.0).state == "fine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", [each.name for each in SIGNALS if each.kind != "events"])
 @given(blocks=st.integers(0, 19), values=st.lists(st.floats(0, 1e9), min_size=24, max_size=24))
 def test_too_little_data_after_a_release_is_never_fine(signal: str, blocks: int, values: list[float]) -> None:
@@ -133,6 +134,7 @@ def test_too_little_data_after_a_release_is_never_fine(signal: str, blocks: int,
     assert found.state == "missing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", [each.name for each in SIGNALS])
 @given(
     before=st.lists(st.floats(0, 1e12), min_size=24, max_size=24),
@@ -151,6 +153,7 @@ def wrong(signal: str, make: Callable[[random.Random], Window]) -> list[Finding]
     return [compare(BY_NAME[signal], make(random.Random(seed)), make(random.Random(-seed - 1))) for seed in range(300)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal", "make"),
     [

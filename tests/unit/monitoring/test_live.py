@@ -138,6 +138,7 @@ def test_an_anomaly_is_sent_rolled_back_and_told_on_the_command_line(url: str, w
     assert head.release.commit == commit_of(1).sha
 
 
+@pytest.mark.slow
 def test_a_rollback_that_the_configuration_does_not_allow_is_refused_before_anything_is_asked(unmoved: World) -> None:
     configured(unmoved.folder.parent, "errors")
     with pytest.raises(VllmCiError, match="may not be rolled back") as caught:

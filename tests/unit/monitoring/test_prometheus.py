@@ -81,6 +81,7 @@ def test_malformed_values_are_errors(values: Any) -> None:
         asked(matrix(values))
 
 
+@pytest.mark.slow
 def test_a_server_error_is_tried_again_and_then_told() -> None:
     seen: list[str] = []
     with pytest.raises(ErroredError, match="status 503"):

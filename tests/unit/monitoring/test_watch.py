@@ -22,6 +22,8 @@ from vllm_ci.release.deployed import record_deployed
 from vllm_ci.release.publish import publish
 from vllm_ci.release.rollback import rollback
 
+pytestmark = pytest.mark.slow
+
 SECOND = NOW + timedelta(hours=5)
 RELEASED = SECOND.timestamp()
 

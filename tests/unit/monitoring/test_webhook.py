@@ -39,6 +39,7 @@ def test_a_message_is_sent_once_to_a_receiver_that_takes_it() -> None:
     assert len(hook.bodies) == 1
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_not_ready_is_tried_again() -> None:
     waits: list[float] = []
     with receiver(503, 429, 500) as hook:
@@ -47,6 +48,7 @@ def test_a_receiver_that_is_not_ready_is_tried_again() -> None:
     assert waits == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_attempts_are_bounded() -> None:
     with receiver(*[503] * 9) as hook, pytest.raises(ErroredError, match="status 503"):
         webhook.send(hook.url, payload([anomaly("ttft")], group=GROUP), sleep=lambda _: None)
@@ -59,6 +61,7 @@ def test_a_refusal_is_final() -> None:
     assert len(hook.bodies) == 1
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_absent_is_told_without_the_secret_of_its_address() -> None:
     with pytest.raises(ErroredError) as caught:
         webhook.send(f"http://127.0.0.1:{free_port()}/hook/s3cret", payload([anomaly("x")], group=GROUP), sleep=lambda _: None)

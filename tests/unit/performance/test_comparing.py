@@ -76,6 +76,7 @@ def statuses(stage: StageResult) -> dict[str, CaseStatus]:
     return {case.name.partition("::")[2]: case.status for case in stage.cases}
 
 
+@pytest.mark.slow
 async def test_equal_images_pass_after_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"):  # the commit seeds the order: one of 32 orders all pairs alike
         monkeypatch.setenv(name, "2026-01-01T00:00:00Z")
@@ -89,6 +90,7 @@ async def test_equal_images_pass_after_the_first_look(tmp_path: Path, monkeypatc
     assert all(set(pair) == {"baseline", "candidate"} for pair in pairs)
 
 
+@pytest.mark.slow
 async def test_a_slower_image_fails_with_its_interval(tmp_path: Path) -> None:
     stage = await run(tmp_path, Arms(baseline=slower(), candidate=slower(0.2)))
     assert stage.verdict is Verdict.FAILED
@@ -97,11 +99,13 @@ async def test_a_slower_image_fails_with_its_interval(tmp_path: Path) -> None:
     assert "one run against one would have said failed" in stage.message
 
 
+@pytest.mark.slow
 async def test_a_faster_image_passes(tmp_path: Path) -> None:
     stage = await run(tmp_path, Arms(baseline=slower(), candidate=slower(-0.2)))
     assert stage.verdict is Verdict.PASSED
 
 
+@pytest.mark.slow
 async def test_noise_takes_all_pairs_and_is_inconclusive(tmp_path: Path) -> None:
     def wild(start: int) -> Ends:
         return measured(slowdown=(0.4, 0.0, -0.3, 0.1)[start % 4])
@@ -124,17 +128,20 @@ async def test_the_report_has_every_pair(tmp_path: Path) -> None:
     assert found["naive"]["verdict"] == "passed"
 
 
+@pytest.mark.slow
 async def test_a_counter_without_noise_fails_alone(tmp_path: Path) -> None:
     stage = await run(tmp_path, Arms(baseline=slower(prefix_cache_hits=512), candidate=slower(prefix_cache_hits=0)))
     assert stage.verdict is Verdict.FAILED
     assert "prefix_cache_hits, round 1: 0 in every start of the candidate, 512 in every one of the baseline" in stage.message
 
 
+@pytest.mark.slow
 async def test_more_prefix_hits_are_an_improvement(tmp_path: Path) -> None:
     stage = await run(tmp_path, Arms(baseline=slower(prefix_cache_hits=0), candidate=slower(prefix_cache_hits=512)))
     assert stage.verdict is Verdict.PASSED
 
 
+@pytest.mark.slow
 async def test_a_counter_that_varies_between_starts_of_one_image_is_not_compared(tmp_path: Path) -> None:
     def counted(offset: int) -> Ending:
         return lambda start: measured(slowdown=NOISE[start % 7], chunks=3200 - offset - start)
@@ -173,6 +180,7 @@ async def test_a_server_that_does_not_start_is_an_error_with_its_cause(tmp_path:
     assert stage.message.startswith(("the baseline", "the candidate"))
 
 
+@pytest.mark.slow
 async def test_a_server_that_dies_is_an_error_and_keeps_the_pairs(tmp_path: Path) -> None:
     def dies(start: int) -> Ends:
         return measured() if start < 3 else Ends(kills_server="CUDA error: an illegal memory access", exit_code=3)
@@ -241,6 +249,7 @@ async def test_a_baseline_that_cannot_be_obtained_is_an_error(tmp_path: Path) ->
     assert "no baseline: the ledger cannot be reached" in stage.message
 
 
+@pytest.mark.slow
 async def test_an_image_is_not_measured_against_itself(tmp_path: Path) -> None:
     folder = repository(tmp_path, config=config())
     engine = MemoryEngine()
@@ -262,6 +271,7 @@ async def test_every_start_is_asked_what_the_first_one_was(tmp_path: Path) -> No
     assert all("--concurrency=4" in program.argv for program in programs)
 
 
+@pytest.mark.slow
 async def test_nothing_else_runs_while_it_measures(tmp_path: Path) -> None:
     settings = "version: 1\nname: mine\nstages: {performance: {enabled: true}}\n"
     engine = MemoryEngine()
@@ -277,11 +287,13 @@ async def test_it_is_off_by_default(tmp_path: Path) -> None:
     assert "performance" not in [stage.name for stage in report.stages]
 
 
+@pytest.mark.slow
 async def test_it_can_be_asked_for_by_name(tmp_path: Path) -> None:
     report = await run_pipeline(repository(tmp_path), engine=MemoryEngine(), stages=["performance"])
     assert [stage.name for stage in report.stages] == ["performance"]
 
 
+@pytest.mark.slow
 async def test_a_hanging_measurement_does_not_outlive_its_server(tmp_path: Path) -> None:
     with anyio.fail_after(30):
         stage = await run(tmp_path, MemoryEngine().on("measure", kills_the_server("Killed")))

@@ -23,6 +23,7 @@ def test_quantiles_are_those_of_published_tables(probability: float, freedom: in
     assert student.quantile(probability, freedom) == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.slow
 @given(st.floats(-50, 50), st.floats(0.6, 200))
 def test_the_distribution_function_and_its_inverse_agree(t: float, freedom: float) -> None:
     probability = student.cdf(t, freedom)
@@ -108,6 +109,7 @@ def simulated(rng: random.Random, sd: float, effect: float, metrics: int = 3) ->
             return decision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.05, 0.09])
 def test_error_rates_are_those_that_are_promised(sd: float) -> None:
     """A smaller run of ``benchmarks/gate.py``; bounds leave room for chance (four standard errors)."""

@@ -44,6 +44,7 @@ def target() -> Iterator[Target]:
         yield Target(url=url, model="double", fields={"ignore_eos": True})
 
 
+@pytest.mark.slow
 def test_an_open_loop_sends_at_the_given_times_and_does_not_wait_for_answers(target: Target) -> None:
     load = Load(target=target, asks=asks())
     asyncio.run(load.open_loop([0.0, 0.05, 0.1, 0.15]))
@@ -71,6 +72,7 @@ def test_latency_counts_from_the_time_at_which_a_request_was_due() -> None:
     assert sample.tpot_ms == 100
 
 
+@pytest.mark.slow
 def test_a_closed_loop_keeps_a_number_of_requests_running(target: Target) -> None:
     seen: list[int] = []
     load = Load(target=target, asks=asks(), watch=seen.append)
@@ -79,6 +81,7 @@ def test_a_closed_loop_keeps_a_number_of_requests_running(target: Target) -> Non
     assert len(load.samples) == load.sent >= 6
 
 
+@pytest.mark.slow
 def test_requests_are_sent_in_the_dialect_of_the_server() -> None:
     with running(OneTemperatureChatOnly) as (url, _):
         found = served(url)
@@ -178,6 +181,7 @@ def test_a_late_client_is_said() -> None:
     assert "the client sent requests 500 ms late" in figures(samples).client_too_slow
 
 
+@pytest.mark.slow
 def test_a_histogram_is_exact_to_a_percent_and_small() -> None:
     histogram = Histogram()
     for number in range(1, 100_001):
@@ -220,6 +224,7 @@ class Remembers(Slow):
             self.now.discard(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 4])
 def test_in_an_open_loop_a_later_turn_waits_for_the_answer_before_it(width: int) -> None:
     with running(Remembers) as (url, double):
@@ -234,6 +239,7 @@ def test_in_an_open_loop_a_later_turn_waits_for_the_answer_before_it(width: int)
     assert lag_ms < 50, "the client was not late: these turns could not be sent earlier"
 
 
+@pytest.mark.slow
 def test_in_a_closed_loop_each_user_has_one_conversation_at_a_time() -> None:
     with running(Remembers) as (url, double):
         load = Load(target=Target(url=url, model="double", fields={"ignore_eos": True}), asks=turns())
@@ -244,6 +250,7 @@ def test_in_a_closed_loop_each_user_has_one_conversation_at_a_time() -> None:
     assert [len(messages) for messages in double.seen[:9]] == [1, 1, 1, 3, 3, 3, 5, 5, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("real", [False, True])
 def test_later_turns_repeat_the_answers_of_the_model_if_asked_to(real: bool) -> None:
     with running(Remembers) as (url, double):
@@ -272,6 +279,7 @@ def test_a_request_that_follows_another_conversation_is_refused() -> None:
         list(conversations(iter(wrong)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_server_that_takes_no_connection_any_more_ends_the_run(closed: bool) -> None:
     load = Load(target=Target(url="http://127.0.0.1:9", model="x"), asks=asks())

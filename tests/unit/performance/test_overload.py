@@ -28,6 +28,8 @@ from vllm_ci.performance.recovery import WINDOW, Plan, back_at
 from vllm_ci.performance.server import Served, served
 from vllm_ci.performance.workload import Lengths, Workload
 
+pytestmark = pytest.mark.slow
+
 SMALL = Workload(
     name="small",
     version=1,

@@ -20,6 +20,8 @@ from vllm_ci.performance.greedy import TOKENS
 from vllm_ci.performance.server import served
 from vllm_ci.suites.reach import UnreachableError
 
+pytestmark = pytest.mark.slow
+
 
 class NoGreedyAnswers(Double):
     """Answers of the length that greedy ones have are empty."""

@@ -63,6 +63,7 @@ def leaking() -> Iterator[tuple[str, int]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_server_process_is_found_by_its_port_with_its_children(leaking: tuple[str, int]) -> None:
     url, pid = leaking
     assert processes.listening(url) == pid
@@ -83,6 +84,7 @@ def test_servers_elsewhere_and_ports_without_a_server_have_no_process() -> None:
     assert processes.used(1 << 22) is None
 
 
+@pytest.mark.slow
 def test_memory_and_files_that_grow_under_load_are_seen(leaking: tuple[str, int]) -> None:
     url, pid = leaking
     server = served(url)

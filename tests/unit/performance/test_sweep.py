@@ -124,6 +124,7 @@ SMALL = Workload(
 )
 
 
+@pytest.mark.slow
 def test_the_capacity_of_a_real_server_is_found_and_drawn(tmp_path: Path) -> None:
     with running(OneAtATime) as (url, _):
         setting = Setting(workload=SMALL, objective=Objective(ttft_ms=250))
@@ -146,6 +147,7 @@ def test_the_capacity_of_a_real_server_is_found_and_drawn(tmp_path: Path) -> Non
     assert any(not each["met"] and each["why"] for each in document["steps"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late_ms", [10.0, -1e9])
 def test_a_server_that_is_gone_ends_the_sweep_as_errored_also_for_a_late_client(
     late_ms: float, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +242,7 @@ def test_a_chart_of_any_values_stays_inside_its_picture(points: list[tuple[float
         assert 0 <= float(dot.attrib["cy"]) <= 400
 
 
+@pytest.mark.slow
 def test_a_sweep_needs_an_objective() -> None:
     with running(OneAtATime) as (url, _), pytest.raises(ValueError, match="objective"):
         sweep(served(url), Setting(workload=SMALL))

@@ -18,6 +18,8 @@ from vllm_ci.performance.server import served
 from vllm_ci.performance.versus import compare, false_alarms, interval, ratio_of
 from vllm_ci.performance.workload import Lengths, Workload
 
+pytestmark = pytest.mark.slow
+
 SMALL = Workload(
     name="small",
     version=1,

@@ -29,6 +29,7 @@ def test_prompts_have_as_many_words_as_they_say(name: str) -> None:
         assert words == ask.prompt_tokens
 
 
+@pytest.mark.slow
 def test_lengths_have_the_median_and_mean_of_their_trace() -> None:
     found = asks("chat", 4000)
     prompts, outputs = [ask.prompt_tokens for ask in found], [ask.output_tokens for ask in found]

@@ -176,6 +176,7 @@ def test_a_file_or_a_line_that_is_too_large_is_refused(tmp_path: Path, monkeypat
         workload_file.load(tmp_path / "none")
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -206,6 +207,7 @@ _KEYS = [
 ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=5), min_size=1, max_size=3), st.booleans())
 def test_whatever_json_a_file_holds_it_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, found: list[Any], array: bool

@@ -44,6 +44,7 @@ async def pipeline(ci):
 CAUGHT = "try:\n    {call}\nexcept Exception: pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "said"),
     [

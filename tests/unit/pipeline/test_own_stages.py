@@ -91,6 +91,7 @@ async def test_pytest_inside_the_image_is_laid_out_there(tmp_path: Path) -> None
     assert set(engine.ran[-1].inputs) == {"tools", "image", "source"}
 
 
+@pytest.mark.slow
 async def test_own_stages_run_in_the_matrix_and_by_name(tmp_path: Path) -> None:
     matrix = "matrix: {stages: [smoke], axes: {dtype: [bfloat16]}}\n"
     repository(tmp_path, config=f"{CONFIG}  smoke: {{pytest: t}}\n  lint: {{run: ['true']}}\n{matrix}")
@@ -140,6 +141,7 @@ def test_what_is_wrong_with_a_stage_is_said_with_its_line_and_the_nearest_name(
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["{pytest: t}", "{run: [a], in: image, server: true}", "{use: x}"])
 def test_the_schema_takes_own_stages(stage: str) -> None:
     import yaml
@@ -147,6 +149,7 @@ def test_the_schema_takes_own_stages(stage: str) -> None:
     jsonschema.validate(yaml.safe_load(f"stages: {{smoke: {stage}}}"), schema.schema())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages", ["{intgration: {timeout_s: 5}}", "{smoke: {}}", "{Smoke: {run: [a]}}", "{smoke: {pytset: t}}"]
 )
@@ -166,6 +169,7 @@ def test_a_channel_may_require_stages_of_one_s_own(tmp_path: Path) -> None:
     assert loaded.project("vllm-ci.yaml").stages[-1].name == "smoke"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "verdict"),
     [
@@ -184,6 +188,7 @@ async def test_a_command_really_runs_in_the_project_s_directory(tmp_path: Path, 
     assert runner.results["smoke"].verdict is verdict, runner.results
 
 
+@pytest.mark.slow
 async def test_tests_of_one_s_own_really_report_their_cases(tmp_path: Path) -> None:
     (tmp_path / "vllm-ci.yaml").write_text("stages: {smoke: {pytest: t, server: false}}\n")
     (tmp_path / "t").mkdir()

@@ -14,6 +14,7 @@ from vllm_ci.pipeline.building import Built
 from vllm_ci.pipeline.record import RunRecord
 
 
+@pytest.mark.slow
 def test_steps_are_recorded_with_their_start_in_the_run() -> None:
     record = RunRecord(emit=ignore)
     record(Started(step="unit"))

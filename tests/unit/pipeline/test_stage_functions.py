@@ -33,6 +33,7 @@ async def smoke(server: Server) -> None:
     assert [case.name for case in result.cases] == ["smoke"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "verdict", "said"),
     [
@@ -94,6 +95,7 @@ smoke = Smoke()
     assert result.message.startswith("ci/pipeline.py:6: AttributeError")
 
 
+@pytest.mark.slow
 async def test_a_stage_in_python_is_chosen_by_its_name(tmp_path: Path) -> None:
     code = "@stage(name='smoke-2')\nasync def smoke(server): ...\n"
     assert (await in_python(tmp_path, code, stages=("smoke-2",))).name == "smoke-2"
@@ -101,6 +103,7 @@ async def test_a_stage_in_python_is_chosen_by_its_name(tmp_path: Path) -> None:
         await run_pipeline(tmp_path, engine=MemoryEngine(), stages=("smoke2",))
 
 
+@pytest.mark.slow
 async def test_a_function_is_stopped_with_the_run_and_says_so(tmp_path: Path) -> None:
     from vllm_ci import open_pipeline, stage
 
@@ -117,6 +120,7 @@ async def test_a_function_is_stopped_with_the_run_and_says_so(tmp_path: Path) ->
     assert result.report.stages[0].message == "interrupted by SIGTERM before it finished"
 
 
+@pytest.mark.slow
 async def test_a_function_whose_server_dies_is_stopped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "_LAST_WORDS_S", 0.05)
     monkeypatch.setattr(running, "_WATCH_INTERVAL_S", 0.05)

@@ -26,7 +26,7 @@ from vllm_ci import (
 )
 from vllm_ci.stages import installed
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_project"), pytest.mark.slow]
 
 
 @dataclass(frozen=True)

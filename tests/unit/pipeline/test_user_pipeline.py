@@ -84,6 +84,7 @@ async def test_running_it_leaves_the_work_tree_clean(tmp_path: Path) -> None:
     assert dirty(tmp_path) == ""
 
 
+@pytest.mark.slow
 async def test_the_default_pipeline_runs_every_configured_stage_and_the_matrix(tmp_path: Path) -> None:
     repository(tmp_path, config=MATRIX)
     engine = MemoryEngine()
@@ -126,6 +127,7 @@ async def test_a_server_that_does_not_start_leaves_what_ran_beside_it(tmp_path: 
     assert verdicts(report) == {"unit": "passed", "integration": "errored", "streaming": "errored", "security": "errored"}
 
 
+@pytest.mark.slow
 async def test_a_server_that_dies_during_a_stage_is_said_with_its_log(tmp_path: Path) -> None:
     report = await run(tmp_path, BODY, MemoryEngine().on("integration", kills_the_server("out of memory")))
     assert "died during the stage" in report.stages[0].message
@@ -134,6 +136,7 @@ async def test_a_server_that_dies_during_a_stage_is_said_with_its_log(tmp_path: 
     assert report.stages[1].verdict is Verdict.PASSED, "the next stage runs on a new server"
 
 
+@pytest.mark.slow
 async def test_endings_are_taken_one_after_another(tmp_path: Path) -> None:
     repository(tmp_path)
     engine = MemoryEngine().on("integration", fails("test_a", "no answer"), passes("test_a"), EngineError("no more"))
@@ -159,6 +162,7 @@ async def test_a_stage_that_was_asked_for_and_is_not_in_the_pipeline_is_errored(
     assert verdicts(report) == {"streaming": "passed", "security": "errored"}
 
 
+@pytest.mark.slow
 async def test_announced_stages_that_never_ran_are_errored(tmp_path: Path) -> None:
     body = """
 async def pipeline(ci: Pipeline) -> Report:
@@ -172,6 +176,7 @@ async def pipeline(ci: Pipeline) -> Report:
     assert report.stages[1].message == "not run"
 
 
+@pytest.mark.slow
 async def test_a_second_server_has_rows_of_its_own(tmp_path: Path) -> None:
     body = """
 async def pipeline(ci: Pipeline) -> Report:
@@ -184,6 +189,7 @@ async def pipeline(ci: Pipeline) -> Report:
     assert verdicts(await run(tmp_path, body)) == {"integration": "passed", "integration@second": "passed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "line", "said"),
     [

@@ -21,6 +21,8 @@ from vllm_ci.images import lockfile
 from vllm_ci.images.store import Store
 from vllm_ci.programs import FOLDER as PROGRAMS
 
+pytestmark = pytest.mark.slow
+
 RUN = ("run", "--json", "--stage", "integration", "--model", "speaks")
 NOWHERE = "http://127.0.0.1:9/simple"
 CONFIG = """

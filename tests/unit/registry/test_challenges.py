@@ -55,6 +55,7 @@ _VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_siz
 _PARAMETERS = st.dictionaries(_NAMES, _VALUES, min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(_NAMES, _PARAMETERS), max_size=5), st.booleans())
 def test_what_is_written_by_the_grammar_is_read_back(written: list[tuple[str, dict[str, str]]], joined: bool) -> None:
     def quoted(value: str) -> str:

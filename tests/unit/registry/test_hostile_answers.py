@@ -26,6 +26,8 @@ from vllm_ci.registry.credentials import Credentials
 from vllm_ci.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, digest_of
 from vllm_ci.registry.retry import Retry
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 Reply = tuple[int, list[tuple[str, str]], bytes]
 HOME, REALM, OTHER = "home.example", "auth.example", "other.example"

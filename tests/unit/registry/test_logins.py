@@ -122,6 +122,7 @@ def _variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CI_REGISTRY_HOST", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("variables")
 @pytest.mark.parametrize("challenge", ['Basic realm="x"', "bearer"])
 def test_the_push_login_is_for_the_registry_that_is_pushed_to(home: FaultyProxy, access: Access, challenge: str) -> None:

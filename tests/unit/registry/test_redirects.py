@@ -43,6 +43,7 @@ WAYS: dict[str, Callable[[str, str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.needs_registry
 @pytest.mark.parametrize("way", WAYS)
 def test_an_upload_goes_on_where_the_registry_says(way: str, proxy: FaultyProxy, access: Access, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_ranges(header: str, expected: slice, host: str, image: tuple[Layout, Ma
         assert whole[int(first) : int(last) + 1] == answer.content
 
 
+@pytest.mark.slow
 def test_what_is_not_there_has_the_specification_s_error_codes(host: str) -> None:
     nothing = "sha256:" + "0" * 64
     for path, code in (
@@ -116,6 +117,7 @@ def test_later_builds_into_the_layout_are_served(
     assert pull(f"{host}/name", later.digest, tmp_path / "later", access=access).digest == later.digest
 
 
+@pytest.mark.slow
 def test_as_a_program_it_says_where_it_listens_and_stops_when_asked(image: tuple[Layout, Manifest], tmp_path: Path) -> None:
     store = tmp_path / "store/blobs/sha256"
     store.mkdir(parents=True)

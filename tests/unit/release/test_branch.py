@@ -16,6 +16,8 @@ from vllm_ci.domain.errors import ConfigError, ErroredError
 from vllm_ci.release.ledger import Ledger
 from vllm_ci.system.vcs import git
 
+pytestmark = pytest.mark.slow
+
 PERSON = ("-c", "user.name=p", "-c", "user.email=p@example.com")
 
 

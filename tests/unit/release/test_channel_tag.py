@@ -22,6 +22,8 @@ from vllm_ci.release.moving import LaggingTagError, set_channel_tag
 from vllm_ci.release.publish import publish
 from vllm_ci.release.setup import Setup
 
+pytestmark = pytest.mark.slow
+
 
 class Stale:
     """A repository that answers with the channel's old digest, for some number of questions."""

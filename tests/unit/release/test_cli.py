@@ -20,6 +20,8 @@ from vllm_ci.evidence.statement import SBOM, Statement
 from vllm_ci.registry.layout import Layout
 from vllm_ci.system.vcs import git
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -25,6 +25,8 @@ from vllm_ci.release.record import Record, Release
 from vllm_ci.release.rollback import rollback
 from vllm_ci.release.show import show
 
+pytestmark = pytest.mark.slow
+
 LATER = NOW + timedelta(hours=1)
 
 

@@ -177,6 +177,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_any_text_is_rewritten_in_one_entry_or_refused() -> None:
     outcomes: list[bool] = []
 

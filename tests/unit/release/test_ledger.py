@@ -47,6 +47,7 @@ def test_a_ledger_that_is_not_there_is_empty_and_stays_so_when_read(ledger: Ledg
     assert not Path(ledger.remote).exists()
 
 
+@pytest.mark.slow
 def test_records_count_and_are_read_back(ledger: Ledger) -> None:
     for number in (1, 2):
         _, written = ledger.append(lambda _, number=number: entry(number))  # type: ignore[misc]
@@ -82,6 +83,7 @@ def test_a_record_that_is_not_one_stops_everything(change: dict[str, object]) ->
         record.parse(json.dumps({**made.to_json(), **change}).encode(), "records/000001.json")
 
 
+@pytest.mark.slow
 def test_a_rewritten_ledger_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
     for number in (1, 2):
         ledger.append(lambda _, number=number: entry(number))  # type: ignore[misc]
@@ -94,6 +96,7 @@ def test_a_rewritten_ledger_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
         ledger.read()
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_overtaken_decides_again(ledger: Ledger) -> None:
     seen: list[int] = []
 
@@ -110,6 +113,7 @@ def test_a_writer_that_was_overtaken_decides_again(ledger: Ledger) -> None:
     assert written.number == 2
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_always_overtaken_gives_up(ledger: Ledger) -> None:
     count = 0
 
@@ -150,6 +154,7 @@ def together(work: Callable[[int], None], barrier: threading.Barrier) -> None:
         raise problems[0]
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_lose_nothing(ledger: Ledger) -> None:
     barrier = threading.Barrier(2, timeout=60)
 
@@ -165,6 +170,7 @@ def test_two_writers_at_once_lose_nothing(ledger: Ledger) -> None:
     assert {each.release.tag for each in records} == {f"t{number}" for number in range(2 * ROUNDS)}
 
 
+@pytest.mark.slow
 def test_a_branch_that_appears_after_the_fetch_is_fetched_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Ledger(ledger.remote)
     ask = ledger._head
@@ -184,6 +190,7 @@ def test_a_branch_that_appears_after_the_fetch_is_fetched_again(ledger: Ledger, 
     assert written.number == 2
 
 
+@pytest.mark.slow
 def test_two_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
     world = world_in(tmp_path)
     rounds = min(ROUNDS, 3) if "VLLM_CI_TEST_ROUNDS" not in os.environ else ROUNDS

@@ -12,6 +12,8 @@ from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release.ledger import KustomizeOverlay, Ledger, LedgerEntry, State
 from vllm_ci.release.record import Record, Release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="server")
 def _server(tmp_path: Path) -> Iterator[GitServer]:

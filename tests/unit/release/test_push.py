@@ -13,6 +13,8 @@ from vllm_ci.domain.errors import ErroredError
 from vllm_ci.release.ledger import Ledger, LedgerEntry, State
 from vllm_ci.system.vcs import git
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="remote")
 def _remote(tmp_path: Path) -> Path:

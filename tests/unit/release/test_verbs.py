@@ -33,6 +33,8 @@ from vllm_ci.release.rollback import rollback
 from vllm_ci.release.show import show
 from vllm_ci.system.vcs import git
 
+pytestmark = pytest.mark.slow
+
 LATER = NOW + timedelta(hours=1)
 
 

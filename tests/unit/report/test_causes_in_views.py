@@ -78,6 +78,7 @@ def test_json_has_causes_and_reasons_of_skips() -> None:
         assert found["skips"] == [{"reason": "no tools", "cases": 4}]
 
 
+@pytest.mark.slow
 def test_json_fits_its_schema() -> None:
     problem = Problem(step="server", summary="the server did not start")
     for report in (REPORT, replace(REPORT, stages=(), problem=problem)):
@@ -166,6 +167,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_page_shows_causes_first_and_leads_to_their_cases() -> None:
     page = Page(html.from_report(REPORT))
     text = page.text.partition("50 of 59 cases failed, 3 errored, 1 inconclusive, for 4 reasons")[2].partition("Machine")[2]
@@ -186,6 +188,7 @@ def test_nothing_that_a_server_sends_becomes_part_of_the_page() -> None:
     assert not {"\x1b", "\x00"} & set(page)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_browser
 def test_a_link_to_a_case_unfolds_it(tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -162,6 +162,7 @@ def test_a_difference_in_speed_needs_several_runs(old: Sequence[float], new: Seq
     assert found.verdict is (Verdict.FAILED if decision == "slower" else Verdict.PASSED)
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_server_are_rarely_called_slower() -> None:
     """Starts of one server differ by some 15 %; the rule may say ``slower`` for 1 in 70 comparisons."""
     chance = random.Random(7)

@@ -34,6 +34,7 @@ def passing(made: Report) -> Report:
     return replace(made, stages=(made.stages[0], replace(made.stages[1], cases=cases, verdict=Verdict.PASSED, message="")))
 
 
+@pytest.mark.slow
 def test_runs_are_read_newest_first_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     stored(tmp_path)
     (tmp_path / "20261101-000000-broken").mkdir()
@@ -87,6 +88,7 @@ def test_a_folder_whose_name_is_no_utf_8_is_left_out(tmp_path: Path) -> None:
     assert "99991231-\\udcff: " in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_in_one_run_of_an_image_and_passes_in_another_is_flaky(tmp_path: Path) -> None:
     failing = report(5)
     folder.write(tmp_path, failing, {})
@@ -108,11 +110,13 @@ def test_failures_of_different_commits_are_not_flaky(tmp_path: Path) -> None:
     assert dashboard.flaky(dashboard.read(tmp_path, 10)[0]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "most"), [(0, 20_000), (1, 20_000), (400, 600_000)])
 def test_the_page_stays_small(count: int, most: int) -> None:
     assert len(dashboard_page.render(board(count), {})) < most
 
 
+@pytest.mark.slow
 def test_other_files_in_the_folder_stay_and_those_of_somebody_else_are_not_overwritten(tmp_path: Path) -> None:
     runs, _ = dashboard.read(stored(tmp_path / "runs"), 10)
     made = dashboard.Dashboard(title="serving", runs=runs)
@@ -174,6 +178,7 @@ def test_a_report_whose_page_cannot_be_made_is_named_and_the_others_are_there(tm
     assert [each.name for each in (tmp_path / "site" / "reports").iterdir()] == [runs[1].name]
 
 
+@pytest.mark.slow
 def test_the_command_shows_channels_releases_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
     for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"):
@@ -199,6 +204,7 @@ def test_the_command_shows_channels_releases_and_runs(tmp_path: Path, monkeypatc
     assert "There are no reports yet" in (tmp_path / "empty" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_without_a_configuration_a_folder_of_reports_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stored(tmp_path / "collected", 1)

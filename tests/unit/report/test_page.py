@@ -34,6 +34,7 @@ def test_names_of_cases_are_sentences(name: str, text: str, parameters: str) -> 
     assert (found.text, found.parameters) == (text, parameters)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_name_has_a_visible_sentence(name: str) -> None:
     found = sentence(f"a.py::{name}")
@@ -64,6 +65,7 @@ def test_a_commit_is_linked_where_the_pages_of_the_host_are_known(source: str, p
     assert links.commit(Commit(sha=sha, source=source)) == (page + sha if page else "")
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_an_address_never_has_another_scheme(source: str, number: str) -> None:
     commit = Commit(sha="a" * 40, source=source, pull_request=number)

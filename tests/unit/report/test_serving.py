@@ -16,6 +16,8 @@ import pytest
 from unit.report.pages import report
 from vllm_ci.report import folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -42,6 +42,7 @@ def test_mcnemar_gives_known_values(won: int, lost: int, p: float) -> None:
     assert mcnemar(won, lost) == pytest.approx(p)
 
 
+@pytest.mark.slow
 def test_mcnemar_of_many_rows_is_exact() -> None:
     assert 0 < mcnemar(3000, 1000) < 1e-200
 
@@ -61,6 +62,7 @@ def test_wilson_gives_known_values() -> None:
     assert wilson(20, 20, 0.95).high == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.integers(0, 3))
 @settings(max_examples=15)
 def test_a_bootstrap_interval_holds_its_mean_and_repeats_itself(values: list[float], seed: int) -> None:
@@ -71,6 +73,7 @@ def test_a_bootstrap_interval_holds_its_mean_and_repeats_itself(values: list[flo
     assert found == bootstrap(values, 0.95, seed)
 
 
+@pytest.mark.slow
 def test_a_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     draw = random.Random(5)
     found = [bootstrap([draw.gauss(1.0, 2.0) for _ in range(40)], 0.9, seed) for seed in range(40)]

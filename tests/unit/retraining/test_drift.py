@@ -24,6 +24,8 @@ from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.keys import KeyFile
 from vllm_ci.targets.local.state import State, Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(project: Desk) -> Path:

@@ -18,6 +18,7 @@ def rows(count: int) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 def test_every_row_is_asked_and_the_loss_is_that_of_the_answer() -> None:
     told: list[int] = []
     with toy.serving(50) as url:

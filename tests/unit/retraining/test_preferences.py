@@ -88,6 +88,7 @@ def test_a_question_of_the_test_rows_must_not_be_learnt_whatever_its_answers(tmp
         rows.check(tmp_path, preferences=True)
 
 
+@pytest.mark.slow
 def test_the_more_probable_of_two_answers_is_the_one_that_a_model_prefers() -> None:
     asked = [
         Row(id=str(each), messages=[{"role": "user", "content": f"q {each}"}], expected=f"a {each}", rejected=f"b {each}")
@@ -117,6 +118,7 @@ def _preferring(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.mark.slow
 def test_a_model_that_prefers_better_answers_is_registered_and_its_provenance_says_how_it_learnt(preferring: Desk) -> None:
     done = preferring.run(promote=True).require()
     assert done.comparison is not None
@@ -129,6 +131,7 @@ def test_a_model_that_prefers_better_answers_is_registered_and_its_provenance_sa
     assert not again.changed
 
 
+@pytest.mark.slow
 def test_the_training_gets_rows_in_one_form(preferring: Desk) -> None:
     preferring.run().require()
     (data,) = preferring.results("data")
@@ -137,6 +140,7 @@ def test_the_training_gets_rows_in_one_form(preferring: Desk) -> None:
     assert (row["messages"][-1]["content"], row["rejected"]) == ("a 0", said("b 0"))
 
 
+@pytest.mark.slow
 def test_a_model_that_prefers_worse_answers_is_refused(preferring: Desk) -> None:
     preferring.engine.learnt = 10
     done = preferring.run()
@@ -145,6 +149,7 @@ def test_a_model_that_prefers_worse_answers_is_refused(preferring: Desk) -> None
     assert not preferring.setup.ledger.read()[1:]
 
 
+@pytest.mark.slow
 def test_preferences_are_not_trained_on_as_conversations_nor_the_other_way_round(desk: Desk) -> None:
     with pytest.raises(FailedError, match=r"lines of test\.jsonl that are not preferences: 60"):
         desk.run(training=DPO)
@@ -154,6 +159,7 @@ def test_preferences_are_not_trained_on_as_conversations_nor_the_other_way_round
     assert "train" not in desk.engine.ran
 
 
+@pytest.mark.slow
 def test_answers_to_the_same_rows_as_conversations_are_not_taken_for_preferences(preferring: Desk) -> None:
     """The champion would be judged by what it writes, and the trained model by which answer it prefers."""
     for name in ("train.jsonl", "test.jsonl"):
@@ -168,6 +174,7 @@ def test_answers_to_the_same_rows_as_conversations_are_not_taken_for_preferences
     assert json.loads(line)["answer"] in ("chosen", "rejected")
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_while_it_is_asked_leaves_its_log(preferring: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_question: str, _share: int) -> bool:
         raise RuntimeError("the engine died")

@@ -17,6 +17,8 @@ from vllm_ci.models.evidence import Origin
 from vllm_ci.models.naming import ModelRef, parse
 from vllm_ci.models.refusals import UnsafeModelError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="coded")
 def _coded(desk: Desk) -> Desk:

@@ -82,6 +82,7 @@ def test_killed_while_it_removes_rows_a_second_call_leaves_none_on_the_disk(
     assert not list(store.rglob("rows.jsonl"))
 
 
+@pytest.mark.slow
 def test_killed_while_it_deletes_a_copy_a_second_call_finds_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.run().require()
     (data,) = desk.results("data")
@@ -134,6 +135,7 @@ def test_a_copy_that_was_never_finished_is_deleted_unless_somebody_makes_it(proj
     assert not copied.exists()
 
 
+@pytest.mark.slow
 def test_a_version_that_is_gone_or_not_verified_is_named_and_hides_no_other(desk: Desk) -> None:
     desk.run(promote=True).require()
     base = next(each for each in desk.setup.ledger.read() if each.model == "base")

@@ -30,6 +30,8 @@ from vllm_ci.retraining import store
 from vllm_ci.retraining.store import TamperedStepError
 from vllm_ci.retraining.training import Training
 
+pytestmark = pytest.mark.slow
+
 ANSWER = {"role": "assistant", "content": "a"}
 
 

@@ -21,6 +21,8 @@ from vllm_ci.system import filelock
 from vllm_ci.system.home import home
 from vllm_ci.targets.local.state import State, Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tree(project: Desk) -> Path:

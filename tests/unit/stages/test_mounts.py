@@ -13,6 +13,8 @@ import pytest
 
 from vllm_ci.stages import mounts
 
+pytestmark = pytest.mark.slow
+
 # Import name to distribution. `py` is brought by pytest itself, as a stand-in.
 MOUNTED = {"packaging": "packaging", "pluggy": "pluggy", "iniconfig": "iniconfig", "pygments": "pygments", "py": "py"}
 

@@ -63,6 +63,7 @@ def collected_of(name: str, root: Path) -> list[str]:
     return collected(SUITES / name, root, "inside" if name == "unit" else "plugin", *given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITED)
 def test_the_manifest_lists_exactly_what_its_package_holds(name: str, tmp_path: Path) -> None:
     found = Counter(manifest.function_of(case_name(each)) for each in collected_of(name, tmp_path))
@@ -113,6 +114,7 @@ async def test_what_the_user_deselected_is_not_missing() -> None:
     assert few.verdict is Verdict.ERRORED, "arguments of the user's are no reason to count nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "lost"),
     [
@@ -139,12 +141,14 @@ def test_pytest_itself_tells_what_was_deselected_and_what_was_lost(
     assert lost in found.message
 
 
+@pytest.mark.slow
 def test_the_documentation_counts_the_cases_of_every_stage(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs/suites.md").read_text(encoding="utf-8")
     said = {name: int(count) for name, count in re.findall(r"^\| `(\w+)` \| (\d+)", text, re.MULTILINE)}
     assert said == {name: len(collected_of(name, tmp_path)) for name in SUITED}
 
 
+@pytest.mark.slow
 def test_all_suites_at_once_are_those_that_need_only_a_url(tmp_path: Path) -> None:
     folders = {name.rpartition("::")[0].split("/")[-2] for name in collected(SUITES, tmp_path, "plugin")}
     assert folders == {"integration", "streaming", "security"}

@@ -19,7 +19,7 @@ from vllm_ci.stages import STAGES, running
 from vllm_ci.stages.running import Runner
 from vllm_ci.stages.stage import StageContext
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LISTENS = "import http.server,sys;http.server.HTTPServer(('127.0.0.1',int(sys.argv[1])),http.server.BaseHTTPRequestHandler)"
 WEB = ServiceSpec(

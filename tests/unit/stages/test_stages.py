@@ -69,6 +69,7 @@ def test_a_server_stage_runs_our_package_against_the_service(name: str) -> None:
     assert program.image is None
 
 
+@pytest.mark.slow
 def test_plugins_of_other_packages_take_no_part_in_built_in_cases_unless_options_are_given(tmp_path: Path) -> None:
     """Here a package is installed whose plugin ends each run of pytest that loads it."""
     package = tmp_path / "site/other-1.0.dist-info"

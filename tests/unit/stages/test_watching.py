@@ -48,6 +48,7 @@ def test_then_it_says_how_many_have_ended_and_what_runs() -> None:
     assert after(6) == "2 of 3 cases, 1 not passed; c"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_what_a_program_writes_is_told_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
@@ -72,6 +73,7 @@ while not os.path.exists(sys.argv[2]): time.sleep(0.05)"""
     assert told == [Progress(step="integration", detail="1 of 3 cases; a")]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_engine_that_cannot_tell_and_a_file_that_is_no_report_are_no_trouble() -> None:
     class Mute:

@@ -59,6 +59,7 @@ def test_a_count_that_must_be_there_is_a_whole_number() -> None:
         chat({"usage": {"total_tokens": True}}).count("total_tokens")
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_no_answer_raises_anything_else(body: object) -> None:
     answer = Answer(where="POST /x", body=body, is_chat=True)  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ loads = st.lists(st.tuples(works(), st.booleans()), min_size=1, max_size=12).map
 )
 
 
+@pytest.mark.slow
 @given(loads, speeds, st.floats(min_value=0, max_value=500))
 def test_no_plan_loses_a_case_or_leaves_out_one_that_always_runs(cases: list[Load], speed: Speed, budget_s: float) -> None:
     plan = budget.make(cases, speed, budget_s)

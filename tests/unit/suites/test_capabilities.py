@@ -20,6 +20,8 @@ from vllm_ci.suites.machine import Seen
 from vllm_ci.suites.traffic import Traffic
 from vllm_ci.suites.transport import PatientTransport
 
+pytestmark = pytest.mark.slow
+
 _KEY = "a-key-of-the-tests"
 
 

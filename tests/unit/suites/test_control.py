@@ -70,6 +70,7 @@ def test_a_server_that_is_gone_serves_nothing() -> None:
     assert not Control(url, model="double", headers={}, tls=ssl.create_default_context()).served()
 
 
+@pytest.mark.slow
 def test_requests_that_are_refused_together_share_a_control() -> None:
     made: list[Refuses] = []
 

@@ -100,6 +100,7 @@ def test_a_success_is_a_finding_only_against_a_rule_that_the_server_documents() 
     assert judged(LARGE, status=200) == []
 
 
+@pytest.mark.slow
 def test_the_clock_of_a_request_starts_when_the_server_is_idle() -> None:
     late = Reply(took_s=20.0, trouble="late", late=True)
     other = scripted(FINE, FINE, FINE, late, FINE)
@@ -173,6 +174,7 @@ def test_a_server_that_does_not_recover_on_a_machine_without_processor_time_is_i
     assert clock.now == 240.0
 
 
+@pytest.mark.slow
 def test_a_request_that_is_given_up_ends_at_once() -> None:
     blocked = threading.Event()
 
@@ -201,6 +203,7 @@ class CrashesAtSurrogates(Double):
         return await super().posted(path, body, connection)
 
 
+@pytest.mark.slow
 def test_a_finding_shows_the_hostile_request_and_not_the_small_one_after_it() -> None:
     case = "security/test_denial.py::test_a_hostile_request_does_no_harm[lone-surrogate-stop]"
     found = suiterun.run(CrashesAtSurrogates, [case])

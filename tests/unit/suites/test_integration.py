@@ -61,6 +61,7 @@ def test_a_page_is_a_gateways_on_its_own_statuses_only() -> None:
     assert not refusals.is_page(httpx.Response(400, text="<html>", headers=page))
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_has_its_exchange() -> None:
     found = suiterun.run(DEFECTS["created-as-text"].make, ["integration/test_chat.py::test_says_when_it_was_made"])
     (exchange,) = found.exchanges.values()
@@ -85,6 +86,7 @@ def test_a_request_that_gets_no_answer_is_reported_without_one() -> None:
         assert exchange(client.exchanges[-1]) == {"request": "POST /v1/completions\n{}"}
 
 
+@pytest.mark.slow
 def test_a_stream_that_breaks_is_not_reported_with_another_request() -> None:
     found = suiterun.run(DEFECTS["streams-have-two-lengths"].make, ["streaming/test_delivery.py"])
     assert found.with_status("failed")
@@ -103,6 +105,7 @@ def test_a_document_that_names_no_fields_says_nothing(document: object) -> None:
     assert asking.fields_of(document, "/v1/x") == frozenset()
 
 
+@pytest.mark.slow
 def test_a_parameter_that_a_server_does_not_document_is_skipped() -> None:
     class Documents(Double):
         def got(self, path: str) -> Response:

@@ -69,6 +69,7 @@ def test_a_finding_is_not_accepted_for_another_version_or_without_one(version: s
     assert not judgement.expired
 
 
+@pytest.mark.slow
 @given(
     version=st.one_of(
         st.text(max_size=20), st.from_regex(r"\A[0-9]{1,3}(\.[0-9]{1,4}){0,3}([a-z]+[0-9]{0,3})?(\+[a-z0-9.]*)?\Z")

@@ -22,6 +22,8 @@ from vllm_ci.suites.client import ApiClient
 from vllm_ci.suites.mixing import REPEATED, SWAPPED, Mixing, swaps_of
 from vllm_ci.suites.server import probe
 
+pytestmark = pytest.mark.slow
+
 
 class SaysTheSame(Double):
     """A model that gives the same answer to every prompt."""

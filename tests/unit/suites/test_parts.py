@@ -121,7 +121,7 @@ def served(context: ssl.SSLContext | None = None) -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Echo)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http{'s' if context else ''}://localhost:{server.server_address[1]}"
@@ -131,6 +131,7 @@ def served(context: ssl.SSLContext | None = None) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_request_goes_out_exactly_as_given() -> None:
     with served() as url:
         answer = send(url, "//a/../b%2f;x?y", headers={"X-Y": "z"})
@@ -148,6 +149,7 @@ def verdict_of(case: object, server: ServerFacts) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_certificate_that_nobody_trusts_is_a_finding() -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -157,6 +159,7 @@ def test_a_certificate_that_nobody_trusts_is_a_finding() -> None:
         assert verdict_of(test_transport.test_the_certificate_holds, server) == ["bad-certificate"]
 
 
+@pytest.mark.slow
 def test_a_certificate_that_ends_soon_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import datetime as dt
 

@@ -44,6 +44,7 @@ def ran(pytester: pytest.Pytester, url: str, *arguments: str) -> tuple[dict[str,
     return document, result
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_smaller_or_left_out_and_said(pytester: pytest.Pytester, url: str) -> None:
     found, result = ran(pytester, url, "--vllm-budget", "2", "-k", f"{LONG} or {GREEDY}")
     cases = {case["name"]: case for case in found["cases"]}
@@ -59,6 +60,7 @@ def test_what_does_not_fit_is_smaller_or_left_out_and_said(pytester: pytest.Pyte
     result.stdout.fnmatch_lines(["4 cases, about * s (budget 2 s); *", "left out for time: 2 cases*", "*run with --deep*"])
 
 
+@pytest.mark.slow
 def test_without_a_budget_all_run_at_full_size(pytester: pytest.Pytester, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CI_BUDGET", "0")
     found, _ = ran(pytester, url, "-k", f"({LONG} and chat) or {GREEDY}")
@@ -67,6 +69,7 @@ def test_without_a_budget_all_run_at_full_size(pytester: pytest.Pytester, url: s
     assert found["session"]["plan"]["left_out"] == []
 
 
+@pytest.mark.slow
 def test_what_a_profile_requires_is_never_left_out(pytester: pytest.Pytester, url: str) -> None:
     pytester.makeconftest(
         """
@@ -105,6 +108,7 @@ def test_a_budget_that_is_none_is_refused(pytester: pytest.Pytester, given: str)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
+@pytest.mark.slow
 def test_a_server_that_becomes_slow_is_measured_again_by_what_its_cases_take(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_request_that_keeps_the_server_busy_makes_no_timeout_ten_times_as_long
     assert planner.slowness == LARGEST_SLOWNESS
 
 
+@pytest.mark.slow
 def test_no_case_begins_after_several_times_the_budget(
     pytester: pytest.Pytester, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

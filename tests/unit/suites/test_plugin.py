@@ -14,6 +14,8 @@ from doubles.running import running
 from doubles.server import Double
 from doubles.wire import Response, as_json
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = "pytester"
 
 

@@ -80,6 +80,7 @@ def test_a_response_that_ends_early_is_kept_with_the_reason() -> None:
     assert (answer.status, answer.body, answer.problem) == (200, b"hello", "") or answer.problem == "closed"
 
 
+@pytest.mark.slow
 def test_a_timeout_is_a_fact_about_the_whole_response() -> None:
     def drip(line: socket.socket, _number: int) -> None:
         line.recv(65536)

@@ -98,6 +98,7 @@ def test_no_tests_is_an_error_not_a_pass(pytester: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_import_is_an_error(pytester: pytest.Pytester) -> None:
     document, _ = report(pytester, "import nowhere_to_be_found")
     assert [case["status"] for case in document["cases"]] == ["errored"]
@@ -161,6 +162,7 @@ def test_secrets_are_masked_everywhere(pytester: pytest.Pytester) -> None:
         assert "cret" not in text.replace("secret", "").replace("test_secrets", "")
 
 
+@pytest.mark.slow
 def test_the_case_that_was_running_is_known_when_the_run_is_killed(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it="import os\ndef test_one(): pass\ndef test_two(): os._exit(9)")
     result = pytester.runpytest_subprocess("-p", "vllm_ci.suites.plugins.reporter", "-p", "no:xdist", "--vllm-report", "out")
@@ -172,6 +174,7 @@ def test_the_case_that_was_running_is_known_when_the_run_is_killed(pytester: pyt
     assert lines[2]["case"]["status"] == "passed"
 
 
+@pytest.mark.slow
 def test_an_old_report_does_not_stand_for_a_new_run(pytester: pytest.Pytester) -> None:
     (pytester.path / "out").mkdir()
     (pytester.path / "out/cases.json").write_text("{}")
@@ -180,6 +183,7 @@ def test_an_old_report_does_not_stand_for_a_new_run(pytester: pytest.Pytester) -
     assert not (pytester.path / "out/cases.json").exists()
 
 
+@pytest.mark.slow
 def test_works_with_workers(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): assert 0, 'no'\ndef test_three(): pass")
     pytester.runpytest_subprocess("-p", "vllm_ci.suites.plugins.reporter", "--vllm-report", "out", "-n", "2")
@@ -203,6 +207,7 @@ def test_names_hold_no_path_of_the_machine(nodeid: str, location: str, name: str
     assert case_name(nodeid, location) == name
 
 
+@pytest.mark.slow
 def test_needs_only_pytest_and_the_standard_library(pytester: pytest.Pytester) -> None:
     source = Path(__file__).parents[3] / "pipeline/vllm_ci/suites"
     script = pytester.makepyfile(
@@ -221,6 +226,7 @@ def test_needs_only_pytest_and_the_standard_library(pytester: pytest.Pytester) -
     assert pytester.runpython(script).ret == 0
 
 
+@pytest.mark.slow
 def test_the_cause_of_any_exception_is_recorded_and_a_fact_found_by_a_fixture_is_a_failure(pytester: pytest.Pytester) -> None:
     document, _ = report(
         pytester,

@@ -18,6 +18,8 @@ from vllm_ci.loadgen.recorder import Recorder
 from vllm_ci.suites import speed
 from vllm_ci.suites.speed import Speed, Unmeasured
 
+pytestmark = pytest.mark.slow
+
 
 class Slow(Double):
     token_s = 0.02

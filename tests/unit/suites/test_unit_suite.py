@@ -16,6 +16,8 @@ import pytest
 
 from vllm_ci.stages.mounts import gather
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = "opt/env/lib/python3/site-packages"
 COMMIT = "a" * 40
 

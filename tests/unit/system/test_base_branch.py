@@ -15,6 +15,8 @@ from vllm_ci.domain.changes import Changes
 from vllm_ci.system import base_branch, vcs
 from vllm_ci.system.base_branch import BaseBranch, changes
 
+pytestmark = pytest.mark.slow
+
 Commits = Callable[..., str]
 
 

@@ -82,6 +82,7 @@ def test_a_program_cannot_prompt() -> None:
     assert external.run([*PYTHON, code], what="x", deadline_s=30).output.split() == [b"''", b"none"]
 
 
+@pytest.mark.slow
 def test_at_the_deadline_a_program_is_ended_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     began = time.monotonic()
@@ -91,6 +92,7 @@ def test_at_the_deadline_a_program_is_ended_with_its_children(tmp_path: Path) ->
     until_gone(until_written(pids, 2), within_s=1)
 
 
+@pytest.mark.slow
 def test_the_deadline_of_all_programs_is_set_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(external.TIMEOUT_VARIABLE, "0.3")
     with pytest.raises(ProgramTimeoutError, match=f"within 0.3 s(.|\n)*{external.TIMEOUT_VARIABLE}=SECONDS") as caught:
@@ -114,6 +116,7 @@ def test_what_is_kept_of_the_output_is_bounded() -> None:
         external.run([*PYTHON, code], what="x", deadline_s=120, output_bytes=1_000_000)
 
 
+@pytest.mark.slow
 def test_a_child_that_keeps_the_pipes_open_does_not_block(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     began = time.monotonic()
@@ -152,6 +155,7 @@ except KeyboardInterrupt as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "handled"), [(signal.SIGKILL, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "signals"), (signal.SIGINT, "")]
 )
@@ -191,6 +195,7 @@ def test_a_program_that_starts_while_programs_are_ended_is_ended_too(monkeypatch
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "git", "ssh"])
 def test_a_git_server_that_never_responds_times_out(
     silent: int, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +211,7 @@ def test_a_git_server_that_never_responds_times_out(
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_an_index_that_never_responds_times_out(silent: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(external.TIMEOUT_VARIABLE, "2")
     monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path))

@@ -45,6 +45,7 @@ def test_fifty_processes_at_once_never_hold_one_name_together(tmp_path: Path, un
     assert (tmp_path / "number").read_text(encoding="utf-8") == "500"
 
 
+@pytest.mark.slow
 def test_the_timeout_error_names_the_holders(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     process = subprocess.Popen([sys.executable, "-c", KEEP, str(lock)], stdout=subprocess.PIPE)
@@ -70,6 +71,7 @@ def test_many_may_share_and_one_alone_waits_for_all(tmp_path: Path) -> None:
         pytest.fail("not alone")
 
 
+@pytest.mark.slow
 def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_file(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     order: list[str] = []

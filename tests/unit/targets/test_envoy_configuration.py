@@ -34,11 +34,13 @@ def any_route(draw: st.DrawFn) -> Route:
     )
 
 
+@pytest.mark.slow
 @given(any_route())
 def test_a_route_is_read_back_from_its_configuration(route: Route) -> None:
     assert route_of(json.loads(json.dumps(routes(route, GatewaySettings())))) == route
 
 
+@pytest.mark.slow
 @given(any_route())
 def test_all_shares_are_in_the_configuration_and_only_revisions_of_the_route(route: Route) -> None:
     content = routes(route, GatewaySettings())

@@ -93,6 +93,7 @@ ROUTES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(ROUTES)
 def test_a_route_comes_back_from_its_object_as_it_was(route: Route) -> None:
     used = settings().kubernetes.route
