@@ -14,7 +14,7 @@ import anyio
 import httpx
 import pytest
 
-from standin.deployment import Place, revision
+from standin.deployment import Place, opened, revision
 from standin.gateway import ASK, no_space, served
 from standin.streams import many, stream
 from vllm_ci.deploy.target import Revision, Route
@@ -297,6 +297,31 @@ async def test_what_does_not_fit_is_refused_with_the_sum(place: Place) -> None:
     assert "1 x 3 = 3 GPUs; 2 of 4 are in use" in caught.value.why
     assert {each.devices for each in target._store.load().replicas.values()} == {(0,), (1,)}
     assert {each.revision for each in (await target.current()).replicas} == {big.name}
+
+
+async def test_deployments_of_one_machine_share_its_gpus_and_memory(tmp_path: Path) -> None:
+    there = Machine(memory_bytes=10 * 2**30, devices=2)
+    names = ("staging", "production", "third")
+    staging, production, third = (opened(tmp_path / "all" / name / "target", machine=there) for name in names)
+    try:
+        async with anyio.create_task_group() as group:  # at once
+            for each, name in ((staging, "a"), (production, "b")):
+                group.start_soon(each.start, revision(name, memory_bytes=3 * 2**30, gpus=1), 1)
+        given = [kept.devices for each in (staging, production) for kept in each._store.load().replicas.values()]
+        assert sorted(given) == [(0,), (1,)]
+        with pytest.raises(UsageError, match="do not fit on this machine") as caught:
+            await third.start(revision("c", gpus=1), 1)
+        assert "(1 of " in caught.value.why
+        assert " (staging)" in caught.value.why
+        with pytest.raises(UsageError, match="do not fit in the memory") as caught:
+            await third.start(revision("c", memory_bytes=5 * 2**30), 1)
+        assert "6.0 GiB + 5.0 GiB = 11.0 GiB of 10.0 GiB" in caught.value.why
+        await staging.close()
+        await third.start(revision("c", gpus=1), 1)
+        assert (await third.current()).ready(revision("c", gpus=1).name) == 1
+    finally:
+        for each in (staging, production, third):
+            await each.close()
 
 
 async def test_a_driver_that_was_killed_while_servers_started_is_followed_by_one_that_goes_on(place: Place) -> None:

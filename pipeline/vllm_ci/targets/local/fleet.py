@@ -17,7 +17,7 @@ import anyio
 from vllm_ci.deploy.target import Revision
 from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.engines import detached, ports
-from vllm_ci.targets.local import budget, sleeping, speaking
+from vllm_ci.targets.local import budget, neighbours, sleeping, speaking
 from vllm_ci.targets.local.launcher import Launcher, fresh
 from vllm_ci.targets.local.state import Kept, State
 
@@ -76,15 +76,16 @@ class Fleet:
 
     async def _devices(self, state: State, revision: Revision, count: int) -> list[tuple[int, ...]]:
         """GPUs for more replicas; servers of other revisions that sleep are ended where there is no room otherwise."""
-        there = self.machine()
+        there, serving = self.machine(), revision.serving
+        others = neighbours.beside(self.folder.parent) if serving.gpus or serving.memory_bytes else []
         try:
-            return budget.assign(revision.serving, revision.name, count, _used(state), there)
+            return budget.assign(serving, revision.name, count, [*neighbours.used(state), *others], there)
         except UsageError:
             sleepers = {
                 name for name, kept in state.replicas.items() if kept.phase == "asleep" and kept.revision != revision.name
             }
             awake = replace(state, replicas={name: kept for name, kept in state.replicas.items() if name not in sleepers})
-            found = budget.assign(revision.serving, revision.name, count, _used(awake), there)
+            found = budget.assign(serving, revision.name, count, [*neighbours.used(awake), *others], there)
         for name in sleepers:
             await self.end(name, state.replicas[name])
         return found
@@ -219,13 +220,3 @@ def _new_names(revision: Revision, there: dict[str, Kept]) -> list[str]:
     """Names that no replica has; more than are ever needed at once."""
     numbers = {_number(name) for name in there}
     return [f"{revision.name}-{number}" for number in range(len(numbers) + 256) if number not in numbers]
-
-
-def _used(state: State) -> list[budget.Used]:
-    found = []
-    for kept in state.replicas.values():
-        if kept.process.alive:
-            known = state.revisions.get(kept.revision)
-            memory = known.serving.memory_bytes if known else 0
-            found.append(budget.Used(revision=kept.revision, memory_bytes=memory, devices=kept.devices))
-    return found

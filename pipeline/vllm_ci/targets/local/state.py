@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
@@ -92,11 +92,12 @@ _ADAPTER = TypeAdapter(State)
 class Store:
     """The file with the state in ``folder``, and the lock of those that change it."""
 
+    FILE: ClassVar[str] = "state.json"
     folder: Path
 
     @property
     def _file(self) -> Path:
-        return self.folder / "state.json"
+        return self.folder / self.FILE
 
     def load(self) -> State:
         """The state; an empty one if nothing was deployed yet.

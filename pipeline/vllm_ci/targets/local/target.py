@@ -16,7 +16,7 @@ from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy.files import CLUSTER_PREFIX
-from vllm_ci.targets.local import admission, budget, late, observing, speaking, tapping, telling
+from vllm_ci.targets.local import admission, budget, late, neighbours, observing, speaking, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.fleet import Fleet
 from vllm_ci.targets.local.gateway import Gateway
@@ -88,13 +88,11 @@ class LocalTarget:
             if not still(state):
                 return
             state = await self._fleet.woken(await self._without_hung(state), revision)
-            state = await self._fleet.filled(state, revision, replicas)
-            state = replace(
-                state,
-                revisions={**state.revisions, revision.name: revision},
-                wanted={**state.wanted, revision.name: replicas},
-            )
-            self._store.save(state)
+            async with neighbours.choosing(self.folder):
+                state = await self._fleet.filled(state, revision, replicas)
+                revisions = {**state.revisions, revision.name: revision}
+                state = replace(state, revisions=revisions, wanted={**state.wanted, revision.name: replicas})
+                self._store.save(state)
             await self._configuration.shape(state)
         started = {name: kept for name, kept in state.of(revision.name).items() if kept.phase == "starting"}
         failures: list[str] = []
