@@ -189,6 +189,7 @@ async def test_a_gateway_that_died_is_started_again_with_the_same_ports_and_rout
     await gone(envoy.pid)
     with pytest.raises(ErroredError, match="the gateway cannot be reached"):
         await target.observe(seconds=0.1)
+    assert await target.current() == replace(before, down=True)
     await place.target().start(A, 1)
     assert await target.current() == before
     assert await answered(target) == "a"

@@ -52,7 +52,8 @@ async def _pass(where: Channel, target: Target, head: Record | None) -> str:
     if head is None or following.verb in ("nothing", "wait"):
         return following.reason
     if following.verb == "restart":
-        return await _restarted(where, target, following)
+        await verbs.restart(target, where.journal, where.name)
+        return f"{following.reason}: started again"
     if following.verb == "resume":
         return _told(await _resumed(where, target), following)
     if following.verb == "go back":
@@ -65,16 +66,6 @@ async def _resumed(where: Channel, target: Target) -> Deployment | None:
     with where.journal.changing(where.name):
         last = where.journal.read()
         return last and await Rollout(target, where.journal, last, where.rules(target)).run()
-
-
-async def _restarted(where: Channel, target: Target, following: Next) -> str:
-    """Start servers that died, and the gateway, where that is gone too."""
-    with where.journal.changing(where.name):
-        current = await target.current()
-        name, wanted = serving(current)
-        await target.start(current.revisions[name], wanted)
-        await target.route(current.route)
-    return f"{following.reason}: started again"
 
 
 async def _scaled(where: Channel, target: Target, scale: Scale, told: str) -> str:

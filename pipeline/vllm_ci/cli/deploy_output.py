@@ -50,6 +50,7 @@ def current_json(current: Current) -> dict[str, object]:
         "mirror": {"revision": current.route.mirror, "percent": current.route.mirror_percent} if current.route.mirror else None,
         "headers": dict(current.route.headers),
         "scaled_to_zero": current.asleep,
+        "gateway_down": current.down,
         "revisions": {
             name: {"commit": each.commit, "digest": each.image.digest, "wanted": current.wanted.get(name, 0)}
             for name, each in current.revisions.items()
@@ -145,6 +146,8 @@ def show(current: Current, found: Deployment | None, channel: str, started: Star
     """Print what runs."""
     say(f"channel   {channel}")
     say(f"address   {current.address or 'none'}")
+    if current.down:
+        say(f"gateway   it does not run, so nobody is answered; to start it: vllm-ci deploy {channel}")
     if found is not None:
         state = f"{found.phase}{'' if found.ended else f', step `{found.step.name}`'}"
         say(f"last      {found.plan.strategy} to {found.release.commit[:12]}: {'live' if found.kept else state}")

@@ -40,19 +40,35 @@ def decide(channel: str, head: Record | None, current: Current, last: Deployment
     named = serving(current)[0]
     serves = current.revisions.get(named)
     if last is not None and not last.ended and not last.kept:
-        return _unfinished(last, head, channel)
-    if serves is None or not serves.serves(head.release):
-        return _wrong(last, head, channel, serving_now=serves.commit[:12] if serves else "nothing")
-    return _right(current, named, last, now=now)
+        found = _unfinished(last, head, channel)
+    elif serves is None or not serves.serves(head.release):
+        found = _wrong(last, head, channel, serving_now=serves.commit[:12] if serves else "nothing")
+    else:
+        return _right(current, named, last, now=now)
+    if found.verb == "wait" and (died := _died(current)):  # users do not wait for a person
+        return Next(verb="restart", reason=f"{died}, and {found.reason}")
+    return found
+
+
+def _died(current: Current) -> str:
+    """What died of that which gets requests, in words; empty when nothing did, or a request starts it."""
+    if current.asleep:
+        return ""
+    if current.down and current.route.revisions:
+        return "the gateway does not run"
+    for name in sorted(current.route.revisions):
+        wanted = max(current.wanted.get(name, 0), 1)
+        if current.ready(name) < wanted:
+            return f"{current.ready(name)} of {wanted} servers are ready"
+    return ""
 
 
 def _right(current: Current, named: str, last: Deployment | None, *, now: float) -> Next:
     """The release that the ledger says serves."""
     if current.asleep:
         return Next(verb="nothing", reason=f"{current.revisions[named].commit[:12]} is scaled to zero, and wakes on a request")
-    wanted = current.wanted.get(named, 0)
-    if current.ready(named) < max(wanted, 1):
-        return Next(verb="restart", reason=f"{current.ready(named)} of {wanted} servers are ready")
+    if died := _died(current):
+        return Next(verb="restart", reason=died)
     if last is not None and last.kept and now >= last.since + last.step.hold_s:
         return Next(verb="resume", reason="the old release need not be kept ready any more")
     return Next(verb="nothing", reason=f"{current.revisions[named].commit[:12]} serves")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from vllm_ci.deploy.plan import Step, servable
 from vllm_ci.deploy.target import Current, Revision, Target
+from vllm_ci.domain.errors import FailedError, UsageError
 
 
 class Reach:
@@ -35,6 +36,8 @@ class Reach:
         for name, count in step.replicas.items():
             if current.wanted.get(name, 0) < count or (name == new and current.ready(name) < count):
                 await self._start(name, count, current)
+            elif step.route.weights.get(name) and not current.ready(name):
+                await self._revive(name, count, current)
         await self._route(step)
         await self._shrink(step)
 
@@ -64,10 +67,17 @@ class Reach:
     async def _start(self, name: str, count: int, current: Current) -> None:
         await self._target.start(self._revisions.get(name) or current.revisions[name], count)
 
+    async def _revive(self, name: str, count: int, current: Current) -> None:
+        """Start the old revision whose servers have all died, with the machine perhaps; that it fails does not end the step."""
+        try:
+            await self._start(name, count, current)
+        except (FailedError, UsageError) as error:
+            self._note(f"servers of {name} died and do not start again: {error.message}")
+
     async def _route(self, step: Step) -> None:
         current = await self._target.current()
         route = servable(step.route, current)
-        if current.route != route:
+        if current.route != route or current.down:
             await self._target.route(route)
 
     async def _shrink(self, step: Step) -> None:

@@ -11,7 +11,7 @@ import anyio
 
 from vllm_ci.deploy.deployment import Deployment, serving
 from vllm_ci.deploy.journal import BusyError, Journal, Request, Verb
-from vllm_ci.deploy.plan import Change, Plan
+from vllm_ci.deploy.plan import Change, Plan, servable
 from vllm_ci.deploy.rollout import Rollout
 from vllm_ci.deploy.rules import Rules
 from vllm_ci.deploy.scaling import Scale
@@ -70,7 +70,7 @@ class Wanted:
         name = self.revision.name
         replicas = self.scale.within(count or self.replicas) if self.scale else self.replicas
         settled = current.ready(name) == replicas == current.wanted.get(name)
-        if old == name and settled and current.route == Route(weights={name: 100}):
+        if old == name and settled and not current.down and current.route == Route(weights={name: 100}):
             return None
         change = Change(old=old, old_replicas=count, new=name, replicas=replicas)
         return plan(strategy, change, target.capabilities, target=target.name, keep_s=self.keep_s)
@@ -241,6 +241,30 @@ async def scale(target: Target, journal: Journal, channel: str, replicas: int) -
             raise UsageError(f"nothing serves for {channel}", remedy=f"vllm-ci deploy {channel}")
         await target.start(current.revisions[name], replicas)
         return await target.current()
+
+
+async def restart(target: Target, journal: Journal, channel: str) -> None:
+    """Start what died of that which gets requests, and the gateway; what does not start gets none as long as others answer.
+
+    Raises:
+        UsageError: It does not fit.
+        FailedError: A server was not ready; those that are serve.
+    """
+    with journal.changing(channel):
+        current = await target.current()
+        main, _ = serving(current)
+        failures: list[FailedError | UsageError] = []
+        for name in sorted(current.route.revisions, key=lambda each: (each != main, each)):
+            try:
+                await target.start(current.revisions[name], max(current.wanted.get(name, 0), 1))
+            except (FailedError, UsageError) as error:
+                failures.append(error)
+        now = await target.current()
+        route = servable(current.route, now)
+        if all(now.ready(name) for name in route.revisions):
+            await target.route(route)
+        if failures:
+            raise failures[0]
 
 
 async def stop(target: Target, journal: Journal, channel: str) -> None:

@@ -82,6 +82,7 @@ class State:
         routed: Names of the revisions that have had requests, and so may have open ones.
         lost: Requests that nobody could answer.
         silent: The gateway cannot be reached.
+        down: The gateway has died.
         faults: Behaviour by the beginning of a revision's name.
     """
 
@@ -95,6 +96,7 @@ class State:
     lost: int = 0
     made: int = 0
     silent: bool = False
+    down: bool = False
     faults: dict[str, Behaviour] = field(default_factory=dict)
 
 
@@ -160,6 +162,7 @@ class MemoryTarget:
             replicas=tuple(state.replicas.values()),
             wanted=dict(state.wanted),
             revisions=dict(state.revisions),
+            down=state.down,
         )
 
     async def start(self, revision: Revision, replicas: int) -> None:
@@ -172,6 +175,7 @@ class MemoryTarget:
                 f"{replicas} replicas of {revision.name} do not fit: {others} others run, and there is room for {self._room}",
                 remedy="stop a deployment, or ask for fewer replicas",
             )
+        state.down = False
         state.revisions[revision.name] = revision
         state.wanted[revision.name] = replicas
         for name in [each.name for each in state.replicas.values() if each.revision == revision.name]:
@@ -210,7 +214,7 @@ class MemoryTarget:
         for name in sorted(route.revisions):
             if not any(each.revision == name and each.state == "ready" for each in state.replicas.values()):
                 raise FailedError(f"no replica of {name} is ready", remedy="start it first, or look at its log")
-        state.route = route
+        state.route, state.down = route, False
         state.routed = sorted({*state.routed, *route.revisions})
         self._keep(state)
 
@@ -240,6 +244,8 @@ class MemoryTarget:
         """As in the port; returns at once."""
         state = self.state
         self._heard(state)
+        if state.down:
+            raise ErroredError("the gateway cannot be reached", why="it has died")
         state.clock_s += seconds
         requests = round(self._rate * seconds)
         samples: dict[str, Sample] = {}

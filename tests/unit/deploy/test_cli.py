@@ -549,6 +549,32 @@ def test_an_agent_starts_servers_that_died(folder: Path, tmp_path: Path) -> None
     assert {each["state"] for each in call("deploy", "status", "staging")["replicas"]} == {"ready"}
 
 
+@pytest.mark.usefixtures("folder")
+def test_an_agent_and_a_deployment_start_a_gateway_that_died(tmp_path: Path) -> None:
+    call("deploy", "staging")
+    target(tmp_path).change(down=True)
+    shown = invoke("deploy", "status", "staging").stdout
+    assert "gateway   it does not run, so nobody is answered" in shown
+    assert "the gateway does not run: started again" in agent()
+    assert call("deploy", "status", "staging")["gateway_down"] is False
+    target(tmp_path).change(down=True)
+    call("deploy", "staging")
+    assert call("deploy", "status", "staging")["gateway_down"] is False
+
+
+def test_an_agent_starts_the_old_release_again_that_serves_after_a_bad_one_went_back(folder: Path, tmp_path: Path) -> None:
+    first = vcs.discover(folder).sha
+    agent()
+    second = released(folder, "second")
+    fault(tmp_path, second, Behaviour(never_ready=True))
+    assert "went back" in agent()
+    replicas = target(tmp_path).state.replicas
+    target(tmp_path).change(replicas={name: replace(each, state="failed") for name, each in replicas.items()})
+    assert "0 of 2 servers are ready, and" in agent()
+    assert serves() == {first: 100}
+    assert {each["state"] for each in call("deploy", "status", "staging")["replicas"]} == {"ready"}
+
+
 def test_an_agent_leaves_to_a_person_what_a_person_decides(folder: Path) -> None:
     call("promote", "--from", "staging", "--channel", "production")
     agent("production")

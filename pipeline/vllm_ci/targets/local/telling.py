@@ -29,6 +29,7 @@ def current(state: State, route: Route, fleet: Fleet) -> Current:
         wanted=state.wanted,
         revisions=state.revisions,
         asleep=bool(state.asleep),
+        down=state.envoy is None or not state.envoy.alive,
     )
 
 
