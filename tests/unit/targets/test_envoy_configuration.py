@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vllm_ci.config.gateway import GatewayConfig
 from vllm_ci.deploy.target import Route
 from vllm_ci.domain.gateway import GatewaySettings, Tls
 from vllm_ci.targets.envoy.authentication import hashed
+from vllm_ci.targets.envoy.listeners import Ports, listeners
 from vllm_ci.targets.envoy.routes import route_of, routes
 from vllm_ci.targets.local.observing import parsed
 
@@ -54,6 +55,25 @@ def test_all_shares_are_in_the_configuration_and_only_revisions_of_the_route(rou
         assert {each["name"].removeprefix("revision/") for each in clusters} == {
             name for name, share in route.weights.items() if share
         }
+
+
+@given(st.integers(1, 1_000_000))
+@example(119)
+def test_a_limit_for_each_minute_lets_as_many_through_in_every_minute(limit: int) -> None:
+    settings = GatewaySettings(api_keys=True, requests_per_minute=limit, tokens_per_minute=limit)
+    buckets = [
+        each["typed_config"]["descriptors"][0]["token_bucket"]
+        for listener in listeners(settings, Ports(gateway=1, checks=2, metrics=3))
+        if listener["name"] == "gateway"
+        for each in listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+        if each["name"] in ("vllm_ci.rate_limit", "vllm_ci.token_limit")
+    ]
+    assert len(buckets) == 2
+    for bucket in buckets:
+        interval = float(bucket["fill_interval"].removesuffix("s"))
+        assert bucket["max_tokens"] == limit
+        assert bucket["tokens_per_fill"] * 60 / interval == pytest.approx(limit, rel=1e-4)
+        assert interval >= 0.05, "Envoy refuses less"
 
 
 def test_without_a_route_allowed_paths_are_unavailable_and_others_unknown() -> None:

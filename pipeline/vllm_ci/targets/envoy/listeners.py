@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.targets.envoy import access_log, authentication, grpc, token_limit, waker
 from vllm_ci.targets.envoy.bootstrap import ADMIN_CLUSTER
+from vllm_ci.targets.envoy.bucket import per_minute
 from vllm_ci.targets.envoy.files import CERTIFICATE, ROUTE_NAME, SHADOW_ROUTES, Json, typed, watched
 from vllm_ci.targets.envoy.tap import REQUESTS, SHADOW, SHADOW_HEADER, SHADOW_SOCKET, tap
 
@@ -164,11 +165,7 @@ def _rate_limit(settings: GatewaySettings) -> list[Json]:
         return []
     by_key = {"request_headers": {"header_name": authentication.KEY_HEADER, "descriptor_key": "client"}}
     by_address: Json = {"masked_remote_address": {}}
-    bucket = {
-        "max_tokens": settings.requests_per_minute,
-        "tokens_per_fill": max(1, settings.requests_per_minute // 60),
-        "fill_interval": f"{max(1.0, 60 / settings.requests_per_minute):.3f}s",
-    }
+    bucket = per_minute(settings.requests_per_minute)
     entry = {"key": "client" if settings.api_keys else "masked_remote_address"}
     everyone = {"max_tokens": 2**31, "tokens_per_fill": 2**31, "fill_interval": "1s"}
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}

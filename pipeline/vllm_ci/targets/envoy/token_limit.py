@@ -11,6 +11,7 @@ counted, which are tokens of the answer, and those of the prompt are not.
 from __future__ import annotations
 
 from vllm_ci.targets.envoy.authentication import KEY_HEADER
+from vllm_ci.targets.envoy.bucket import per_minute
 from vllm_ci.targets.envoy.files import Json, typed
 
 _NAMESPACE = "vllm_ci.tokens"
@@ -86,15 +87,7 @@ def _limit(tokens_per_minute: int) -> Json:
         "filter_enabled": always,
         "filter_enforced": always,
         "rate_limits": [{"actions": [by_key], "hits_addend": {"format": f"%DYNAMIC_METADATA({_NAMESPACE}:hits)%"}}],
-        "descriptors": [{"entries": [{"key": "client"}], "token_bucket": _bucket(tokens_per_minute)}],
+        "descriptors": [{"entries": [{"key": "client"}], "token_bucket": per_minute(tokens_per_minute)}],
         "max_dynamic_descriptors": 4096,
         "response_headers_to_add": [{"header": {"key": _REFUSED, "value": "tokens"}}],
-    }
-
-
-def _bucket(tokens_per_minute: int) -> Json:
-    return {
-        "max_tokens": tokens_per_minute,
-        "tokens_per_fill": max(1, tokens_per_minute // 60),
-        "fill_interval": f"{max(1.0, 60 / tokens_per_minute):.3f}s",
     }
