@@ -59,6 +59,26 @@ async def test_time_to_the_first_byte_is_that_of_the_body_and_not_of_the_end(pla
     assert sample.latencies_ms["0.5"] > sample.ttft_ms["0.5"] + 80
 
 
+async def test_requests_whose_client_left_before_an_answer_are_not_taken_for_answered(place: Place) -> None:
+    slow = revision("a", "slow")
+    target = await started(place, slow, route=Route(weights={slow.name: 100}))
+    found: list[Observation] = []
+
+    async def watch() -> None:
+        found.append(await target.observe(seconds=2.5))
+
+    async with anyio.create_task_group() as group, httpx.AsyncClient() as client:
+        group.start_soon(watch)
+        await anyio.sleep(0.3)
+        address = f"{(await target.current()).address}/v1/completions"
+        for _ in range(5):
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(address, json=ASK, timeout=0.1)
+        await client.post(address, json=ASK)
+    sample = found[0].samples[slow.name]
+    assert (sample.requests, sample.errors) == (1, 0)
+
+
 async def test_only_the_requests_of_the_window_count(place: Place) -> None:
     a = revision("a")
     target = await started(place, a, route=Route(weights={a.name: 100}))

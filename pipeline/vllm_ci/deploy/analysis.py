@@ -78,6 +78,14 @@ class _Group:
     sample: Sample = field(default_factory=Sample)
     baseline: Sample | None = None
 
+    def having(self, other: Measurement | _Group) -> _Group:
+        """The same and what came after it."""
+        known = [each for each in (self.baseline, other.baseline) if each]
+        return _Group(sample=total((self.sample, other.sample or Sample())), baseline=total(known) if known else None)
+
+
+_Found = Sequence[tuple[list[str], list[str], list[str]]]
+
 
 def judge(analysis: Analysis, measurements: Sequence[Measurement], *, ended: bool) -> Judgement:
     """The outcome of a step so far.
@@ -91,19 +99,19 @@ def judge(analysis: Analysis, measurements: Sequence[Measurement], *, ended: boo
         if len(errors) >= analysis.errors or ended:
             return Judgement(outcome=Outcome.ERROR, reasons=(f"{len(errors)} times in a row: {errors[-1]}",))
         return Judgement(outcome=None, reasons=(errors[-1],))
-    groups, _ = _grouped(analysis, measurements)
+    groups, rest = _grouped(analysis, measurements)
     found = [_held(analysis.conditions, group) for group in groups]
-    failing = _trailing([bool(failed) for failed, _, _ in found])
-    if failing >= analysis.failures:
+    if ended and groups and not found[-1][0] and rest != _Group():
+        # What came last is too little for a group of its own, and is judged with the one before.
+        found.append(_held(analysis.conditions, groups[-1].having(rest)))
+    if _failing(found) >= analysis.failures:
         return Judgement(outcome=Outcome.FAILED, reasons=tuple(found[-1][0]))
     if not ended:
         return Judgement(outcome=None)
     return _at_the_end(analysis, measurements, found)
 
 
-def _at_the_end(
-    analysis: Analysis, measurements: Sequence[Measurement], found: Sequence[tuple[list[str], list[str], list[str]]]
-) -> Judgement:
+def _at_the_end(analysis: Analysis, measurements: Sequence[Measurement], found: _Found) -> Judgement:
     if not found:
         seen = sum(each.sample.requests for each in measurements if each.sample)
         reason = f"{seen} requests, and {analysis.min_requests} are needed to tell"
@@ -125,10 +133,11 @@ def _trailing_errors(measurements: Sequence[Measurement]) -> list[str]:
     return errors[::-1]
 
 
-def _trailing(failing: Sequence[bool]) -> int:
+def _failing(found: _Found) -> int:
+    """How many of the last ones failed in a row."""
     count = 0
-    for each in reversed(failing):
-        if not each:
+    for failed, _, _ in reversed(found):
+        if not failed:
             break
         count += 1
     return count
@@ -141,10 +150,7 @@ def _grouped(analysis: Analysis, measurements: Iterable[Measurement]) -> tuple[l
     for each in measurements:
         if each.error:
             continue
-        rest = _Group(
-            sample=total((rest.sample, each.sample or Sample())),
-            baseline=total(part for part in (rest.baseline, each.baseline) if part) if each.baseline or rest.baseline else None,
-        )
+        rest = rest.having(each)
         if rest.sample.requests and rest.sample.requests >= analysis.min_requests:
             groups.append(rest)
             rest = _Group()

@@ -179,7 +179,7 @@ class Sample:
     """What one revision did in a window of time, as the gateway and its servers counted it.
 
     Attributes:
-        requests: Requests that ended in the window.
+        requests: Requests that ended in the window, without those whose client left before an answer began.
         errors: Of them, those that the server is to blame for: a status of 500 or above (of gRPC: UNKNOWN, DEADLINE_EXCEEDED,
             UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS), a broken stream, no answer.
         latencies_ms: Quantile (``0.5``, ``0.95``, ``0.99``) -> milliseconds from request to end; absent: no data.

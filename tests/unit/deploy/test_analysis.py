@@ -95,6 +95,16 @@ def test_few_requests_add_up_over_measurements() -> None:
     assert outcome(ERRORS, *[seen(sample(requests=5, errors=1))] * 4, ended=False) is Outcome.FAILED
 
 
+def test_the_last_requests_of_a_step_count_although_they_are_few() -> None:
+    good, last = seen(sample()), seen(sample(requests=15, errors=15))
+    assert outcome(ERRORS, good, last, ended=False) is None
+    assert outcome(ERRORS, good, last) is Outcome.FAILED
+    twice = Analysis(conditions=ERRORS.conditions, failures=2)
+    assert outcome(twice, good, last) is Outcome.INCONCLUSIVE
+    queue = Analysis(conditions=(parse("queue < 10"),))
+    assert outcome(queue, seen(sample(queue=1.0)), seen(Sample(values={"queue": 99.0}))) is Outcome.FAILED
+
+
 def test_only_consecutive_failures_count() -> None:
     twice = Analysis(conditions=ERRORS.conditions, failures=2)
     bad, good = seen(sample(errors=50)), seen(sample())

@@ -54,7 +54,8 @@ async def observe(configuration: Configuration, store: Store, fleet: Fleet, *, s
     return Observation(seconds=took, samples=samples)
 
 
-def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], protocol: Wire) -> Sample:
+def _sample(ended: Sequence[Mapping[str, Any]], values: Mapping[str, float], protocol: Wire) -> Sample:
+    rows = [row for row in ended if not _left(row)]
     good = [row for row in rows if not _failed(row) and not (protocol == "grpc" and _failed_grpc(row))]
     return Sample(
         requests=len(rows),
@@ -67,6 +68,11 @@ def _sample(rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], prot
 
 def _failed(row: Mapping[str, Any]) -> bool:
     return int(row.get("status") or 0) >= 500 or bool(_flags(row) & _BLAMED)
+
+
+def _left(row: Mapping[str, Any]) -> bool:
+    """Whether its client left before an answer began: it says nothing about the server, neither good nor bad."""
+    return not row.get("status") and not _failed(row)
 
 
 def _flags(row: Mapping[str, Any]) -> set[str]:
