@@ -151,7 +151,10 @@ class Rollout:
                 measured.append(await self._unless_aborted(at, lambda seconds=seconds: self._measure(at, seconds)))  # type: ignore[misc]
                 measured[-1] = self._compared(at, measured[-1], pairs())
                 elapsed += seconds
-                await self._alive(at, restarts)
+                try:
+                    await self._alive(at, restarts)
+                except ErroredError as error:
+                    measured[-1] = replace(measured[-1], error=measured[-1].error or error.message)
                 if at.judged:
                     self._judged(judge(self._rules.analysis, measured, ended=elapsed >= at.hold_s), at)
                 self._rules.emit(Progress(step=f"deploy {at.name}", detail=f"{elapsed:.0f} of {at.hold_s:.0f} s"))

@@ -349,6 +349,34 @@ async def test_a_target_that_cannot_be_asked_for_a_while_is_forgiven(tmp_path: P
     assert (await deployed(target, journal, wanted(BlueGreen(watch_s=30)))).phase == "live"
 
 
+@pytest.mark.parametrize(("failing", "phase"), [(2, "live"), (4, "returned")])
+async def test_a_target_that_cannot_say_what_runs_has_the_same_limit_of_errors(
+    failing: int, phase: str, tmp_path: Path, journal: Journal
+) -> None:
+    target = await served(tmp_path)
+    seen, silent = [0], [0]
+    observe, current = target.observe, target.current
+
+    async def observed(*, seconds: float) -> Any:
+        seen[0] += 1
+        if seen[0] <= failing:
+            silent[0] = 1
+            raise ErroredError("the cluster cannot be reached")
+        return await observe(seconds=seconds)
+
+    async def asked() -> Current:
+        if silent[0]:
+            silent[0] = 0
+            raise ErroredError("the cluster cannot be reached")
+        return await current()
+
+    target.observe, target.current = observed, asked  # type: ignore[method-assign]
+    done = await deployed(target, journal, wanted(BlueGreen(watch_s=90)))
+    assert done.phase == phase
+    if phase == "returned":
+        assert "4 times in a row: the cluster cannot be reached" in done.reason
+
+
 async def test_an_unreachable_gateway_ends_the_command_and_running_again_completes_it(tmp_path: Path, journal: Journal) -> None:
     target = await served(tmp_path)
     target.change(silent=True)
