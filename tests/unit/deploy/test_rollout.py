@@ -26,7 +26,8 @@ from standin.deploying import (
     wanted,
 )
 from vllm_ci.deploy import verbs
-from vllm_ci.deploy.analysis import Outcome
+from vllm_ci.deploy.analysis import Analysis, Outcome
+from vllm_ci.deploy.condition import parse
 from vllm_ci.deploy.deployment import Deployment
 from vllm_ci.deploy.journal import BusyError, Journal, Request, Verb
 from vllm_ci.deploy.plan import Checks
@@ -371,7 +372,8 @@ async def test_a_target_that_cannot_say_what_runs_has_the_same_limit_of_errors(
         return await current()
 
     target.observe, target.current = observed, asked  # type: ignore[method-assign]
-    done = await deployed(target, journal, wanted(BlueGreen(watch_s=90)))
+    rules = Rules(analysis=Analysis(conditions=(parse("errors <= 1%"),)))
+    done = await deployed(target, journal, wanted(BlueGreen(watch_s=90)), rules)
     assert done.phase == phase
     if phase == "returned":
         assert "4 times in a row: the cluster cannot be reached" in done.reason
