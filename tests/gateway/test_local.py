@@ -25,6 +25,7 @@ from vllm_ci.engines.detached import Identity
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.budget import Machine
 from vllm_ci.targets.local.launcher import Launch
+from vllm_ci.targets.local.state import State, Store
 from vllm_ci.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
@@ -259,6 +260,27 @@ async def test_on_a_full_disk_the_old_route_stays(place: Place) -> None:
     assert await answered(target) == "a"
     await target.route(Route(weights={revision("b").name: 100}))
     assert await answered(target) == "b"
+
+
+async def test_a_disk_that_gets_full_while_servers_start_is_said_and_what_serves_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await served(place, GatewaySettings())
+    save, calls = Store.save, [0]
+
+    def full(self: Store, state: State) -> None:
+        calls[0] += 1
+        if calls[0] > 1:  # the server is started and written down, and then gets ready
+            raise ErroredError("state.json cannot be written")
+        save(self, state)
+
+    monkeypatch.setattr(Store, "save", full)
+    with pytest.raises(ErroredError, match="cannot be written"):
+        await target.start(revision("b", "slow"), 2)
+    monkeypatch.undo()
+    assert await answered(target) == "a"
+    await place.target().start(revision("b", "slow"), 2)
+    assert (await target.current()).ready(revision("b", "slow").name) == 2
 
 
 async def test_a_configuration_that_envoy_refuses_changes_nothing(place: Place) -> None:

@@ -18,6 +18,8 @@ import pytest
 from standin.deployment import Place, revision
 from standin.streams import Stream, many, stream
 from vllm_ci.deploy.target import Route
+from vllm_ci.domain.errors import ErroredError
+from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
@@ -222,6 +224,34 @@ async def test_a_deployment_at_its_deadline_tells_what_is_still_open(place: Plac
         drained = await target.drain(a, deadline_s=0.5)
         assert drained.open == 1
         assert drained.seconds < 2
+    assert found[0].whole(TOKENS)
+
+
+async def test_a_gateway_that_is_slow_to_tell_is_not_taken_for_one_without_open_requests(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = place.target()
+    a = await served(target, "a")
+    envoy = target._store.load().envoy
+    assert envoy is not None
+    async with many() as client, anyio.create_task_group() as group:
+        found: list[Stream] = []
+        group.start_soon(_one, client, (await target.current()).address, found)
+        await all_open(target, a, 1)
+        await served(target, "b")
+        monkeypatch.setattr("vllm_ci.targets.envoy.admin._TIMEOUT_S", 0.1)
+        envoy.signal(signal.SIGSTOP)
+        try:
+            before = (place.folder / "target" / "gateway" / files.ROUTES).read_bytes()
+            drained = await target.drain(a, deadline_s=1.5)
+            with pytest.raises(ErroredError, match="cannot be reached"):
+                await target._configuration.apply(files.ROUTES, [])
+            assert (place.folder / "target" / "gateway" / files.ROUTES).read_bytes() == before
+        finally:
+            envoy.signal(signal.SIGCONT)
+        assert drained.seconds >= 1.5, "it waits until it knows, or the deadline has come"
+        monkeypatch.undo()
+        assert (await target.drain(a, deadline_s=60)).open == 0
     assert found[0].whole(TOKENS)
 
 

@@ -33,6 +33,10 @@ _SUBSCRIPTIONS = {
 }
 
 
+class GoneError(ErroredError):
+    """No Envoy runs; one that is only slow raises :class:`ErroredError`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """An endpoint as Envoy sees it.
@@ -61,6 +65,18 @@ class Admin:
         except ErroredError:
             return False
 
+    async def gone(self) -> bool:
+        """Whether no Envoy runs.
+
+        Raises:
+            ErroredError: One runs, and does not answer.
+        """
+        try:
+            await self._get("/ready")
+        except GoneError:
+            return True
+        return False
+
     async def counters(self, names: str) -> dict[str, int]:
         """Counters and gauges whose name matches a regular expression."""
         return {name: value for name, value in (await self._stats(names)).items() if isinstance(value, int)}
@@ -74,9 +90,16 @@ class Admin:
         return {name: dict(_host(each) for each in found.get("host_statuses", ())) for name, found in clusters.items()}
 
     async def open_requests(self, revision: str) -> int:
-        """Requests that a revision has open or waiting, copies included."""
+        """Requests that a revision has open or waiting, copies included; none where no Envoy runs.
+
+        Raises:
+            ErroredError: One runs, and does not answer.
+        """
         prefix = f"cluster.{CLUSTER_PREFIX}{revision}."
-        found = await self.counters(f"^{re.escape(prefix)}upstream_rq_(pending_)?active$")
+        try:
+            found = await self.counters(f"^{re.escape(prefix)}upstream_rq_(pending_)?active$")
+        except GoneError:
+            return 0
         return found.get(f"{prefix}upstream_rq_active", 0) + found.get(f"{prefix}upstream_rq_pending_active", 0)
 
     async def listening(self) -> set[str]:
@@ -129,7 +152,8 @@ async def _asked(request: Any) -> httpx.Response:
 
 
 def _unreachable(error: Exception) -> ErroredError:
-    return ErroredError(
+    kind = GoneError if isinstance(error, OSError | httpx.ConnectError) else ErroredError
+    return kind(
         "the gateway cannot be reached",
         why=f"its admin socket does not answer ({type(error).__name__}: {error})",
         remedy="deploy again, which starts a gateway that has ended; its log is envoy.log in the folder of the deployment",

@@ -83,11 +83,11 @@ class Configuration:
         """Write a file and wait until Envoy has taken it.
 
         Raises:
-            ErroredError: Envoy refuses it or does not take it in time; then the old file is back.
+            ErroredError: Envoy refuses it, does not answer or does not take it in time; then the old file is there.
         """
         path = self.folder / file
         old = path.read_bytes() if path.exists() else None
-        if not await self.admin.answers():
+        if await self.admin.gone():
             self.put(file, resources)
             return
         before = (await self.admin.version(file))[1]

@@ -15,6 +15,7 @@ from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Current, Drained, Observation, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
+from vllm_ci.engine import single_error
 from vllm_ci.targets.envoy.files import CLUSTER_PREFIX
 from vllm_ci.targets.local import admission, budget, late, neighbours, observing, speaking, tapping, telling
 from vllm_ci.targets.local.configuration import Configuration
@@ -74,9 +75,7 @@ class LocalTarget:
         """Start a revision that is scaled to zero, unless a command has sent its requests to another one meanwhile.
 
         Raises:
-            EngineError: Like :meth:`start`.
-            FailedError: Like :meth:`start`.
-            UsageError: Like :meth:`start`.
+            VllmCiError: Like :meth:`start`.
         """
         await self._start(revision, replicas, lambda state: state.asleep == revision.name)
 
@@ -96,10 +95,11 @@ class LocalTarget:
             await self._configuration.shape(state)
         started = {name: kept for name, kept in state.of(revision.name).items() if kept.phase == "starting"}
         failures: list[str] = []
-        async with anyio.create_task_group() as group:
-            for name, kept in started.items():
-                group.start_soon(self._become_ready, name, kept, revision, failures)
-            group.start_soon(self._drain_extra, revision)
+        with single_error():
+            async with anyio.create_task_group() as group:
+                for name, kept in started.items():
+                    group.start_soon(self._become_ready, name, kept, revision, failures)
+                group.start_soon(self._drain_extra, revision)
         if failures:
             raise FailedError(
                 f"{len(failures)} of {replicas} replicas of {revision.name} did not start",
@@ -138,9 +138,9 @@ class LocalTarget:
         while quiet < 3:
             try:
                 left = await self._configuration.admin.open_requests(revision)
-            except ErroredError:
-                left = 0  # without a gateway nothing is open
-            quiet = 0 if left else quiet + 1
+                quiet = 0 if left else quiet + 1
+            except ErroredError:  # it is slow to tell
+                quiet = 0
             if time.monotonic() - begun > deadline_s:
                 break
             await anyio.sleep(0.05)
