@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +19,8 @@ from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.suites import metrics
 from vllm_ci.targets.kubernetes import objects, observing, pods
-from vllm_ci.targets.kubernetes.cluster import Cluster, translated
-from vllm_ci.targets.kubernetes.target import KubernetesTarget
+from vllm_ci.targets.kubernetes.cluster import Cluster, connected, translated
+from vllm_ci.targets.kubernetes.target import KubernetesTarget, _taken
 
 
 def revision(**serving: Any) -> Revision:
@@ -204,6 +206,57 @@ def test_answers_of_the_api_server_are_translated_with_what_it_said(status: int,
     assert said in error.message
     assert error.why == "the reason"
     assert translated(status, "<html>", "x").why == ""
+
+
+@pytest.mark.parametrize(
+    ("accepted", "resolved", "generation", "expected"),
+    [
+        ("True", "True", 2, ("", True)),
+        ("Unknown", "True", 2, ("", False)),
+        ("True", "Unknown", 2, ("", False)),
+        ("True", "True", 1, ("", False)),
+        ("True", "False", 2, ("ResolvedRefs: why", False)),
+    ],
+)
+def test_a_route_is_in_effect_only_when_the_gateway_says_yes_to_it_as_it_is_now(
+    accepted: str, resolved: str, generation: int, expected: tuple[str, bool]
+) -> None:
+    answers = [
+        {"type": name, "status": status, "observedGeneration": generation, "message": "why"}
+        for name, status in (("Accepted", accepted), ("ResolvedRefs", resolved))
+    ]
+    assert _taken({"metadata": {"generation": 2}, "status": {"parents": [{"conditions": answers}]}}) == expected
+
+
+async def _named(folder: Path, port: int) -> Cluster:
+    """The cluster that a configuration of kubectl names."""
+    file = folder / "kubeconfig"
+    named = {"cluster": {"server": f"http://127.0.0.1:{port}"}, "user": {}, "context": {"cluster": "c", "user": "c"}}
+    listed = {f"{kind}s": [{"name": "c", kind: each}] for kind, each in named.items()}
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "c", **listed}), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        return await connected("c", "", cache=folder / "cache.json")
+
+
+@pytest.mark.parametrize("asked", ["metrics", "log", "found"])
+def test_an_api_server_that_never_answers_is_not_waited_for_forever(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_ci.targets.kubernetes.cluster._TIMEOUT_S", 0.2)
+
+    async def ask(port: int) -> None:
+        cluster = await _named(tmp_path, port)
+        with anyio.fail_after(20):
+            if asked == "metrics":
+                await cluster.metrics("pod", 8000)
+            elif asked == "log":
+                await cluster.log("pod", lines=1)
+            else:
+                await cluster.found("v1", "Service", "name")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ErroredError, match="the cluster cannot be reached"):
+        anyio.run(ask, silent.getsockname()[1])
 
 
 @pytest.mark.parametrize(

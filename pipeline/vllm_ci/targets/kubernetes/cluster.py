@@ -14,7 +14,7 @@ from vllm_ci.domain.errors import ErroredError, UsageError
 
 MANAGER = "vllm-ci"
 """Field manager: the API server keeps apart which fields are ours; those that we do not set stay as others set them."""
-_TIMEOUT_S = 30.0
+_CONNECT_S, _TIMEOUT_S = 10.0, 30.0
 _Result = TypeVar("_Result")
 
 
@@ -207,6 +207,21 @@ def translated(status: int | None, body: Any, what: str) -> ErroredError | Usage
     return ErroredError(f"the cluster failed at {what} (status {status})", why=said, remedy="run the command again")
 
 
+def bounded(client: Any) -> Any:
+    """The same client, whose requests do not wait for an answer forever; it has no timeout of its own.
+
+    Args:
+        client: ``kubernetes.client.ApiClient``.
+    """
+    request = client.rest_client.request
+
+    def in_time(*given: Any, **named: Any) -> Any:
+        return request(*given, **{**named, "_request_timeout": named.get("_request_timeout") or (_CONNECT_S, _TIMEOUT_S)})
+
+    client.rest_client.request = in_time
+    return client
+
+
 async def connected(context: str, namespace: str, *, cache: Path) -> Cluster:
     """The cluster of a context of the user's configuration.
 
@@ -225,7 +240,7 @@ async def connected(context: str, namespace: str, *, cache: Path) -> Cluster:
 
     def call() -> Cluster:
         try:
-            client = config.new_client_from_config(context=context or None)
+            client = bounded(config.new_client_from_config(context=context or None))
             _, current = config.list_kube_config_contexts()
             used = next((each for each in config.list_kube_config_contexts()[0] if each["name"] == context), current)
             return Cluster(client, namespace or used["context"].get("namespace") or "default", cache)

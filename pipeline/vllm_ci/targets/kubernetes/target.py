@@ -300,4 +300,6 @@ def _taken(found: dict[str, Any]) -> tuple[str, bool]:
         if each["type"] in ("Accepted", "ResolvedRefs") and each.get("observedGeneration") == generation
     ]
     refused = "; ".join(f"{each['type']}: {each.get('message', '')}" for each in answers if each["status"] == "False")
-    return refused, not refused and {"Accepted", "ResolvedRefs"} <= {each["type"] for each in answers}
+    return refused, not refused and {"Accepted", "ResolvedRefs"} <= {
+        each["type"] for each in answers if each["status"] == "True"
+    }
