@@ -14,7 +14,6 @@ from vllm_ci.domain.errors import ConfigError
 from vllm_ci.manifests import names
 from vllm_ci.manifests.app import App, CanaryRollout, HttpRoute, KServe, Model
 
-_LONGEST = 50
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 
 
@@ -81,21 +80,15 @@ def app(
 def _name(loaded: Loaded, channel: str) -> str:
     """Of the objects: that of the deployment."""
     name = place(loaded, channel).deployment
-    why = (
-        f"{name} is too long: controllers add to it, and {names.LONGEST} characters are the limit"
-        if len(name) > _LONGEST
-        else ""
-    )
     try:
+        names.deployment(name)
         names.label_value(channel)
     except ValueError as error:
-        why = str(error)
-    if why:
         raise ConfigError(
             f"project {loaded.name!r} and channel {channel!r} give no name for Kubernetes",
-            why=why,
-            remedy="set a shorter `name` in vllm-ci.yaml",
-        )
+            why=str(error),
+            remedy="set a shorter `name` in vllm-ci.yaml, which begins with a letter",
+        ) from error
     return name
 
 

@@ -10,7 +10,7 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _QUALIFIED = re.compile(rf"({_SUBDOMAIN.pattern}/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?")
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")
-LONGEST = 63
+LONGEST, LONGEST_DEPLOYMENT = 63, 50
 
 
 def dns_label(value: str) -> str:
@@ -22,6 +22,19 @@ def dns_label(value: str) -> str:
     if len(value) > LONGEST or not LABEL.fullmatch(value):
         raise ValueError(f"{value!r} is no DNS label: at most {LONGEST} of a-z, 0-9 and -, with a letter or digit at both ends")
     return value
+
+
+def deployment(value: str) -> str:
+    """The name of a deployment, which is that of its Service (RFC 1035), and to which controllers and this tool add some.
+
+    Raises:
+        ValueError: It cannot be.
+    """
+    if len(value) > LONGEST_DEPLOYMENT:
+        raise ValueError(f"{value} is too long: controllers add to it, and {LONGEST} characters are the limit")
+    if not value[:1].isalpha():
+        raise ValueError(f"{value} cannot be the name of a Service: it must begin with a letter")
+    return dns_label(value)
 
 
 def subdomain(value: str) -> str:

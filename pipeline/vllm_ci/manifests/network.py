@@ -87,8 +87,12 @@ def _mirror(route: HttpRoute) -> dict[str, Any]:
 
 def service_monitor(app: App) -> dict[str, Any]:
     """The label ``channel`` is the one that rules and ``vllm-ci watch`` look for."""
-    channel = {"targetLabel": "channel", "replacement": app.channel, "action": "replace"}
-    endpoints: list[dict[str, Any]] = [{"port": "http", "path": "/metrics", "interval": "15s", "relabelings": [channel]}]
+    # Both Services of a Rollout lead to the same pods between two changes. Prometheus scrapes targets with equal labels once.
+    # Else each pod would count twice, for autoscaling too: the operator sets these two labels to the Service's name.
+    once = {"job": app.name, "service": app.name} if app.rollout else {}
+    labels = {"channel": app.channel, **once}
+    relabelings = [{"targetLabel": name, "replacement": value, "action": "replace"} for name, value in labels.items()]
+    endpoints: list[dict[str, Any]] = [{"port": "http", "path": "/metrics", "interval": "15s", "relabelings": relabelings}]
     if app.kserve:  # its Service has one port, which is called after the scheme; certificates are KServe's own
         tls = {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
         endpoints.append({**endpoints[0], "port": "https", **tls})

@@ -283,3 +283,13 @@ def test_a_base_names_no_release() -> None:
     assert first == bundle.base(replace(FULL, image=IMAGE.replace("a", "b"), commit="1" * 40), "vllm")
     assert set(yaml.safe_load(first["kustomization.yaml"])["resources"]) == set(first) - {"kustomization.yaml"}
     assert "0" * 64 in first["deployment.yaml"]
+
+
+def test_pods_of_a_rollout_that_two_services_lead_to_are_scraped_once() -> None:
+    made = bundle.manifests(ROLLOUT)
+    [endpoint] = made["servicemonitor.yaml"]["spec"]["endpoints"]
+    set_to = {each["targetLabel"]: each["replacement"] for each in endpoint["relabelings"]}
+    # The operator gives targets these labels by their Service; all others are those of the pod.
+    assert set_to == {"channel": "production", "job": "chat-production", "service": "chat-production"}
+    plain = bundle.manifests(FULL)["servicemonitor.yaml"]["spec"]["endpoints"][0]["relabelings"]
+    assert [each["targetLabel"] for each in plain] == ["channel"]

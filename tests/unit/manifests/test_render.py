@@ -149,6 +149,7 @@ def test_settings_that_no_cluster_takes_are_refused(kubernetes: dict[str, Any], 
     [
         ({"model": {"path": "checkpoint"}}, "folder of this machine"),
         ({"server": {"gpus": "all"}}, "needs a number"),
+        ({"name": "7b"}, "must begin with a letter"),
         ({"server": {"env": {"A B": "1"}}}, "no name of a variable"),
         ({"name": "x" * 60}, "shorter `name`"),
     ],

@@ -228,6 +228,18 @@ def test_a_route_is_in_effect_only_when_the_gateway_says_yes_to_it_as_it_is_now(
     assert _taken({"metadata": {"generation": 2}, "status": {"parents": [{"conditions": answers}]}}) == expected
 
 
+@pytest.mark.parametrize("deployment", ["7b-production", f"{'a' * 50}-0123abcd"])
+def test_a_name_that_kubernetes_would_not_take_is_refused_before_anything_is_asked(deployment: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no name for Kubernetes") as caught:
+        KubernetesTarget(Cluster(None, "default", tmp_path / "cache"), deployment, settings())
+    assert "set a shorter `name`" in caught.value.remedy
+
+
+def test_the_longest_name_leaves_room_for_the_hash_of_a_revision() -> None:
+    made = objects.objects("a" * 50, revision(), 1, settings())
+    assert max(len(each["metadata"]["name"]) for each in made if each["kind"] == "Service") <= 63
+
+
 async def _named(folder: Path, port: int) -> Cluster:
     """The cluster that a configuration of kubectl names."""
     file = folder / "kubeconfig"

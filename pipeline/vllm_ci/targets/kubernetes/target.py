@@ -14,6 +14,7 @@ from vllm_ci.config.kubernetes import RouteConfig
 from vllm_ci.deploy.comparison import Pair
 from vllm_ci.deploy.target import Current, Drained, Observation, Replica, Revision, Route, TargetCapabilities
 from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
+from vllm_ci.manifests import names
 from vllm_ci.manifests.app import PORT
 from vllm_ci.manifests.pod import LEAVE_S
 from vllm_ci.suites import metrics
@@ -47,7 +48,7 @@ class KubernetesTarget:
         settings: Of the channel.
 
     Raises:
-        UsageError: The settings leave the work to somebody else, or name no Gateway.
+        UsageError: The settings leave the work to somebody else, or name no Gateway; or Kubernetes does not take the name.
     """
 
     name = "kubernetes"
@@ -57,6 +58,11 @@ class KubernetesTarget:
         self._deployment = deployment
         self._settings = settings
         self._through = _gateway(settings)
+        try:
+            names.deployment(deployment)
+        except ValueError as error:
+            remedy = "set a shorter `name` in vllm-ci.yaml, which begins with a letter"
+            raise UsageError(f"{deployment} is no name for Kubernetes", why=str(error), remedy=remedy) from error
 
     @property
     def capabilities(self) -> TargetCapabilities:
