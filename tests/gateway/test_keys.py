@@ -75,6 +75,22 @@ async def test_a_key_that_the_gateway_does_not_take_is_not_added(place: Place) -
         assert await status(client, key) == 200
 
 
+async def test_a_revocation_whose_command_was_killed_is_completed_by_the_same_command(place: Place) -> None:
+    target = await served(place, KEYS)
+    keys = Keys(folder=target.folder)
+    key = await keys.add("team-a")
+    rows = keys.log.folder / "team-a"
+    rows.mkdir(parents=True)
+    key_file(place).revoke("team-a")  # the command is killed after this
+    async with httpx.AsyncClient(base_url=(await target.current()).address) as client:
+        assert await status(client, key) == 200
+        await keys.revoke("team-a")
+        assert await status(client, key) == 401
+    assert not rows.exists()
+    with pytest.raises(UsageError, match="there is no key team-a"):
+        await keys.revoke("team-a")
+
+
 async def test_keys_are_named_once_and_revoked_by_a_name_that_exists(tmp_path: Path) -> None:
     keys = Keys(folder=tmp_path / "target")
     await keys.add("team-a")

@@ -10,10 +10,11 @@ from typing import TypeVar
 import anyio
 
 from vllm_ci.datasets.request_log import RequestLog
+from vllm_ci.domain.errors import UsageError
 from vllm_ci.targets.local.configuration import Configuration
 from vllm_ci.targets.local.keys import KEY_FILE, Key, KeyFile
 from vllm_ci.targets.local.recording import LOG_FOLDER
-from vllm_ci.targets.local.state import Store
+from vllm_ci.targets.local.state import State, Store
 
 _Result = TypeVar("_Result")
 
@@ -52,7 +53,12 @@ class Keys:
             UsageError: There is none of this name.
             ErroredError: The gateway did not take it; then it is still accepted. Or rows cannot be deleted.
         """
-        await self._changed(lambda: self._file.revoke(name))
+        try:
+            await self._changed(lambda: self._file.revoke(name))
+        except UsageError:
+            if name not in {each.key for each in self.log.summaries()}:
+                raise
+            # A command that was killed has revoked it, and not yet deleted the rows.
         return await anyio.to_thread.run_sync(self.log.delete, name)
 
     async def consent(self, name: str, *, given: bool) -> int:
@@ -76,12 +82,19 @@ class Keys:
         store = Store(folder=self.folder)
         async with store.lock():
             state, before = store.load(), self._file.keys()
-            result = change()
-            if state.envoy is None or not state.envoy.alive or not state.settings.api_keys:
-                return result  # a gateway reads the file when it starts
             try:
-                await Configuration(folder=self.folder / "gateway").take_keys(self._file.hashes())
+                result = change()
+            except UsageError:  # a command that was killed may have done that, and not told the gateway
+                await self._taken(state)
+                raise
+            try:
+                await self._taken(state)
             except BaseException:
                 self._file.save(before)
                 raise
             return result
+
+    async def _taken(self, state: State) -> None:
+        """Have a gateway that runs take the keys of the file; others read it when they start."""
+        if state.envoy is not None and state.envoy.alive and state.settings.api_keys:
+            await Configuration(folder=self.folder / "gateway").take_keys(self._file.hashes())
