@@ -165,11 +165,18 @@ def channel(found: Releases, name: str, *, emit: Emit = ignore, target: str | No
 
     Raises:
         ConfigError: There is no such channel.
-        UsageError: It is deployed to another target, or the target does not serve its protocol.
+        UsageError: It is deployed to another target, or the target does not serve its protocol; or another project is deployed
+            under the same name.
         ErroredError: The journal cannot be read.
     """
     place = deployments.of(found, name)
     last = Journal(place.folder).read() if place.known else None
+    if last and last.channel != name:  # chat with eu-staging, and chat-eu with staging
+        raise UsageError(
+            f"{place.folder} holds the deployment of channel {last.channel} of another project",
+            why=f"its name and that channel give {place.deployment}, as {found.loaded.name} and {name} do",
+            remedy="set another `name` in vllm-ci.yaml: nothing of the other project is touched",
+        )
     if target and last and last.target != target:
         raise UsageError(
             f"{name} is deployed to {last.target}, not to {target}",

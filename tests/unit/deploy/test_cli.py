@@ -324,6 +324,23 @@ def test_a_channel_is_not_moved_to_another_target_while_it_serves() -> None:
         invoke("deploy", "staging", "--target", "local")
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_project_does_not_take_over_what_another_one_has_deployed_under_the_same_name(tmp_path: Path) -> None:
+    call("deploy", "staging")
+    journal = Journal(state(tmp_path))
+    last = journal.read()
+    assert last is not None
+    other = replace(last, channel="t-staging")  # of a project `cha`, had it such a channel
+    journal.write(other)
+    said = "holds the deployment of channel t-staging of another project"
+    for command in (("deploy", "staging"), ("deploy", "stop", "staging", "--yes")):
+        with pytest.raises(UsageError, match=said):
+            invoke(*command)
+    assert said in agent(code=2)
+    assert journal.read() == other
+    assert target(tmp_path).state.route.weights
+
+
 def test_a_channel_may_have_the_name_of_a_command(folder: Path) -> None:
     path = folder / "vllm-ci.yaml"
     path.write_text(path.read_text().replace("    production:\n", "    status:\n") + "release:\n  channels: {status: {}}\n")
