@@ -42,12 +42,13 @@ def rules(context: click.Context, /, *, channels: tuple[str, ...], operator: boo
       vllm-ci monitoring rules > /etc/prometheus/rules/vllm-ci.yml
       vllm-ci monitoring rules production --operator | kubectl apply -f -
     """
+    from vllm_ci.config import deployments
     from vllm_ci.monitoring import rules as made
     from vllm_ci.system import yaml_text
 
     loaded = options.loaded(context)
     watched = [loaded.config.monitoring.watched(name) for name in _channels(loaded, channels)]
-    name = f"{loaded.name}-vllm-ci".replace("_", "-")
+    name = deployments.label(f"{loaded.name}-vllm-ci".replace("_", "-"))
     content = made.operator(watched, name=name) if operator else made.document(watched)
     click.echo(yaml_text.dump(content), nl=False)
 

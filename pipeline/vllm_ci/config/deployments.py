@@ -47,7 +47,7 @@ def place(loaded: Loaded, channel: str) -> Place:
 
     Two checkouts of a project on one machine have the same deployments: they are the project's, not the checkout's.
     """
-    name = _label(f"{loaded.name}-{channel}")
+    name = label(f"{loaded.name}-{channel}")
     return Place(deployment=name, folder=home() / "deploy" / name, settings=loaded.config.deploy.of(channel))
 
 
@@ -61,7 +61,7 @@ def of(found: Releases, channel: str) -> Place:
     return place(found.loaded, channel)
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A DNS label; names that had to be changed get a hash, so that no two share one."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if plain == name and len(name) <= _LONGEST:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from vllm_ci.domain.errors import FailedError, UsageError, VllmCiError
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError, VllmCiError
 from vllm_ci.domain.events import Emit, Progress, ignore, step
 from vllm_ci.domain.report import Verdict
 from vllm_ci.monitoring import webhook
@@ -23,6 +23,8 @@ from vllm_ci.release.rollback import rollback
 from vllm_ci.release.setup import Setup
 
 _EVERY_S = 60.0
+_MISSES = 10
+"""Looks in a row that may fail before waiting ends: Prometheus is restarted, too."""
 ALERT = "VllmReleaseAnomaly"
 
 
@@ -129,7 +131,7 @@ def watch(
 
     Raises:
         UsageError: Nothing was released to the channel.
-        ErroredError: Prometheus or the ledger cannot be reached.
+        ErroredError: Prometheus or the ledger cannot be reached; with ``wait``, ten times in a row.
     """
     found = _released(setup, channel, settings.settle_s)
     record, later = found.record, at.timestamp() if at else 0.0
@@ -143,12 +145,17 @@ def watch(
         return look(ask, settings.labels, stretches, settings.margins)
 
     with step(emit, "watch", f"{channel}, {record.release.commit[:12]} of {_time(released)}") as done:
-        compared = looked()
+        compared, missed = looked(), 0
         while wait and not compared.worse and not compared.stretches.complete:
-            passed = compared.stretches.now - released
+            passed = clock() - released
             emit(Progress(step="watch", detail=f"{passed / 60:.0f} of {(settings.seconds + settle_s) / 60:.0f} min"))
             sleep(_EVERY_S)
-            compared = looked()
+            try:
+                compared, missed = looked(), 0
+            except ErroredError:
+                missed += 1
+                if missed == _MISSES:
+                    raise
         done(compared.verdict.value)
     result = Watched(record=record, compared=compared, availability=settings.availability)
     return _acted(setup, result, settings, emit) if compared.worse else result

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from vllm_ci.cli import root
 from vllm_ci.deploy.target import Replica
 from vllm_ci.domain.errors import UsageError
+from vllm_ci.manifests import names
 from vllm_ci.monitoring.scraping import targets
 
 
@@ -44,3 +46,17 @@ def test_a_channel_that_is_not_deployed_has_none(tmp_path: Path, monkeypatch: py
     result = CliRunner().invoke(root, ["monitoring", "targets", "production"], standalone_mode=False)
     assert isinstance(result.exception, UsageError)
     assert "not deployed" in result.exception.message
+
+
+@pytest.mark.parametrize("folder", ["My Chat (old)", "chat_7b", "\u804a\u5929", "x" * 90])
+def test_rules_for_the_operator_have_a_name_that_kubernetes_takes(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CI_HOME", str(tmp_path / "home"))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "vllm-ci.yaml").write_text("version: 1\n")
+    monkeypatch.chdir(tmp_path / folder)
+    result = CliRunner().invoke(root, ["monitoring", "rules", "--operator"], standalone_mode=False)
+    assert result.exception is None
+    name = yaml.safe_load(result.stdout)["metadata"]["name"]
+    assert names.subdomain(name) == name

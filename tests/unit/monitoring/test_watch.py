@@ -183,6 +183,37 @@ def test_waiting_looks_again_until_all_time_has_passed_and_stops_at_an_anomaly(w
     assert now[0] < RELEASED + 2700
 
 
+@pytest.mark.parametrize(("minutes", "fails"), [(9, False), (10, True)])
+def test_waiting_outlasts_a_restart_of_prometheus_and_not_its_end(minutes: int, fails: bool, world: World) -> None:
+    now = [RELEASED + 60]
+    away = RELEASED + 1800
+
+    def pass_(seconds: float) -> None:
+        now[0] += seconds
+
+    def ask(expr: str, *, start: float, end: float, step: float) -> dict[float, float]:
+        if away < now[0] <= away + 60 * minutes:
+            raise ErroredError("Prometheus at 127.0.0.1:9090 cannot be reached")
+        return server(failing_from=RELEASED + 2400)(expr, start=start, end=end, step=step)
+
+    def waited() -> Watched:
+        return watch(world.setup, "staging", ask, settings(), wait=True, clock=lambda: now[0], sleep=pass_)
+
+    if fails:
+        with pytest.raises(ErroredError, match="cannot be reached"):
+            waited()
+    else:
+        assert waited().verdict is Verdict.FAILED
+
+
+def test_a_server_that_cannot_be_reached_at_the_first_look_is_said_at_once(world: World) -> None:
+    def ask(*_: object, **__: object) -> dict[float, float]:
+        raise ErroredError("Prometheus at 127.0.0.1:9090 cannot be reached")
+
+    with pytest.raises(ErroredError, match="cannot be reached"):
+        watch(world.setup, "staging", ask, settings(), wait=True, clock=lambda: RELEASED + 5400, sleep=pytest.fail)
+
+
 def test_the_time_before_begins_after_the_release_before_has_settled(world: World) -> None:
     publish(world.setup, world.candidate(3), "staging", now=SECOND + timedelta(minutes=40)).require()
     begun = (SECOND + timedelta(minutes=40)).timestamp()
