@@ -210,8 +210,11 @@ def test_a_server_that_cannot_be_reached_at_the_first_look_is_said_at_once(world
     def ask(*_: object, **__: object) -> dict[float, float]:
         raise ErroredError("Prometheus at 127.0.0.1:9090 cannot be reached")
 
+    def sleep(seconds: float) -> None:
+        pytest.fail(f"it waits for {seconds} s")
+
     with pytest.raises(ErroredError, match="cannot be reached"):
-        watch(world.setup, "staging", ask, settings(), wait=True, clock=lambda: RELEASED + 5400, sleep=pytest.fail)
+        watch(world.setup, "staging", ask, settings(), wait=True, clock=lambda: RELEASED + 5400, sleep=sleep)
 
 
 def test_the_time_before_begins_after_the_release_before_has_settled(world: World) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.deploy.target import REVISION_HEADER, Revision, Route, Serving
-from vllm_ci.domain.errors import ErroredError, UsageError
+from vllm_ci.domain.errors import ErroredError, FailedError, UsageError
 from vllm_ci.domain.image import ImageRef
 from vllm_ci.suites import metrics
 from vllm_ci.targets.kubernetes import objects, observing, pods
@@ -238,6 +238,43 @@ def test_a_name_that_kubernetes_would_not_take_is_refused_before_anything_is_ask
 def test_the_longest_name_leaves_room_for_the_hash_of_a_revision() -> None:
     made = objects.objects("a" * 50, revision(), 1, settings())
     assert max(len(each["metadata"]["name"]) for each in made if each["kind"] == "Service") <= 63
+
+
+class _Pods(Cluster):
+    """A cluster that takes everything, and has these pods."""
+
+    def __init__(self, folder: Path, *pods: dict[str, Any]) -> None:
+        super().__init__(None, "default", folder / "cache")
+        self.pods = list(pods)
+
+    async def apply(self, manifest: Any, *, dry_run: bool = False) -> dict[str, Any]:  # noqa: ARG002
+        return dict(manifest)
+
+    async def listed(self, version: str, kind: str, selector: str) -> list[dict[str, Any]]:  # noqa: ARG002
+        return self.pods if kind == "Pod" else []
+
+    async def log(self, pod: str, *, lines: int, previous: bool = False) -> str:  # noqa: ARG002
+        return ""
+
+    async def change(self, *_: Any, **__: Any) -> None:
+        await anyio.sleep(0.01)
+
+
+def _pod(name: str, made: Revision, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {objects.REVISION: made.name}}, "status": status}
+
+
+EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+def test_a_pod_that_was_evicted_and_replaced_does_not_keep_a_release_from_starting(tmp_path: Path) -> None:
+    made = revision(ready_timeout_s=0.2)
+    target = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED), _pod("new", made, **READY)), "chat", settings())
+    anyio.run(target.start, made, 1)
+    alone = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED)), "chat", settings())
+    with pytest.raises(FailedError, match=r"has not 1 ready servers after 0\.2 s; one ended: The node was low on resource"):
+        anyio.run(alone.start, made, 1)
 
 
 async def _named(folder: Path, port: int) -> Cluster:

@@ -22,6 +22,9 @@ _HOPELESS = frozenset(
 )
 
 
+_ENDED = ("Failed", "Succeeded")
+
+
 def replica(pod: Mapping[str, Any]) -> Replica:
     """The replica that a pod is."""
     metadata, status = pod["metadata"], pod.get("status") or {}
@@ -39,10 +42,16 @@ def replica(pod: Mapping[str, Any]) -> Replica:
     )
 
 
+def replaced(pod: Mapping[str, Any]) -> bool:
+    """Whether it ended for good, by an eviction for instance, and its Deployment makes another one; its object may stay."""
+    ended = (pod.get("status") or {}).get("phase") in _ENDED
+    return ended and "deletionTimestamp" not in pod["metadata"]
+
+
 def _state(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[ReplicaState, str]:
     if metadata.get("deletionTimestamp"):
         return "draining", ""
-    if status.get("phase") in ("Failed", "Succeeded"):
+    if status.get("phase") in _ENDED:
         return "failed", status.get("message") or status.get("reason") or "it ended"
     if reason := _hopeless(status):
         return "failed", reason

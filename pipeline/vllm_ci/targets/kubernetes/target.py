@@ -93,7 +93,8 @@ class KubernetesTarget:
     async def _until_ready(self, revision: Revision, replicas: int) -> None:
         begun = time.monotonic()
         while True:
-            found = await self._replicas(revision.name)
+            there = await self._cluster.listed("v1", "Pod", objects.selector(self._deployment, revision.name))
+            found = [pods.replica(each) for each in there if not pods.replaced(each)]
             if len(found) == replicas == sum(each.state == "ready" for each in found):
                 return
             passed = time.monotonic() - begun
@@ -108,7 +109,8 @@ class KubernetesTarget:
                     )
             if passed > revision.serving.ready_timeout_s:
                 late = next((each for each in found if each.state == "starting"), None)
-                said = f"{revision.name} has not {replicas} ready servers after {revision.serving.ready_timeout_s:g} s"
+                ended = next((f"; one ended: {pods.replica(each).message}" for each in there if pods.replaced(each)), "")
+                said = f"{revision.name} has not {replicas} ready servers after {revision.serving.ready_timeout_s:g} s{ended}"
                 raise await self._failed(late, said)
             await self._changed(revision.name, revision.serving.ready_timeout_s - passed)
 
