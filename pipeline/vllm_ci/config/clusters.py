@@ -38,6 +38,11 @@ def app(
     cluster, server, name = settings.kubernetes, loaded.config.server, _name(loaded, channel)
     key = {"VLLM_API_KEY": "VLLM_API_KEY"} if server.api_key_env or server.generate_api_key else {}
     model = _model(loaded, settings)
+    if not (cluster.kserve or cluster.rollouts or settings.rolling.max_surge or settings.rolling.max_unavailable):
+        raise ConfigError(
+            "deploy.rolling: max_surge and max_unavailable are both 0, so no pod could ever be replaced",
+            remedy="set max_surge to 1, or more",
+        )
     if cluster.kserve:
         over_kserve.require(settings, model, name)
     else:
@@ -158,7 +163,7 @@ def _rollout(settings: DeploySettings) -> CanaryRollout | None:
             why="Argo Rollouts sets the weights of the route",
             remedy="remove them, or remove deploy.kubernetes.rollouts",
         )
-    steps = tuple((each.weight, 0.0 if each.person else each.hold_s) for each in settings.canary.steps)
+    steps = tuple((each.weight, None if each.person else each.hold_s) for each in settings.canary.steps)
     return CanaryRollout(steps=steps, suites_image=rollouts.suites_image, stages=tuple(rollouts.stages))
 
 

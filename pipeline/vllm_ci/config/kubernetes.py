@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from vllm_ci.manifests.app import Autoscaling
 
 
+_MOUNTED = ("/tmp", "/dev/shm", "/model", "/vllm-ci")  # noqa: S108 - in the pod
+
+
 def _or_empty(value: str) -> str:
     return names.subdomain(value) if value else value
 
@@ -43,6 +46,14 @@ Object = Annotated[str, AfterValidator(_or_empty)]
 Namespace = Annotated[str, AfterValidator(names.dns_label)]
 Quantity = Annotated[str, AfterValidator(_quantity)]
 Pinned = Annotated[str, AfterValidator(_pinned)]
+
+
+def _apart(values: list[str]) -> list[str]:
+    known = {*_MOUNTED, f"{values[0]}/huggingface"}
+    for index, value in enumerate(values):
+        if value in known or value in values[:index]:
+            raise ValueError(f"{value} is mounted already; leave it out")
+    return values
 
 
 class ClusterModelConfig(Section):
@@ -157,7 +168,7 @@ class KubernetesConfig(Section):
     """Processors for each pod, e.g. `8`."""
     memory: Quantity = ""
     """Memory for each pod, e.g. `64Gi`; by default `deploy.memory_gib`."""
-    writable: Annotated[list[Annotated[str, AfterValidator(_absolute)]], Field(min_length=1)] = Field(
+    writable: Annotated[list[Annotated[str, AfterValidator(_absolute)]], Field(min_length=1), AfterValidator(_apart)] = Field(
         default_factory=lambda: ["/home/vllm"]
     )
     """Folders of the image that the server writes into; the rest is read-only. The first is its home."""

@@ -79,12 +79,12 @@ class CanaryRollout:
     """An Argo Rollouts ``Rollout`` in place of the Deployment.
 
     Attributes:
-        steps: Weight in percent, and seconds at it; 0: until a person goes on.
+        steps: Weight in percent, and seconds at it; ``None``: until a person goes on.
         suites_image: Image with vllm-ci, by digest, whose job tests the new pods; empty: no analysis.
         stages: Stages of that job.
     """
 
-    steps: tuple[tuple[int, float], ...]
+    steps: tuple[tuple[int, float | None], ...]
     suites_image: str = ""
     stages: tuple[str, ...] = ("integration", "streaming")
 

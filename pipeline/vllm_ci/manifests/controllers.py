@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vllm_ci.manifests import pod
@@ -42,7 +43,10 @@ def _steps(app: App, canary: CanaryRollout) -> list[dict[str, Any]]:
             steps += [{"setWeight": weight}]
             if index == 0 and canary.suites_image:
                 steps.append({"analysis": {"templates": [{"templateName": f"{app.name}-suites"}]}})
-            steps.append({"pause": {"duration": f"{int(seconds)}s"} if seconds else {}})
+            if seconds is None:
+                steps.append({"pause": {}})
+            elif seconds:
+                steps.append({"pause": {"duration": f"{math.ceil(seconds)}s"}})
     return steps
 
 

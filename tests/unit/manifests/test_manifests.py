@@ -44,7 +44,7 @@ FULL = replace(
         mirror_percent=10,
     ),
 )
-ROLLOUT = replace(FULL, rollout=CanaryRollout(steps=((5, 60.0), (50, 0.0), (100, 60.0)), suites_image=IMAGE))
+ROLLOUT = replace(FULL, rollout=CanaryRollout(steps=((5, 60.0), (50, None), (100, 60.0)), suites_image=IMAGE))
 KEDA = replace(FULL, autoscaling=Autoscaling(by="keda", least=0, most=4, waiting=8, prometheus="http://prometheus:9090"))
 MODELS = {
     "tiny": Model(served_name="m", tiny='{"layers": 2}'),

@@ -124,6 +124,10 @@ def overlay_of(world: World) -> str:
         ({"memory": "lots"}, "amount"),
         ({"writable": ["home"]}, "absolute path"),
         ({"writable": ["/home/../etc"]}, "absolute path"),
+        ({"writable": ["/home/vllm", "/tmp"]}, "/tmp is mounted already"),
+        ({"writable": ["/home/vllm", "/dev/shm"]}, "/dev/shm is mounted already"),
+        ({"writable": ["/a", "/a"]}, "/a is mounted already"),
+        ({"writable": ["/a", "/a/huggingface"]}, "/a/huggingface is mounted already"),
         ({"model": {"image": "registry/model:latest"}}, "by digest"),
         ({"model": {"claim": "a", "cache_claim": "b"}}, "only one"),
         ({"route": {"gateway": "g", "weights": {"staging": 50}}}, "sum to 50"),
@@ -150,6 +154,7 @@ def test_settings_that_no_cluster_takes_are_refused(kubernetes: dict[str, Any], 
         ({"model": {"path": "checkpoint"}}, "folder of this machine"),
         ({"server": {"gpus": "all"}}, "needs a number"),
         ({"name": "7b"}, "must begin with a letter"),
+        ({"deploy": {"rolling": {"max_surge": 0}}}, "no pod could ever be replaced"),
         ({"server": {"env": {"A B": "1"}}}, "no name of a variable"),
         ({"name": "x" * 60}, "shorter `name`"),
     ],
@@ -159,6 +164,20 @@ def test_projects_that_no_cluster_can_run_are_refused(sections: dict[str, Any], 
     with pytest.raises(UsageError) as caught:
         called("production", "--output", str(tmp_path / "base"))
     assert said in str(caught.value)
+
+
+@pytest.mark.usefixtures("world")
+def test_a_step_of_a_canary_without_a_time_does_not_wait_for_a_person_in_a_rollout(tmp_path: Path) -> None:
+    steps = [{"weight": 5, "hold_s": 0}, {"weight": 20, "hold_s": 0.5}, {"weight": 50, "person": True}, {"weight": 100}]
+    configured(tmp_path, deploy={"kubernetes": {"rollouts": {}}, "canary": {"steps": steps}})
+    [rollout] = [each for each in yaml.safe_load_all(called("staging")) if each["kind"] == "Rollout"]
+    assert rollout["spec"]["strategy"]["canary"]["steps"] == [
+        {"setWeight": 5},
+        {"setWeight": 20},
+        {"pause": {"duration": "1s"}},
+        {"setWeight": 50},
+        {"pause": {}},
+    ]
 
 
 @pytest.mark.usefixtures("world")

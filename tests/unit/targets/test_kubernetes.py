@@ -265,7 +265,7 @@ def _pod(name: str, made: Revision, **status: Any) -> dict[str, Any]:
 
 
 EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
-READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+READY: dict[str, Any] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
 def test_a_pod_that_was_evicted_and_replaced_does_not_keep_a_release_from_starting(tmp_path: Path) -> None:
