@@ -283,6 +283,27 @@ async def test_a_disk_that_gets_full_while_servers_start_is_said_and_what_serves
     assert (await target.current()).ready(revision("b", "slow").name) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"resources": []}', b'{"resources": [{"virtual_hosts": 3}]}', None])
+async def test_a_route_that_cannot_be_read_is_not_taken_for_none(content: bytes | None, place: Place) -> None:
+    target = await served(place, GatewaySettings())
+    path = place.folder / "target" / "gateway" / files.ROUTES
+    before = path.read_bytes()
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ErroredError, match="it is not known who gets requests"):
+        await target.stop(A.name)
+    with pytest.raises(ErroredError, match="it is not known who gets requests"):
+        await target.current()
+    if content is None:
+        path.rmdir()
+    path.write_bytes(before)
+    assert (await target.current()).ready(A.name) == 1
+    assert await answered(target) == "a"
+
+
 async def test_a_configuration_that_envoy_refuses_changes_nothing(place: Place) -> None:
     target = await served(place, GatewaySettings())
     content = (place.folder / "target" / "gateway" / files.ROUTES).read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from vllm_ci.pipeline import fitting, serving
 from vllm_ci.pipeline.source import Source
 from vllm_ci.release.record import Release
 from vllm_ci.release.setup import Setup
+from vllm_ci.targets.local.state import write
 
 _REVISION = TypeAdapter(Revision)
 # vLLM offers its sleep mode only with these; no route of the gateway leads there.
@@ -108,14 +108,16 @@ def _folder(loaded: Loaded, project: Project) -> str:
 
 
 def _read(file: Path) -> Revision | None:
-    return _REVISION.validate_json(file.read_bytes()) if file.exists() else None
+    """The revision that was kept; ``None`` where there is none that can be read, and it is made again."""
+    try:
+        return _REVISION.validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _write(file: Path, made: Revision) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_bytes(_REVISION.dump_json(made))
-    part.replace(file)
+    write(file, _REVISION.dump_json(made))
 
 
 def _deployed(project: Project) -> Project:

@@ -265,12 +265,12 @@ def _pod(name: str, made: Revision, **status: Any) -> dict[str, Any]:
 
 
 EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
-READY: dict[str, Any] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+RUNNING: dict[str, Any] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
 def test_a_pod_that_was_evicted_and_replaced_does_not_keep_a_release_from_starting(tmp_path: Path) -> None:
     made = revision(ready_timeout_s=0.2)
-    target = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED), _pod("new", made, **READY)), "chat", settings())
+    target = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED), _pod("new", made, **RUNNING)), "chat", settings())
     anyio.run(target.start, made, 1)
     alone = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED)), "chat", settings())
     with pytest.raises(FailedError, match=r"has not 1 ready servers after 0\.2 s; one ended: The node was low on resource"):

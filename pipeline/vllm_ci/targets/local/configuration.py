@@ -72,12 +72,22 @@ class Configuration:
         await self.apply(files.SHADOW_ROUTES, [routes.shadow_routes(route)])
 
     def route(self) -> Route:
-        """The route in effect: that of the file."""
+        """The route in effect: that of the file.
+
+        Raises:
+            ErroredError: It cannot be read, so it is not known who gets requests.
+        """
+        path = self.folder / files.ROUTES
         try:
-            content = json.loads((self.folder / files.ROUTES).read_bytes())
-        except (OSError, ValueError):
+            return routes.route_of(json.loads(path.read_bytes())["resources"][0])
+        except FileNotFoundError:
             return Route()
-        return routes.route_of(content["resources"][0])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ErroredError(
+                f"{path} cannot be read, so it is not known who gets requests",
+                why=f"{type(error).__name__}: {error}",
+                remedy="the gateway goes on with the last one; if the content is broken, move the file away and deploy again",
+            ) from error
 
     async def apply(self, file: str, resources: Iterable[Json]) -> None:
         """Write a file and wait until Envoy has taken it.
