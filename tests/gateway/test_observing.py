@@ -9,7 +9,10 @@ import pytest
 from standin.deployment import Place, revision
 from standin.gateway import ASK
 from standin.streams import many, stream
+from vllm_ci.deploy import scaling
 from vllm_ci.deploy.target import Observation, Revision, Route
+from vllm_ci.targets.local import observing
+from vllm_ci.targets.local.state import Kept
 from vllm_ci.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
@@ -136,6 +139,27 @@ async def counted(target: LocalTarget, name: str) -> dict[str, int]:
     """A counter of the gateway by the name of what listens."""
     found = await target._configuration.admin.counters(f"^http\\..*\\.{name}$")
     return {key.split(".")[1]: value for key, value in found.items()}
+
+
+async def test_a_server_that_does_not_tell_its_metrics_is_not_taken_for_one_without_requests(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = revision("a")
+    target = place.target()
+    await target.start(a, 2)
+    await target.route(Route(weights={a.name: 100}))
+    both = (await target.observe(seconds=0.1)).samples[a.name]
+    assert (both.values["vllm:num_requests_waiting"], both.values["vllm:num_requests_running"]) == (4, 2)
+    busy = min(kept.port for kept in target._store.load().replicas.values())
+    told = observing._metrics
+
+    async def one_is_busy(kept: Kept) -> dict[str, float]:
+        return {} if kept.port == busy else await told(kept)
+
+    monkeypatch.setattr(observing, "_metrics", one_is_busy)
+    one = (await target.observe(seconds=0.1)).samples[a.name]
+    assert set(one.values) == {"memory_bytes"}
+    assert scaling.open_requests(one.values) is None, "so the number of servers stays"
 
 
 async def test_only_answers_that_users_lose_are_resets_of_the_gateway_and_not_copies(place: Place) -> None:

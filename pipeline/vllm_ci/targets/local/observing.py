@@ -141,18 +141,23 @@ def _row(line: bytes) -> Mapping[str, Any] | None:
 
 
 async def _values(state: State, fleet: Fleet, revision: str) -> dict[str, float]:
-    """Metrics of the servers of a revision: sums, and the highest of what is a share."""
+    """Metrics of the servers of a revision: sums, and the highest of what is a share.
+
+    A metric that one of those who get requests does not tell is absent: it may be the one with the most of them.
+    """
     values: dict[str, float] = {}
+    untold: set[str] = set()
     for name, kept in state.of(revision).items():
         if not kept.process.alive:
             continue
         memory = await anyio.to_thread.run_sync(detached.memory_bytes, fleet.mark_of(name))
         values["memory_bytes"] = values.get("memory_bytes", 0.0) + memory
         found = await _metrics(kept) if state.settings.protocol == "http" else {}
+        untold |= (_SUMMED | _HIGHEST) - set(found) if kept.phase == "ready" else set()
         for metric, value in found.items():
             together = values.get(metric, 0.0)
             values[metric] = max(together, value) if metric in _HIGHEST else together + value
-    return values
+    return {metric: value for metric, value in values.items() if metric not in untold}
 
 
 async def _metrics(kept: Kept) -> dict[str, float]:
