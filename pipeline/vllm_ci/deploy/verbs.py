@@ -255,8 +255,14 @@ async def restart(target: Target, journal: Journal, channel: str) -> None:
         main, _ = serving(current)
         failures: list[FailedError | UsageError] = []
         for name in sorted(current.route.revisions, key=lambda each: (each != main, each)):
+            known = current.revisions.get(name)
+            if known is None:
+                failures.append(
+                    UsageError(f"{name} gets requests and is not there any more", remedy=f"vllm-ci deploy {channel}")
+                )
+                continue
             try:
-                await target.start(current.revisions[name], max(current.wanted.get(name, 0), 1))
+                await target.start(known, max(current.wanted.get(name, 0), 1))
             except (FailedError, UsageError) as error:
                 failures.append(error)
         now = await target.current()

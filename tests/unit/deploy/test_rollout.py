@@ -447,6 +447,13 @@ async def test_what_died_while_a_person_has_to_decide_is_started_again(tmp_path:
     assert journal.read() == held
 
 
+async def test_what_was_removed_by_somebody_else_is_said(tmp_path: Path, journal: Journal) -> None:
+    target = await served(tmp_path)
+    target.change(replicas={}, revisions={}, wanted={})
+    with pytest.raises(UsageError, match="gets requests and is not there any more"):
+        await verbs.restart(target, journal, "production")
+
+
 async def test_a_canary_that_does_not_start_again_gets_no_requests_and_the_old_release_does(
     tmp_path: Path, journal: Journal
 ) -> None:

@@ -268,6 +268,19 @@ EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "The node was low 
 RUNNING: dict[str, Any] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
+def test_a_deployment_with_our_label_that_somebody_else_made_is_said(tmp_path: Path) -> None:
+    class Foreign(_Pods):
+        async def listed(self, version: str, kind: str, selector: str) -> list[dict[str, Any]]:  # noqa: ARG002
+            return (
+                [{"metadata": {"name": "x", "labels": {objects.DEPLOYMENT: "chat"}}, "spec": {}}]
+                if kind == "Deployment"
+                else []
+            )
+
+    with pytest.raises(ErroredError, match="Deployment x has the labels of this deployment and was not made by it"):
+        anyio.run(KubernetesTarget(Foreign(tmp_path), "chat", settings()).current)
+
+
 def test_a_pod_that_was_evicted_and_replaced_does_not_keep_a_release_from_starting(tmp_path: Path) -> None:
     made = revision(ready_timeout_s=0.2)
     target = KubernetesTarget(_Pods(tmp_path, _pod("old", made, **EVICTED), _pod("new", made, **RUNNING)), "chat", settings())

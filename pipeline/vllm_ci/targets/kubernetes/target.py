@@ -72,13 +72,14 @@ class KubernetesTarget:
     async def current(self) -> Current:
         """As in the port."""
         deployments = await self._cluster.listed("apps/v1", "Deployment", objects.selector(self._deployment))
-        wanted = {each["metadata"]["labels"][objects.REVISION]: each["spec"].get("replicas", 0) for each in deployments}
+        revisions = objects.revisions_of(deployments)
+        wanted = {each["metadata"]["labels"].get(objects.REVISION, ""): each["spec"].get("replicas", 0) for each in deployments}
         return Current(
             address=await self._address() if deployments else "",
             route=await self._route(),
             replicas=tuple(await self._replicas()),
             wanted={name: count for name, count in wanted.items() if count},
-            revisions=objects.revisions_of(deployments),
+            revisions=revisions,
         )
 
     async def start(self, revision: Revision, replicas: int) -> None:
