@@ -12,6 +12,7 @@ import trustme
 
 from standin.deployment import Place, revision
 from standin.gateway import ASK, served
+from vllm_ci.deploy.target import Route
 from vllm_ci.domain.errors import ConfigError
 from vllm_ci.domain.gateway import GatewaySettings, Tls
 
@@ -53,6 +54,22 @@ async def test_the_gateway_speaks_tls_and_takes_a_replaced_certificate_without_a
                 break
             except httpx.ConnectError:
                 await anyio.sleep(0.1)
+
+
+async def test_requests_are_led_back_although_the_certificate_cannot_be_used_any_more(place: Place) -> None:
+    authority = trustme.CA()
+    settings = GatewaySettings(tls=written(place.folder / "tls", authority))
+    target = await served(place, settings)
+    await target.start(revision("b"), 1)
+    await target.route(Route(weights={revision("b").name: 100}))
+    (place.folder / "tls" / "certificate.pem").unlink()
+    await place.target(settings).route(Route(weights={revision("a").name: 100}))
+    async with httpx.AsyncClient(verify=trusting(authority)) as client:
+        answer = await client.post(f"{(await target.current()).address}/v1/completions", json=ASK)
+    assert answer.headers["x-vllm-ci-revision"] == revision("a").name
+    other = GatewaySettings(tls=Tls(certificate=place.folder / "nothing", key=place.folder / "nothing"))
+    with pytest.raises(ConfigError, match="cannot be used for the gateway"):
+        await place.target(other).route(Route(weights={revision("b").name: 100}))
 
 
 async def test_a_certificate_that_cannot_be_used_is_refused_with_its_reason(place: Place) -> None:

@@ -55,8 +55,11 @@ class Gateway:
             ErroredError: It does not start, or refuses its configuration.
             UsageError: Envoy is not installed, or a port is taken.
         """
-        certificates.check(settings)
         running = await self._runs(state)
+        if not running or settings.tls != state.settings.tls:
+            # Envoy goes on with the certificate that it has: one that expired, or is just being replaced, must not keep
+            # requests from being led back to a release that works.
+            certificates.check(settings)
         ports = _ports(state, settings, running=running)
         state = replace(state, settings=settings, ports=ports)
         if not running:
