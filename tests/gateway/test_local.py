@@ -17,11 +17,15 @@ import pytest
 from standin.deployment import Place, opened, revision
 from standin.gateway import ASK, no_space, served
 from standin.streams import many, stream
+from vllm_ci.config.deploy import ChecksConfig
+from vllm_ci.deploy.analysis import Outcome
+from vllm_ci.deploy.plan import PREVIEW, Checks
 from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.domain.errors import EngineError, ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.engines import detached, ports
 from vllm_ci.engines.detached import Identity
+from vllm_ci.targets.checks import Runner
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.budget import Machine
 from vllm_ci.targets.local.launcher import Launch
@@ -59,6 +63,35 @@ async def test_a_release_serves_through_the_gateway_and_answers_say_which_it_is(
         assert answer.json()["choices"][0]["text"] == "a"
         assert answer.headers["x-vllm-ci-revision"] == A.name
         assert len(answer.headers["x-request-id"]) == 36
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        (GatewaySettings(), Outcome.SUCCESSFUL),
+        (GatewaySettings(api_keys=True), Outcome.SUCCESSFUL),
+        (GatewaySettings(requests_per_minute=1), Outcome.SUCCESSFUL),
+        (GatewaySettings(routes=("/v1/chat/completions",)), Outcome.SUCCESSFUL),
+        (GatewaySettings(routes=("/v1/models",)), Outcome.FAILED),
+    ],
+    ids=["plain", "keys", "limit", "only chat", "no completions"],
+)
+async def test_a_release_serves_when_a_completion_came_through_its_gateway(
+    settings: GatewaySettings, outcome: Outcome, place: Place
+) -> None:
+    target = await served(place, settings)
+    await target.start(revision("b"), 1)
+    await target.route(Route(weights={A.name: 100}, headers={PREVIEW: revision("b").name}))
+    current = await target.current()
+    if settings.requests_per_minute:
+        async with httpx.AsyncClient(base_url=current.address) as client:
+            assert [(await client.get("/v1/models")).status_code for _ in range(2)] == [200, 429]
+    runner = Runner(config=ChecksConfig(), folder=place.folder, model="m")
+    kinds: tuple[Checks, ...] = ("before", "after")
+    for kind in kinds:
+        found = await runner.check(kind, current, revision("b").name)
+        assert found.outcome is outcome
+        assert ("no completion came through the gateway" in found.reason) is (outcome is Outcome.FAILED)
 
 
 async def test_a_replica_that_died_is_told_left_out_and_started_again(place: Place) -> None:

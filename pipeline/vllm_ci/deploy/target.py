@@ -151,7 +151,7 @@ class Current:
 
     Attributes:
         address: Base URL of the gateway; empty when nothing was deployed.
-        checks: Base URL for checks from this machine, without a key and TLS (same routes and headers); empty: use ``address``.
+        checks: Base URL for checks from this machine, without a key, TLS and limits (same routes and headers); empty: none.
         route: In effect now.
         replicas: Of all revisions.
         wanted: Number of replicas that should run, by name of the revision.

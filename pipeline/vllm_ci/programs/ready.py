@@ -6,11 +6,13 @@ no completions, a chat completion; if it has neither, an embedding.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 
 _ASK = (
     ("/v1/completions", {"prompt": "ready?", "max_tokens": 1}),
@@ -19,9 +21,9 @@ _ASK = (
 )
 
 
-def why_not(url: str, model: str, key: str = "", *, timeout_s: float = 60) -> str:
-    """Empty when ready, otherwise the reason why not."""
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+def why_not(url: str, model: str, key: str = "", *, timeout_s: float = 60, more: Mapping[str, str] | None = None) -> str:
+    """Empty when ready, otherwise the reason why not; ``more``: further headers."""
+    headers = {"content-type": "application/json", **(more or {})} | ({"authorization": f"Bearer {key}"} if key else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reason = "no completion route"
     for path, body in _ASK:
@@ -33,10 +35,11 @@ def why_not(url: str, model: str, key: str = "", *, timeout_s: float = 60) -> st
             reason = f"{path}: {error.code} {error.read(300).decode(errors='replace')}"
             if error.code not in (404, 405):
                 return reason
-        except (OSError, ValueError) as error:
-            return f"{path}: {error}"
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+            return f"{path}: {error or type(error).__name__}"
         else:
-            return "" if answer.get("choices") or answer.get("data") else f"{path}: no choices or data in {str(answer)[:300]}"
+            known = isinstance(answer, dict) and (answer.get("choices") or answer.get("data"))
+            return "" if known else f"{path}: no choices or data in {str(answer)[:300]}"
     return reason
 
 

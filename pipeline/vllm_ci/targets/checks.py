@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
-import httpx
 
 from vllm_ci.config.deploy import ChecksConfig
 from vllm_ci.deploy.analysis import Outcome
 from vllm_ci.deploy.plan import PREVIEW, Checks
 from vllm_ci.deploy.rules import Checked
 from vllm_ci.deploy.target import REVISION_HEADER, Current
+from vllm_ci.programs import ready
 from vllm_ci.system import external
 from vllm_ci.system.external import ProgramTimeoutError
 
@@ -47,8 +48,7 @@ class Runner:
         if gateway and (reason := await self._no_completion(gateway, preview=kind == "before", current=current)):
             return Checked(outcome=Outcome.FAILED, reason=reason)
         commands = self.config.before if kind == "before" else self.config.after
-        ready = _ready(current, revision)
-        url = next(iter(ready), "") if kind == "before" else gateway or current.address
+        url = next(iter(_ready(current, revision)), "") if kind == "before" else gateway or current.address
         for command in commands:
             found = await anyio.to_thread.run_sync(self._run, command, url, abandon_on_cancel=True)
             if found.outcome is not Outcome.SUCCESSFUL:
@@ -63,13 +63,9 @@ class Runner:
         if gateway.startswith(_GRPC):
             reason = await anyio.to_thread.run_sync(lambda: _no_generation(gateway, headers, current), abandon_on_cancel=True)
             return f"no generation came through the gateway: {reason}" if reason else ""
-        body = {"model": self.model, "prompt": "Hello", "max_tokens": 1}
-        try:
-            async with httpx.AsyncClient(timeout=_COMPLETION_S, trust_env=False) as client:
-                answer = await client.post(f"{gateway.rstrip('/')}/v1/completions", json=body, headers=headers)
-        except httpx.HTTPError as error:
-            return f"no completion came through the gateway: {type(error).__name__} {error}".strip()
-        return "" if answer.is_success else f"the gateway answered {answer.status_code} to a completion: {answer.text[:200]}"
+        ask = partial(ready.why_not, gateway.rstrip("/"), self.model, timeout_s=_COMPLETION_S, more=headers)
+        reason = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+        return f"no completion came through the gateway: {reason}" if reason else ""
 
     def _run(self, command: Sequence[str], url: str) -> Checked:
         what = f"check `{' '.join(command)}`"

@@ -169,7 +169,7 @@ def _arguments() -> list[str]:
 def _ports(state: State, settings: GatewaySettings, *, running: bool) -> Ports:
     """The ports of last time, those that the settings name, and free ones for the rest."""
     old = state.ports or Ports(gateway=0, checks=0, metrics=0)
-    apart = settings.api_keys or settings.tls is not None
+    apart = settings.api_keys or settings.tls is not None or settings.requests_per_minute
     found = Ports(
         gateway=settings.port or old.gateway or loopback.lasting(),
         checks=(old.checks or loopback.lasting()) if apart else 0,

@@ -21,9 +21,10 @@ def current(state: State, route: Route, fleet: Fleet) -> Current:
     host, ports = _ANY.get(state.settings.host, state.settings.host), state.ports
     plain = state.settings.protocol
     scheme = f"{plain}s" if state.settings.tls else plain
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{ports.gateway}" if ports else ""
     return Current(
-        address=f"{scheme}://{f'[{host}]' if ':' in host else host}:{ports.gateway}" if ports else "",
-        checks=speaking.address(ports.checks, plain) if ports and ports.checks else "",
+        address=address,
+        checks=speaking.address(ports.checks, plain) if ports and ports.checks else address,
         route=route,
         replicas=tuple(_replica(name, kept, fleet, plain) for name, kept in sorted(state.replicas.items())),
         wanted=state.wanted,
