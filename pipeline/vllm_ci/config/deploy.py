@@ -89,7 +89,7 @@ class ShadowConfig(Section):
 
     percent: _Percent = 10
     """Share of the requests that are copied."""
-    hold_s: _Seconds = 300.0
+    hold_s: Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)] = 300.0
     """How long, in seconds."""
     compare: bool = False
     """Record both answers to each copied request and compare them: `vllm-ci deploy compare CHANNEL`; target `local` can."""

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from vllm_ci.config.deploy import DeploySettings
 from vllm_ci.deploy.plan import Change, Plan, Step, names, servable, shares
 from vllm_ci.deploy.rolling import Rolling
 from vllm_ci.deploy.strategy import BlueGreen, Canary, CanaryStep, Shadow, Strategy, Switch, plan
@@ -240,3 +242,8 @@ def test_a_plan_is_shown_with_everything_that_a_step_does() -> None:
     assert "20 % copied to new" in shown
     assert "header preview to new" in shown
     assert "keep 30 s, analysis, a person decides" in shown
+
+
+def test_a_shadow_that_is_not_watched_is_refused_for_nothing_would_decide() -> None:
+    with pytest.raises(ValidationError, match="hold_s"):
+        DeploySettings.model_validate({"shadow": {"hold_s": 0}})
