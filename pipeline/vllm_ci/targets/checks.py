@@ -15,9 +15,9 @@ from vllm_ci.deploy.analysis import Outcome
 from vllm_ci.deploy.plan import PREVIEW, Checks
 from vllm_ci.deploy.rules import Checked
 from vllm_ci.deploy.target import REVISION_HEADER, Current
+from vllm_ci.domain.errors import ErroredError, UsageError
 from vllm_ci.programs import ready
 from vllm_ci.system import external
-from vllm_ci.system.external import ProgramTimeoutError
 
 _COMPLETION_S = 120.0
 _GRPC = "grpc://"
@@ -76,8 +76,8 @@ class Runner:
             done = external.run(
                 command, what=what, deadline_s=self.config.timeout_s, cwd=self.folder, env=environment, only_tail=True
             )
-        except ProgramTimeoutError as error:
-            return Checked(outcome=Outcome.ERROR, reason=error.message)
+        except (ErroredError, UsageError) as error:
+            return Checked(outcome=Outcome.ERROR, reason=f"{error.message}: {error.why}" if error.why else error.message)
         outcome = _OUTCOMES.get(done.exit_code, Outcome.ERROR)
         return Checked(outcome=outcome, reason=f"{what} ended with exit code {done.exit_code}: {done.tail(5)}".rstrip(": "))
 
