@@ -86,7 +86,11 @@ def unit_file(channels: tuple[str, ...], interval: float, config: Path | None) -
     folder = str((config.parent if config else Path.cwd()).absolute())
     words = [sys.executable, "-P", "-m", "vllm_ci", "agent", *channels, "--interval", f"{interval:g}"]
     words += ["--config", str(config.absolute())] if config else []
-    if any(character in " ".join([folder, *words]) for character in "%\n"):
-        raise ErroredError("a path with % or a line break cannot be written in a systemd unit", remedy="use another directory")
+    # systemd.service(5), "Command lines": these are expanded or end a word, also within quotes.
+    if any(character in " ".join([folder, *words]) for character in "%$\"'\\\n"):
+        raise ErroredError(
+            "a path with %, $, a quote, a backslash or a line break cannot be written in a systemd unit",
+            remedy="use another directory",
+        )
     template = resources.files("vllm_ci.deploy").joinpath("vllm-ci-agent.service").read_text(encoding="utf-8")
     return template.replace("@FOLDER@", folder).replace("@COMMAND@", shlex.join(words))

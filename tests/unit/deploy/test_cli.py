@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from registries import project
 from standin.released import made
 from vllm_ci.cli import root
+from vllm_ci.cli.agent import unit_file
 from vllm_ci.deploy.journal import Journal
 from vllm_ci.domain.errors import (
     ConfigError,
@@ -648,6 +649,12 @@ def test_the_unit_runs_the_same_command_and_spares_the_servers(folder: Path) -> 
     assert f"WorkingDirectory={folder}" in text
     assert "KillMode=process" in text
     assert "@" not in text
+
+
+@pytest.mark.parametrize("name", ["100%", "a$HOME", "it's", 'a"b', "a\\b", "a\nb"])
+def test_a_unit_is_not_written_for_a_path_that_systemd_would_read_otherwise(name: str) -> None:
+    with pytest.raises(ErroredError, match="cannot be written in a systemd unit"):
+        unit_file(("staging",), 30, Path("/srv") / name / "vllm-ci.yaml")
 
 
 def test_the_course_of_a_canary_is_measured_and_drawn(folder: Path, tmp_path: Path) -> None:
