@@ -23,7 +23,7 @@ from vllm_ci.images import spec_file
 from vllm_ci.models import naming
 from vllm_ci.models.naming import ModelRef
 from vllm_ci.programs import FOLDER as PROGRAMS
-from vllm_ci.retraining import rows
+from vllm_ci.retraining import prompts, rows
 from vllm_ci.retraining.blessing import BlessingPolicy
 from vllm_ci.retraining.plan import Answering, DataSet, Plan
 from vllm_ci.retraining.training import Training
@@ -157,10 +157,12 @@ class ValidateConfig(Section):
     """Most that the mean loss may rise, at the upper end of its interval."""
     lost: _Share = 0.05
     """Most rows that only the champion answers right, as a share of all rows."""
+    prompts: OfMachine = ""
+    """File with prompts whose answers are checked by patterns, relative to this file."""
 
     def policy(self) -> BlessingPolicy:
         """What the challenger must show."""
-        return BlessingPolicy(**self.model_dump(exclude={"match", "max_tokens", "parallel"}))
+        return BlessingPolicy(**self.model_dump(exclude={"match", "max_tokens", "parallel", "prompts"}))
 
     def answering(self) -> Answering:
         """How models are asked."""
@@ -238,6 +240,7 @@ def plan(config: RetrainConfig, path: Path, *, data: Path | None = None, reason:
         timeout_s=config.train.timeout_s,
         answering=config.validate_.answering(),
         policy=config.validate_.policy(),
+        prompts=prompts.read(folder / config.validate_.prompts) if config.validate_.prompts else (),
         promote=config.promote,
         champion=config.champion,
         challenger=config.challenger,

@@ -17,12 +17,13 @@ from vllm_ci.engine import Engine
 from vllm_ci.pipeline import serving, steps
 from vllm_ci.pipeline.building import Built
 from vllm_ci.pipeline.source import Source
+from vllm_ci.retraining import prompts
 from vllm_ci.retraining.evaluating import Answered, Asker, Row
 from vllm_ci.retraining.plan import Plan
 from vllm_ci.retraining.store import Result
 
 STEP = "answers"
-_FILE = "answers.jsonl"
+_FILE, _PROMPTS = "answers.jsonl", "prompts.jsonl"
 # Layers that name the commit and nothing that runs.
 _NAMING = ("metadata",)
 
@@ -52,6 +53,7 @@ class Served:
         config = {key: value for key, value in built.config.get("config", {}).items() if key in ("Entrypoint", "Env")}
         answering = self.plan.answering
         return {
+            **({"prompts": prompts.digest_of_questions(self.plan.prompts)} if self.plan.prompts else {}),
             "layers": [each.digest for each in built.layers if each.tier not in _NAMING],
             "config": config,
             "args": list(self.project.server.args),
@@ -94,20 +96,30 @@ class Served:
                 parallel=answering.parallel,
             )
             try:
-                found = await asker.ask(held, self._tell(who, len(held)))
+                found = await asker.ask(held, self._tell(who, len(held), "rows"))
+                asked = [each.messages for each in self.plan.prompts]
+                said = await asker.say(asked, self._tell(who, len(asked), "prompts"))
             except ErroredError as error:  # the server's log says why
-                said = await running.log()
-                raise ErroredError(error.message, why=error.why, remedy=error.remedy, log=said) from error
+                log = await running.log()
+                raise ErroredError(error.message, why=error.why, remedy=error.remedy, log=log) from error
         lines = [json.dumps(each.to_json(), sort_keys=True, ensure_ascii=False) for each in found]
         (out / _FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if asked:
+            (out / _PROMPTS).write_text("".join(f"{json.dumps(each)}\n" for each in said), encoding="utf-8")
         right = sum(each.right for each in found)
         return {"rows": len(found), "right": right, "loss": round(fmean(each.loss for each in found), 6)}
 
-    def _tell(self, who: str, count: int) -> Any:
-        return lambda done: self.emit(Progress(step=STEP, detail=f"{who}: {done} of {count} rows"))
+    def _tell(self, who: str, count: int, what: str) -> Any:
+        return lambda done: self.emit(Progress(step=STEP, detail=f"{who}: {done} of {count} {what}"))
 
 
 def answers_of(result: Result) -> list[Answered]:
     """The answers that a result holds, in the order of the rows."""
     lines = (result.folder / _FILE).read_text(encoding="utf-8").split("\n")
     return [Answered(**json.loads(line)) for line in lines if line]
+
+
+def said_of(result: Result) -> list[str]:
+    """The answers to prompts that a result holds, in the order of the prompts."""
+    lines = (result.folder / _PROMPTS).read_text(encoding="utf-8").split("\n")
+    return [str(json.loads(line)) for line in lines if line]

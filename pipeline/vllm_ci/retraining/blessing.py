@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from vllm_ci.evidence import strict
 from vllm_ci.release.policy import Decision, RuleResult
 from vllm_ci.retraining.comparing import Comparison
+from vllm_ci.retraining.prompts import Checked
+
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,10 @@ class BlessingPolicy:
         return hashlib.sha256(strict.canonical(asdict(self))).hexdigest()
 
 
-def bless(policy: BlessingPolicy, found: Comparison) -> Decision:
+def bless(policy: BlessingPolicy, found: Comparison, prompts: Checked | None = None) -> Decision:
     """Whether the challenger is blessed, with every rule and what was found."""
-    return Decision(rules=tuple(_rules(policy, found)), policy=policy.digest, evidence=())
+    rules = [*_rules(policy, found), *([_of_prompts(prompts)] if prompts else [])]
+    return Decision(rules=tuple(rules), policy=policy.digest, evidence=())
 
 
 def _rules(policy: BlessingPolicy, found: Comparison) -> Iterator[RuleResult]:
@@ -68,6 +72,16 @@ def _rules(policy: BlessingPolicy, found: Comparison) -> Iterator[RuleResult]:
         expected=f"a rise of at most {policy.loss_rise:g}",
         got=f"{change.value:+.3g}, between {change.low:+.3g} and {change.high:+.3g}" if change else "not measured",
         ok=change is not None and change.high <= policy.loss_rise,
+    )
+
+
+def _of_prompts(found: Checked) -> RuleResult:
+    named = "; ".join(f"{name}: {wrong}" for name, wrong in found.broken[:_MOST_NAMED])
+    return RuleResult(
+        rule="prompts",
+        expected="none answered wrongly that must always be right, or that the champion answers right",
+        got=f"{len(found.broken)} of {found.asked}{f': {named}' if named else ''}",
+        ok=not found.broken,
     )
 
 

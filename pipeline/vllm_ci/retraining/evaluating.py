@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 import httpx
@@ -21,6 +21,8 @@ from vllm_ci.engine import single_error
 _TIMEOUT_S = 300.0
 _TRIES = 3
 Match = Literal["exact", "json"]
+_Asked = TypeVar("_Asked")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,32 +101,52 @@ class Asker:
         Raises:
             ErroredError: The server refused a request, or did not answer.
         """
+        return await self._each(rows, self._one, told)
+
+    async def say(self, prompts: Sequence[Sequence[Mapping[str, Any]]], told: Callable[[int], None]) -> list[str]:
+        """Answers to prompts, in their order.
+
+        Args:
+            prompts: Messages of each.
+            told: Called with the number of prompts that are done.
+
+        Raises:
+            ErroredError: The server refused a request, or did not answer.
+        """
+        return await self._each(prompts, lambda client, messages: self._chat(client, {"messages": list(messages)}), told)
+
+    async def _each(
+        self,
+        asked: Sequence[_Asked],
+        answer: Callable[[httpx.AsyncClient, _Asked], Awaitable[_Found]],
+        told: Callable[[int], None],
+    ) -> list[_Found]:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        found: dict[int, Answered] = {}
+        found: dict[int, _Found] = {}
         limit = anyio.CapacityLimiter(self.parallel)
         with single_error():
             async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
 
-                async def one(at: int, row: Row) -> None:
+                async def one(at: int, each: _Asked) -> None:
                     async with limit:
-                        found[at] = await self._one(client, row)
+                        found[at] = await answer(client, each)
                     told(len(found))
 
                 async with anyio.create_task_group() as group:
-                    for at, row in enumerate(rows):
-                        group.start_soon(one, at, row)
-        return [found[at] for at in range(len(rows))]
+                    for at, each in enumerate(asked):
+                        group.start_soon(one, at, each)
+        return [found[at] for at in range(len(asked))]
 
     async def _one(self, client: httpx.AsyncClient, row: Row) -> Answered:
         if row.rejected:
             return await self._preferred(client, row)
-        said = await self._chat(client, row)
+        said = await self._chat(client, row.asked)
         logs = await self._logs(client, row, row.expected)
         loss = -sum(logs) / len(logs)
         return Answered(id=row.id, answer=said, right=is_right(row.expected, said, self.match), loss=loss)
 
-    async def _chat(self, client: httpx.AsyncClient, row: Row) -> str:
-        body = {**row.asked, "temperature": 0, "max_tokens": self.max_tokens, "seed": 0}
+    async def _chat(self, client: httpx.AsyncClient, asked: Mapping[str, Any]) -> str:
+        body = {**asked, "temperature": 0, "max_tokens": self.max_tokens, "seed": 0}
         answer = await self._post(client, "/v1/chat/completions", body)
         try:
             return str(answer["choices"][0]["message"]["content"] or "")

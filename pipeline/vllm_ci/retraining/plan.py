@@ -15,6 +15,7 @@ from vllm_ci.release.policy import Decision
 from vllm_ci.retraining.blessing import BlessingPolicy
 from vllm_ci.retraining.comparing import Comparison
 from vllm_ci.retraining.evaluating import Match
+from vllm_ci.retraining.prompts import Checked, Prompt
 from vllm_ci.retraining.store import Result
 from vllm_ci.retraining.training import Training
 
@@ -62,6 +63,7 @@ class Plan:
         timeout_s: Longest time of the training.
         answering: How models are asked.
         policy: What the challenger must show.
+        prompts: Prompts whose answers are checked by patterns.
         promote: Move the alias of the champion as well.
         champion: Alias of the model in use.
         challenger: Alias of the newest blessed model.
@@ -79,6 +81,7 @@ class Plan:
     timeout_s: float = 24 * 3600.0
     answering: Answering = field(default_factory=Answering)
     policy: BlessingPolicy = field(default_factory=BlessingPolicy)
+    prompts: tuple[Prompt, ...] = ()
     promote: bool = False
     champion: str = "champion"
     challenger: str = "challenger"
@@ -96,6 +99,7 @@ class Retrained:
         compared: The version that the challenger was compared with.
         comparison: The figures; ``None`` when the trained model is the champion already.
         decision: Whether it is blessed; ``None`` as above.
+        prompts: What became of the prompts; ``None`` if there are none.
         added: The version that was registered; ``None`` when it is not blessed.
         moves: Aliases that were moved, or stand where they should.
         training: What the training says of itself.
@@ -106,6 +110,7 @@ class Retrained:
     compared: str
     comparison: Comparison | None
     decision: Decision | None
+    prompts: Checked | None = None
     added: Added | None = None
     moves: tuple[AliasMove, ...] = ()
     training: Mapping[str, object] = field(default_factory=dict)
@@ -141,6 +146,7 @@ class Retrained:
             "steps": [each.to_json() for each in self.steps],
             "compared_with": self.compared,
             "comparison": asdict(self.comparison) if self.comparison else None,
+            "prompts": asdict(self.prompts) if self.prompts else None,
             "blessed": self.decision.allowed if self.decision else None,
             "rules": [asdict(each) for each in self.decision.rules] if self.decision else [],
             "reasons": list(self.decision.reasons) if self.decision else [],

@@ -27,8 +27,8 @@ from vllm_ci.models.setup import ModelSetup
 from vllm_ci.pipeline import steps
 from vllm_ci.pipeline.source import Source
 from vllm_ci.release.policy import Decision
-from vllm_ci.retraining import answering, rows, store, training
-from vllm_ci.retraining.answering import Served, answers_of
+from vllm_ci.retraining import answering, prompts, rows, store, training
+from vllm_ci.retraining.answering import Served, answers_of, said_of
 from vllm_ci.retraining.blessing import bless
 from vllm_ci.retraining.comparing import Comparison, compare
 from vllm_ci.retraining.evaluating import Answered
@@ -108,9 +108,11 @@ class Retraining:
             results[who] = await self._step(answering.STEP, inputs, partial(served.make, folder, who, held), who)
         answers = {who: answers_of(each) for who, each in results.items()}
         comparison = self._compared(answers["champion"], answers["challenger"])
-        decision = bless(self.plan.policy, comparison)
+        asked = self.plan.prompts
+        checked = prompts.check(asked, *(said_of(results[who]) for who in folders)) if asked else None
+        decision = bless(self.plan.policy, comparison, checked)
         self._tell(comparison, decision)
-        done = replace(done, steps=(*done.steps, *results.values()), comparison=comparison, decision=decision)
+        done = replace(done, steps=(*done.steps, *results.values()), comparison=comparison, decision=decision, prompts=checked)
         if not decision.allowed:
             return done
         for each in done.steps:  # what was read before the training may have been altered since
@@ -139,7 +141,7 @@ class Retraining:
             champion=champion.record.digest,
             data=data.digest,
             answers=(old.digest, new.digest),
-            figures=figures_of(asdict(done.comparison)),
+            figures=figures_of({**asdict(done.comparison), **({"prompts": asdict(done.prompts)} if done.prompts else {})}),
             blessed=done.decision.allowed,
             reasons=done.decision.reasons,
             finished=datetime.now(UTC),
