@@ -14,34 +14,21 @@ import anyio
 import httpx
 import pytest
 
-from standin.deployment import Place, opened, revision
-from standin.gateway import ASK, no_space, served
+from standin.deployment import Place, revision
+from standin.gateway import ASK, answered, no_space, served
 from standin.streams import many, stream
-from vllm_ci.config.deploy import ChecksConfig
-from vllm_ci.deploy.analysis import Outcome
-from vllm_ci.deploy.plan import PREVIEW, Checks
 from vllm_ci.deploy.target import Revision, Route
 from vllm_ci.domain.errors import EngineError, ErroredError, FailedError, UsageError
 from vllm_ci.domain.gateway import GatewaySettings
 from vllm_ci.engines import detached, ports
 from vllm_ci.engines.detached import Identity
-from vllm_ci.targets.checks import Runner
 from vllm_ci.targets.envoy import files
 from vllm_ci.targets.local.budget import Machine
 from vllm_ci.targets.local.launcher import Launch
-from vllm_ci.targets.local.state import State, Store
-from vllm_ci.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gateway]
 
 A = revision("a")
-
-
-async def answered(target: LocalTarget) -> str:
-    async with httpx.AsyncClient() as client:
-        answer = await client.post(f"{(await target.current()).address}/v1/completions", json=ASK)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["choices"][0]["text"])
 
 
 async def until_ended(process: Identity) -> None:
@@ -63,35 +50,6 @@ async def test_a_release_serves_through_the_gateway_and_answers_say_which_it_is(
         assert answer.json()["choices"][0]["text"] == "a"
         assert answer.headers["x-vllm-ci-revision"] == A.name
         assert len(answer.headers["x-request-id"]) == 36
-
-
-@pytest.mark.parametrize(
-    ("settings", "outcome"),
-    [
-        (GatewaySettings(), Outcome.SUCCESSFUL),
-        (GatewaySettings(api_keys=True), Outcome.SUCCESSFUL),
-        (GatewaySettings(requests_per_minute=1), Outcome.SUCCESSFUL),
-        (GatewaySettings(routes=("/v1/chat/completions",)), Outcome.SUCCESSFUL),
-        (GatewaySettings(routes=("/v1/models",)), Outcome.FAILED),
-    ],
-    ids=["plain", "keys", "limit", "only chat", "no completions"],
-)
-async def test_a_release_serves_when_a_completion_came_through_its_gateway(
-    settings: GatewaySettings, outcome: Outcome, place: Place
-) -> None:
-    target = await served(place, settings)
-    await target.start(revision("b"), 1)
-    await target.route(Route(weights={A.name: 100}, headers={PREVIEW: revision("b").name}))
-    current = await target.current()
-    if settings.requests_per_minute:
-        async with httpx.AsyncClient(base_url=current.address) as client:
-            assert [(await client.get("/v1/models")).status_code for _ in range(2)] == [200, 429]
-    runner = Runner(config=ChecksConfig(), folder=place.folder, model="m")
-    kinds: tuple[Checks, ...] = ("before", "after")
-    for kind in kinds:
-        found = await runner.check(kind, current, revision("b").name)
-        assert found.outcome is outcome
-        assert ("no completion came through the gateway" in found.reason) is (outcome is Outcome.FAILED)
 
 
 async def test_a_replica_that_died_is_told_left_out_and_started_again(place: Place) -> None:
@@ -295,48 +253,6 @@ async def test_on_a_full_disk_the_old_route_stays(place: Place) -> None:
     assert await answered(target) == "b"
 
 
-async def test_a_disk_that_gets_full_while_servers_start_is_said_and_what_serves_goes_on(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = await served(place, GatewaySettings())
-    save, calls = Store.save, [0]
-
-    def full(self: Store, state: State) -> None:
-        calls[0] += 1
-        if calls[0] > 1:  # the server is started and written down, and then gets ready
-            raise ErroredError("state.json cannot be written")
-        save(self, state)
-
-    monkeypatch.setattr(Store, "save", full)
-    with pytest.raises(ErroredError, match="cannot be written"):
-        await target.start(revision("b", "slow"), 2)
-    monkeypatch.undo()
-    assert await answered(target) == "a"
-    await place.target().start(revision("b", "slow"), 2)
-    assert (await target.current()).ready(revision("b", "slow").name) == 2
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"resources": []}', b'{"resources": [{"virtual_hosts": 3}]}', None])
-async def test_a_route_that_cannot_be_read_is_not_taken_for_none(content: bytes | None, place: Place) -> None:
-    target = await served(place, GatewaySettings())
-    path = place.folder / "target" / "gateway" / files.ROUTES
-    before = path.read_bytes()
-    path.unlink()
-    if content is None:
-        path.mkdir()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ErroredError, match="it is not known who gets requests"):
-        await target.stop(A.name)
-    with pytest.raises(ErroredError, match="it is not known who gets requests"):
-        await target.current()
-    if content is None:
-        path.rmdir()
-    path.write_bytes(before)
-    assert (await target.current()).ready(A.name) == 1
-    assert await answered(target) == "a"
-
-
 async def test_a_configuration_that_envoy_refuses_changes_nothing(place: Place) -> None:
     target = await served(place, GatewaySettings())
     content = (place.folder / "target" / "gateway" / files.ROUTES).read_bytes()
@@ -374,31 +290,6 @@ async def test_what_does_not_fit_is_refused_with_the_sum(place: Place) -> None:
     assert "1 x 3 = 3 GPUs; 2 of 4 are in use" in caught.value.why
     assert {each.devices for each in target._store.load().replicas.values()} == {(0,), (1,)}
     assert {each.revision for each in (await target.current()).replicas} == {big.name}
-
-
-async def test_deployments_of_one_machine_share_its_gpus_and_memory(tmp_path: Path) -> None:
-    there = Machine(memory_bytes=10 * 2**30, devices=2)
-    names = ("staging", "production", "third")
-    staging, production, third = (opened(tmp_path / "all" / name / "target", machine=there) for name in names)
-    try:
-        async with anyio.create_task_group() as group:  # at once
-            for each, name in ((staging, "a"), (production, "b")):
-                group.start_soon(each.start, revision(name, memory_bytes=3 * 2**30, gpus=1), 1)
-        given = [kept.devices for each in (staging, production) for kept in each._store.load().replicas.values()]
-        assert sorted(given) == [(0,), (1,)]
-        with pytest.raises(UsageError, match="do not fit on this machine") as caught:
-            await third.start(revision("c", gpus=1), 1)
-        assert "(1 of " in caught.value.why
-        assert " (staging)" in caught.value.why
-        with pytest.raises(UsageError, match="do not fit in the memory") as caught:
-            await third.start(revision("c", memory_bytes=5 * 2**30), 1)
-        assert "6.0 GiB + 5.0 GiB = 11.0 GiB of 10.0 GiB" in caught.value.why
-        await staging.close()
-        await third.start(revision("c", gpus=1), 1)
-        assert (await third.current()).ready(revision("c", gpus=1).name) == 1
-    finally:
-        for each in (staging, production, third):
-            await each.close()
 
 
 async def test_a_driver_that_was_killed_while_servers_started_is_followed_by_one_that_goes_on(place: Place) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from standin.deployment import Place, revision
 from vllm_ci.deploy.target import Route
 from vllm_ci.domain.gateway import GatewaySettings
@@ -24,6 +26,14 @@ async def served(place: Place, given: GatewaySettings) -> LocalTarget:
     await target.start(revision("a"), 1)
     await target.route(Route(weights={revision("a").name: 100}))
     return target
+
+
+async def answered(target: LocalTarget) -> str:
+    """The text of a completion that came through the gateway."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{(await target.current()).address}/v1/completions", json=ASK)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
 
 
 def key_file(place: Place) -> KeyFile:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 
 from vllm_ci.domain.errors import ErroredError
@@ -24,6 +25,7 @@ from vllm_ci.targets.envoy.files import (
 )
 
 _TIMEOUT_S = 10.0
+_CUT, _AGAIN_S = 20, 0.05
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
     SHADOW_ROUTES: "http.shadow.rds.shadow",
@@ -125,6 +127,15 @@ class Admin:
 
     async def _get(self, path: str, **parameters: str) -> httpx.Response:
         async with self._client() as client:
+            for _ in range(_CUT):
+                try:
+                    answer: httpx.Response = await client.get(path, params=parameters)
+                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                    await anyio.sleep(_AGAIN_S)  # it is just ending, and then nobody can connect
+                except httpx.HTTPError as error:
+                    raise _unreachable(error) from error
+                else:
+                    return answer
             return await _asked(client.get(path, params=parameters))
 
     @asynccontextmanager
