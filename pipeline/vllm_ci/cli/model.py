@@ -45,6 +45,7 @@ def model() -> None:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="Add a GGUF file instead of a folder.")
 @click.option("--hub", metavar="ORG/NAME@REVISION", help="Add a model of the hub that HF_ENDPOINT names.")
+@click.option("--mlflow", metavar="URI", help="Add models:/NAME/VERSION of the registry that MLFLOW_TRACKING_URI names.")
 @click.option("--code", is_flag=True, help="Take Python files as well; vLLM runs them with --trust-remote-code only.")
 @click.option("--base", default="", metavar="MODEL", help="Model it was made from: NAME@VERSION here, or any name.")
 @click.option("--license", "licence", default="", metavar="SPDX", help="Its licence, e.g. Apache-2.0.")
@@ -61,6 +62,7 @@ def add_command(
     path: Path | None,
     gguf: Path | None,
     hub: str | None,
+    mlflow: str | None,
     code: bool,
     base: str,
     licence: str,
@@ -78,16 +80,17 @@ def add_command(
       vllm-ci model add chat ./fine-tuned --base chat@v1
       vllm-ci model add chat --gguf model.Q4_1.gguf
       vllm-ci model add chat --hub org/name@main
+      vllm-ci model add chat --mlflow models:/chat/3
     """
     from vllm_ci.config import models
     from vllm_ci.models import adding, naming
 
     naming.check_name(name)
-    naming.check_one_source(path, gguf, hub)
+    naming.check_one_source(path, gguf, hub, mlflow)
     found = opened(context).with_local_key(note=lambda text: click.echo(text, err=True))
     setup, commit = models.of(found), _commit(found.loaded.folder)
     with watching.watch() as emit, contextlib.ExitStack() as stack:
-        checkpoint, origin, said = _taken(stack, path, gguf, hub, code=code, emit=emit)
+        checkpoint, origin, said = _taken(stack, path, gguf, hub, mlflow, code=code, emit=emit)
         origin = _completed(setup, origin, base, commit)
         done = adding.add(setup, name, checkpoint, origin, licence=licence or said, reason=reason, emit=emit)
     if as_json:
@@ -101,22 +104,34 @@ def add_command(
 
 
 def _taken(
-    stack: contextlib.ExitStack, path: Path | None, gguf: Path | None, hub: str | None, *, code: bool, emit: Emit
+    stack: contextlib.ExitStack,
+    path: Path | None,
+    gguf: Path | None,
+    hub: str | None,
+    mlflow: str | None,
+    *,
+    code: bool,
+    emit: Emit,
 ) -> tuple[Checkpoint, Origin, str]:
     """The checkpoint, where it comes from, and the licence that its source says."""
     from vllm_ci.domain.events import step
     from vllm_ci.models import files
     from vllm_ci.models import hub as hubs
+    from vllm_ci.models import mlflow as registries
     from vllm_ci.models.evidence import Origin
 
     if hub:
         got = stack.enter_context(hubs.downloaded(hubs.parse(hub), code=code, emit=emit))
         with step(emit, "check", hub):
             return files.check_any(got.folder, code=code), Origin(source=got.url, revision=got.commit), got.licence
+    if mlflow:
+        logged = stack.enter_context(registries.downloaded(registries.check(mlflow), emit=emit))
+        with step(emit, "check", mlflow):
+            return files.check_any(logged.folder, code=code), Origin(source=mlflow, revision=logged.version), ""
     if gguf:
         with step(emit, "check", gguf.name):
             return files.check_gguf(gguf), Origin(source=f"file:{gguf.name}"), ""
-    assert path is not None  # noqa: S101 - one of the three is given
+    assert path is not None  # noqa: S101 - one of them is given
     with step(emit, "check", str(path)):
         return files.check(path, code=code), Origin(source=f"file:{path.absolute().name}"), ""
 

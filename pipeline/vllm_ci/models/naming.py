@@ -80,13 +80,16 @@ def check_one_source(*given: object) -> None:
     """Check that one thing to add is named.
 
     Args:
-        given: A folder, a GGUF file, a model of a hub; ``None`` or empty for what is not given.
+        given: A folder, a GGUF file, a model of a hub or of MLflow; ``None`` or empty for what is not given.
 
     Raises:
         UsageError: There is none, or there are several.
     """
     if sum(each is not None and each != "" for each in given) != 1:
-        raise UsageError("what to add is not clear", remedy="name one folder, or --gguf FILE, or --hub ORG/NAME@REVISION")
+        raise UsageError(
+            "what to add is not clear",
+            remedy="name one folder, or --gguf FILE, or --hub ORG/NAME@REVISION, or --mlflow models:/NAME/VERSION",
+        )
 
 
 def check_name(name: str) -> str:
