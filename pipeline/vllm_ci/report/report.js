@@ -12,7 +12,7 @@ function filter() {
   if (words.length) texts ??= cases.map((row) => `${row.id} ${row.textContent}`.toLowerCase());
   let count = 0;
   cases.forEach((row, at) => {
-    const fits = wanted.has(row.dataset.status) && words.every((word) => texts[at].includes(word));
+    const fits = wanted.has(row.dataset.status ?? "passed") && words.every((word) => texts[at].includes(word));
     if (row.hidden === fits) row.hidden = !fits;
     count += fits;
   });
@@ -40,7 +40,7 @@ function showName(row) {
   if (!row.open || row.querySelector(":scope > div > code")) return;
   const code = document.createElement("code");
   code.textContent = row.id;
-  row.lastElementChild.prepend(code);
+  (row.querySelector(":scope > div") ?? row.appendChild(document.createElement("div"))).prepend(code);
 }
 document.documentElement.classList.add("js");
 for (const row of cases) showName(row);

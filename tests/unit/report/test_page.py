@@ -222,3 +222,15 @@ def test_the_log_of_a_run_that_passed_is_not_searched_for_errors() -> None:
 def test_the_page_of_400_cases_with_figures_is_below_300_kb() -> None:
     assert len(html.from_report(report(400)).encode()) < 300_000
     assert causes_of_report(report(400))
+
+
+def test_a_case_that_passed_without_figures_takes_120_bytes_besides_its_names() -> None:
+    name = "integration/test_errors.py::test_a_bad_field_is_refused_and_named[max-tokens-{}]"
+
+    def size(count: int) -> int:
+        cases = tuple(Case(name=name.format(1000 + number), status=CaseStatus.PASSED) for number in range(count))
+        stage = StageResult(name="integration", verdict=Verdict.PASSED, seconds=1, cases=cases)
+        return len(html.from_report(replace(report(0), stages=(stage,))))
+
+    names = len(name.format(1000)) + len("A bad field is refused and named max-tokens-1000")
+    assert (size(600) - size(100)) / 500 - names <= 120
