@@ -192,6 +192,7 @@ OTHERWISE = {
     "signature": "a function of its own",
     "engine": "this one",
     "dry_run": "of a retraining: `check`",
+    "mlflow": "a directory that `mlflow artifacts download` made: the container has no program of the machine",
     "show_log": "always: files of the container are lost",
 }
 
