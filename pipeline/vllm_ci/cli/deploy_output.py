@@ -147,7 +147,7 @@ def show(current: Current, found: Deployment | None, channel: str, started: Star
     say(f"channel   {channel}")
     say(f"address   {current.address or 'none'}")
     if current.down:
-        say(f"gateway   it does not run, so nobody is answered; to start it: vllm-ci deploy {channel}")
+        say(f"gateway   it does not run, so no request is answered; to start it: vllm-ci deploy {channel}")
     if found is not None:
         state = f"{found.phase}{'' if found.ended else f', step `{found.step.name}`'}"
         say(f"last      {found.plan.strategy} to {found.release.commit[:12]}: {'live' if found.kept else state}")

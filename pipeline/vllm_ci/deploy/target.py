@@ -157,7 +157,7 @@ class Current:
         wanted: Number of replicas that should run, by name of the revision.
         revisions: By name; those that run, and those that are kept to go back to.
         asleep: It is scaled to zero, and a request wakes the revision of the route.
-        down: The gateway has died, so nobody is answered; :meth:`Target.start` and :meth:`Target.route` start it again.
+        down: The gateway has died, and no request is answered; :meth:`Target.start` and :meth:`Target.route` start it again.
     """
 
     address: str = ""

@@ -78,7 +78,7 @@ class Registration:
     def move(self, version: int, alias: str, *, evaluated: bool, emit: Emit) -> AliasMove:
         """Point an alias to a version by its policy; every file and all evidence is read again first.
 
-        Nobody is asked, so what somebody rolled back stays so: the same data gives the same figures each night.
+        No person confirms this, so a version that was rolled back is not used again: the same data gives the same figures.
 
         Args:
             version: Number of the version.

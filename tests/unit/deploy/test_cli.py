@@ -572,7 +572,7 @@ def test_an_agent_and_a_deployment_start_a_gateway_that_died(tmp_path: Path) -> 
     call("deploy", "staging")
     target(tmp_path).change(down=True)
     shown = invoke("deploy", "status", "staging").stdout
-    assert "gateway   it does not run, so nobody is answered" in shown
+    assert "gateway   it does not run, so no request is answered" in shown
     assert "the gateway does not run: started again" in agent()
     assert call("deploy", "status", "staging")["gateway_down"] is False
     target(tmp_path).change(down=True)

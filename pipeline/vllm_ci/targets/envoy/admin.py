@@ -26,6 +26,8 @@ from vllm_ci.targets.envoy.files import (
 
 _TIMEOUT_S = 10.0
 _CUT, _AGAIN_S = 20, 0.05
+# Envoy is just ending: soon it takes no connections at all.
+_ENDING = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 _SUBSCRIPTIONS = {
     ROUTES: "http.gateway.rds.gateway",
     SHADOW_ROUTES: "http.shadow.rds.shadow",
@@ -127,16 +129,14 @@ class Admin:
 
     async def _get(self, path: str, **parameters: str) -> httpx.Response:
         async with self._client() as client:
-            for _ in range(_CUT):
+            for remaining in reversed(range(_CUT + 1)):
                 try:
-                    answer: httpx.Response = await client.get(path, params=parameters)
-                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    await anyio.sleep(_AGAIN_S)  # it is just ending, and then nobody can connect
+                    return await client.get(path, params=parameters)
                 except httpx.HTTPError as error:
-                    raise _unreachable(error) from error
-                else:
-                    return answer
-            return await _asked(client.get(path, params=parameters))
+                    if not remaining or not isinstance(error, _ENDING):
+                        raise _unreachable(error) from error
+                await anyio.sleep(_AGAIN_S)
+        raise AssertionError
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
